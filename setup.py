@@ -1,0 +1,35 @@
+"""Installs vit_jax: pip install -c constraints.txt -e ."""
+
+import setuptools
+
+setuptools.setup(
+    name='vit_jax',
+    version='0.1.0',
+    description='Vision Transformers in JAX: pretrain, fine-tune, evaluate, look inside',
+    packages=setuptools.find_packages(include=['vit_jax', 'vit_jax.*']),
+    python_requires='>=3.11',
+    install_requires=[
+        'absl-py',  # flags
+        'array_record',  # reads what TFDS prepares in this format
+        'etils[epath]',
+        'flax',
+        'grain',  # shuffles, maps and prefetches by index, so that resume is exact
+        'jax>=0.10',
+        'ml_collections',
+        'numpy',
+        'opencv-python-headless',  # resize; PNG, WebP, CMYK decoding
+        'optax',
+        'orbax-checkpoint>=0.11',
+        'scikit-learn',  # its handwritten digits are the embedded data set
+        'simplejpeg',  # strict JPEG decoding without the GIL, the fastest measured
+        'tensorboardX',  # event files without TensorFlow
+        'tensorflow-datasets>=4.9.7',  # data set metadata and feature parsing
+        'tqdm',  # progress bar
+    ],
+    extras_require={
+        'cuda': ['jax[cuda12]'],
+        'tpu': ['jax[tpu]'],
+        'prepare': ['tensorflow'],  # preparing a TFDS data set; never needed to train
+        'test': ['pytest', 'pillow'],  # pillow: an independent decoder to compare with
+    },
+)

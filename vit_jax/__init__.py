@@ -1,0 +1,6 @@
+"""Vision Transformers in JAX: pretrain, fine-tune, evaluate, look inside."""
+
+from vit_jax.models import create_model
+from vit_jax.pretrained import load_params
+
+__version__ = '0.1.0'
