@@ -1,4 +1,4 @@
-"""The one exception that means "your input, not our bug"."""
+"""The two ways a run ends early that are no bug: bad input, and a request to stop."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
   Programs (main, tools) print it without a traceback and exit with 1; library callers
   may catch it as a ValueError.
   """
+
+
+class Interrupted(Exception):
+  """The run was asked to stop and has saved; the same command goes on."""

@@ -7,10 +7,11 @@ from flax import linen as nn
 import jax.numpy as jnp
 
 from vit_jax.errors import InputError
-from vit_jax.models.variants import VARIANTS
+from vit_jax.models.variants import VARIANTS, Variant
 from vit_jax.models.vit import VisionTransformer
 
 HEADS = ('token', 'gap')
+OVERRIDES = ('head', 'representation_size', 'dropout', 'head_bias_init', 'activation', 'dtype')
 
 
 def create_model(name: str, *, num_classes: int, image_size: int | tuple[int, int] = 224,
@@ -22,7 +23,8 @@ def create_model(name: str, *, num_classes: int, image_size: int | tuple[int, in
     num_classes: width of the head.
     image_size: pixels, a side or (height, width); a multiple of the patch size.
     **overrides: fields of the model: head='token'|'gap', representation_size, dropout,
-      head_bias_init, activation, dtype.
+      head_bias_init, activation, dtype; or of its size: hidden_dim, mlp_dim, num_heads,
+      num_layers.
   Returns:
     A Flax module; model.apply({'params': params}, images) gives (B, num_classes) logits.
   Raises:
@@ -44,9 +46,14 @@ def create_model(name: str, *, num_classes: int, image_size: int | tuple[int, in
     raise InputError(f'unknown head {head!r}; heads are {", ".join(HEADS)}')
   if not 0 <= overrides.get('dropout', 0) < 1:
     raise InputError(f'dropout must be in [0, 1), got {overrides["dropout"]}')
-  unknown = set(overrides) - set(VisionTransformer.__dataclass_fields__)
+  sizes = {k: overrides.pop(k) for k in Variant._fields if k in overrides}
+  variant = VARIANTS[match[1]]._replace(**sizes)
+  if variant.hidden_dim % variant.num_heads:
+    raise InputError(f'hidden_dim {variant.hidden_dim} is not divisible by num_heads '
+                     f'{variant.num_heads}')
+  unknown = sorted(set(overrides) - set(OVERRIDES))
   if unknown:
-    raise InputError(f'unknown field {sorted(unknown)[0]!r} of {name}; there are head, '
-                     'representation_size, dropout, head_bias_init, activation, dtype')
+    raise InputError(f'unknown field {unknown[0]!r} of {name}; there are '
+                     f'{", ".join(OVERRIDES + Variant._fields)}')
   overrides['dtype'] = jnp.dtype(overrides.get('dtype', 'float32'))
-  return VisionTransformer(VARIANTS[match[1]], patch, (height, width), num_classes, **overrides)
+  return VisionTransformer(variant, patch, (height, width), num_classes, **overrides)

@@ -1,0 +1,7 @@
+"""ViT-L/16 pretraining (paper table 3): on ImageNet, or :imagenet21k, :jft after the file's name."""
+
+from vit_jax.recipes import pretrain
+
+
+def get_config(data='imagenet2012'):
+  return pretrain('ViT-L/16', data)

@@ -1,0 +1,140 @@
+"""Checkpoints that are complete, verified and of this model, or an error.
+
+Orbax writes them in the background and renames a finished directory into place, so a kill
+leaves either the whole checkpoint or none. What Orbax does not do is notice a flipped byte:
+a fingerprint of every array is stored beside the state and compared after reading.
+"""
+
+from collections.abc import Iterable
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from vit_jax.errors import InputError
+
+
+@jax.jit
+def _fingerprints(leaves: list[jax.Array]) -> list[jax.Array]:
+  def one(x):
+    words = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+    bits = jax.lax.bitcast_convert_type(x.ravel(), words).astype(jnp.uint32)
+    # Odd weights are invertible modulo 2**32: a change in any one word always shows.
+    weights = 2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1
+    mixed = (bits ^ (bits >> 15)) * jnp.uint32(0x2c1b3c6d)
+    return jnp.sum(mixed * weights, dtype=jnp.uint32)
+  return [one(x) for x in leaves]
+
+
+def fingerprint(tree: Any) -> dict[str, int]:
+  """{array name: uint32} of a tree of arrays; sums modulo 2**32, so the same on any sharding."""
+  names, leaves = _named_leaves(tree)
+  return dict(zip(names, map(int, jax.device_get(_fingerprints(leaves)))))
+
+
+def _named_leaves(tree: Any) -> tuple[list[str], list[Any]]:
+  paths, leaves = zip(*jax.tree_util.tree_flatten_with_path(tree)[0])
+  part = lambda k: str(next(getattr(k, a) for a in ('key', 'name', 'idx') if hasattr(k, a)))
+  return ['/'.join(map(part, path)) for path in paths], list(leaves)
+
+
+class Checkpoints:
+  """The checkpoints of one run, under `directory`/<step>/."""
+
+  def __init__(self, directory: pathlib.Path, *, keep: int = 3, keep_every: int = 0):
+    """Keeps the last `keep` checkpoints, and the multiples of `keep_every` for good."""
+    policies = [checkpoint_managers.LatestN(keep)]
+    if keep_every:
+      policies.append(checkpoint_managers.EveryNSteps(keep_every))
+    self._directory = directory
+    self._manager = ocp.CheckpointManager(
+        directory.absolute(), options=ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True, step_prefix=None))
+
+  def steps(self) -> list[int]:
+    """The steps that can be restored, ascending."""
+    return sorted(self._manager.all_steps())
+
+  def save(self, step: int, state: Any, about: dict[str, Any]) -> None:
+    """Starts writing `state`; returns once it may be overwritten. `about` is kept as JSON."""
+    self.check_space(state)
+    meta = dict(about, fingerprint=fingerprint(state))
+    self._manager.save(step, force=True, args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)))
+
+  def check_space(self, state: Any) -> None:
+    """Raises InputError when one more checkpoint will not fit on the disk."""
+    need = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    free = shutil.disk_usage(self._directory).free
+    if free < need:
+      raise InputError(f'no space left in {self._directory}: a checkpoint needs '
+                       f'{need / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free; what is there '
+                       'stays good, free some space and run the same command again')
+
+  def restore(self, like: Any) -> Any | None:
+    """The newest checkpoint as a tree like `like` (arrays or shapes), or None when there is none.
+
+    Raises:
+      InputError: when it is of another architecture (lists the arrays) or damaged.
+    """
+    step = self._manager.latest_step()
+    if step is None:
+      return None
+    path = self._directory / str(step)
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0])),
+                            like)
+    try:
+      self._check_architecture(path, step, abstract)
+      restored = self._manager.restore(step, args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()))
+    except InputError:
+      raise
+    except Exception as e:  # Orbax, TensorStore and JSON raise all kinds on damaged files.
+      raise InputError(self._damaged(path, f'cannot be read ({_first_line(e)})')) from e
+    state = restored['state']
+    found, saved = fingerprint(state), restored['meta']['fingerprint']
+    wrong = sorted(k for k in found if found[k] != saved.get(k))
+    if wrong:
+      raise InputError(self._damaged(path, f'differs from what was saved in {_some(wrong)}'))
+    return state
+
+  def _check_architecture(self, path, step, abstract):
+    names, leaves = _named_leaves(abstract)
+    want = {n: tuple(x.shape) for n, x in zip(names, leaves)}
+    names, leaves = _named_leaves(self._manager.item_metadata(step)['state'])
+    have = {n: tuple(x.shape) for n, x in zip(names, leaves)}
+    is_param = lambda n: n.startswith('params/')  # the moments only repeat the same misfits
+    wrong = [f'{n} is {have.get(n, "missing")}, the model has {want.get(n, "none")}'
+             for n in sorted(want.keys() | have.keys()) if want.get(n) != have.get(n)]
+    if wrong:
+      raise InputError(f'the checkpoint {path} is of another architecture: '
+                       f'{_some(list(filter(is_param, wrong)) or wrong)}; give another workdir '
+                       'or the config that wrote it')
+
+  def _damaged(self, path, how):
+    others = [s for s in self.steps() if str(s) != path.name]
+    then = f'go on from step {others[-1]}' if others else 'start anew'
+    return f'the checkpoint {path} {how}: it is damaged; delete that directory to {then}'
+
+  def wait(self) -> None:
+    """Returns when everything saved is on disk; raises what went wrong in the background."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits and releases the background threads."""
+    self._manager.close()
+
+
+def _some(items: Iterable[str], most: int = 8) -> str:
+  items = list(items)
+  return '; '.join(items[:most]) + (f' and {len(items) - most} more' if len(items) > most else '')
+
+
+def _first_line(e: Exception) -> str:
+  return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]

@@ -1,0 +1,96 @@
+"""Every config field with its default, and the checks that need no data.
+
+A file in configs/ starts from `default_config()` and sets what its experiment changes. Any
+field can be set on the command line, `--config.batch_size=256`; a field that is not here,
+or a value of another type, is an error.
+"""
+
+import difflib
+
+from ml_collections import ConfigDict
+
+from vit_jax.errors import InputError
+
+
+def default_config() -> ConfigDict:
+  """The fields, their meaning and defaults; ViT-B/16 on ImageNet where a recipe says nothing."""
+  c = ConfigDict()
+
+  # Model.
+  c.model = 'ViT-B/16'  # name for create_model: ViT-<Ti|S|B|L|H|g|G|e>/<patch size>
+  c.image_size = 224  # pixels, a side
+  c.num_layers = 0  # blocks; 0: as many as the model's size has
+  c.head = 'token'  # 'token': the class token; 'gap': mean over the patches
+  c.representation_size = 0  # width of the head's hidden tanh layer; 0: none
+  c.head_bias_init = 0.  # initial bias of the head; -10 goes with sigmoid cross-entropy
+  c.dropout = 0.  # after every dense layer but q, k, v and after the position embedding
+  c.dtype = 'bfloat16'  # of the computation; parameters and optimizer state are float32
+
+  # Data.
+  c.dataset = 'imagenet2012'  # a TFDS name, or a folder with {train,val}/<class>/<image>
+  c.data_dir = ''  # where TFDS data sets are prepared; '': the TFDS default
+  c.train_split = ''  # a TFDS split expression, e.g. 'train[:98%]'; '': the data set's own
+  c.eval_split = ''  # '': the data set's own; 'none': do not evaluate
+  c.num_classes = 0  # width of the head; 0: as many as the data set has
+  c.preset = 'inception'  # 'inception': area crop, for pretraining; 'bit': resize and crop
+  c.flip = 'auto'  # random horizontal flip: 'yes', 'no', 'auto': as the data set allows
+  c.max_bad_records = 0  # this many corrupt images are skipped and counted; one more stops
+  c.num_threads = 0  # decoding threads per host; 0: as many as there are cores
+  c.num_workers = 0  # decoding processes per host instead of threads; 0: threads
+
+  # Optimisation.
+  c.batch_size = 4096  # images a step, over all devices
+  c.accumulate = 1  # split each device's share of a batch into this many passes
+  c.num_epochs = 300.  # length of training; used when total_steps is 0
+  c.total_steps = 0  # length of training in steps; 0: from num_epochs
+  c.loss = 'softmax'  # 'softmax' or 'sigmoid' cross-entropy
+  c.label_smoothing = 0.
+  c.lr = 3e-3  # peak learning rate
+  c.schedule = 'cosine'  # 'cosine' to 0, or 'linear' to linear_end
+  c.linear_end = 1e-5
+  c.warmup_steps = 10_000  # linear, from 0
+  c.beta1 = .9
+  c.beta2 = .999
+  c.weight_decay = .3  # decoupled, scaled by the learning rate
+  c.decay = 'kernels'  # which parameters decay: 'kernels' or 'all'
+  c.clip_norm = 1.  # global norm of the gradient; 0: no clipping
+
+  # The run.
+  c.seed = 0  # of initialisation, order, augmentation and dropout
+  c.parallel = 'pmap'  # how a step is spread over devices
+  c.log_every = 50  # steps between metric lines
+  c.eval_every = 5_000  # steps between evaluations; 0: only after the last step
+  c.save_every = 1_000  # steps between checkpoints; 0: only at the end and when stopped
+  c.keep = 3  # this many of the last checkpoints stay
+  c.keep_every = 0  # checkpoints at multiples of this stay too (a multiple of save_every)
+  return c.lock()
+
+
+def check_config(c: ConfigDict) -> None:
+  """Raises InputError for values that no data or device could make right."""
+  unknown = sorted(set(c) - set(default_config()))
+  if unknown:
+    near = difflib.get_close_matches(unknown[0], default_config(), 1)
+    raise InputError(f'unknown config field {unknown[0]!r}' +
+                     (f'; did you mean {near[0]!r}?' if near else ''))
+  choices = dict(loss=('softmax', 'sigmoid'), schedule=('cosine', 'linear'),
+                 decay=('kernels', 'all'), parallel=('pmap',), preset=('inception', 'bit'),
+                 dtype=('float32', 'bfloat16'), head=('token', 'gap'), flip=('yes', 'no', 'auto'))
+  for field, values in choices.items():
+    if c[field] not in values:
+      raise InputError(f'config.{field}={c[field]!r} is not one of {", ".join(values)}')
+  for field in ('batch_size', 'accumulate', 'image_size', 'log_every', 'keep'):
+    if c[field] < 1:
+      raise InputError(f'config.{field} must be at least 1, got {c[field]}')
+  for field in ('total_steps', 'num_epochs', 'warmup_steps', 'eval_every', 'save_every',
+                'keep_every', 'lr', 'weight_decay', 'clip_norm', 'max_bad_records', 'seed',
+                'num_threads', 'num_workers', 'num_classes', 'num_layers', 'representation_size'):
+    if c[field] < 0:
+      raise InputError(f'config.{field} must not be negative, got {c[field]}')
+  if not c.total_steps and not c.num_epochs:
+    raise InputError('config.total_steps and config.num_epochs are both 0; set one')
+  if not 0 <= c.label_smoothing < 1:
+    raise InputError(f'config.label_smoothing must be in [0, 1), got {c.label_smoothing}')
+  if c.keep_every and (not c.save_every or c.keep_every % c.save_every):
+    raise InputError(f'config.keep_every={c.keep_every} must be a multiple of '
+                     f'config.save_every={c.save_every}')

@@ -1,0 +1,63 @@
+"""What a data set name implies: splits, preprocessing and whether mirrored images make sense."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from vit_jax.data import source
+from vit_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+  """Defaults for one data set; the fields of a config override them.
+
+  Attributes:
+    train_split: in TFDS notation.
+    eval_split: in TFDS notation.
+    preset: of preprocessing: 'inception' to train from scratch, 'bit' to fine-tune.
+    flip: whether training mirrors images at random: not where left and right matter (digits).
+  """
+
+  train_split: str
+  eval_split: str
+  preset: str = 'bit'
+  flip: bool = True
+
+
+# The data sets of the paper's section 4.1, with those splits on which results are reported.
+_DATASETS = {
+    'cifar10': DatasetInfo('train', 'test'),
+    'cifar100': DatasetInfo('train', 'test'),
+    'digits': DatasetInfo('train', 'test', flip=False),
+    'fashion_mnist': DatasetInfo('train', 'test'),
+    'imagenet2012': DatasetInfo('train', 'validation', preset='inception'),
+    # Prepared by a builder of your own; there is no official validation split.
+    'imagenet21k': DatasetInfo('train[51200:]', 'train[:51200]', preset='inception'),
+    'mnist': DatasetInfo('train', 'test', flip=False),
+    'oxford_flowers102': DatasetInfo('train+validation', 'test'),  # 2,040 images to train on
+    'oxford_iiit_pet': DatasetInfo('train', 'test'),
+    'svhn_cropped': DatasetInfo('train', 'test', flip=False),
+}
+_EVAL_SPLITS = ('validation', 'val', 'test')
+
+
+def describe(dataset: str, data_dir: str | None = None) -> DatasetInfo:
+  """Returns the defaults for a data set of the paper, any other TFDS data set, or a folder.
+
+  Args:
+    dataset: TFDS name or folder, as for `open_source`.
+    data_dir: where to look up the splits of a data set that the table does not have.
+
+  Raises:
+    InputError: such a data set is not there, or has no split to evaluate on.
+  """
+  name = dataset.split(':')[0].split('/')[0]
+  if name in _DATASETS and not source.is_folder(dataset):
+    return _DATASETS[name]
+  splits = source.available_splits(dataset, data_dir)
+  for eval_split in _EVAL_SPLITS:
+    if eval_split in splits and 'train' in splits:
+      return DatasetInfo('train', eval_split)
+  raise InputError(f'{dataset} has the splits {", ".join(splits)}: say which to train and which to '
+                   'evaluate on (train_split, eval_split)')

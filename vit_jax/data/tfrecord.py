@@ -1,0 +1,79 @@
+"""Random access into TFRecord files without TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+import numpy as np
+
+_HEADER = 12  # bytes: payload length (uint64, little endian), masked CRC32C of the length
+_FOOTER = 4  # bytes: masked CRC32C of the payload
+
+
+def index_records(fd: int) -> np.ndarray:
+  """Returns where the payloads of an open TFRecord file lie.
+
+  Only the record headers are read, about 2 us each.
+
+  Args:
+    fd: file descriptor, open for reading.
+
+  Returns:
+    (n, 2) int64: offset and length of each payload in bytes.
+
+  Raises:
+    ValueError: the headers do not add up to the file's size (truncated or damaged file).
+  """
+  size = os.fstat(fd).st_size
+  spans = []
+  offset = 0
+  while offset < size:
+    header = os.pread(fd, _HEADER, offset)
+    if len(header) < _HEADER:
+      raise ValueError(f'it ends inside record {len(spans)}')
+    (length,) = struct.unpack_from('<Q', header)
+    spans.append((offset + _HEADER, length))
+    offset += _HEADER + length + _FOOTER
+    if offset > size:
+      raise ValueError(f'record {len(spans) - 1} reaches beyond its end')
+  return np.array(spans, np.int64).reshape(-1, 2)
+
+
+class TFRecordReader:
+  """One TFRecord file, indexed when opened; `read` may be called from many threads.
+
+  The headers must agree with the file's size. The checksums of the payloads are not verified:
+  CRC32C in NumPy takes a fifth of the time that decoding a JPEG takes, and what is parsed and
+  decoded from the payload has checks of its own.
+  """
+
+  _fd: int | None = None
+
+  def __init__(self, path: str):
+    """Opens and indexes the file at path; raises OSError, or ValueError when it is damaged."""
+    self._fd = os.open(path, os.O_RDONLY)
+    try:
+      self._spans = index_records(self._fd)
+    except ValueError:
+      self.close()
+      raise
+
+  def num_records(self) -> int:
+    return len(self._spans)
+
+  def read(self, index: int) -> bytes:
+    """Returns the payload of the record; raises ValueError when the file has been cut."""
+    offset, length = self._spans[index].tolist()
+    payload = os.pread(self._fd, length, offset)
+    if len(payload) != length:
+      raise ValueError('the file ends inside the record')
+    return payload
+
+  def close(self) -> None:
+    if self._fd is not None:
+      os.close(self._fd)
+      self._fd = None
+
+  def __del__(self):
+    self.close()

@@ -1,0 +1,75 @@
+"""Trains a Vision Transformer: python -m vit_jax.main --config=configs/vit_b16.py --workdir=DIR
+
+Exit code: 0 when the last step is done, 42 when stopped and saved (run the same command
+again to go on), 1 on an error, named in the last line.
+"""
+
+import os
+import pathlib
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from vit_jax import parallel
+from vit_jax import train
+from vit_jax.errors import InputError, Interrupted
+
+EXIT_INTERRUPTED = 42
+
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'A file of configs/, with an argument after a colon where it takes one; '
+    'any field is set by --config.FIELD=VALUE.', lock_config=True)
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Directory for checkpoints and metrics; a run found there is resumed. '
+    'Default: runs/<name of the config>.')
+_NUM_DEVICES = flags.DEFINE_integer(
+    'num_devices', None, 'How many devices the whole job must have; fails when a host is missing.')
+_COORDINATOR = flags.DEFINE_string(
+    'coordinator_address', None, 'host:port of process 0, where no cluster is detected.')
+_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'With --coordinator_address.')
+_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'With --coordinator_address.')
+
+
+def main(argv: list[str]) -> int:
+  """Runs the command line `argv` and returns the exit code."""
+  try:
+    config, workdir = _parse(argv)
+    parallel.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value,
+                   _NUM_DEVICES.value)
+    train.train(config, workdir)
+  except InputError as e:
+    return _fail(str(e))
+  except OSError as e:
+    return _fail(f'{e.filename or "the workdir"}: {e.strerror or e}')
+  except Interrupted:
+    return EXIT_INTERRUPTED
+  return 0
+
+
+def _parse(argv):
+  """Flags -> (config, workdir); what is wrong with them becomes one sentence."""
+  if '--help' in argv or '-h' in argv:
+    print(__doc__)
+    print(flags.FLAGS.module_help(sys.modules[__name__]))
+    sys.exit(0)
+  try:
+    rest = flags.FLAGS(argv)
+  except (flags.Error, AttributeError, TypeError, ValueError, KeyError, FileNotFoundError) as e:
+    raise InputError(str(e)) from e
+  if len(rest) > 1:
+    raise InputError(f'unknown argument {rest[1]!r}; flags look like --config.batch_size=256')
+  if _CONFIG.value is None:
+    raise InputError('which run? give --config=FILE, e.g. --config=configs/vit_b16.py')
+  name = flags.FLAGS['config'].config_filename.split(':')[0]
+  workdir = _WORKDIR.value or os.path.join('runs', pathlib.Path(name).stem)
+  return _CONFIG.value, pathlib.Path(workdir).expanduser()
+
+
+def _fail(message):
+  print(f'error: {message}', file=sys.stderr)
+  return 1
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv))

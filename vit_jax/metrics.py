@@ -1,0 +1,134 @@
+"""The record of a run: metrics.jsonl, TensorBoard events, a log, a progress bar."""
+
+from collections.abc import Mapping
+import json
+import logging
+import math
+import pathlib
+import sys
+import time
+
+import tensorboardX
+import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+log = logging.getLogger('vit_jax')
+
+
+def start_log(path: pathlib.Path | None) -> None:
+  """Sends the package's log to the terminal and, on the host that writes, to `path`."""
+  log.setLevel(logging.INFO)
+  log.propagate = False
+  log.handlers = [logging.StreamHandler(sys.stderr)]
+  if path is not None:
+    log.addHandler(logging.FileHandler(path))
+  for handler in log.handlers:
+    handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+
+
+class MetricsWriter:
+  """Writes one JSON line and the same TensorBoard scalars per call; resumes without doubles."""
+
+  def __init__(self, workdir: pathlib.Path, resume_step: int = 0):
+    """Drops the lines after `resume_step`, which a killed run wrote and this one will repeat."""
+    self._path = workdir / 'metrics.jsonl'
+    kept = [line for line in _read(self._path) if line['step'] <= resume_step]
+    self._seen = {(line['step'], name) for line in kept for name in line}
+    replacement = self._path.with_suffix('.tmp')
+    replacement.write_text(''.join(json.dumps(line) + '\n' for line in kept))
+    replacement.replace(self._path)
+    self._file = open(self._path, 'a')
+    self._events = tensorboardX.SummaryWriter(
+        str(workdir / 'tensorboard'), purge_step=resume_step + 1 if kept else None)
+
+  def has(self, step: int, name: str) -> bool:
+    """Whether a line of `step` with the metric `name` is on record."""
+    return (step, name) in self._seen
+
+  def write(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Appends {'step': step, **metrics}; a reader of the file sees it at once."""
+    self._seen |= {(step, name) for name in metrics}
+    self._file.write(json.dumps(dict(step=step, **metrics)) + '\n')
+    self._file.flush()
+    for name, value in metrics.items():
+      self._events.add_scalar(name, value, step)
+
+  def close(self) -> None:
+    self._file.close()
+    self._events.close()
+
+
+def _read(path: pathlib.Path) -> list[dict[str, float]]:
+  """The complete lines of a metrics file; a kill may have cut the last one short."""
+  if not path.exists():
+    return []
+  lines = path.read_text().split('\n')[:-1]
+  return [json.loads(line) for line in lines]
+
+
+class Progress:
+  """A bar on a terminal, log lines elsewhere; both with loss, accuracy, speed and time left."""
+
+  def __init__(self, total_steps: int, done: int):
+    self._bar = tqdm.tqdm(total=total_steps, initial=done, unit='step', dynamic_ncols=True,
+                          disable=not sys.stderr.isatty(), smoothing=.1)
+    self._redirect = logging_redirect_tqdm([log])
+    if not self._bar.disable:
+      self._redirect.__enter__()
+    self._total = total_steps
+
+  def step(self) -> None:
+    self._bar.update()
+
+  def report(self, step: int, metrics: Mapping[str, float], steps_per_second: float) -> None:
+    """Shows the metrics of `step`."""
+    short = (f'loss {metrics["train/loss"]:.4f}  accuracy {metrics["train/accuracy"]:.1%}  '
+             f'{metrics["train/images_per_second"]:,.0f} images/s')
+    if self._bar.disable:
+      left = (self._total - step) / steps_per_second
+      log.info('step %d/%d  %s  lr %.2e  %s left', step, self._total, short,
+               metrics['train/lr'], duration(left))
+    else:
+      self._bar.set_postfix_str(short)
+
+  def close(self) -> None:
+    if not self._bar.disable:
+      self._redirect.__exit__(None, None, None)
+    self._bar.close()
+
+
+class Meter:
+  """Speed since the last reading: images/s, images/s/device, seconds waited for data."""
+
+  def __init__(self, batch_size: int, num_devices: int):
+    self._batch_size, self._num_devices = batch_size, num_devices
+    self.restart()
+
+  def restart(self) -> None:
+    """Forgets the time since the last reading (an evaluation, a compilation)."""
+    self._start, self._steps, self._waited = time.perf_counter(), 0, 0.
+
+  def step(self, waited: float) -> None:
+    self._steps += 1
+    self._waited += waited
+
+  def read(self) -> tuple[float, dict[str, float]]:
+    """(steps per second, the figures), and starts again."""
+    rate = self._steps / (time.perf_counter() - self._start)
+    images = rate * self._batch_size
+    figures = {'train/images_per_second': images,
+               'train/images_per_second_per_device': images / self._num_devices,
+               'train/seconds_waiting_for_data': self._waited}
+    self.restart()
+    return rate, figures
+
+
+def duration(seconds: float) -> str:
+  """93784 -> '1d 2h', 150 -> '2m 30s'."""
+  if not math.isfinite(seconds):
+    return '?'
+  seconds = round(seconds)
+  parts = [(seconds // 86400, 'd'), (seconds // 3600 % 24, 'h'), (seconds // 60 % 60, 'm'),
+           (seconds % 60, 's')]
+  first = next((i for i, (n, _) in enumerate(parts) if n), 3)
+  return ' '.join(f'{n}{unit}' for n, unit in parts[first:first + 2])

@@ -1,0 +1,62 @@
+"""Learning-rate schedules and Adam with decoupled weight decay (paper section 4.1, table 3)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vit_jax.errors import InputError
+
+
+def make_schedule(kind: str, *, peak: float, total_steps: int, warmup_steps: int,
+                  linear_end: float = 1e-5) -> optax.Schedule:
+  """Linear warmup from 0 times a decay over the steps that remain.
+
+  Args:
+    kind: 'cosine' (to 0) or 'linear' (to `linear_end`).
+    peak: learning rate at the end of the warmup.
+    total_steps: steps of the whole run, warmup included.
+    warmup_steps: steps of the warmup; may exceed a short run, which then only warms up.
+    linear_end: learning rate at the end of 'linear'.
+  Returns:
+    A function of the step, counted from 0.
+  """
+  if kind not in ('cosine', 'linear'):
+    raise InputError(f'unknown schedule {kind!r}; there are cosine, linear')
+
+  def schedule(step):
+    progress = jnp.clip((step - warmup_steps) / max(1, total_steps - warmup_steps), 0., 1.)
+    if kind == 'linear':
+      rate = linear_end + (peak - linear_end) * (1 - progress)
+    else:
+      rate = peak * .5 * (1 + jnp.cos(jnp.pi * progress))
+    return rate * jnp.minimum(1., step / max(1, warmup_steps)) if warmup_steps else rate
+
+  return schedule
+
+
+def is_kernel(params: Any) -> Any:
+  """A tree of bools: True for the matrices and filters, False for biases, norms, embeddings."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)
+
+
+def make_optimizer(schedule: optax.Schedule, *, beta1: float = .9, beta2: float = .999,
+                   weight_decay: float = 0., decay: str = 'kernels',
+                   clip_norm: float = 0.) -> optax.GradientTransformation:
+  """Adam after clipping by the global norm; update = -lr * (adam + weight_decay * parameter).
+
+  Args:
+    schedule: learning rate by step.
+    beta1, beta2: decay of the moments.
+    weight_decay: 0 for none.
+    decay: 'kernels' or 'all'; the paper does not say which parameters it decayed.
+    clip_norm: 0 for no clipping.
+  """
+  if decay not in ('kernels', 'all'):
+    raise InputError(f'unknown decay {decay!r}; there are kernels, all')
+  return optax.chain(
+      optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+      optax.scale_by_adam(beta1, beta2),
+      optax.add_decayed_weights(weight_decay, is_kernel if decay == 'kernels' else None),
+      optax.scale_by_learning_rate(schedule))

@@ -1,0 +1,98 @@
+"""Prepares a TFDS data set for training: downloads it and writes it as ArrayRecord or TFRecord.
+
+  python -m vit_jax.tools.prepare cifar10 --data_dir=/data
+
+Most data sets need TensorFlow for this, once: pip install 'vit_jax[prepare]'. Training does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import os
+import sys
+
+from vit_jax.data import prepared
+from vit_jax.data import source
+from vit_jax.errors import InputError
+
+
+def prepare(name: str, *, data_dir: str | None = None, file_format: str = 'array_record',
+            manual_dir: str | None = None, download_dir: str | None = None) -> str:
+  """Downloads and writes a TFDS data set unless it is there; returns its directory.
+
+  Args:
+    name: 'name', 'name/config', either with ':version'.
+    data_dir: where data sets lie; None means $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    file_format: 'array_record' or 'tfrecord'.
+    manual_dir: where files lie that had to be downloaded by hand; None means
+      data_dir/downloads/manual.
+    download_dir: for what is downloaded; None means data_dir/downloads.
+
+  Raises:
+    InputError: no such data set, TensorFlow or another package is missing, files that must be
+      downloaded by hand are not there, or the download failed.
+  """
+  if source.is_folder(name):
+    raise InputError(f'{name} is a folder: train on it as it is')
+  data_dir = os.path.expanduser(data_dir or prepared.default_data_dir())
+  base_name = name.split(':')[0].split('/')[0]
+  builder_class = prepared.builder_class(base_name)
+  manual_dir = os.path.expanduser(manual_dir or os.path.join(data_dir, prepared.MANUAL_SUBDIR))
+  if getattr(builder_class, 'MANUAL_DOWNLOAD_INSTRUCTIONS', None) and not _has_files(manual_dir):
+    raise InputError(f'{name} needs {prepared.manual_download(base_name, manual_dir)}')
+  import tensorflow_datasets as tfds
+  try:
+    builder = tfds.builder(name, data_dir=data_dir, file_format=file_format)
+    builder.download_and_prepare(
+        download_dir=download_dir,
+        download_config=tfds.download.DownloadConfig(
+            manual_dir=manual_dir, try_download_gcs=False))
+  except ImportError as e:
+    raise InputError(_missing_package(name, e)) from e
+  except (AssertionError, OSError, ValueError, tfds.download.DownloadError) as e:
+    raise InputError(f'{name} could not be prepared: {" ".join(str(e).split())}') from e
+  return os.fspath(builder.data_dir)
+
+
+def _has_files(directory: str) -> bool:
+  return os.path.isdir(directory) and bool(os.listdir(directory))
+
+
+def _missing_package(name: str, error: ImportError) -> str:
+  """Returns the sentence that says what to install."""
+  if 'tensorflow' in str(error).lower():
+    return (f'only TensorFlow can prepare {name}, and it is not installed: '
+            "pip install 'vit_jax[prepare]' (training will not need it)")
+  return f'preparing {name} needs a package that is not installed: {" ".join(str(error).split())}'
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command line; returns the exit code."""
+  parser = argparse.ArgumentParser(
+      prog='python -m vit_jax.tools.prepare', description=__doc__.split('\n')[0])
+  parser.add_argument('name', help='TFDS name: name[/config][:version], such as cifar10')
+  parser.add_argument('--data_dir', help='where data sets lie (default: $TFDS_DATA_DIR or '
+                      '~/tensorflow_datasets)')
+  parser.add_argument('--file_format', choices=['array_record', 'tfrecord'],
+                      default='array_record', help='default: %(default)s')
+  parser.add_argument('--manual_dir', help='where files lie that had to be downloaded by hand '
+                      '(default: DATA_DIR/downloads/manual)')
+  parser.add_argument('--download_dir', help='default: DATA_DIR/downloads')
+  args = parser.parse_args(argv)
+  try:
+    directory = prepare(**vars(args))
+    splits = source.available_splits(args.name, args.data_dir)
+  except InputError as e:
+    print(f'error: {e}', file=sys.stderr)
+    return 1
+  print(f'{args.name} is in {directory}: '
+        + ', '.join(f'{split} {size:,} examples' for split, size in splits.items()))
+  print('train on it with: python -m vit_jax.main --config=configs/vit_b16.py --workdir=DIR '
+        f'--config.dataset={args.name}'
+        + (f' --config.data_dir={args.data_dir}' if args.data_dir else ''))
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,284 @@
+"""The training run, read top-down.
+
+The order of effects at a step, which exact resume rests on:
+  compute -> find the loss finite -> log -> save -> evaluate -> stop if asked.
+A checkpoint therefore never holds a non-finite state, and its log line is always on record
+before it; an evaluation that a kill cut off is made up for after the restart.
+"""
+
+import json
+import pathlib
+import time
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+
+from vit_jax import optim
+from vit_jax import parallel
+from vit_jax import step as step_lib
+from vit_jax.checkpoint import Checkpoints
+from vit_jax.config import check_config
+from vit_jax.data import catalog
+from vit_jax.data.pipeline import eval_batches, train_batches
+from vit_jax.data.preprocess import make_preprocess
+from vit_jax.data.source import Source, open_source
+from vit_jax.errors import InputError, Interrupted
+from vit_jax.evaluate import evaluate
+from vit_jax.metrics import Meter, MetricsWriter, Progress, duration, log, start_log
+from vit_jax.models import create_model
+
+
+def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
+  """Trains to the last step, from the newest checkpoint in `workdir` when there is one.
+
+  Args:
+    config: the fields of `vit_jax.config.default_config`.
+    workdir: gets checkpoints/, metrics.jsonl, tensorboard/, config.json, log.txt.
+  Returns:
+    The final metrics: train/loss ..., eval/accuracy ....
+  Raises:
+    Interrupted: after SIGTERM or Ctrl-C, everything saved.
+    InputError: for what the user can mend.
+  """
+  check_config(config)
+  _prepare_workdir(workdir)
+  run = _Run(config, workdir)
+  try:
+    return run.train()
+  finally:
+    run.close()
+
+
+class _Run:
+  """What the loop works with: data, model, compiled steps, and where results go."""
+
+  def __init__(self, config: ConfigDict, workdir: pathlib.Path):
+    c = self.config = config
+    self.workdir = workdir
+    self.data = _Data(c)
+    self.spread = parallel.Pmap(c.batch_size, c.accumulate)
+    self.total_steps = c.total_steps or max(1, round(
+        c.num_epochs * len(self.data.train) / c.batch_size))
+    self.model = create_model(
+        c.model, num_classes=self.data.num_classes, image_size=c.image_size, head=c.head,
+        representation_size=c.representation_size or None, head_bias_init=c.head_bias_init,
+        dropout=c.dropout, dtype=c.dtype, **({'num_layers': c.num_layers} if c.num_layers else {}))
+    schedule = optim.make_schedule(c.schedule, peak=c.lr, total_steps=self.total_steps,
+                                   warmup_steps=c.warmup_steps, linear_end=c.linear_end)
+    optimizer = optim.make_optimizer(
+        schedule, beta1=c.beta1, beta2=c.beta2, weight_decay=c.weight_decay, decay=c.decay,
+        clip_norm=c.clip_norm)
+    init_key, dropout_key = jax.random.split(jax.random.key(c.seed))
+    self.init = lambda: step_lib.init_state(self.model, optimizer, init_key)
+    self.train_step = self.spread.train_step(step_lib.make_train_step(
+        self.model, optimizer, schedule, dropout_key=dropout_key, loss=c.loss,
+        label_smoothing=c.label_smoothing, accumulate=c.accumulate))
+    self.eval_step = self.spread.eval_step(step_lib.make_eval_step(self.model, loss=c.loss))
+    self.should_stop = parallel.Stopper()
+    self.checkpoints = Checkpoints(workdir / 'checkpoints', keep=c.keep, keep_every=c.keep_every)
+    self.unchecked = []  # (step, metrics still on the device) since the last look
+    self.saved_step = None
+    self.results = {}
+
+  def train(self) -> dict[str, float]:
+    state, first_step = self._start()
+    self.writer = MetricsWriter(self.workdir, first_step)
+    if first_step and self._eval_due(first_step):
+      if not self.writer.has(first_step, 'eval/accuracy'):
+        self._evaluate(first_step, state.params)
+    if first_step == self.total_steps:
+      log.info('this run is finished: all %d steps are done; nothing left to do', first_step)
+      return self.results
+    c = self.config
+    progress = Progress(self.total_steps, first_step)
+    meter = Meter(c.batch_size, self.spread.num_devices)
+    try:
+      with self.data.train_batches(first_step) as batches:
+        for step in range(first_step + 1, self.total_steps + 1):
+          start = time.perf_counter()
+          batch = next(batches)
+          waited = time.perf_counter() - start
+          state, metrics = self.train_step(state, batch)
+          self.unchecked.append((step, metrics))
+          self._bound_run_ahead()
+          meter.step(waited)
+          progress.step()
+          if step == first_step + 1:
+            jax.block_until_ready(metrics)
+            log.info('the first step took %s, compilation included',
+                     duration(time.perf_counter() - start))
+            meter.restart()  # so that no speed ever counts the compilation
+          last, stop = step == self.total_steps, self.should_stop()
+          if step % c.log_every == 0 or last:
+            self._log(step, meter, progress, len(batches.bad_records))
+          if stop or last or (c.save_every and step % c.save_every == 0):
+            self._save(step, state)
+          if self._eval_due(step) and not stop:
+            stop = not self._evaluate(step, state.params)
+            meter.restart()
+          if stop:
+            self._stop(step, state)
+    finally:
+      progress.close()
+    self.checkpoints.wait()
+    return self.results
+
+  def _start(self) -> tuple[step_lib.TrainState, int]:
+    """The newest checkpoint, or a fresh state; and its step."""
+    abstract = jax.eval_shape(self.init)
+    self.checkpoints.check_space(abstract)
+    state = self.checkpoints.restore(abstract)
+    params = sum(x.size for x in jax.tree.leaves(abstract.params))
+    c = self.config
+    log.info('%s, %s parameters, %d px, %s; %d device(s): %s', c.model, f'{params:,}',
+             c.image_size, c.dtype, self.spread.num_devices, jax.devices()[0].device_kind)
+    log.info('%s: %s training images, %d classes; %s steps of %d images (%.4g epochs)',
+             c.dataset, f'{len(self.data.train):,}', self.data.num_classes,
+             f'{self.total_steps:,}', c.batch_size,
+             self.total_steps * c.batch_size / len(self.data.train))
+    if state is None:
+      log.info('starting in %s', self.workdir)
+      step = 0
+      state = jax.jit(self.init)()
+    else:
+      step = self.saved_step = int(state.step)
+      log.info('resuming in %s from step %d of %d', self.workdir, step, self.total_steps)
+      if step > self.total_steps:
+        raise InputError(f'{self.workdir} is at step {step}, beyond total_steps '
+                         f'{self.total_steps}; give another workdir or more steps')
+    _record_config(self.config, self.workdir)
+    return self.spread.put(state), step
+
+  def _bound_run_ahead(self) -> None:
+    """Waits for an earlier step, so that the host never queues up batches without end."""
+    ahead = self.spread.max_in_flight
+    if len(self.unchecked) > ahead:
+      jax.block_until_ready(self.unchecked[-1 - ahead][1])
+
+  def _check_finite(self) -> dict[str, float]:
+    """The newest step's metrics, every step since the last look found finite."""
+    fetched = jax.device_get(self.unchecked)
+    for step, metrics in fetched:
+      for name in ('loss', 'grad_norm'):
+        if not np.isfinite(metrics[name]):
+          self.checkpoints.wait()
+          steps = self.checkpoints.steps()
+          raise InputError(
+              f'the {"loss" if name == "loss" else "gradient"} is {metrics[name]} at step {step}; '
+              + (f'the checkpoint of step {steps[-1]} is good' if steps else 'nothing was saved')
+              + '; try a lower lr, a longer warmup or clip_norm=1')
+    self.unchecked = self.unchecked[-1:]
+    return {f'train/{k}': float(v) for k, v in fetched[-1][1].items()}
+
+  def _log(self, step: int, meter: Meter, progress: Progress, bad_records: int) -> None:
+    values = self._check_finite()
+    rate, figures = meter.read()
+    values |= figures
+    if self.config.max_bad_records:
+      values['train/bad_records'] = bad_records
+    self.results |= values
+    self.writer.write(step, values)
+    progress.report(step, values, rate)
+
+  def _save(self, step: int, state: step_lib.TrainState) -> None:
+    if self.saved_step == step:
+      return
+    self._check_finite()
+    self.checkpoints.save(step, state, {
+        'model': self.config.model, 'dataset': self.config.dataset,
+        'class_names': self.data.train.class_names})
+    self.saved_step = step
+
+  def _eval_due(self, step: int) -> bool:
+    every = self.config.eval_every
+    return self.data.eval is not None and (
+        step == self.total_steps or bool(every and step % every == 0))
+
+  def _evaluate(self, step: int, params: Any) -> bool:
+    """Evaluates and records; False when it was cut off by a request to stop."""
+    start = time.perf_counter()
+    with self.data.eval_batches() as batches:
+      found = evaluate(self.eval_step, params, batches, self.should_stop)
+      bad_records = len(batches.bad_records)
+    if found is None:
+      return False
+    values = {f'eval/{k}': v for k, v in found.items()}
+    self.results |= values
+    self.writer.write(step, values)
+    log.info('step %d: %s accuracy %.2f%%, loss %.4f, on %s images in %s%s', step,
+             self.data.eval_name, 100 * found['accuracy'], found['loss'],
+             f'{found["examples"]:,}', duration(time.perf_counter() - start),
+             f' ({bad_records} bad records skipped)' if bad_records else '')
+    return True
+
+  def _stop(self, step: int, state: step_lib.TrainState) -> None:
+    self._save(step, state)
+    self.checkpoints.wait()
+    log.info('stopped at step %d of %d and saved; run the same command again to go on', step,
+             self.total_steps)
+    raise Interrupted()
+
+  def close(self) -> None:
+    if hasattr(self, 'writer'):
+      self.writer.close()
+    self.checkpoints.close()
+
+
+class _Data:
+  """The training and evaluation splits of a config, with their preprocessing."""
+
+  def __init__(self, c: ConfigDict):
+    about = catalog.describe(c.dataset, c.data_dir or None)
+    self.config = c
+    self.train = open_source(c.dataset, c.train_split or about.train_split, c.data_dir or None)
+    self.eval_name = c.eval_split or about.eval_split
+    self.eval = None
+    if self.eval_name != 'none':
+      self.eval = open_source(c.dataset, self.eval_name, c.data_dir or None)
+    self.num_classes = c.num_classes or self.train.num_classes
+    if self.num_classes < self.train.num_classes:
+      raise InputError(f'config.num_classes={c.num_classes}, but {c.dataset} has '
+                       f'{self.train.num_classes} classes')
+    self.flip = about.flip if c.flip == 'auto' else c.flip == 'yes'
+
+  def _open(self, source: Source, train: bool) -> tuple[Any, dict[str, Any]]:
+    c = self.config
+    preprocess = make_preprocess(c.preset, image_size=c.image_size, train=train, flip=self.flip,
+                                 apply_exif=source.apply_exif)
+    options = dict(batch_size=c.batch_size, process_index=jax.process_index(),
+                   process_count=jax.process_count(), num_workers=c.num_workers,
+                   max_bad_records=c.max_bad_records)
+    if c.num_threads:
+      options['num_threads'] = c.num_threads
+    return preprocess, options
+
+  def train_batches(self, start_step: int):
+    preprocess, options = self._open(self.train, True)
+    return train_batches(self.train, preprocess, seed=self.config.seed, start_step=start_step,
+                         **options)
+
+  def eval_batches(self):
+    preprocess, options = self._open(self.eval, False)
+    return eval_batches(self.eval, preprocess, **options)
+
+
+def _prepare_workdir(workdir: pathlib.Path) -> None:
+  try:
+    (workdir / 'checkpoints').mkdir(parents=True, exist_ok=True)
+    start_log(workdir / 'log.txt' if jax.process_index() == 0 else None)
+  except OSError as e:
+    raise InputError(f'cannot write to the workdir {workdir}: {e.strerror}; '
+                     'give another with --workdir=DIR') from e
+
+
+def _record_config(config: ConfigDict, workdir: pathlib.Path) -> None:
+  """Writes config.json; says which fields differ from the run that is being resumed."""
+  path = workdir / 'config.json'
+  if path.exists():
+    before = json.loads(path.read_text())
+    for field, value in config.items():
+      if field in before and before[field] != value:
+        log.info('note: config.%s was %r and is now %r', field, before[field], value)
+  path.write_text(json.dumps(dict(config.items()), indent=2) + '\n')
