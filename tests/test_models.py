@@ -19,7 +19,8 @@ def mini(**overrides):
 
 
 def init(model, seed=0):
-  return model.init(jax.random.key(seed), jnp.zeros((1, *model.image_size, 3)))['params']
+  images = jnp.zeros((1, *model.image_size, 3))
+  return jax.jit(model.init)(jax.random.key(seed), images)['params']
 
 
 @pytest.mark.parametrize('name, count', [
@@ -121,9 +122,9 @@ def test_dropout_is_a_function_of_the_example_not_of_the_batch():
   model = mini(dropout=.3)
   params = load_params(DATA / 'vit_token.npz', model)
   images = jnp.repeat(np.load(DATA / 'vit_token.io.npz')['image'], 4, axis=0)
-  apply = lambda x, first, seed=0: model.apply(
+  apply = jax.jit(lambda x, first, seed=0: model.apply(
       {'params': params}, x, train=True, first_example=first,
-      rngs={'dropout': jax.random.key(seed)})
+      rngs={'dropout': jax.random.key(seed)}))
   whole = apply(images, 0)
   halves = jnp.concatenate([apply(images[:4], 0), apply(images[4:], 4)])
   np.testing.assert_allclose(halves, whole, atol=1e-5)

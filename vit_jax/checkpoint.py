@@ -54,7 +54,9 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
         directory.absolute(), options=ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-            cleanup_tmp_directories=True, step_prefix=None))
+            cleanup_tmp_directories=True),
+        item_handlers={'state': ocp.StandardCheckpointHandler(),
+                       'meta': ocp.JsonCheckpointHandler()})
 
   def steps(self) -> list[int]:
     """The steps that can be restored, ascending."""

@@ -33,6 +33,7 @@ def default_config() -> ConfigDict:
   c.eval_split = ''  # '': the data set's own; 'none': do not evaluate
   c.num_classes = 0  # width of the head; 0: as many as the data set has
   c.preset = 'inception'  # 'inception': area crop, for pretraining; 'bit': resize and crop
+  c.resize_size = 0  # pixels before the crop; 0: the preset's ratio to image_size
   c.flip = 'auto'  # random horizontal flip: 'yes', 'no', 'auto': as the data set allows
   c.max_bad_records = 0  # this many corrupt images are skipped and counted; one more stops
   c.num_threads = 0  # decoding threads per host; 0: as many as there are cores
@@ -84,7 +85,7 @@ def check_config(c: ConfigDict) -> None:
       raise InputError(f'config.{field} must be at least 1, got {c[field]}')
   for field in ('total_steps', 'num_epochs', 'warmup_steps', 'eval_every', 'save_every',
                 'keep_every', 'lr', 'weight_decay', 'clip_norm', 'max_bad_records', 'seed',
-                'num_threads', 'num_workers', 'num_classes', 'num_layers', 'representation_size'):
+                'num_threads', 'num_workers', 'num_classes', 'num_layers', 'resize_size', 'representation_size'):
     if c[field] < 0:
       raise InputError(f'config.{field} must not be negative, got {c[field]}')
   if not c.total_steps and not c.num_epochs:

@@ -6,6 +6,7 @@ again to go on), 1 on an error, named in the last line.
 
 import os
 import pathlib
+import re
 import sys
 
 from absl import flags
@@ -50,20 +51,36 @@ def main(argv: list[str]) -> int:
 def _parse(argv):
   """Flags -> (config, workdir); what is wrong with them becomes one sentence."""
   if '--help' in argv or '-h' in argv:
-    print(__doc__)
-    print(flags.FLAGS.module_help(sys.modules[__name__]))
+    print(__doc__ + flags.FLAGS.module_help(sys.modules[__name__]))
+    print('\nThe fields of a config, with their meaning: vit_jax/config.py')
     sys.exit(0)
   try:
     rest = flags.FLAGS(argv)
-  except (flags.Error, AttributeError, TypeError, ValueError, KeyError, FileNotFoundError) as e:
-    raise InputError(str(e)) from e
+    config = _CONFIG.value
+    if config is not None:
+      list(config)  # a config that failed to load says so when first used
+  except Exception as e:  # a config file is a program: it may raise anything
+    raise InputError(_sentence(e)) from e
   if len(rest) > 1:
     raise InputError(f'unknown argument {rest[1]!r}; flags look like --config.batch_size=256')
-  if _CONFIG.value is None:
+  if config is None:
     raise InputError('which run? give --config=FILE, e.g. --config=configs/vit_b16.py')
   name = flags.FLAGS['config'].config_filename.split(':')[0]
   workdir = _WORKDIR.value or os.path.join('runs', pathlib.Path(name).stem)
-  return _CONFIG.value, pathlib.Path(workdir).expanduser()
+  return config, pathlib.Path(workdir).expanduser()
+
+
+def _sentence(e):
+  """What a failure to read the flags or the config file comes down to."""
+  lines = str(e).strip().splitlines() or [type(e).__name__]
+  missing = re.search(r"No such file or directory: '([^']*)'", lines[-1])
+  if missing:
+    return f'there is no config file {missing[1]}'
+  if isinstance(e, (AttributeError, KeyError)):
+    names = re.findall(r'\w+', re.sub(r'\\n|Did you mean|instead of', ' ', str(e)))
+    return f'unknown config field {names[0]!r}' + (
+        f'; did you mean {names[1]!r}?' if len(names) > 1 else '')
+  return lines[-1].removeprefix('vit_jax.errors.InputError: ')
 
 
 def _fail(message):
@@ -72,4 +89,8 @@ def _fail(message):
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv))
+  code = main(sys.argv)
+  if code == 1:  # at once: threads in the middle of a failed write have no more to say
+    sys.stderr.flush()
+    os._exit(code)
+  sys.exit(code)

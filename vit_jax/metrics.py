@@ -8,6 +8,7 @@ import pathlib
 import sys
 import time
 
+import absl.logging
 import tensorboardX
 import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -22,17 +23,23 @@ def start_log(path: pathlib.Path | None) -> None:
   log.handlers = [logging.StreamHandler(sys.stderr)]
   if path is not None:
     log.addHandler(logging.FileHandler(path))
+  absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax tells every step of its work
   for handler in log.handlers:
     handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
 
 
 class MetricsWriter:
-  """Writes one JSON line and the same TensorBoard scalars per call; resumes without doubles."""
+  """Writes one JSON line and the same TensorBoard scalars per call; resumes without doubles.
+
+  Attributes:
+    latest: the newest value of each metric.
+  """
 
   def __init__(self, workdir: pathlib.Path, resume_step: int = 0):
     """Drops the lines after `resume_step`, which a killed run wrote and this one will repeat."""
     self._path = workdir / 'metrics.jsonl'
     kept = [line for line in _read(self._path) if line['step'] <= resume_step]
+    self.latest = {name: value for line in kept for name, value in line.items()}
     self._seen = {(line['step'], name) for line in kept for name in line}
     replacement = self._path.with_suffix('.tmp')
     replacement.write_text(''.join(json.dumps(line) + '\n' for line in kept))
@@ -47,6 +54,7 @@ class MetricsWriter:
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
     """Appends {'step': step, **metrics}; a reader of the file sees it at once."""
+    self.latest |= metrics
     self._seen |= {(step, name) for name in metrics}
     self._file.write(json.dumps(dict(step=step, **metrics)) + '\n')
     self._file.flush()

@@ -92,7 +92,7 @@ def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation,
     (loss_value, accuracy), grads = mean(out)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics = dict(loss=loss_value, accuracy=accuracy, grad_norm=optax.global_norm(grads),
+    metrics = dict(loss=loss_value, accuracy=accuracy, grad_norm=optax.tree.norm(grads),
                    lr=schedule(state.step))
     return TrainState(state.step + 1, params, opt_state), metrics
 

@@ -80,7 +80,6 @@ class _Run:
     self.checkpoints = Checkpoints(workdir / 'checkpoints', keep=c.keep, keep_every=c.keep_every)
     self.unchecked = []  # (step, metrics still on the device) since the last look
     self.saved_step = None
-    self.results = {}
 
   def train(self) -> dict[str, float]:
     state, first_step = self._start()
@@ -89,8 +88,8 @@ class _Run:
       if not self.writer.has(first_step, 'eval/accuracy'):
         self._evaluate(first_step, state.params)
     if first_step == self.total_steps:
-      log.info('this run is finished: all %d steps are done; nothing left to do', first_step)
-      return self.results
+      log.info('this run was finished before: all %d steps are done', first_step)
+      return self._finish()
     c = self.config
     progress = Progress(self.total_steps, first_step)
     meter = Meter(c.batch_size, self.spread.num_devices)
@@ -122,8 +121,7 @@ class _Run:
             self._stop(step, state)
     finally:
       progress.close()
-    self.checkpoints.wait()
-    return self.results
+    return self._finish()
 
   def _start(self) -> tuple[step_lib.TrainState, int]:
     """The newest checkpoint, or a fresh state; and its step."""
@@ -178,7 +176,6 @@ class _Run:
     values |= figures
     if self.config.max_bad_records:
       values['train/bad_records'] = bad_records
-    self.results |= values
     self.writer.write(step, values)
     progress.report(step, values, rate)
 
@@ -205,7 +202,6 @@ class _Run:
     if found is None:
       return False
     values = {f'eval/{k}': v for k, v in found.items()}
-    self.results |= values
     self.writer.write(step, values)
     log.info('step %d: %s accuracy %.2f%%, loss %.4f, on %s images in %s%s', step,
              self.data.eval_name, 100 * found['accuracy'], found['loss'],
@@ -219,6 +215,16 @@ class _Run:
     log.info('stopped at step %d of %d and saved; run the same command again to go on', step,
              self.total_steps)
     raise Interrupted()
+
+  def _finish(self) -> dict[str, float]:
+    self.checkpoints.wait()
+    latest = self.writer.latest
+    if 'eval/accuracy' in latest:
+      log.info('done: accuracy %.2f%% on %s', 100 * latest['eval/accuracy'], self.data.eval_name)
+    log.info('checkpoint:  %s', self.workdir / 'checkpoints' / str(self.total_steps))
+    log.info('metrics:     %s', self.workdir / 'metrics.jsonl')
+    log.info('TensorBoard: tensorboard --logdir=%s', self.workdir / 'tensorboard')
+    return latest
 
   def close(self) -> None:
     if hasattr(self, 'writer'):
@@ -246,7 +252,7 @@ class _Data:
   def _open(self, source: Source, train: bool) -> tuple[Any, dict[str, Any]]:
     c = self.config
     preprocess = make_preprocess(c.preset, image_size=c.image_size, train=train, flip=self.flip,
-                                 apply_exif=source.apply_exif)
+                                 apply_exif=source.apply_exif, resize_size=c.resize_size or None)
     options = dict(batch_size=c.batch_size, process_index=jax.process_index(),
                    process_count=jax.process_count(), num_workers=c.num_workers,
                    max_bad_records=c.max_bad_records)

@@ -2,9 +2,9 @@
 // of the pixels around it, which are half of an inception crop's work. Optional: without it
 // vit_jax.data.decode decodes the whole image and slices.
 //
-// The pixels are those of a whole decode. Any warning of libjpeg is an error, as there. The rows
-// below the box are not read: a file that ends there is refused, for it lacks the end marker, but
-// damage of other kinds below the box goes unnoticed; it cannot reach the pixels returned.
+// The pixels are those of a whole decode, and any warning of libjpeg is an error, as there. The
+// rows below the box are not read, which is a tenth of the time: a file that ends there is still
+// refused, for it lacks the end marker; damage that shows only below the box is not seen.
 //
 // Needs libjpeg-turbo 1.5 or later (jpeg_crop_scanline, jpeg_skip_scanlines).
 #define PY_SSIZE_T_CLEAN
@@ -69,9 +69,10 @@ static int decode(const unsigned char *data, size_t size, JDIMENSION y, JDIMENSI
   jpeg_read_header(&cinfo, TRUE);
   cinfo.out_color_space = JCS_RGB;
   jpeg_start_decompress(&cinfo);
-  if (x + width > cinfo.output_width || y + height > cinfo.output_height) {
+  // Subtracted, not added: these are unsigned, and a sum could wrap around.
+  if (height < 1 || height > cinfo.output_height || y > cinfo.output_height - height ||
+      width < 1 || width > cinfo.output_width || x > cinfo.output_width - width)
     fail(errors, "the box is outside the image");
-  }
   JDIMENSION left = x > MARGIN ? x - MARGIN : 0;
   JDIMENSION right = x + width + MARGIN;
   if (right > cinfo.output_width) right = cinfo.output_width;

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 from vit_jax.data import source
-from vit_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +13,7 @@ class DatasetInfo:
 
   Attributes:
     train_split: in TFDS notation.
-    eval_split: in TFDS notation.
+    eval_split: in TFDS notation; 'none' when there is nothing to evaluate on.
     preset: of preprocessing: 'inception' to train from scratch, 'bit' to fine-tune.
     flip: whether training mirrors images at random: not where left and right matter (digits).
   """
@@ -50,14 +49,10 @@ def describe(dataset: str, data_dir: str | None = None) -> DatasetInfo:
     data_dir: where to look up the splits of a data set that the table does not have.
 
   Raises:
-    InputError: such a data set is not there, or has no split to evaluate on.
+    InputError: such a data set is not there.
   """
   name = dataset.split(':')[0].split('/')[0]
   if name in _DATASETS and not source.is_folder(dataset):
     return _DATASETS[name]
-  splits = source.available_splits(dataset, data_dir)
-  for eval_split in _EVAL_SPLITS:
-    if eval_split in splits and 'train' in splits:
-      return DatasetInfo('train', eval_split)
-  raise InputError(f'{dataset} has the splits {", ".join(splits)}: say which to train and which to '
-                   'evaluate on (train_split, eval_split)')
+  splits = source.split_names(dataset, data_dir)
+  return DatasetInfo('train', next((s for s in _EVAL_SPLITS if s in splits), 'none'))

@@ -1,9 +1,10 @@
 """Encoded image bytes to RGB pixels: JPEG, PNG and WebP, strictly.
 
-A file that is damaged or cut short is refused with a ValueError, never returned in part. JPEG
-has no checksum, so every warning of the decoder counts as damage, also one that may be harmless
-("extraneous bytes before marker" is how half of all flipped bits show); bytes after the end of
-the image are ignored. PNG chunks are checked against their CRC, WebP against its stated length.
+A file that is cut short or seen to be damaged is refused with a ValueError, never returned in
+part. JPEG has no checksum: most flipped bits just change pixels, and nearly all that can be
+seen show only as "extraneous bytes before marker", so every warning of the decoder counts as
+damage, though some of these files look right. PNG chunks are checked against their CRC, WebP
+against its stated length. Bytes after the end of the image are ignored.
 """
 
 import functools
@@ -76,8 +77,10 @@ def decode_crop(
 ) -> np.ndarray:
   """Decodes the box that choose_box(height, width) returns: (box height, box width, 3) uint8.
 
-  Equal to slicing decode_image(data), and refuses the same files, but computes only the box
-  where it can: for ordinary JPEGs, if the optional C extension was built.
+  Equal to slicing decode_image(data), but computes only the box where it can: for ordinary
+  JPEGs, if the optional C extension was built. That reads the file down to the box's last row
+  and looks for the end marker, so a file cut short is always refused; other damage of a JPEG may
+  go unnoticed where decode_image would see it.
 
   Raises:
     ValueError: saying what is wrong with the bytes.

@@ -59,6 +59,17 @@ def find(dataset: str, data_dir: str | None = None) -> str:
   return directory
 
 
+def read_info(directory: str):
+  """Returns the tfds.core.DatasetInfo of a directory that `find` gave; raises InputError."""
+  from google.protobuf import json_format
+  import tensorflow_datasets as tfds
+  try:
+    return tfds.builder_from_directory(directory).info
+  except (OSError, ValueError, KeyError, json_format.ParseError) as e:
+    raise InputError(f'the description of the data set in {directory} cannot be read, prepare it '
+                     f'again: {" ".join(str(e).split())}') from e
+
+
 def _newest(directory: str, version: str | None) -> str | None:
   """Returns the directory of the newest version that fits 'x.y.z' (numbers or *)."""
   versions = [v for v in _versions(directory) if fnmatch.fnmatchcase(v, version or '*')]
@@ -118,12 +129,12 @@ def builder_class(name: str):
     return None
 
 
-def manual_download(name: str, data_dir: str) -> str | None:
-  """Returns which files must be put where by hand before `name` can be prepared, or None."""
+def manual_download(name: str, manual_dir: str) -> str | None:
+  """Returns which files people must put into manual_dir before `name` can be prepared, or None."""
   instructions = getattr(builder_class(name), 'MANUAL_DOWNLOAD_INSTRUCTIONS', None)
   if not instructions:
     return None
-  return (f'files that you must first download into {os.path.join(data_dir, MANUAL_SUBDIR)}: '
+  return (f'files that you must first download into {manual_dir}: '
           + ' '.join(instructions.split()).rstrip('.'))
 
 
@@ -144,6 +155,6 @@ def _why_missing(
   if config and configs and config not in configs:
     return f'the data set {name} has no config {config!r}; it has {", ".join(configs)}'
   command = f'python -m vit_jax.tools.prepare {dataset} --data_dir={data_dir}'
-  manual = manual_download(name, data_dir)
+  manual = manual_download(name, os.path.join(data_dir, MANUAL_SUBDIR))
   return (f'the data set {dataset} is not prepared in {data_dir}; prepare it with `{command}`'
           + (f' (it needs {manual})' if manual else ''))

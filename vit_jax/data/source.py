@@ -69,14 +69,12 @@ def open_source(dataset: str, split: str, data_dir: str | None = None) -> Source
   return TfdsSource(prepared.find(dataset, data_dir), split)
 
 
-def available_splits(dataset: str, data_dir: str | None = None) -> dict[str, int]:
-  """Returns {split: number of examples}; raises InputError like `open_source`."""
+def split_names(dataset: str, data_dir: str | None = None) -> list[str]:
+  """Returns the names of the splits there are; raises InputError like `open_source`."""
   if is_folder(dataset):
     from vit_jax.data import folder
-    return folder.available_splits(dataset)
-  import tensorflow_datasets as tfds
-  splits = tfds.builder_from_directory(prepared.find(dataset, data_dir)).info.splits
-  return {name: info.num_examples for name, info in splits.items()}
+    return folder.split_names(dataset)
+  return list(prepared.read_info(prepared.find(dataset, data_dir)).splits)
 
 
 def is_folder(dataset: str) -> bool:
@@ -122,8 +120,7 @@ class TfdsSource(Source):
 
   def __init__(self, directory: str, split: str):
     """Opens `split` of the data set in `directory` (.../name/version); raises InputError."""
-    import tensorflow_datasets as tfds
-    info = tfds.builder_from_directory(directory).info
+    info = prepared.read_info(directory)
     self._format = info.file_format.value
     if self._format not in ('tfrecord', 'array_record'):
       raise InputError(f'{directory} is stored as {self._format}: prepare the data set again as '
@@ -162,6 +159,7 @@ class TfdsSource(Source):
     return f'{self._parts[part][0]}, record {position}'
 
   def __getitem__(self, index: int) -> dict[str, Any]:
+    from google.protobuf import message
     from tensorflow_datasets.proto import tf_example_pb2
     part, position = self._locate(index)
     reader = self._readers.get(self._parts[part][0]) or self._open(*self._parts[part])
@@ -169,7 +167,7 @@ class TfdsSource(Source):
       feature = tf_example_pb2.Example.FromString(reader.read(position)).features.feature
       image = feature[self._image_key].bytes_list.value[0]
       label = feature[self._label_key].int64_list.value[0]
-    except Exception as e:  # protobuf and array_record have no common class for damage
+    except (IndexError, OSError, RuntimeError, ValueError, message.DecodeError) as e:
       raise ValueError(f'the record is damaged ({_last_line(e)})') from e
     if not 0 <= label < self.num_classes:
       raise InputError(f'{self.record_name(index)} has the label {label}, not one in '
@@ -204,6 +202,8 @@ class _ArrayRecordReader:
     from array_record.python import array_record_module
     self._reader = array_record_module.ArrayRecordReader(
         path, options='readahead_buffer_size:0', file_reader_buffer_size=32768)
+    if not self._reader.ok():
+      self._reader.close()  # only this raises what went wrong when opening
 
   def num_records(self) -> int:
     return self._reader.num_records()
@@ -236,7 +236,7 @@ def _supervised_keys(info) -> tuple[str, str]:
       if (isinstance(image, tfds.features.Image) and image.np_dtype.kind == 'u'
           and isinstance(label, tfds.features.ClassLabel) and label.num_classes):
         return keys[0], keys[1]
-  features = ', '.join(f'{k}: {type(v).__name__}' for k, v in info.features.items())
+  features = ', '.join(f'{k}: {type(v).__name__}' for k, v in sorted(info.features.items()))
   raise InputError(f'{info.name} is no image classification data set: it needs an Image and a '
                    f'ClassLabel as supervised keys, but its features are {features}')
 

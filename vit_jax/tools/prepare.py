@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+import importlib.util
 import os
 import sys
 
@@ -37,11 +38,13 @@ def prepare(name: str, *, data_dir: str | None = None, file_format: str = 'array
     raise InputError(f'{name} is a folder: train on it as it is')
   data_dir = os.path.expanduser(data_dir or prepared.default_data_dir())
   base_name = name.split(':')[0].split('/')[0]
-  builder_class = prepared.builder_class(base_name)
   manual_dir = os.path.expanduser(manual_dir or os.path.join(data_dir, prepared.MANUAL_SUBDIR))
-  if getattr(builder_class, 'MANUAL_DOWNLOAD_INSTRUCTIONS', None) and not _has_files(manual_dir):
-    raise InputError(f'{name} needs {prepared.manual_download(base_name, manual_dir)}')
+  manual = prepared.manual_download(base_name, manual_dir)
+  if manual and not _has_files(manual_dir):
+    raise InputError(f'{name} needs {manual}')
   import tensorflow_datasets as tfds
+  if importlib.util.find_spec('tensorflow') is None:
+    print('trying without TensorFlow, which most data sets need to be prepared', file=sys.stderr)
   try:
     builder = tfds.builder(name, data_dir=data_dir, file_format=file_format)
     builder.download_and_prepare(
@@ -82,12 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parser.parse_args(argv)
   try:
     directory = prepare(**vars(args))
-    splits = source.available_splits(args.name, args.data_dir)
+    splits = prepared.read_info(directory).splits.values()
   except InputError as e:
     print(f'error: {e}', file=sys.stderr)
     return 1
   print(f'{args.name} is in {directory}: '
-        + ', '.join(f'{split} {size:,} examples' for split, size in splits.items()))
+        + ', '.join(f'{split.name} {split.num_examples:,} examples' for split in splits))
   print('train on it with: python -m vit_jax.main --config=configs/vit_b16.py --workdir=DIR '
         f'--config.dataset={args.name}'
         + (f' --config.data_dir={args.data_dir}' if args.data_dir else ''))

@@ -1,0 +1,28 @@
+# Two commands: `make quickstart` trains a small ViT, `make test` runs the tests.
+# Each sets up .venv first; PYTHON=python3.12 picks another interpreter.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test test-fast clean
+
+quickstart: .venv/installed
+	@$(BIN)/python -m vit_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+	@echo
+	@echo "Next: look at the curves (pip install tensorboard), train on your own images,"
+	@echo "  $(BIN)/python -m vit_jax.main --config=configs/quickstart.py --config.image_size=64 \\"
+	@echo "    --config.dataset=FOLDER    # FOLDER/{train,val}/<class>/*.jpg"
+	@echo "or read configs/vit_b16.py, the paper's recipe. 'rm -r runs/quickstart' starts anew."
+
+test: .venv/installed
+	$(BIN)/python -m pytest -q tests
+
+test-fast: .venv/installed  # leaves out the tests marked slow
+	$(BIN)/python -m pytest -q tests -m "not slow"
+
+.venv/installed: setup.py constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

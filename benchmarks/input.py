@@ -1,0 +1,200 @@
+"""Throughput of the training preset: images per second of CPU time, beside the same job in tf.data.
+
+    python -m benchmarks.input
+    python -m benchmarks.input --tf_python=/path/to/an/environment/with/tensorflow/bin/python
+
+The job: 500 x 375 JPEGs in memory -> inception crop at 224 px, flip -> batches of 64, two threads.
+Rows take turns, round by round, so that other load on the machine meets all of them; the figures
+are medians over the rounds. CPU time counts every thread of the process. tf.data returns float32
+in [-1, 1]; ours returns uint8, which the training step scales on the device.
+"""
+
+import argparse
+import concurrent.futures
+import functools
+import io
+import os
+import pickle
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from unittest import mock
+
+import numpy as np
+
+HEIGHT, WIDTH, SIZE, BATCH, THREADS = 375, 500, 224, 64, 2
+
+
+def make_jpegs(count, seed=0):
+  """JPEGs of quality 90 whose contrast falls with frequency as in photographs: 70-115 KB."""
+  import simplejpeg
+  rng = np.random.default_rng(seed)
+  fy, fx = np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH)[None, :]
+  envelope = 1 / np.maximum(np.hypot(fy, fx), 1 / WIDTH)
+
+  def field(exponent):
+    noise = np.fft.rfft2(rng.standard_normal((HEIGHT, WIDTH)))
+    values = np.fft.irfft2(noise * envelope**exponent, (HEIGHT, WIDTH))
+    return values / values.std()
+
+  jpegs = []
+  for _ in range(count):
+    light, red, blue = 50 * field(rng.uniform(1.0, 1.3)), 15 * field(1.5), 15 * field(1.5)
+    pixels = 118 + np.stack([light + red, light - (red + blue) / 2, light + blue], axis=-1)
+    jpegs.append(simplejpeg.encode_jpeg(pixels.clip(0, 255).astype(np.uint8), 90, 'RGB', '420'))
+  return jpegs
+
+
+def thread_pool_job(jpegs, extension):
+  """Returns a function that runs the preset alone over count images in a pool of threads."""
+  from vit_jax.data import decode
+  from vit_jax.data.preprocess import make_preprocess
+  preprocess = make_preprocess('inception', image_size=SIZE, train=True)
+
+  def one(index):
+    return preprocess(jpegs[index % len(jpegs)], np.random.default_rng((0, index)))
+
+  def run(count):
+    with (concurrent.futures.ThreadPoolExecutor(THREADS) as pool,
+          mock.patch.object(decode, '_jpegcrop', extension)):
+      for start in range(0, count, BATCH):
+        np.stack(list(pool.map(one, range(start, start + BATCH))))
+
+  return run
+
+
+class Memory:
+  """The JPEGs over and over, as the records of a data set of ImageNet's size."""
+  def __init__(self, jpegs):
+    self.jpegs = jpegs
+
+  def __len__(self):
+    return 1_281_167
+
+  def __getitem__(self, index):
+    return {'image': self.jpegs[index % len(self.jpegs)], 'label': 0}
+
+
+def pipeline_job(jpegs):
+  """Returns the whole training pipeline: shuffle, preset, batches, read-ahead."""
+  from vit_jax.data.pipeline import train_batches
+  from vit_jax.data.preprocess import make_preprocess
+  preprocess = make_preprocess('inception', image_size=SIZE, train=True)
+  batches = train_batches(
+      Memory(jpegs), preprocess, batch_size=BATCH, seed=0, num_threads=THREADS)
+
+  def run(count):
+    for _ in range(count // BATCH):
+      next(batches)
+    # Until it has read ahead as far as before the round: then it has made count images.
+    end, idle = time.perf_counter(), 0
+    while idle < 8:
+      before = time.process_time()
+      time.sleep(0.02)
+      idle += 1
+      if time.process_time() - before > 0.001:
+        end, idle = time.perf_counter(), 0
+    return end
+
+  return run
+
+
+def tf_data_job(jpegs):
+  """Returns the same job in tf.data, with its fused decode and crop."""
+  import tensorflow as tf
+
+  def one(data):
+    shape = tf.io.extract_jpeg_shape(data)
+    begin, size, _ = tf.image.sample_distorted_bounding_box(
+        shape, tf.zeros((0, 0, 4)), min_object_covered=0, area_range=(0.05, 1),
+        aspect_ratio_range=(3 / 4, 4 / 3), use_image_if_no_bounding_boxes=True)
+    window = tf.stack([begin[0], begin[1], size[0], size[1]])
+    image = tf.image.decode_and_crop_jpeg(data, window, channels=3)
+    image = tf.image.random_flip_left_right(tf.image.resize(image, (SIZE, SIZE)))
+    return image / 127.5 - 1
+
+  options = tf.data.Options()
+  options.threading.private_threadpool_size = THREADS
+  data = tf.data.Dataset.from_tensor_slices(jpegs).repeat()
+  data = data.map(one, num_parallel_calls=THREADS).batch(BATCH).with_options(options)
+
+  def run(count):
+    for _ in data.take(count // BATCH):
+      pass
+
+  return run
+
+
+def timed(job, count):
+  """(CPU seconds, seconds) of one round; a job that waited at its end returns when it began to."""
+  cpu, start = time.process_time(), time.perf_counter()
+  end = job(count) or time.perf_counter()
+  return time.process_time() - cpu, end - start
+
+
+def start_tf(python, jpegs):
+  """Starts this file in another interpreter; returns the function that has it do a round."""
+  process = subprocess.Popen(
+      [python, __file__, '--serve_tf'], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+      env=os.environ | {'CUDA_VISIBLE_DEVICES': '-1', 'TF_CPP_MIN_LOG_LEVEL': '2'})
+
+  pickle.dump(jpegs, process.stdin)
+
+  def one_round(count):
+    pickle.dump(count, process.stdin)
+    process.stdin.flush()
+    return pickle.load(process.stdout)
+
+  return one_round
+
+
+def serve_tf():
+  job = tf_data_job(pickle.load(sys.stdin.buffer))
+  while sys.stdin.buffer.peek(1):  # nothing: the other side has ended
+    pickle.dump(timed(job, pickle.load(sys.stdin.buffer)), sys.stdout.buffer)
+    sys.stdout.flush()
+
+
+def main():
+  parser = argparse.ArgumentParser(
+      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--images', type=int, default=384, help='per round, a multiple of 64')
+  parser.add_argument('--rounds', type=int, default=9)
+  parser.add_argument('--tf_python', help='interpreter of an environment with TensorFlow')
+  parser.add_argument('--serve_tf', action='store_true', help=argparse.SUPPRESS)
+  args = parser.parse_args()
+  if args.serve_tf:
+    return serve_tf()
+  if args.images < BATCH or args.images % BATCH or args.rounds < 1:
+    parser.error(f'--images must be a multiple of {BATCH} and --rounds at least 1')
+
+  from vit_jax.data.decode import _jpegcrop
+  jpegs = make_jpegs(BATCH)
+  rows = {'preset, whole decode': functools.partial(timed, thread_pool_job(jpegs, None))}
+  if _jpegcrop is not None:
+    rows['preset, partial decode'] = functools.partial(timed, thread_pool_job(jpegs, _jpegcrop))
+  rows['pipeline'] = functools.partial(timed, pipeline_job(jpegs))
+  if args.tf_python:
+    rows['tf.data'] = start_tf(args.tf_python, jpegs)
+
+  for one_round in rows.values():
+    one_round(BATCH)  # warm up
+  times = {name: [] for name in rows}
+  for _ in range(args.rounds):
+    for name, one_round in rows.items():
+      times[name].append(one_round(args.images))
+  print(f'JPEGs of {statistics.mean(map(len, jpegs)) / 1e3:.0f} KB, {args.rounds} rounds of '
+        f'{args.images} images, {THREADS} threads, load {os.getloadavg()[0]:.1f}')
+  medians = {name: [statistics.median(column) for column in zip(*times[name])] for name in rows}
+  print(f'{"":24}{"images/CPU-s":>14}{"images/s":>10}{"of tf.data":>12}')
+  for name, (cpu, wall) in medians.items():
+    ratio = f'{medians["tf.data"][0] / cpu:12.2f}' if args.tf_python else f'{"-":>12}'
+    print(f'{name:24}{args.images / cpu:14.0f}{args.images / wall:10.0f}{ratio}')
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+  print(f'peak memory of this process (without tf.data): {peak:.0f} MB')
+
+
+if __name__ == '__main__':
+  main()
