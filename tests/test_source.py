@@ -546,7 +546,7 @@ def test_bad_folders(photos):
 
 def test_catalog(photos, shapes):
   assert catalog.describe('imagenet2012') == catalog.DatasetInfo(
-      'train', 'validation', preset='inception', flip=True)
+      'train', 'validation', flip=True)
   assert catalog.describe('imagenet2012:5.1.0') == catalog.describe('imagenet2012')
   for name in ('digits', 'mnist', 'svhn_cropped'):
     assert not catalog.describe(name).flip

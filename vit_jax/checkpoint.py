@@ -6,7 +6,9 @@ a fingerprint of every array is stored beside the state and compared after readi
 """
 
 from collections.abc import Iterable
+import contextlib
 import pathlib
+import re
 import shutil
 from typing import Any
 
@@ -22,11 +24,13 @@ from vit_jax.errors import InputError
 def _fingerprints(leaves: list[jax.Array]) -> list[jax.Array]:
   def one(x):
     words = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-    bits = jax.lax.bitcast_convert_type(x.ravel(), words).astype(jnp.uint32)
+    bits = jax.lax.bitcast_convert_type(x, words).astype(jnp.uint32)
+    index = jnp.zeros(x.shape, jnp.uint32)  # in the flat array, without flattening a sharded one
+    for axis, size in enumerate(x.shape):
+      index = index * size + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
     # Odd weights are invertible modulo 2**32: a change in any one word always shows.
-    weights = 2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1
     mixed = (bits ^ (bits >> 15)) * jnp.uint32(0x2c1b3c6d)
-    return jnp.sum(mixed * weights, dtype=jnp.uint32)
+    return jnp.sum(mixed * (2 * index + 1), dtype=jnp.uint32)
   return [one(x) for x in leaves]
 
 
@@ -51,6 +55,7 @@ class Checkpoints:
     if keep_every:
       policies.append(checkpoint_managers.EveryNSteps(keep_every))
     self._directory = directory
+    self._failed = False
     self._manager = ocp.CheckpointManager(
         directory.absolute(), options=ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
@@ -66,8 +71,9 @@ class Checkpoints:
     """Starts writing `state`; returns once it may be overwritten. `about` is kept as JSON."""
     self.check_space(state)
     meta = dict(about, fingerprint=fingerprint(state))
-    self._manager.save(step, force=True, args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)))
+    with self._writing():
+      self._manager.save(step, force=True, args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)))
 
   def check_space(self, state: Any) -> None:
     """Raises InputError when one more checkpoint will not fit on the disk."""
@@ -78,8 +84,11 @@ class Checkpoints:
                        f'{need / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free; what is there '
                        'stays good, free some space and run the same command again')
 
-  def restore(self, like: Any) -> Any | None:
-    """The newest checkpoint as a tree like `like` (arrays or shapes), or None when there is none.
+  def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
+    """The newest checkpoint: (a tree like `like`, `about` of its save); None when there is none.
+
+    Args:
+      like: a tree of arrays or shapes.
 
     Raises:
       InputError: when it is of another architecture (lists the arrays) or damaged.
@@ -104,7 +113,7 @@ class Checkpoints:
     wrong = sorted(k for k in found if found[k] != saved.get(k))
     if wrong:
       raise InputError(self._damaged(path, f'differs from what was saved in {_some(wrong)}'))
-    return state
+    return state, restored['meta']
 
   def _check_architecture(self, path, step, abstract):
     names, leaves = _named_leaves(abstract)
@@ -125,12 +134,28 @@ class Checkpoints:
     return f'the checkpoint {path} {how}: it is damaged; delete that directory to {then}'
 
   def wait(self) -> None:
-    """Returns when everything saved is on disk; raises what went wrong in the background."""
-    self._manager.wait_until_finished()
+    """Returns when everything saved is on disk."""
+    with self._writing():
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits and releases the background threads."""
-    self._manager.close()
+    """Waits, and releases the background threads."""
+    if not self._failed:
+      with self._writing():
+        self._manager.close()
+
+  @contextlib.contextmanager
+  def _writing(self):
+    """Errors of this or an earlier write, in the background, as one sentence."""
+    try:
+      yield
+    except Exception as e:  # TensorStore raises ValueError, OSError and others for a full disk
+      self._failed = True
+      steps = self.steps()
+      raise InputError(
+          f'cannot write a checkpoint to {self._directory} ({_first_line(e)}); '
+          + (f'the one of step {steps[-1]} is good' if steps else 'there is none yet')
+          + '; mend the disk and run the same command again') from e
 
 
 def _some(items: Iterable[str], most: int = 8) -> str:
@@ -139,4 +164,7 @@ def _some(items: Iterable[str], most: int = 8) -> str:
 
 
 def _first_line(e: Exception) -> str:
-  return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
+  """What the operating system said, when it is in there; else the first line."""
+  system = re.search(r'OS error \d+: ([^\]\n]*)', str(e))
+  lines = str(e).strip().splitlines() or [type(e).__name__]
+  return system[1] if system else lines[0][:200]

@@ -23,7 +23,7 @@ def start_log(path: pathlib.Path | None) -> None:
   log.handlers = [logging.StreamHandler(sys.stderr)]
   if path is not None:
     log.addHandler(logging.FileHandler(path))
-  absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax tells every step of its work
+  absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs what it raises, and much more
   for handler in log.handlers:
     handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
 
@@ -39,7 +39,7 @@ class MetricsWriter:
     """Drops the lines after `resume_step`, which a killed run wrote and this one will repeat."""
     self._path = workdir / 'metrics.jsonl'
     kept = [line for line in _read(self._path) if line['step'] <= resume_step]
-    self.latest = {name: value for line in kept for name, value in line.items()}
+    self.latest = {name: value for line in kept for name, value in line.items() if name != 'step'}
     self._seen = {(line['step'], name) for line in kept for name in line}
     replacement = self._path.with_suffix('.tmp')
     replacement.write_text(''.join(json.dumps(line) + '\n' for line in kept))

@@ -80,13 +80,14 @@ class _Run:
     self.checkpoints = Checkpoints(workdir / 'checkpoints', keep=c.keep, keep_every=c.keep_every)
     self.unchecked = []  # (step, metrics still on the device) since the last look
     self.saved_step = None
+    self.bad_records = set()  # names of the training records that could not be read
 
   def train(self) -> dict[str, float]:
     state, first_step = self._start()
     self.writer = MetricsWriter(self.workdir, first_step)
-    if first_step and self._eval_due(first_step):
-      if not self.writer.has(first_step, 'eval/accuracy'):
-        self._evaluate(first_step, state.params)
+    if first_step and self._eval_due(first_step) and not self.writer.has(
+        first_step, 'eval/accuracy') and not self._evaluate(first_step, state.params):
+      self._stop(first_step, state)
     if first_step == self.total_steps:
       log.info('this run was finished before: all %d steps are done', first_step)
       return self._finish()
@@ -95,6 +96,8 @@ class _Run:
     meter = Meter(c.batch_size, self.spread.num_devices)
     try:
       with self.data.train_batches(first_step) as batches:
+        batches.bad_records.update(self.bad_records)
+        self.bad_records = batches.bad_records
         for step in range(first_step + 1, self.total_steps + 1):
           start = time.perf_counter()
           batch = next(batches)
@@ -108,10 +111,11 @@ class _Run:
             jax.block_until_ready(metrics)
             log.info('the first step took %s, compilation included',
                      duration(time.perf_counter() - start))
-            meter.restart()  # so that no speed ever counts the compilation
           last, stop = step == self.total_steps, self.should_stop()
           if step % c.log_every == 0 or last:
-            self._log(step, meter, progress, len(batches.bad_records))
+            self._log(step, meter, progress)
+          if step == first_step + 1:
+            meter.restart()  # the speeds to come do not count the compilation
           if stop or last or (c.save_every and step % c.save_every == 0):
             self._save(step, state)
           if self._eval_due(step) and not stop:
@@ -127,7 +131,7 @@ class _Run:
     """The newest checkpoint, or a fresh state; and its step."""
     abstract = jax.eval_shape(self.init)
     self.checkpoints.check_space(abstract)
-    state = self.checkpoints.restore(abstract)
+    restored = self.checkpoints.restore(abstract)
     params = sum(x.size for x in jax.tree.leaves(abstract.params))
     c = self.config
     log.info('%s, %s parameters, %d px, %s; %d device(s): %s', c.model, f'{params:,}',
@@ -136,12 +140,14 @@ class _Run:
              c.dataset, f'{len(self.data.train):,}', self.data.num_classes,
              f'{self.total_steps:,}', c.batch_size,
              self.total_steps * c.batch_size / len(self.data.train))
-    if state is None:
+    if restored is None:
       log.info('starting in %s', self.workdir)
       step = 0
       state = jax.jit(self.init)()
     else:
+      state, about = restored
       step = self.saved_step = int(state.step)
+      self.bad_records = set(about['bad_records'])
       log.info('resuming in %s from step %d of %d', self.workdir, step, self.total_steps)
       if step > self.total_steps:
         raise InputError(f'{self.workdir} is at step {step}, beyond total_steps '
@@ -170,12 +176,12 @@ class _Run:
     self.unchecked = self.unchecked[-1:]
     return {f'train/{k}': float(v) for k, v in fetched[-1][1].items()}
 
-  def _log(self, step: int, meter: Meter, progress: Progress, bad_records: int) -> None:
+  def _log(self, step: int, meter: Meter, progress: Progress) -> None:
     values = self._check_finite()
     rate, figures = meter.read()
     values |= figures
     if self.config.max_bad_records:
-      values['train/bad_records'] = bad_records
+      values['train/bad_records'] = len(self.bad_records)
     self.writer.write(step, values)
     progress.report(step, values, rate)
 
@@ -185,7 +191,7 @@ class _Run:
     self._check_finite()
     self.checkpoints.save(step, state, {
         'model': self.config.model, 'dataset': self.config.dataset,
-        'class_names': self.data.train.class_names})
+        'class_names': self.data.train.class_names, 'bad_records': sorted(self.bad_records)})
     self.saved_step = step
 
   def _eval_due(self, step: int) -> bool:

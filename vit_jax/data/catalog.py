@@ -1,4 +1,4 @@
-"""What a data set name implies: splits, preprocessing and whether mirrored images make sense."""
+"""What a data set name implies: its splits and whether mirrored images make sense."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ class DatasetInfo:
   Attributes:
     train_split: in TFDS notation.
     eval_split: in TFDS notation; 'none' when there is nothing to evaluate on.
-    preset: of preprocessing: 'inception' to train from scratch, 'bit' to fine-tune.
     flip: whether training mirrors images at random: not where left and right matter (digits).
   """
 
   train_split: str
   eval_split: str
-  preset: str = 'bit'
   flip: bool = True
 
 
@@ -30,9 +28,9 @@ _DATASETS = {
     'cifar100': DatasetInfo('train', 'test'),
     'digits': DatasetInfo('train', 'test', flip=False),
     'fashion_mnist': DatasetInfo('train', 'test'),
-    'imagenet2012': DatasetInfo('train', 'validation', preset='inception'),
+    'imagenet2012': DatasetInfo('train', 'validation'),
     # Prepared by a builder of your own; there is no official validation split.
-    'imagenet21k': DatasetInfo('train[51200:]', 'train[:51200]', preset='inception'),
+    'imagenet21k': DatasetInfo('train[51200:]', 'train[:51200]'),
     'mnist': DatasetInfo('train', 'test', flip=False),
     'oxford_flowers102': DatasetInfo('train+validation', 'test'),  # 2,040 images to train on
     'oxford_iiit_pet': DatasetInfo('train', 'test'),

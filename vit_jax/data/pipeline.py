@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 import functools
 import hashlib
+import logging
 import multiprocessing
 import os
 import queue
@@ -20,13 +21,14 @@ import threading
 import weakref
 
 from absl import flags
-from absl import logging
 import grain
 from grain.experimental import index_shuffle
 import numpy as np
 
 from vit_jax.data.source import Source
 from vit_jax.errors import InputError
+
+log = logging.getLogger('vit_jax')
 
 Batch = dict[str, np.ndarray]
 Preprocess = Callable[[bytes, np.random.Generator], np.ndarray]
@@ -152,7 +154,7 @@ class Batches(Iterator[Batch]):
       count = f'{len(self.bad_records)} damaged records, ' if self._max_bad_records else ''
       raise InputError(f'{count}record {name}: {reason}; repair or remove it, or set '
                        f'max_bad_records={len(self.bad_records)} (or more) to skip such records')
-    logging.warning('skipped record %s: %s', name, reason)
+    log.warning('skipped record %s: %s', name, reason)
 
   def close(self) -> None:
     """Stops the background work; what is being read at the moment is finished first."""

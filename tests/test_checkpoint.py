@@ -1,0 +1,138 @@
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+import numpy as np
+import pytest
+
+from vit_jax import checkpoint
+from vit_jax.checkpoint import Checkpoints, fingerprint
+
+
+def state(value=0.):
+  return {'step': jnp.int32(7), 'params': {
+      'dense': {'kernel': jnp.arange(600, dtype=jnp.float32).reshape(20, 30) + value,
+                'bias': jnp.zeros(30)}, 'half': jnp.ones(9, jnp.bfloat16)}}
+
+
+def data_file(directory: pathlib.Path) -> pathlib.Path:
+  return max(directory.glob('*/state/**/d/*'), key=lambda f: f.stat().st_size)
+
+
+def test_round_trip_is_bitwise(tmp_path):
+  c = Checkpoints(tmp_path)
+  assert c.restore(state()) is None
+  c.save(7, state(), {'model': 'ViT-B/16'})
+  c.wait()
+  got, about = c.restore(jax.eval_shape(state))
+  assert about['model'] == 'ViT-B/16'
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(state()), strict=True):
+    assert a.dtype == b.dtype and np.array_equal(a, b)
+  c.close()
+
+
+def test_a_save_holds_the_state_of_its_call(tmp_path):
+  """The step donates its buffers, so what is written must not be what they become."""
+  c = Checkpoints(tmp_path)
+  step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+  s = {'w': jnp.zeros((1000, 1000))}
+  for k in range(1, 4):
+    s = step(s)
+    c.save(k, s, {})
+    for _ in range(5):
+      s = step(s)
+    c.wait()
+    assert np.all(np.asarray(c.restore({'w': s['w']})[0]['w']) == 1 + 6 * (k - 1))
+  c.close()
+
+
+def test_the_last_three_and_the_milestones_stay(tmp_path):
+  c = Checkpoints(tmp_path, keep=3, keep_every=4)
+  for k in range(1, 11):
+    c.save(k, state(k), {})
+  c.wait()
+  assert c.steps() == [4, 8, 9, 10]
+  assert sorted(int(d.name) for d in tmp_path.iterdir()) == [4, 8, 9, 10]
+  np.testing.assert_array_equal(c.restore(state())[0]['params']['dense']['kernel'],
+                                state(10)['params']['dense']['kernel'])
+  c.close()
+
+
+def test_any_single_flipped_bit_changes_the_fingerprint():
+  values = np.random.default_rng(0).normal(size=(40, 25)).astype(np.float32)
+  whole = fingerprint({'w': jnp.asarray(values)})
+  rng = np.random.default_rng(1)
+  for _ in range(64):
+    bits = values.copy().view(np.uint32)
+    bits.flat[rng.integers(values.size)] ^= np.uint32(1 << rng.integers(32))
+    assert fingerprint({'w': jnp.asarray(bits.view(np.float32))}) != whole
+  swapped = values.copy()
+  swapped[[0, 1]] = swapped[[1, 0]]
+  assert fingerprint({'w': jnp.asarray(swapped)}) != whole
+
+
+def test_the_fingerprint_is_the_same_on_any_sharding():
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(16, 24)), jnp.float32)
+  mesh = Mesh(np.reshape(jax.devices(), (4, 2)), ('a', 'b'))
+  expected = fingerprint({'x': x})
+  for spec in (P(), P('a'), P('a', 'b'), P(None, ('a', 'b'))):
+    assert fingerprint({'x': jax.device_put(x, NamedSharding(mesh, spec))}) == expected
+
+
+def test_a_flipped_byte_on_disk_is_found_and_named(tmp_path):
+  c = Checkpoints(tmp_path)
+  big = {'w': jnp.asarray(np.random.default_rng(0).normal(size=(300, 300)), jnp.float32)}
+  for k in (1, 2):
+    c.save(k, big, {})
+  c.wait()
+  path = data_file(tmp_path / '..' / tmp_path.name)
+  newest = max((tmp_path / '2').glob('state/**/d/*'), key=lambda f: f.stat().st_size)
+  data = bytearray(newest.read_bytes())
+  data[len(data) // 2] ^= 4
+  newest.write_bytes(data)
+  with pytest.raises(ValueError, match=r'/2 .*damaged; delete that directory to go on from step 1'):
+    Checkpoints(tmp_path).restore(big)
+  assert path.exists()
+
+
+@pytest.mark.parametrize('damage', ['truncated', 'gone', 'no meta'])
+def test_missing_parts_are_found(tmp_path, damage):
+  c = Checkpoints(tmp_path)
+  c.save(1, state(), {})
+  c.close()
+  if damage == 'truncated':
+    data_file(tmp_path).write_bytes(data_file(tmp_path).read_bytes()[:40])
+  elif damage == 'gone':
+    data_file(tmp_path).unlink()
+  else:
+    (tmp_path / '1' / 'meta' / 'metadata').write_text('{')
+  with pytest.raises(ValueError, match='damaged; delete that directory to start anew'):
+    Checkpoints(tmp_path).restore(state())
+
+
+def test_another_architecture_lists_the_arrays(tmp_path):
+  c = Checkpoints(tmp_path)
+  c.save(1, state(), {})
+  c.wait()
+  other = state()
+  other['params'] = {'dense': {'kernel': jnp.zeros((20, 31))}, 'half': other['params']['half'],
+                     'more': jnp.zeros(2)}
+  with pytest.raises(ValueError) as e:
+    c.restore(other)
+  for words in ('params/dense/kernel is (20, 30), the model has (20, 31)',
+                'params/dense/bias is (30,), the model has none',
+                'params/more is missing, the model has (2,)', 'another workdir'):
+    assert words in str(e.value)
+  assert 'half' not in str(e.value)
+
+
+def test_a_full_disk_is_named_before_anything_is_written(tmp_path, monkeypatch):
+  c = Checkpoints(tmp_path)
+  c.save(1, state(), {})
+  c.wait()
+  usage = checkpoint.shutil.disk_usage(tmp_path)._replace(free=100)
+  monkeypatch.setattr(checkpoint.shutil, 'disk_usage', lambda _: usage)
+  with pytest.raises(ValueError, match='no space left in .*a checkpoint needs'):
+    c.save(2, state(), {})
+  assert c.steps() == [1]

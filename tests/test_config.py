@@ -1,0 +1,78 @@
+import importlib.util
+import pathlib
+
+from ml_collections import ConfigDict
+import pytest
+
+from vit_jax import create_model
+from vit_jax.config import check_config, default_config
+
+CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
+
+
+def load(name, *arg):
+  spec = importlib.util.spec_from_file_location(name, CONFIGS / f'{name}.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(*arg)
+
+
+@pytest.mark.parametrize('path', sorted(CONFIGS.glob('*.py')), ids=lambda p: p.stem)
+def test_every_config_is_complete_and_builds_its_model(path):
+  c = load(path.stem)
+  check_config(c)
+  assert set(c) == set(default_config())
+  create_model(c.model, num_classes=10, image_size=c.image_size)
+
+
+def test_the_papers_imagenet_recipe():
+  """Table 3, last row."""
+  c = load('vit_b16')
+  assert (c.model, c.dataset, c.num_epochs, c.batch_size) == ('ViT-B/16', 'imagenet2012', 300, 4096)
+  assert (c.lr, c.schedule, c.warmup_steps) == (3e-3, 'cosine', 10_000)
+  assert (c.beta1, c.beta2, c.weight_decay, c.dropout, c.clip_norm) == (.9, .999, .3, .1, 1)
+  assert (c.image_size, c.preset, c.loss, c.representation_size) == (224, 'inception', 'softmax',
+                                                                    768)
+
+
+@pytest.mark.parametrize('file, data, epochs, lr, decay, dropout', [
+    ('vit_b16', 'imagenet21k', 90, 1e-3, .03, .1), ('vit_l16', 'imagenet21k', 90, 1e-3, .03, .1),
+    ('vit_b16', 'jft', 7, 8e-4, .1, 0), ('vit_b32', 'jft', 7, 8e-4, .1, 0),
+    ('vit_l16', 'jft', 14, 4e-4, .1, 0), ('vit_h14', 'jft', 14, 3e-4, .1, 0)])
+def test_the_papers_other_rows(file, data, epochs, lr, decay, dropout):
+  c = load(file, data)
+  assert (c.num_epochs, c.lr, c.weight_decay, c.dropout) == (epochs, lr, decay, dropout)
+  assert (c.schedule, c.linear_end, c.clip_norm, c.batch_size) == ('linear', 1e-5, 0, 4096)
+  assert (c.loss, c.head_bias_init) == ('sigmoid', -10)
+
+
+def test_every_field_has_a_comment():
+  source = (CONFIGS.parent / 'vit_jax' / 'config.py').read_text()
+  fields = [line for line in source.splitlines() if line.startswith('  c.')]
+  assert len(fields) == len(default_config())
+  bare = [f for f in fields if '#' not in f]
+  assert [f.split()[0] for f in bare] == ['c.label_smoothing', 'c.linear_end', 'c.beta1', 'c.beta2']
+
+
+@pytest.mark.parametrize('change, words', [
+    ({'loss': 'hinge'}, 'config.loss=.hinge. is not one of softmax, sigmoid'),
+    ({'batch_size': 0}, 'config.batch_size must be at least 1'),
+    ({'lr': -1.}, 'config.lr must not be negative'),
+    ({'total_steps': 0, 'num_epochs': 0.}, 'both 0'),
+    ({'keep_every': 1500}, 'must be a multiple of config.save_every=1000'),
+    ({'label_smoothing': 1.}, 'label_smoothing must be in')])
+def test_bad_values(change, words):
+  c = default_config()
+  c.update(change)
+  with pytest.raises(ValueError, match=words):
+    check_config(c)
+
+
+def test_unknown_and_mistyped_fields():
+  c = default_config()
+  with pytest.raises(AttributeError):
+    c.batchsize = 3
+  with pytest.raises(TypeError):
+    c.batch_size = 'many'
+  with pytest.raises(ValueError, match="unknown config field 'batchsize'; did you mean 'batch_size'"):
+    check_config(ConfigDict({**default_config(), 'batchsize': 3}))

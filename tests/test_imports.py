@@ -1,0 +1,58 @@
+"""Holds which part of the package may know of which, and that importing does no work."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parent.parent / 'vit_jax'
+# What a module may import of the package, besides errors; the first matching prefix counts.
+ALLOWED = {
+    'models': ('models',), 'data': ('data',), 'pretrained': ('pretrained', 'models'),
+    'optim': (), 'step': ('optim', 'models'), 'parallel': (), 'checkpoint': (), 'metrics': (),
+    'evaluate': (), 'config': (), 'recipes': ('config', 'models'),
+    'train': ('models', 'data', 'pretrained', 'optim', 'step', 'parallel', 'checkpoint', 'metrics',
+              'evaluate', 'config'),
+    'main': ('train', 'parallel'), 'tools': ('data', 'models', 'pretrained', 'config', 'train'),
+    'errors': (), '__init__': ('models', 'pretrained')}
+
+
+def modules():
+  return sorted(PACKAGE.rglob('*.py'))
+
+
+def imports(path):
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+      yield from ([f'{node.module}.{alias.name}' for alias in node.names]
+                  if node.module == 'vit_jax' else [node.module])
+
+
+@pytest.mark.parametrize('path', modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+  part = path.relative_to(PACKAGE).parts[0].removesuffix('.py')
+  for name in imports(path):
+    if name.startswith('vit_jax.'):
+      target = name.split('.')[1]
+      assert target == 'errors' or target in ALLOWED[part], f'{path.name} imports {name}'
+    if name.split('.')[0] == 'ml_collections':
+      assert part in ('main', 'train', 'tools', 'config', 'recipes')
+    assert name.split('.')[0] != 'tensorflow' or path.name == 'prepare.py'
+
+
+def test_importing_starts_nothing():
+  """No device is touched and no TensorFlow loaded by the import of every module."""
+  names = ['.'.join(('vit_jax', *p.relative_to(PACKAGE).with_suffix('').parts))
+           for p in modules() if p.name != '__init__.py']
+  code = f'''
+import importlib, sys
+for name in {names}: importlib.import_module(name)
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized()
+assert 'tensorflow' not in sys.modules
+'''
+  subprocess.run([sys.executable, '-c', code], check=True)

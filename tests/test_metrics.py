@@ -1,0 +1,77 @@
+import json
+import logging
+import struct
+
+from tensorboardX.proto import event_pb2
+
+from vit_jax import metrics
+from vit_jax.metrics import Meter, MetricsWriter, duration
+
+
+def lines(workdir):
+  return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def events(workdir):
+  """(step, tag, value) of all event files, read as TFRecords of Event protos."""
+  for path in sorted((workdir / 'tensorboard').iterdir()):
+    data, at = path.read_bytes(), 0
+    while at < len(data):
+      size, = struct.unpack('<Q', data[at:at + 8])
+      event = event_pb2.Event.FromString(data[at + 12:at + 12 + size])
+      yield from ((event.step, v.tag, v.simple_value) for v in event.summary.value)
+      at += 16 + size
+
+
+def test_lines_and_events_hold_the_same(tmp_path):
+  writer = MetricsWriter(tmp_path)
+  writer.write(10, {'train/loss': .5, 'train/lr': .25})
+  assert lines(tmp_path) == [{'step': 10, 'train/loss': .5, 'train/lr': .25}]  # at once
+  writer.write(20, {'eval/accuracy': 1.})
+  writer.close()
+  assert set(events(tmp_path)) == {(10, 'train/loss', .5), (10, 'train/lr', .25),
+                                   (20, 'eval/accuracy', 1.)}
+
+
+def test_resume_drops_what_will_be_repeated_and_a_line_cut_short(tmp_path):
+  writer = MetricsWriter(tmp_path)
+  for step in (10, 20, 30):
+    writer.write(step, {'train/loss': float(step)})
+  writer.close()
+  with open(tmp_path / 'metrics.jsonl', 'a') as f:
+    f.write('{"step": 40, "tra')
+  writer = MetricsWriter(tmp_path, resume_step=20)
+  assert [line['step'] for line in lines(tmp_path)] == [10, 20]
+  assert writer.has(20, 'train/loss') and not writer.has(30, 'train/loss')
+  assert writer.latest['train/loss'] == 20
+  writer.write(30, {'train/loss': 31.})
+  writer.close()
+  assert lines(tmp_path)[-1] == {'step': 30, 'train/loss': 31.}
+
+
+def test_meter_counts_images_devices_and_waiting(monkeypatch):
+  now = [100.]
+  monkeypatch.setattr(metrics.time, 'perf_counter', lambda: now[0])
+  meter = Meter(batch_size=32, num_devices=4)
+  for _ in range(5):
+    now[0] += 2.
+    meter.step(waited=.5)
+  rate, figures = meter.read()
+  assert rate == .5
+  assert figures == {'train/images_per_second': 16., 'train/images_per_second_per_device': 4.,
+                     'train/seconds_waiting_for_data': 2.5}
+  now[0] += 1.
+  meter.step(waited=0.)
+  assert meter.read()[0] == 1
+
+
+def test_durations_read_well():
+  assert [duration(s) for s in (0.2, 59, 150, 7260, 93784, float('inf'))] == [
+      '0s', '59s', '2m 30s', '2h 1m', '1d 2h', '?']
+
+
+def test_the_log_goes_to_its_file(tmp_path):
+  metrics.start_log(tmp_path / 'log.txt')
+  metrics.log.info('step %d', 3)
+  logging.getLogger('other').info('not here')
+  assert (tmp_path / 'log.txt').read_text().endswith(' step 3\n')
