@@ -1,0 +1,196 @@
+"""The command line, as a user and a scheduler meet it: real processes, real signals."""
+
+import json
+import os
+import pathlib
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+FIGURES = ('train/images_per_second', 'train/images_per_second_per_device',
+           'train/seconds_waiting_for_data')
+
+
+@pytest.fixture(scope='session')
+def data_dir(tmp_path_factory):
+  return tmp_path_factory.mktemp('tfds')
+
+
+def command(*flags):
+  return [sys.executable, '-m', 'vit_jax.main', *map(str, flags)]
+
+
+def run(*flags, **options):
+  env = {**os.environ, 'XLA_FLAGS': ''}  # one device
+  return subprocess.run(command(*flags), cwd=ROOT, env=env, capture_output=True, text=True,
+                        timeout=600, **options)
+
+
+STEPS = 400
+
+
+def small(workdir, data_dir, *flags):
+  """A run of some seconds with dropout and augmentation that saves every 50 steps."""
+  return ('--config=configs/quickstart.py', f'--workdir={workdir}',
+          f'--config.data_dir={data_dir}', '--config.num_layers=1', '--config.batch_size=8',
+          f'--config.total_steps={STEPS}', '--config.save_every=50', '--config.log_every=5',
+          '--config.eval_every=150', '--config.eval_split=test[:20]', *flags)
+
+
+def lines(workdir):
+  """The complete lines of a record that may be in the middle of being written."""
+  path = workdir / 'metrics.jsonl'
+  text = path.read_text() if path.exists() else ''
+  return [json.loads(line) for line in text.split('\n')[:-1]]
+
+
+def checkpoints(workdir):
+  """(finished steps, unfinished directories)."""
+  names = [d.name for d in (workdir / 'checkpoints').glob('*')]
+  return sorted(int(n) for n in names if n.isdigit()), [n for n in names if not n.isdigit()]
+
+
+def outcome(workdir):
+  """What must be equal: every array of the last checkpoint, every metric but the speeds."""
+  state = ocp.PyTreeCheckpointer().restore((workdir / 'checkpoints' / str(STEPS) / 'state').absolute())
+  record = [{k: v for k, v in line.items() if k not in FIGURES} for line in lines(workdir)]
+  return state, record
+
+
+def assert_same(a, b):
+  for x, y in zip(jax.tree.leaves(a[0]), jax.tree.leaves(b[0]), strict=True):
+    assert x.dtype == y.dtype
+    np.testing.assert_array_equal(x, y)
+  assert a[1] == b[1]
+
+
+@pytest.fixture(scope='session')
+def uninterrupted(tmp_path_factory, data_dir):
+  workdir = tmp_path_factory.mktemp('whole')
+  done = run(*small(workdir, data_dir))
+  assert done.returncode == 0, done.stderr
+  assert [line['step'] for line in lines(workdir) if 'eval/accuracy' in line] == [150, 300, 400]
+  return outcome(workdir)
+
+
+def start(*flags):
+  return subprocess.Popen(command(*flags), cwd=ROOT, env={**os.environ, 'XLA_FLAGS': ''},
+                          stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(process, true):
+  while not true():
+    assert process.poll() is None, process.communicate()[1]
+    time.sleep(.002)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('sig', [signal.SIGTERM, signal.SIGINT])
+def test_a_polite_stop_saves_at_once_and_resumes_exactly(tmp_path, data_dir, uninterrupted, sig):
+  """SIGTERM and Ctrl-C; nothing but the stop itself saves."""
+  flags = small(tmp_path, data_dir, '--config.save_every=0')
+  process = start(*flags)
+  wait_until(process, lambda: lines(tmp_path))
+  process.send_signal(sig)
+  _, log = process.communicate(timeout=120)
+  assert process.returncode == 42, log
+  assert 'and saved; run the same command again to go on' in log and 'Traceback' not in log
+  steps, unfinished = checkpoints(tmp_path)
+  assert len(steps) == 1 and 5 <= steps[0] < STEPS and not unfinished
+  again = run(*flags)
+  assert again.returncode == 0, again.stderr
+  assert f'from step {steps[0]} of {STEPS}' in again.stderr
+  assert_same(outcome(tmp_path), uninterrupted)
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment_loses_one_interval_at_most(tmp_path, data_dir, uninterrupted):
+  """Killed in the middle of a save, at a random moment, and in the middle of a save again."""
+  flags = small(tmp_path, data_dir)
+  reached, cut_saves, rng = 0, 0, random.Random(time.time_ns())
+  for moment in ('save', 'random', 'save'):
+    process = start(*flags)
+    before = len(lines(tmp_path))
+    if moment == 'save':
+      wait_until(process, lambda: checkpoints(tmp_path)[1] and len(lines(tmp_path)) > before)
+    else:
+      wait_until(process, lambda: lines(tmp_path) and lines(tmp_path)[-1]['step'] > reached + 20)
+      time.sleep(rng.uniform(0, .5))
+    process.kill()
+    process.communicate()
+    steps, unfinished = checkpoints(tmp_path)
+    cut_saves += bool(unfinished)
+    at = lines(tmp_path)[-1]['step']
+    reached = max(steps, default=0)
+    assert at - reached <= 2 * 50  # the interval, and the one whose save was being written
+  assert cut_saves
+  last = run(*flags)
+  assert last.returncode == 0, last.stderr
+  assert not checkpoints(tmp_path)[1]
+  assert_same(outcome(tmp_path), uninterrupted)
+
+
+def test_the_papers_config_runs_on_the_digits(tmp_path, data_dir):
+  """configs/vit_b16.py itself, three steps; the evaluation is cut to eight images."""
+  done = run('--config=configs/vit_b16.py', '--config.dataset=digits', '--config.batch_size=8',
+             '--config.total_steps=3', '--config.eval_split=test[:8]',
+             f'--config.data_dir={data_dir}', f'--workdir={tmp_path}')
+  assert done.returncode == 0, done.stderr
+  record = lines(tmp_path)
+  assert record[-1]['step'] == 3 and record[-1]['eval/examples'] == 8
+  assert abs(record[0]['train/loss'] - np.log(10)) < .05  # a zero head and hardly any warmup
+  assert 'ViT-B/16, 86,' in done.stderr
+  again = run('--config=configs/vit_b16.py', '--config.dataset=digits', '--config.batch_size=8',
+              '--config.total_steps=3', '--config.eval_split=test[:8]',
+              f'--config.data_dir={data_dir}', f'--workdir={tmp_path}')
+  assert again.returncode == 0 and 'this run was finished before' in again.stderr
+
+
+QUICK = '--config=configs/quickstart.py'
+
+
+@pytest.mark.parametrize('flags, words', [
+    ([], 'error: which run? give --config=FILE'),
+    (['--config=configs/none.py'], 'error: there is no config file configs/none.py'),
+    (['--config=configs/vit_b16.py:laion'], "unknown pretraining data 'laion'"),
+    ([QUICK, '--config.batchsize=3'],
+     "error: unknown config field 'batchsize'; did you mean 'batch_size'?"),
+    ([QUICK, '--config.batch_size=many'], "--config.batch_size=many: invalid literal for int()"),
+    ([QUICK, '--confg.lr=1'], "Unknown command line flag 'confg.lr'"),
+    ([QUICK, 'batch_size=3'], "error: unknown argument 'batch_size=3'"),
+    ([QUICK, '--num_devices=4'], '--num_devices=4, but this job has 1'),
+    ([QUICK, '--config.dataset=cifar10', '--config.data_dir=nowhere'],
+     'python -m vit_jax.tools.prepare cifar10 --data_dir=nowhere'),
+    ([QUICK, '--workdir=/dev/null/x'], 'cannot write to the workdir /dev/null/x'),
+    ([QUICK, '--config.loss=hinge'], "error: config.loss='hinge' is not one of")])
+def test_errors_are_one_last_sentence(tmp_path, flags, words):
+  failed = run(f'--workdir={tmp_path}', *flags)
+  assert failed.returncode == 1
+  assert words in failed.stderr.splitlines()[-1]
+  assert 'Traceback' not in failed.stderr
+
+
+def test_a_failing_disk_is_the_last_word(tmp_path, data_dir):
+  """No file may pass 1 MB: a write of a checkpoint fails as on a full disk."""
+  limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
+  failed = run(*small(tmp_path, data_dir, '--config.num_layers=2'), preexec_fn=limit)
+  assert failed.returncode == 1
+  last = failed.stderr.splitlines()[-1]
+  assert last.startswith('error: cannot write a checkpoint to') and 'File too large' in last
+  assert 'there is none yet; mend the disk' in last
+
+
+def test_help_names_the_flags():
+  shown = run('--help')
+  assert shown.returncode == 0
+  for words in ('--config', '--workdir', '--num_devices', 'vit_jax/config.py', 'Exit code'):
+    assert words in shown.stdout
