@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -29,10 +28,10 @@ def command(*flags):
   return [sys.executable, '-m', 'vit_jax.main', *map(str, flags)]
 
 
-def run(*flags, **options):
+def run(*flags):
   env = {**os.environ, 'XLA_FLAGS': ''}  # one device
   return subprocess.run(command(*flags), cwd=ROOT, env=env, capture_output=True, text=True,
-                        timeout=600, **options)
+                        timeout=600)
 
 
 STEPS = 400
@@ -139,19 +138,19 @@ def test_kill_9_at_any_moment_loses_one_interval_at_most(tmp_path, data_dir, uni
   assert_same(outcome(tmp_path), uninterrupted)
 
 
+@pytest.mark.slow
 def test_the_papers_config_runs_on_the_digits(tmp_path, data_dir):
   """configs/vit_b16.py itself, three steps; the evaluation is cut to eight images."""
-  done = run('--config=configs/vit_b16.py', '--config.dataset=digits', '--config.batch_size=8',
-             '--config.total_steps=3', '--config.eval_split=test[:8]',
-             f'--config.data_dir={data_dir}', f'--workdir={tmp_path}')
+  flags = ('--config=configs/vit_b16.py', '--config.dataset=digits', '--config.batch_size=8',
+           '--config.total_steps=3', '--config.eval_split=test[:8]',
+           f'--config.data_dir={data_dir}', f'--workdir={tmp_path}')
+  done = run(*flags)
   assert done.returncode == 0, done.stderr
   record = lines(tmp_path)
   assert record[-1]['step'] == 3 and record[-1]['eval/examples'] == 8
   assert abs(record[0]['train/loss'] - np.log(10)) < .05  # a zero head and hardly any warmup
   assert 'ViT-B/16, 86,' in done.stderr
-  again = run('--config=configs/vit_b16.py', '--config.dataset=digits', '--config.batch_size=8',
-              '--config.total_steps=3', '--config.eval_split=test[:8]',
-              f'--config.data_dir={data_dir}', f'--workdir={tmp_path}')
+  again = run(*flags)
   assert again.returncode == 0 and 'this run was finished before' in again.stderr
 
 
@@ -181,8 +180,9 @@ def test_errors_are_one_last_sentence(tmp_path, flags, words):
 
 def test_a_failing_disk_is_the_last_word(tmp_path, data_dir):
   """No file may pass 1 MB: a write of a checkpoint fails as on a full disk."""
-  limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
-  failed = run(*small(tmp_path, data_dir, '--config.num_layers=2'), preexec_fn=limit)
+  limited = ['sh', '-c', 'ulimit -f 1000 && exec "$0" "$@"']
+  failed = subprocess.run(limited + command(*small(tmp_path, data_dir, '--config.num_layers=2')),
+                          cwd=ROOT, capture_output=True, text=True)
   assert failed.returncode == 1
   last = failed.stderr.splitlines()[-1]
   assert last.startswith('error: cannot write a checkpoint to') and 'File too large' in last

@@ -165,6 +165,6 @@ def _some(items: Iterable[str], most: int = 8) -> str:
 
 def _first_line(e: Exception) -> str:
   """What the operating system said, when it is in there; else the first line."""
-  system = re.search(r'OS error \d+: ([^\]\n]*)', str(e))
+  system = re.search(r'([^:\n]*) \[os_error_code', str(e))
   lines = str(e).strip().splitlines() or [type(e).__name__]
-  return system[1] if system else lines[0][:200]
+  return system[1].strip() if system else lines[0][:200]
