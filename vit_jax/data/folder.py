@@ -12,7 +12,7 @@ import numpy as np
 from vit_jax.data import source
 from vit_jax.errors import InputError
 
-_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
+_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp')
 
 
 class FolderSource(source.Source):
