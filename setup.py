@@ -18,6 +18,7 @@ setuptools.setup(
         'etils[epath]',
         'flax',
         'grain',  # shuffles, maps and prefetches by index, so that resume is exact
+        'importlib_resources',  # tensorflow-datasets imports it without asking for it
         'jax>=0.10',
         'ml_collections',
         'numpy',

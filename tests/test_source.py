@@ -462,8 +462,8 @@ def test_digits_where_nothing_can_be_written(tmp_path):
 @pytest.fixture
 def photos(tmp_path):
   for path in ['train/cat/b.JPG', 'train/cat/a.png', 'train/dog/x.webp', 'train/dog/y.jpeg',
-               'train/ant/1.bmp', 'val/dog/z.png', 'train/cat/.hidden.png', 'train/cat/notes.txt',
-               'train/.cache/no.png', 'train/readme.md']:
+               'train/ant/1.png', 'train/ant/2.bmp', 'val/dog/z.png', 'train/cat/.hidden.png',
+               'train/cat/notes.txt', 'train/.cache/no.png', 'train/readme.md']:
     file = tmp_path / path
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(path.encode())
@@ -474,7 +474,7 @@ def test_a_folder(photos, monkeypatch):
   opened = source.open_source(str(photos), 'train')
   assert opened.class_names == ['ant', 'cat', 'dog'] and opened.num_classes == 3
   assert opened.apply_exif
-  expected = [('ant/1.bmp', 0), ('cat/a.png', 1), ('cat/b.JPG', 1), ('dog/x.webp', 2),
+  expected = [('ant/1.png', 0), ('cat/a.png', 1), ('cat/b.JPG', 1), ('dog/x.webp', 2),
               ('dog/y.jpeg', 2)]
   assert [opened.record_name(i) for i in range(len(opened))] == [
       f'{photos}/train/{path}' for path, _ in expected]

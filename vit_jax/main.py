@@ -45,6 +45,8 @@ def main(argv: list[str]) -> int:
     return _fail(f'{e.filename or "the workdir"}: {e.strerror or e}')
   except Interrupted:
     return EXIT_INTERRUPTED
+  except KeyboardInterrupt:
+    return _fail('quit at once; the last checkpoint is good')
   return 0
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import os
 import signal
 import socket
+import sys
 from typing import Any
 
 import jax
@@ -22,34 +23,31 @@ def start(coordinator_address: str | None = None, num_processes: int | None = No
   """Joins the processes of the job; on a single machine, only this one.
 
   Args:
-    coordinator_address: 'host:port' of process 0; with None a cluster is detected, else
-      this process is alone.
+    coordinator_address: 'host:port' of process 0; with None jax looks for a cluster (TPU pod,
+      SLURM, MPI, Kubernetes), and this process is alone when there is none.
     num_processes, process_id: of the job, when coordinator_address is given.
     num_devices: how many devices the whole job must have; None for any.
   Raises:
     InputError: when num_devices is not what there is.
   """
-  if coordinator_address is None and not _cluster_detected():
-    with socket.socket() as s:
+  try:
+    jax.distributed.initialize(coordinator_address, num_processes, process_id)
+  except ValueError as e:
+    if 'coordinator_address should be defined' not in str(e):
+      raise
+    with socket.socket() as s:  # no cluster: a job of one process
       s.bind(('localhost', 0))
-      coordinator_address = f'localhost:{s.getsockname()[1]}'
-    num_processes, process_id = 1, 0
-  jax.distributed.initialize(coordinator_address, num_processes, process_id)
+      address = f'localhost:{s.getsockname()[1]}'
+    jax.distributed.initialize(address, 1, 0)
   if num_devices is not None and jax.device_count() != num_devices:
     raise InputError(f'--num_devices={num_devices}, but this job has {jax.device_count()} over '
                      f'{jax.process_count()} process(es); start the others, or change the flag')
   # Ctrl-C asks for the same orderly stop as a preemption; a second one ends at once.
   def stop(*_):
+    print('\nstopping after this step (Ctrl-C again: at once, without saving)', file=sys.stderr)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.kill(os.getpid(), signal.SIGTERM)
   signal.signal(signal.SIGINT, stop)
-
-
-def _cluster_detected() -> bool:
-  """Whether the launcher left word of other processes (SLURM, MPI, TPU pods, GKE, k8s)."""
-  names = ('SLURM_JOB_ID', 'OMPI_MCA_orte_hnp_uri', 'TPU_WORKER_HOSTNAMES', 'MEGASCALE_NUM_SLICES',
-           'JAX_COORDINATOR_ADDRESS')
-  return any(os.environ.get(name) for name in names)
 
 
 class Stopper:

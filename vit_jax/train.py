@@ -64,7 +64,7 @@ class _Run:
     self.model = create_model(
         c.model, num_classes=self.data.num_classes, image_size=c.image_size, head=c.head,
         representation_size=c.representation_size or None, head_bias_init=c.head_bias_init,
-        dropout=c.dropout, dtype=c.dtype, **({'num_layers': c.num_layers} if c.num_layers else {}))
+        dropout=c.dropout, dtype=c.dtype, num_layers=c.num_layers or None)
     schedule = optim.make_schedule(c.schedule, peak=c.lr, total_steps=self.total_steps,
                                    warmup_steps=c.warmup_steps, linear_end=c.linear_end)
     optimizer = optim.make_optimizer(

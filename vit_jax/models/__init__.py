@@ -24,7 +24,7 @@ def create_model(name: str, *, num_classes: int, image_size: int | tuple[int, in
     image_size: pixels, a side or (height, width); a multiple of the patch size.
     **overrides: fields of the model: head='token'|'gap', representation_size, dropout,
       head_bias_init, activation, dtype; or of its size: hidden_dim, mlp_dim, num_heads,
-      num_layers.
+      num_layers (None: as in the table).
   Returns:
     A Flax module; model.apply({'params': params}, images) gives (B, num_classes) logits.
   Raises:
@@ -46,7 +46,7 @@ def create_model(name: str, *, num_classes: int, image_size: int | tuple[int, in
     raise InputError(f'unknown head {head!r}; heads are {", ".join(HEADS)}')
   if not 0 <= overrides.get('dropout', 0) < 1:
     raise InputError(f'dropout must be in [0, 1), got {overrides["dropout"]}')
-  sizes = {k: overrides.pop(k) for k in Variant._fields if k in overrides}
+  sizes = {k: v for k in Variant._fields if (v := overrides.pop(k, None)) is not None}
   variant = VARIANTS[match[1]]._replace(**sizes)
   if variant.hidden_dim % variant.num_heads:
     raise InputError(f'hidden_dim {variant.hidden_dim} is not divisible by num_heads '
