@@ -9,10 +9,12 @@ import argparse
 import statistics
 import time
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from vit_jax.models.variants import VARIANTS
+from vit_jax.models.vit import MultiHeadDotProductAttention
 
 
 def patchify_ways(patch):
@@ -76,12 +78,22 @@ def attention_ways():
   return dict(library=library, einsum_f32_softmax=einsum_f32_softmax, heads_first=heads_first)
 
 
-def measure(ways, params, x, rounds):
+def sublayer_ways(width, heads, dtype, x):
+  """The whole of self-attention: this package's, and Flax's own."""
+  ours = MultiHeadDotProductAttention(heads, dtype)
+  flax = nn.MultiHeadDotProductAttention(heads, dtype=dtype)
+  params = {'ours': jax.jit(ours.init)(jax.random.key(0), x),
+            'flax': jax.jit(flax.init)(jax.random.key(0), x)}
+  return dict(flax_linen=lambda p, x: flax.apply(p['flax'], x),
+              ours=lambda p, x: ours.apply(p['ours'], x)), params
+
+
+def measure(ways, params, x, rounds, argnums=(0, 1)):
   """Median seconds of a compiled forward + backward pass, the ways taken in turn."""
   def loss(way):
     return lambda p, x: sum(jnp.sum(jnp.sin(y.astype(jnp.float32)))
                             for y in jax.tree.leaves(way(p, x)))
-  steps = {n: jax.jit(jax.grad(loss(w), argnums=(0, 1), allow_int=True)) for n, w in ways.items()}
+  steps = {n: jax.jit(jax.grad(loss(w), argnums)) for n, w in ways.items()}
   times = {n: [] for n in ways}
   for _ in range(rounds + 1):
     for name, step in steps.items():
@@ -106,17 +118,20 @@ def main():
   key = iter(jax.random.split(jax.random.key(0), 16))
   normal = lambda *shape: jax.random.normal(next(key), shape, dtype)
   qkv = lambda: normal(args.batch_size, length, heads, width // heads)
+  tokens = normal(args.batch_size, length, width)
+  sublayers, sublayer_params = sublayer_ways(width, heads, dtype, tokens)
   groups = {
       'patch embedding': (patchify_ways(patch), {'kernel': normal(patch, patch, 3, width)},
                           normal(args.batch_size, args.image_size, args.image_size, 3)),
       'qkv projection': (projection_ways(),
-                         {n: normal(width, heads, width // heads) for n in 'qkv'},
-                         normal(args.batch_size, length, width)),
+                         {n: normal(width, heads, width // heads) for n in 'qkv'}, tokens),
       'attention': (attention_ways(), {}, [qkv() for _ in range(3)]),
+      'sublayer': (sublayers, sublayer_params, tokens),
   }
   print(f'{args.variant}, batch {args.batch_size}, {args.dtype}, {jax.devices()[0].device_kind}')
   for group, (ways, params, x) in groups.items():
-    medians = measure(ways, params, x, args.rounds)
+    # Nobody needs the gradient with respect to the image.
+    medians = measure(ways, params, x, args.rounds, 0 if group == 'patch embedding' else (0, 1))
     first = next(iter(medians.values()))
     for way, seconds in medians.items():
       print(f'{group:16} {way:20} {seconds * 1e3:9.2f} ms  {seconds / first:5.2f}')

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 
+import cv2
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from sklearn import datasets
 
 ROOT = pathlib.Path(__file__).parent.parent
 FIGURES = ('train/images_per_second', 'train/images_per_second_per_device',
@@ -139,19 +141,35 @@ def test_kill_9_at_any_moment_loses_one_interval_at_most(tmp_path, data_dir, uni
 
 
 @pytest.mark.slow
-def test_the_papers_config_runs_on_the_digits(tmp_path, data_dir):
+@pytest.mark.parametrize('data', ['digits', 'folder'])
+def test_the_papers_config_runs_on_real_input(tmp_path, data_dir, data):
   """configs/vit_b16.py itself, three steps; the evaluation is cut to eight images."""
-  flags = ('--config=configs/vit_b16.py', '--config.dataset=digits', '--config.batch_size=8',
-           '--config.total_steps=3', '--config.eval_split=test[:8]',
-           f'--config.data_dir={data_dir}', f'--workdir={tmp_path}')
+  if data == 'folder':
+    dataset, split = digits_folder(tmp_path / 'photos'), 'val[:8]'
+  else:
+    dataset, split = 'digits', 'test[:8]'
+  workdir = tmp_path / 'run'
+  flags = ('--config=configs/vit_b16.py', f'--config.dataset={dataset}', '--config.batch_size=8',
+           '--config.total_steps=3', f'--config.eval_split={split}',
+           f'--config.data_dir={data_dir}', f'--workdir={workdir}')
   done = run(*flags)
   assert done.returncode == 0, done.stderr
-  record = lines(tmp_path)
+  record = lines(workdir)
   assert record[-1]['step'] == 3 and record[-1]['eval/examples'] == 8
   assert abs(record[0]['train/loss'] - np.log(10)) < .05  # a zero head and hardly any warmup
-  assert 'ViT-B/16, 86,' in done.stderr
+  assert 'ViT-B/16, 86,396,938 parameters, 224 px, bfloat16' in done.stderr
   again = run(*flags)
   assert again.returncode == 0 and 'this run was finished before' in again.stderr
+
+
+def digits_folder(directory):
+  """The first 100 of scikit-learn's digits as {train,val}/<digit>/<n>.jpg."""
+  digits = datasets.load_digits()
+  for i in range(100):
+    path = directory / ('train' if i < 80 else 'val') / str(digits.target[i]) / f'{i}.jpg'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), cv2.resize(digits.images[i] * (255 / 16), (80, 64)))
+  return directory
 
 
 QUICK = '--config=configs/quickstart.py'

@@ -90,8 +90,9 @@ class Progress:
 
   def report(self, step: int, metrics: Mapping[str, float], steps_per_second: float) -> None:
     """Shows the metrics of `step`."""
+    speed = metrics['train/images_per_second']
     short = (f'loss {metrics["train/loss"]:.4f}  accuracy {metrics["train/accuracy"]:.1%}  '
-             f'{metrics["train/images_per_second"]:,.0f} images/s')
+             f'{speed:,.{0 if speed >= 10 else 2}f} images/s')
     if self._bar.disable:
       left = (self._total - step) / steps_per_second
       log.info('step %d/%d  %s  lr %.2e  %s left', step, self._total, short,
