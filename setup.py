@@ -32,7 +32,7 @@ setuptools.setup(
         'tqdm',  # progress bar
     ],
     extras_require={
-        'cuda': ['jax[cuda12]'],
+        'cuda': ['jax[cuda]'],
         'tpu': ['jax[tpu]'],
         'prepare': ['tensorflow'],  # preparing a TFDS data set; never needed to train
         'test': ['pytest', 'pillow'],  # pillow: an independent decoder to compare with

@@ -1,4 +1,4 @@
-"""Times the ways to write a ViT's three hot spots, forward and backward, side by side.
+"""Times the ways to write a ViT's hot spots, forward and backward, side by side.
 
   python -m benchmarks.layers --variant=B/16 --batch_size=8 --dtype=float32
 
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax.models.variants import VARIANTS
-from vit_jax.models.vit import MultiHeadDotProductAttention
+from vit_jax.models.vit import Dropout, MultiHeadDotProductAttention
 
 
 def patchify_ways(patch):
@@ -88,6 +88,15 @@ def sublayer_ways(width, heads, dtype, x):
               ours=lambda p, x: ours.apply(p['ours'], x)), params
 
 
+def dropout_ways():
+  """A mask per example, keyed by it, and Flax's one mask for the batch."""
+  key = jax.random.key(0)
+  flax, ours = nn.Dropout(.1, deterministic=False), Dropout(.1, site=0)
+  keys = lambda x: jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(x)))
+  return dict(flax_linen=lambda p, x: flax.apply(p, x, rngs={'dropout': key}),
+              ours=lambda p, x: ours.apply(p, x, keys(x)))
+
+
 def measure(ways, params, x, rounds, argnums=(0, 1)):
   """Median seconds of a compiled forward + backward pass, the ways taken in turn."""
   def loss(way):
@@ -127,6 +136,7 @@ def main():
                          {n: normal(width, heads, width // heads) for n in 'qkv'}, tokens),
       'attention': (attention_ways(), {}, [qkv() for _ in range(3)]),
       'sublayer': (sublayers, sublayer_params, tokens),
+      'dropout': (dropout_ways(), {}, normal(args.batch_size, length, size.mlp_dim)),
   }
   print(f'{args.variant}, batch {args.batch_size}, {args.dtype}, {jax.devices()[0].device_kind}')
   for group, (ways, params, x) in groups.items():

@@ -1,6 +1,7 @@
 import pathlib
 
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 import numpy as np
@@ -125,6 +126,28 @@ def test_another_architecture_lists_the_arrays(tmp_path):
                 'params/more is missing, the model has (2,)', 'another workdir'):
     assert words in str(e.value)
   assert 'half' not in str(e.value)
+
+
+def test_saving_does_not_meddle_with_the_preemption_sync_point(tmp_path, monkeypatch):
+  calls = []
+  monkeypatch.setattr(multihost_utils, 'reached_preemption_sync_point', calls.append)
+  c = Checkpoints(tmp_path)
+  c.save(1000, state(), {})
+  c.close()
+  assert not calls
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_a_non_finite_state_is_never_saved(tmp_path, value):
+  c = Checkpoints(tmp_path)
+  c.save(1, state(), {})
+  c.wait()
+  bad = state()
+  bad['params']['dense']['bias'] = bad['params']['dense']['bias'].at[3].set(value)
+  with pytest.raises(ValueError, match='step 2 is not finite in params/dense/bias; the checkpoint '
+                     'of step 1 is good'):
+    c.save(2, bad, {})
+  assert c.steps() == [1]
 
 
 def test_a_full_disk_is_named_before_anything_is_written(tmp_path, monkeypatch):

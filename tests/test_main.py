@@ -96,20 +96,26 @@ def wait_until(process, true):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('sig', [signal.SIGTERM, signal.SIGINT])
-def test_a_polite_stop_saves_at_once_and_resumes_exactly(tmp_path, data_dir, uninterrupted, sig):
-  """SIGTERM and Ctrl-C; nothing but the stop itself saves."""
-  flags = small(tmp_path, data_dir, '--config.save_every=0')
-  process = start(*flags)
-  wait_until(process, lambda: lines(tmp_path))
-  process.send_signal(sig)
-  _, log = process.communicate(timeout=120)
-  assert process.returncode == 42, log
-  assert 'and saved; run the same command again to go on' in log and 'Traceback' not in log
-  steps, unfinished = checkpoints(tmp_path)
-  assert len(steps) == 1 and 5 <= steps[0] < STEPS and not unfinished
+def test_polite_stops_save_at_once_and_resume_exactly(tmp_path, data_dir, uninterrupted, sig):
+  """SIGTERM or Ctrl-C, with nothing else that saves; and again after a restart, amid saves."""
+  stopped_at = []
+  for every in (0, 10):
+    flags = small(tmp_path, data_dir, f'--config.save_every={every}')
+    process = start(*flags)
+    done = len(lines(tmp_path))
+    wait_until(process, lambda: len(lines(tmp_path)) > done + 5)
+    process.send_signal(sig)
+    _, log = process.communicate(timeout=120)
+    assert process.returncode == 42, log
+    assert 'and saved; run the same command again to go on' in log and 'Traceback' not in log
+    steps, unfinished = checkpoints(tmp_path)
+    assert not unfinished
+    stopped_at.append(steps[-1])
+    assert every or len(steps) == 1
+  assert 5 <= stopped_at[0] < stopped_at[1] < STEPS
   again = run(*flags)
   assert again.returncode == 0, again.stderr
-  assert f'from step {steps[0]} of {STEPS}' in again.stderr
+  assert f'from step {stopped_at[1]} of {STEPS}' in again.stderr
   assert_same(outcome(tmp_path), uninterrupted)
 
 
@@ -204,7 +210,7 @@ def test_a_failing_disk_is_the_last_word(tmp_path, data_dir):
   assert failed.returncode == 1
   last = failed.stderr.splitlines()[-1]
   assert last.startswith('error: cannot write a checkpoint to') and 'File too large' in last
-  assert 'there is none yet; mend the disk' in last
+  assert 'nothing was saved; mend the disk' in last
 
 
 def test_help_names_the_flags():

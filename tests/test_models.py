@@ -134,6 +134,18 @@ def test_dropout_is_a_function_of_the_example_not_of_the_batch():
                         mini().apply({'params': params}, images))  # train=False: no dropout
 
 
+@pytest.mark.parametrize('make_key', [
+    jax.random.key, jax.random.PRNGKey, lambda seed: jax.random.key(seed, impl='rbg')])
+def test_any_kind_of_key_drives_dropout(make_key):
+  model = mini(dropout=.3)
+  params = load_params(DATA / 'vit_token.npz', model)
+  images = np.load(DATA / 'vit_token.io.npz')['image']
+  apply = jax.jit(lambda key: model.apply({'params': params}, images, train=True,
+                                          rngs={'dropout': key}))
+  a, b = apply(make_key(0)), apply(make_key(1))
+  assert np.array_equal(a, apply(make_key(0))) and np.abs(a - b).max() > 1e-3
+
+
 @pytest.mark.parametrize('name, overrides, words', [
     ('ViT-Q/16', {}, 'unknown model'), ('B/16', {}, 'unknown model'),
     ('ViT-B/0', {}, 'unknown model'),

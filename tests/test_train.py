@@ -143,6 +143,10 @@ def test_a_non_finite_loss_names_the_step_and_keeps_the_good_checkpoint(tmp_path
   c = config(data_dir, save_every=3, total_steps=40, lr=1e38, clip_norm=0., log_every=20)
   with pytest.raises(ValueError, match=r'is (nan|inf) at step [3-9]; the checkpoint of step \d '):
     train_lib.train(c, tmp_path)
+  c.update(lr=1e39)  # the first loss is finite, what its update leaves is not
+  c.save_every = 1
+  with pytest.raises(ValueError, match=r'the update of step 1 is not finite in params/'):
+    train_lib.train(c, tmp_path / 'at once')
   kept = saved(tmp_path)
   assert 2 in kept
   for leaf in jax.tree.leaves(arrays(tmp_path, kept[-1])):

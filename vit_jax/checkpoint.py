@@ -21,6 +21,11 @@ from vit_jax.errors import InputError
 
 
 @jax.jit
+def _all_finite(leaves: list[jax.Array]) -> list[jax.Array]:
+  return [jnp.all(jnp.isfinite(x)) for x in leaves]
+
+
+@jax.jit
 def _fingerprints(leaves: list[jax.Array]) -> list[jax.Array]:
   def one(x):
     words = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
@@ -46,6 +51,17 @@ def _named_leaves(tree: Any) -> tuple[list[str], list[Any]]:
   return ['/'.join(map(part, path)) for path in paths], list(leaves)
 
 
+class _Manager(ocp.CheckpointManager):
+  """Leaves preemption to the training loop.
+
+  jax's sync point is the call after the newest number that any host has passed to it. Orbax passes
+  training steps, also late and from its own threads; the loop's numbers would then never be met.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    return False
+
+
 class Checkpoints:
   """The checkpoints of one run, under `directory`/<step>/."""
 
@@ -56,7 +72,7 @@ class Checkpoints:
       policies.append(checkpoint_managers.EveryNSteps(keep_every))
     self._directory = directory
     self._failed = False
-    self._manager = ocp.CheckpointManager(
+    self._manager = _Manager(
         directory.absolute(), options=ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True),
@@ -68,12 +84,30 @@ class Checkpoints:
     return sorted(self._manager.all_steps())
 
   def save(self, step: int, state: Any, about: dict[str, Any]) -> None:
-    """Starts writing `state`; returns once it may be overwritten. `about` is kept as JSON."""
+    """Starts writing `state`; returns once it may be overwritten. `about` is kept as JSON.
+
+    Raises:
+      InputError: when an array is not finite, there is no space, or this or an earlier write
+        failed; nothing is saved then.
+    """
+    self._check_finite(step, state)
     self.check_space(state)
     meta = dict(about, fingerprint=fingerprint(state))
     with self._writing():
       self._manager.save(step, force=True, args=ocp.args.Composite(
           state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)))
+
+  def _check_finite(self, step, state):
+    names, leaves = _named_leaves(state)
+    wrong = [n for n, finite in zip(names, jax.device_get(_all_finite(leaves))) if not finite]
+    if wrong:
+      raise InputError(f'the update of step {step} is not finite in {_some(wrong)}; '
+                       f'{self.newest_good()}; try a lower lr, a longer warmup or clip_norm=1')
+
+  def newest_good(self) -> str:
+    """For an error: what can be gone back to."""
+    steps = self.steps()
+    return f'the checkpoint of step {steps[-1]} is good' if steps else 'nothing was saved'
 
   def check_space(self, state: Any) -> None:
     """Raises InputError when one more checkpoint will not fit on the disk."""
@@ -151,11 +185,9 @@ class Checkpoints:
       yield
     except Exception as e:  # TensorStore raises ValueError, OSError and others for a full disk
       self._failed = True
-      steps = self.steps()
       raise InputError(
           f'cannot write a checkpoint to {self._directory} ({_first_line(e)}); '
-          + (f'the one of step {steps[-1]} is good' if steps else 'there is none yet')
-          + '; mend the disk and run the same command again') from e
+          f'{self.newest_good()}; mend the disk and run the same command again') from e
 
 
 def _some(items: Iterable[str], most: int = 8) -> str:

@@ -130,7 +130,6 @@ class _Run:
   def _start(self) -> tuple[step_lib.TrainState, int]:
     """The newest checkpoint, or a fresh state; and its step."""
     abstract = jax.eval_shape(self.init)
-    self.checkpoints.check_space(abstract)
     restored = self.checkpoints.restore(abstract)
     params = sum(x.size for x in jax.tree.leaves(abstract.params))
     c = self.config
@@ -152,6 +151,8 @@ class _Run:
       if step > self.total_steps:
         raise InputError(f'{self.workdir} is at step {step}, beyond total_steps '
                          f'{self.total_steps}; give another workdir or more steps')
+    if step < self.total_steps:
+      self.checkpoints.check_space(abstract)  # before the first step, not after hours
     _record_config(self.config, self.workdir)
     return self.spread.put(state), step
 
@@ -168,11 +169,9 @@ class _Run:
       for name in ('loss', 'grad_norm'):
         if not np.isfinite(metrics[name]):
           self.checkpoints.wait()
-          steps = self.checkpoints.steps()
           raise InputError(
               f'the {"loss" if name == "loss" else "gradient"} is {metrics[name]} at step {step}; '
-              + (f'the checkpoint of step {steps[-1]} is good' if steps else 'nothing was saved')
-              + '; try a lower lr, a longer warmup or clip_norm=1')
+              f'{self.checkpoints.newest_good()}; try a lower lr, a longer warmup or clip_norm=1')
     self.unchecked = self.unchecked[-1:]
     return {f'train/{k}': float(v) for k, v in fetched[-1][1].items()}
 

@@ -37,7 +37,7 @@ def dropout_mask(keys: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Ar
   for n in shape:
     size *= n
   counts = jnp.arange(-(-size // 4) * 2, dtype=jnp.uint32)
-  draw = lambda key: threefry_2x32(jax.random.key_data(key), counts)
+  draw = lambda key: threefry_2x32(jax.random.key_data(key)[:2], counts)  # an rbg key has 4 words
   bits = jax.lax.bitcast_convert_type(jax.vmap(draw)(keys), jnp.uint16)  # (B, words, 2)
   bits = bits.reshape(len(keys), -1)[:, :size].reshape(-1, *shape)
   return bits >= jnp.uint16(round(rate * 2**16))
