@@ -8,9 +8,10 @@ BIN := .venv/bin
 quickstart: .venv/installed
 	@$(BIN)/python -m vit_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 	@echo
-	@echo "Next: look at the curves (pip install tensorboard), train on your own images,"
-	@echo "  $(BIN)/python -m vit_jax.main --config=configs/quickstart.py --config.image_size=64 \\"
-	@echo "    --config.dataset=FOLDER    # FOLDER/{train,val}/<class>/*.jpg"
+	@echo "Next: look at the curves (pip install tensorboard); train on your own images, with"
+	@echo "FOLDER/{train,val}/<class>/*.jpg"
+	@echo "  $(BIN)/python -m vit_jax.main --config=configs/quickstart.py --workdir=runs/mine \\"
+	@echo "    --config.dataset=FOLDER --config.image_size=64 --config.resize_size=0"
 	@echo "or read configs/vit_b16.py, the paper's recipe. 'rm -r runs/quickstart' starts anew."
 
 test: .venv/installed

@@ -4,6 +4,8 @@ starts. Compiled programs are kept, since the tests of restarts run the same one
 import os
 import pathlib
 
+import pytest
+
 os.environ['XLA_FLAGS'] = (os.environ.get('XLA_FLAGS', '') +
                            ' --xla_force_host_platform_device_count=8')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -11,6 +13,47 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR',
                       str(pathlib.Path(__file__).parent.parent / '.pytest_cache' / 'jax'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
+pytest.register_assert_rewrite('images')  # shows the values of its assertions
+
 
 def pytest_configure(config):
   config.addinivalue_line('markers', 'slow: takes more than about 20 seconds')
+
+
+@pytest.fixture(params=['whole', 'partial'])
+def decoder(request, monkeypatch):
+  """Runs a test without and with the optional C extension."""
+  from vit_jax.data import decode
+  if request.param == 'whole':
+    monkeypatch.setattr(decode, '_jpegcrop', None)
+  elif decode._jpegcrop is None:
+    pytest.skip('the optional C extension is not built')
+
+
+@pytest.fixture(scope='module')
+def shapes(tmp_path_factory):
+  """Two data_dirs with the same data set, in the order (array_record, tfrecord)."""
+  from shapes import to_tfrecord, write_shapes
+  root = tmp_path_factory.mktemp('shapes')
+  directory = write_shapes(root / 'a')
+  to_tfrecord(directory, root / 't' / 'shapes' / '1.2.0')
+  return str(root / 'a'), str(root / 't')
+
+
+@pytest.fixture(scope='module')
+def digits_dir(tmp_path_factory):
+  from vit_jax.data import source
+  data_dir = tmp_path_factory.mktemp('digits')
+  source.open_source('digits', 'train', str(data_dir))
+  return str(data_dir)
+
+
+@pytest.fixture
+def photos(tmp_path):
+  for path in ['train/cat/b.JPG', 'train/cat/a.png', 'train/dog/x.webp', 'train/dog/y.jpeg',
+               'train/ant/1.png', 'train/ant/2.bmp', 'val/dog/z.png', 'train/cat/.hidden.png',
+               'train/cat/notes.txt', 'train/.cache/no.png', 'train/readme.md']:
+    file = tmp_path / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(path.encode())
+  return tmp_path

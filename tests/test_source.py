@@ -1,109 +1,21 @@
-"""Sources: both TFDS formats, digits, folders, and what is said when the data is not right."""
+"""TFDS sources: both file formats, splits, and what is said when the data is not right."""
 
 import concurrent.futures
 import json
 import os
-import pathlib
 import pickle
 import resource
 import shutil
-import struct
-import subprocess
-import sys
 
-import cv2
 import numpy as np
 import pytest
-from sklearn import datasets
 
-from vit_jax.data import catalog
+from shapes import (NUM_SHARDS, NUM_TEST, NUM_TRAIN, png, read_all, run_python, write_shapes,
+                    write_tfrecord)
 from vit_jax.data import prepared
 from vit_jax.data import source
 from vit_jax.data import tfrecord
 from vit_jax.errors import InputError
-
-NUM_TRAIN, NUM_TEST, NUM_SHARDS = 41, 11, 4
-
-
-def png(seed, size=5):
-  image = np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8)
-  return cv2.imencode('.png', image)[1].tobytes()
-
-
-def crc32c(data):
-  """The checksum of RFC 3720, bit by bit."""
-  crc = 0xFFFFFFFF
-  for byte in data:
-    crc ^= byte
-    for _ in range(8):
-      crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-  return crc ^ 0xFFFFFFFF
-
-
-def masked_crc32c(data):
-  crc = crc32c(data)
-  return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def write_tfrecord(path, records):
-  with open(path, 'wb') as f:
-    for record in records:
-      length = struct.pack('<Q', len(record))
-      f.write(length + struct.pack('<I', masked_crc32c(length)))
-      f.write(record + struct.pack('<I', masked_crc32c(record)))
-
-
-def write_shapes(data_dir, image_key='image', label_key='label', label_feature=None,
-                 supervised_keys=None, num_shards=NUM_SHARDS, first_label=0):
-  """Prepares a TFDS data set 'shapes' as ArrayRecord without TensorFlow."""
-  import tensorflow_datasets as tfds
-
-  class Shapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    name = 'shapes'
-    VERSION = tfds.core.Version('1.2.0')
-
-    def _info(self):
-      return tfds.core.DatasetInfo(
-          builder=self, supervised_keys=supervised_keys or (image_key, label_key),
-          features=tfds.features.FeaturesDict({
-              image_key: tfds.features.Image(shape=(None, None, 3)),
-              label_key: label_feature or tfds.features.ClassLabel(names=['disc', 'ring', 'star']),
-              'note': tfds.features.Text()}))
-
-    def _split_generators(self, dl_manager):
-      return {'train': self._generate_examples(0, NUM_TRAIN),
-              'test': self._generate_examples(1000, NUM_TEST)}
-
-    def _generate_examples(self, first, count):
-      for i in range(first, first + count):
-        yield i, {image_key: png(i), label_key: first_label if i == 0 else i % 3, 'note': f'{i}'}
-
-  builder = Shapes(data_dir=str(data_dir), file_format='array_record')
-  builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(num_shards=num_shards))
-  return pathlib.Path(builder.data_dir)
-
-
-def to_tfrecord(directory, target):
-  """Writes a copy of an ArrayRecord data set as TFRecord."""
-  from array_record.python import array_record_module
-  shutil.copytree(directory, target, ignore=shutil.ignore_patterns('*array_record*'))
-  for path in directory.glob('*array_record*'):
-    reader = array_record_module.ArrayRecordReader(str(path))
-    records = [reader.read([i])[0] for i in range(reader.num_records())]
-    write_tfrecord(target / path.name.replace('array_record', 'tfrecord'), records)
-  info = json.loads((target / 'dataset_info.json').read_text())
-  info['fileFormat'] = 'tfrecord'
-  (target / 'dataset_info.json').write_text(json.dumps(info))
-
-
-@pytest.fixture(scope='module')
-def shapes(tmp_path_factory):
-  """Two data_dirs with the same data set, in the order (array_record, tfrecord)."""
-  root = tmp_path_factory.mktemp('shapes')
-  directory = write_shapes(root / 'a')
-  to_tfrecord(directory, root / 't' / 'shapes' / '1.2.0')
-  return str(root / 'a'), str(root / 't')
 
 
 @pytest.fixture
@@ -111,23 +23,6 @@ def tfrecords(shapes, tmp_path):
   """A TFRecord data_dir that the test may damage."""
   shutil.copytree(os.path.join(shapes[1], 'shapes'), tmp_path / 'shapes')
   return tmp_path
-
-
-@pytest.fixture(scope='module')
-def digits_dir(tmp_path_factory):
-  data_dir = tmp_path_factory.mktemp('digits')
-  source.open_source('digits', 'train', str(data_dir))
-  return str(data_dir)
-
-
-def read_all(opened):
-  return [opened[i] for i in range(len(opened))]
-
-
-def run_python(code, *args):
-  environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
-  return subprocess.run([sys.executable, '-c', code, *map(str, args)], env=environment,
-                        capture_output=True, text=True, timeout=120, check=False)
 
 
 # TFDS data sets.
@@ -402,159 +297,3 @@ print(sum(len(opened[i]['image']) for i in range(len(opened))))
 def tfrecord_records(path):
   reader = tfrecord.TFRecordReader(str(path))
   return [reader.read(i) for i in range(reader.num_records())]
-
-
-# The embedded data set.
-
-
-def test_digits_are_those_of_scikit_learn(digits_dir):
-  digits = datasets.load_digits()
-  train, test = (source.open_source('digits', split, digits_dir) for split in ('train', 'test'))
-  assert (len(train), len(test)) == (1437, 360)
-  assert train.num_classes == 10 and train.class_names == list('0123456789')
-  order = np.random.RandomState(0).permutation(1797)
-  for record, index in zip(read_all(train) + read_all(test), order, strict=True):
-    image = cv2.imdecode(np.frombuffer(record['image'], np.uint8), cv2.IMREAD_UNCHANGED)
-    assert image.shape == (8, 8) and image.dtype == np.uint8
-    np.testing.assert_allclose(image, digits.images[index] / 16 * 255, atol=.5)
-    assert record['label'] == digits.target[index]
-  assert image.max() == 255
-  # The split is part of what accuracies mean: it must never change.
-  assert [train[i]['label'] for i in range(10)] == [2, 8, 2, 6, 6, 7, 1, 9, 8, 5]
-  assert np.bincount([r['label'] for r in read_all(test)]).tolist() == [
-      31, 35, 39, 33, 44, 29, 40, 40, 28, 41]
-
-
-def test_two_first_uses_at_once(tmp_path):
-  code = '''
-import sys
-from vit_jax.data import digits, source
-opened = source.open_source('digits', 'train', sys.argv[1])
-print(len(opened), sum(opened[i]['label'] for i in range(len(opened))))
-'''
-  with concurrent.futures.ThreadPoolExecutor(2) as pool:
-    results = list(pool.map(lambda _: run_python(code, tmp_path), range(2)))
-  assert [r.returncode for r in results] == [0, 0], results[0].stderr + results[1].stderr
-  assert results[0].stdout == results[1].stdout == '1437 6424\n'
-  assert os.listdir(tmp_path / 'digits') == ['1.0.0']
-
-
-def test_losing_the_race_to_prepare_digits(digits_dir, tmp_path, monkeypatch):
-  from vit_jax.data import digits
-
-  def lose(builder):
-    shutil.copytree(os.path.join(digits_dir, 'digits', '1.0.0'), builder.data_dir)
-    raise OSError('Directory not empty')
-
-  monkeypatch.setattr(digits.Digits, 'download_and_prepare', lose)
-  assert len(source.open_source('digits', 'test', str(tmp_path))) == 360
-
-
-def test_digits_where_nothing_can_be_written(tmp_path):
-  (tmp_path / 'file').write_text('')
-  with pytest.raises(InputError, match=f'digits cannot be written to {tmp_path}/file'):
-    source.open_source('digits', 'train', str(tmp_path / 'file'))
-
-
-# A user's folder.
-
-
-@pytest.fixture
-def photos(tmp_path):
-  for path in ['train/cat/b.JPG', 'train/cat/a.png', 'train/dog/x.webp', 'train/dog/y.jpeg',
-               'train/ant/1.png', 'train/ant/2.bmp', 'val/dog/z.png', 'train/cat/.hidden.png',
-               'train/cat/notes.txt', 'train/.cache/no.png', 'train/readme.md']:
-    file = tmp_path / path
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(path.encode())
-  return tmp_path
-
-
-def test_a_folder(photos, monkeypatch):
-  opened = source.open_source(str(photos), 'train')
-  assert opened.class_names == ['ant', 'cat', 'dog'] and opened.num_classes == 3
-  assert opened.apply_exif
-  expected = [('ant/1.png', 0), ('cat/a.png', 1), ('cat/b.JPG', 1), ('dog/x.webp', 2),
-              ('dog/y.jpeg', 2)]
-  assert [opened.record_name(i) for i in range(len(opened))] == [
-      f'{photos}/train/{path}' for path, _ in expected]
-  assert read_all(opened) == [
-      {'image': f'train/{path}'.encode(), 'label': label} for path, label in expected]
-  val = source.open_source(str(photos), 'val')
-  assert read_all(val) == [{'image': b'val/dog/z.png', 'label': 2}]
-  assert val.class_names == opened.class_names
-  assert read_all(pickle.loads(pickle.dumps(val))) == read_all(val)
-  assert len(source.open_source(str(photos), 'train[:40%]+val')) == 3
-  assert len(source.open_source(str(photos), 'all')) == 6
-  assert read_all(source.open_source(str(photos), 'train[-1:]'))[0]['label'] == 2
-  assert source.split_names(str(photos)) == ['train', 'val']
-  monkeypatch.chdir(photos.parent)
-  assert len(source.open_source(photos.name, 'train')) == 5
-  assert len(source.open_source(f'./{photos.name}', 'train')) == 5
-  monkeypatch.setenv('HOME', str(photos.parent))
-  assert len(source.open_source(f'~/{photos.name}', 'train')) == 5
-
-
-def test_slices_of_a_folder_are_slices_of_the_list(photos):
-  files = [source.open_source(str(photos), 'train').record_name(i) for i in range(5)]
-  for start in range(5):
-    for stop in range(start + 1, 6):
-      part = source.open_source(str(photos), f'train[{start}:{stop}]')
-      assert [part.record_name(i) for i in range(len(part))] == files[start:stop]
-  with pytest.raises(IndexError):
-    part[len(part)]
-
-
-def test_a_folder_of_strange_names(tmp_path):
-  names = ['ü ber.jpg', os.fsdecode(b'\xff\xfe.png'), 'a' * 200 + '.png', '[1].jpeg']
-  (tmp_path / 'train' / 'a,b (c)').mkdir(parents=True)
-  for name in names:
-    (tmp_path / 'train' / 'a,b (c)' / name).write_bytes(os.fsencode(name))
-  opened = source.open_source(str(tmp_path), 'train')
-  assert sorted(r['image'] for r in read_all(opened)) == sorted(map(os.fsencode, names))
-
-
-def test_a_file_that_vanished(photos):
-  opened = source.open_source(str(photos), 'val')
-  (photos / 'val/dog/z.png').unlink()
-  with pytest.raises(ValueError, match='cannot be read'):
-    opened[0]
-
-
-def test_bad_folders(photos):
-  with pytest.raises(InputError, match="no split 'test'; the splits are train, val"):
-    source.open_source(str(photos), 'test')
-  (photos / 'val' / 'cow').mkdir()
-  with pytest.raises(InputError, match='val/cow is a class that train does not have; .*ant, cat'):
-    source.open_source(str(photos), 'val')
-  (photos / 'empty' / 'cat').mkdir(parents=True)
-  with pytest.raises(InputError, match=r'empty has no images: put \.jpg'):
-    source.open_source(str(photos), 'empty')
-  with pytest.raises(InputError, match=f'no folder {photos}/nowhere'):
-    source.open_source(f'{photos}/nowhere', 'train')
-  with pytest.raises(InputError, match='val has no subfolder train: images belong into train/'):
-    source.open_source(f'{photos}/val', 'train')
-  shutil.rmtree(photos / 'train')
-  (photos / 'train').mkdir()
-  (photos / 'train' / 'a.png').write_bytes(b'')
-  with pytest.raises(InputError, match='train has no class folders'):
-    source.open_source(str(photos), 'train')
-
-
-# The catalog.
-
-
-def test_catalog(photos, shapes):
-  assert catalog.describe('imagenet2012') == catalog.DatasetInfo(
-      'train', 'validation', flip=True)
-  assert catalog.describe('imagenet2012:5.1.0') == catalog.describe('imagenet2012')
-  for name in ('digits', 'mnist', 'svhn_cropped'):
-    assert not catalog.describe(name).flip
-  for name in ('cifar10', 'cifar100', 'oxford_iiit_pet', 'oxford_flowers102', 'fashion_mnist'):
-    assert catalog.describe(name).flip and catalog.describe(name).eval_split == 'test'
-  assert catalog.describe('shapes', shapes[0]) == catalog.DatasetInfo('train', 'test')
-  assert catalog.describe(str(photos)) == catalog.DatasetInfo('train', 'val')
-  shutil.rmtree(photos / 'val')
-  assert catalog.describe(str(photos)).eval_split == 'none'
-  with pytest.raises(InputError, match='not public'):
-    catalog.describe('jft_300m', shapes[0])

@@ -1,0 +1,82 @@
+"""A user's folder of images: what is read in which order, and what is refused."""
+
+import os
+import pickle
+import shutil
+
+import pytest
+
+from shapes import read_all
+from vit_jax.data import source
+from vit_jax.errors import InputError
+
+
+def test_a_folder(photos, monkeypatch):
+  opened = source.open_source(str(photos), 'train')
+  assert opened.class_names == ['ant', 'cat', 'dog'] and opened.num_classes == 3
+  assert opened.apply_exif
+  expected = [('ant/1.png', 0), ('cat/a.png', 1), ('cat/b.JPG', 1), ('dog/x.webp', 2),
+              ('dog/y.jpeg', 2)]
+  assert [opened.record_name(i) for i in range(len(opened))] == [
+      f'{photos}/train/{path}' for path, _ in expected]
+  assert read_all(opened) == [
+      {'image': f'train/{path}'.encode(), 'label': label} for path, label in expected]
+  val = source.open_source(str(photos), 'val')
+  assert read_all(val) == [{'image': b'val/dog/z.png', 'label': 2}]
+  assert val.class_names == opened.class_names
+  assert read_all(pickle.loads(pickle.dumps(val))) == read_all(val)
+  assert len(source.open_source(str(photos), 'train[:40%]+val')) == 3
+  assert len(source.open_source(str(photos), 'all')) == 6
+  assert read_all(source.open_source(str(photos), 'train[-1:]'))[0]['label'] == 2
+  assert source.split_names(str(photos)) == ['train', 'val']
+  monkeypatch.chdir(photos.parent)
+  assert len(source.open_source(photos.name, 'train')) == 5
+  assert len(source.open_source(f'./{photos.name}', 'train')) == 5
+  monkeypatch.setenv('HOME', str(photos.parent))
+  assert len(source.open_source(f'~/{photos.name}', 'train')) == 5
+
+
+def test_slices_of_a_folder_are_slices_of_the_list(photos):
+  files = [source.open_source(str(photos), 'train').record_name(i) for i in range(5)]
+  for start in range(5):
+    for stop in range(start + 1, 6):
+      part = source.open_source(str(photos), f'train[{start}:{stop}]')
+      assert [part.record_name(i) for i in range(len(part))] == files[start:stop]
+  with pytest.raises(IndexError):
+    part[len(part)]
+
+
+def test_a_folder_of_strange_names(tmp_path):
+  names = ['ü ber.jpg', os.fsdecode(b'\xff\xfe.png'), 'a' * 200 + '.png', '[1].jpeg']
+  (tmp_path / 'train' / 'a,b (c)').mkdir(parents=True)
+  for name in names:
+    (tmp_path / 'train' / 'a,b (c)' / name).write_bytes(os.fsencode(name))
+  opened = source.open_source(str(tmp_path), 'train')
+  assert sorted(r['image'] for r in read_all(opened)) == sorted(map(os.fsencode, names))
+
+
+def test_a_file_that_vanished(photos):
+  opened = source.open_source(str(photos), 'val')
+  (photos / 'val/dog/z.png').unlink()
+  with pytest.raises(ValueError, match='cannot be read'):
+    opened[0]
+
+
+def test_bad_folders(photos):
+  with pytest.raises(InputError, match="no split 'test'; the splits are train, val"):
+    source.open_source(str(photos), 'test')
+  (photos / 'val' / 'cow').mkdir()
+  with pytest.raises(InputError, match='val/cow is a class that train does not have; .*ant, cat'):
+    source.open_source(str(photos), 'val')
+  (photos / 'empty' / 'cat').mkdir(parents=True)
+  with pytest.raises(InputError, match=r'empty has no images: put \.jpg'):
+    source.open_source(str(photos), 'empty')
+  with pytest.raises(InputError, match=f'no folder {photos}/nowhere'):
+    source.open_source(f'{photos}/nowhere', 'train')
+  with pytest.raises(InputError, match='val has no subfolder train: images belong into train/'):
+    source.open_source(f'{photos}/val', 'train')
+  shutil.rmtree(photos / 'train')
+  (photos / 'train').mkdir()
+  (photos / 'train' / 'a.png').write_bytes(b'')
+  with pytest.raises(InputError, match='train has no class folders'):
+    source.open_source(str(photos), 'train')
