@@ -166,3 +166,6 @@ def test_batch_must_divide():
     parallel.Pmap(20)
   with pytest.raises(ValueError, match='8 devices x 3 accumulation passes; try 24'):
     parallel.Pmap(32, accumulate=3)
+  step, state = setup(accumulate=3)
+  with pytest.raises(ValueError, match='32 examples do not divide into 3 accumulation passes'):
+    jax.eval_shape(step, state, batch())

@@ -75,6 +75,8 @@ def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation,
                  mean: Callable[[Any], Any] = lambda x: x) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(dropout_key, state.step)
     share = len(batch['label'])
+    if share % accumulate:
+      raise InputError(f'{share} examples do not divide into {accumulate} accumulation passes')
     size = share // accumulate
     grad_fn = jax.value_and_grad(loss_and_accuracy, has_aux=True)
 
