@@ -5,6 +5,7 @@ TensorFlow is never imported: TFDS is only asked where the records of a split li
 
 from __future__ import annotations
 
+import abc
 import bisect
 from collections.abc import Sequence
 import itertools
@@ -20,7 +21,7 @@ from vit_jax.errors import InputError
 _MAX_OPEN_FILES = 65536
 
 
-class Source:
+class Source(abc.ABC):
   """Labelled images by index.
 
   Attributes:
@@ -33,9 +34,11 @@ class Source:
   class_names: list[str] | None
   apply_exif = False
 
+  @abc.abstractmethod
   def __len__(self) -> int:
-    raise NotImplementedError
+    """Returns the number of records."""
 
+  @abc.abstractmethod
   def __getitem__(self, index: int) -> dict[str, Any]:
     """Returns {'image': encoded bytes, 'label': int}; safe to call from many threads.
 
@@ -43,11 +46,10 @@ class Source:
       ValueError: this record is damaged (says how; `record_name` says which).
       InputError: something that skipping the record would not cure.
     """
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def record_name(self, index: int) -> str:
     """Returns where the record lies: the image's path, or file and position in it."""
-    raise NotImplementedError
 
 
 def open_source(dataset: str, split: str, data_dir: str | None = None) -> Source:
