@@ -209,7 +209,8 @@ def test_a_failing_disk_is_the_last_word(tmp_path, data_dir):
                           cwd=ROOT, capture_output=True, text=True)
   assert failed.returncode == 1
   last = failed.stderr.splitlines()[-1]
-  assert last.startswith('error: cannot write a checkpoint to') and 'File too large' in last
+  assert last.startswith('error: cannot write a checkpoint to'), failed.stderr
+  assert 'File too large' in last, failed.stderr
   assert 'nothing was saved; mend the disk' in last
 
 

@@ -7,6 +7,7 @@ a fingerprint of every array is stored beside the state and compared after readi
 
 from collections.abc import Iterable
 import contextlib
+import os
 import pathlib
 import re
 import shutil
@@ -141,7 +142,7 @@ class Checkpoints:
     except InputError:
       raise
     except Exception as e:  # Orbax, TensorStore and JSON raise all kinds on damaged files.
-      raise InputError(self._damaged(path, f'cannot be read ({_first_line(e)})')) from e
+      raise InputError(self._damaged(path, f'cannot be read ({_reason(e)})')) from e
     state = restored['state']
     found, saved = fingerprint(state), restored['meta']['fingerprint']
     wrong = sorted(k for k in found if found[k] != saved.get(k))
@@ -186,7 +187,7 @@ class Checkpoints:
     except Exception as e:  # TensorStore raises ValueError, OSError and others for a full disk
       self._failed = True
       raise InputError(
-          f'cannot write a checkpoint to {self._directory} ({_first_line(e)}); '
+          f'cannot write a checkpoint to {self._directory} ({_reason(e)}); '
           f'{self.newest_good()}; mend the disk and run the same command again') from e
 
 
@@ -195,8 +196,13 @@ def _some(items: Iterable[str], most: int = 8) -> str:
   return '; '.join(items[:most]) + (f' and {len(items) - most} more' if len(items) > most else '')
 
 
-def _first_line(e: Exception) -> str:
-  """What the operating system said, when it is in there; else the first line."""
-  system = re.search(r'([^:\n]*) \[os_error_code', str(e))
-  lines = str(e).strip().splitlines() or [type(e).__name__]
-  return system[1].strip() if system else lines[0][:200]
+def _reason(e: BaseException) -> str:
+  """What the operating system said, wherever in the chain of errors; else what `e` says."""
+  cause: BaseException | None = e
+  while cause is not None:
+    code = re.search(r"os_error_code='(\d+)'", str(cause))  # TensorStore's; its words vary
+    if code:
+      return os.strerror(int(code[1]))
+    cause = cause.__cause__ or cause.__context__
+  line = (str(e).strip().splitlines() or [type(e).__name__])[0]
+  return line if len(line) <= 200 else f'{line[:60]} ... {line[-140:]}'  # the cause stands last

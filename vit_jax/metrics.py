@@ -1,6 +1,7 @@
 """The record of a run: metrics.jsonl, TensorBoard events, a log, a progress bar."""
 
 from collections.abc import Mapping
+import contextlib
 import json
 import logging
 import math
@@ -80,9 +81,9 @@ class Progress:
   def __init__(self, total_steps: int, done: int):
     self._bar = tqdm.tqdm(total=total_steps, initial=done, unit='step', dynamic_ncols=True,
                           disable=not sys.stderr.isatty(), smoothing=.1)
-    self._redirect = logging_redirect_tqdm([log])
+    self._redirect = contextlib.ExitStack()
     if not self._bar.disable:
-      self._redirect.__enter__()
+      self._redirect.enter_context(logging_redirect_tqdm([log]))
     self._total = total_steps
 
   def step(self) -> None:
@@ -101,8 +102,7 @@ class Progress:
       self._bar.set_postfix_str(short)
 
   def close(self) -> None:
-    if not self._bar.disable:
-      self._redirect.__exit__(None, None, None)
+    self._redirect.close()
     self._bar.close()
 
 

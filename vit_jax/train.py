@@ -78,6 +78,7 @@ class _Run:
     self.eval_step = self.spread.eval_step(step_lib.make_eval_step(self.model, loss=c.loss))
     self.should_stop = parallel.Stopper()
     self.checkpoints = Checkpoints(workdir / 'checkpoints', keep=c.keep, keep_every=c.keep_every)
+    self.writer = None  # opened once the step to resume from is known
     self.unchecked = []  # (step, metrics still on the device) since the last look
     self.saved_step = None
     self.bad_records = set()  # names of the training records that could not be read
@@ -232,7 +233,7 @@ class _Run:
     return latest
 
   def close(self) -> None:
-    if hasattr(self, 'writer'):
+    if self.writer:
       self.writer.close()
     self.checkpoints.close()
 
@@ -259,10 +260,8 @@ class _Data:
     preprocess = make_preprocess(c.preset, image_size=c.image_size, train=train, flip=self.flip,
                                  apply_exif=source.apply_exif, resize_size=c.resize_size or None)
     options = dict(batch_size=c.batch_size, process_index=jax.process_index(),
-                   process_count=jax.process_count(), num_workers=c.num_workers,
-                   max_bad_records=c.max_bad_records)
-    if c.num_threads:
-      options['num_threads'] = c.num_threads
+                   process_count=jax.process_count(), num_threads=c.num_threads or None,
+                   num_workers=c.num_workers, max_bad_records=c.max_bad_records)
     return preprocess, options
 
   def train_batches(self, start_step: int):
