@@ -13,8 +13,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from vit_jax.models.layers import Dropout, MultiHeadDotProductAttention
 from vit_jax.models.variants import VARIANTS
-from vit_jax.models.vit import Dropout, MultiHeadDotProductAttention
 
 
 def patchify_ways(patch):

@@ -7,7 +7,8 @@ import pytest
 
 from vit_jax import create_model, load_params
 from vit_jax.models.variants import VARIANTS, Variant
-from vit_jax.models.vit import VisionTransformer, dropout_mask
+from vit_jax.models.layers import dropout_mask
+from vit_jax.models.vit import VisionTransformer
 from vit_jax.pretrained import abstract_params
 
 DATA = pathlib.Path(__file__).parent / 'data'
@@ -152,7 +153,7 @@ def test_any_kind_of_key_drives_dropout(make_key):
     ('ViT-B/16', {'image_size': 225}, 'multiple of the patch size 16'),
     ('ViT-B/16', {'head': 'cls'}, 'token, gap'),
     ('ViT-B/16', {'dropout': 1.5}, r'dropout must be in \[0, 1\)'),
-    ('ViT-B/16', {'num_classes': 0}, 'num_classes must be positive'),
+    ('ViT-B/16', {'num_classes': -1}, 'num_classes must not be negative'),
     ('ViT-B/16', {'drop_rate': .1}, "unknown field 'drop_rate'")])
 def test_bad_models_say_what_is_wrong(name, overrides, words):
   with pytest.raises(ValueError, match=words):

@@ -1,161 +1,130 @@
-"""The Vision Transformer (paper section 3.1, equations 1-4).
+"""The Vision Transformer and its hybrid (paper section 3.1, equations 1-4).
 
 Parameters carry the names and shapes of the published checkpoints, so that loading one is
-a rename. The hot spots are written the way that measured fastest (benchmarks/layers.py):
-patches by reshape and matmul, three projections straight into (B, H, L, K), attention as
-batched matmuls with the heads in front.
+a rename.
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 from flax import linen as nn
 import jax
-from jax.extend.random import threefry_2x32
 import jax.numpy as jnp
 
 from vit_jax.errors import InputError
-from vit_jax.models.variants import Variant
+from vit_jax.models.layers import (
+    Dropout, LayerScale, MlpBlock, MultiHeadDotProductAttention, PatchEmbedding, fold_in,
+    xavier_uniform)
+from vit_jax.models.position import PositionEmbedding, RelativePosition
+from vit_jax.models.resnet import hybrid_features
+from vit_jax.models.variants import ResNet, Variant
 
-gelu = lambda x: nn.gelu(x, approximate=True)
-_per_example = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-
-
-def xavier_uniform(in_axis: int | tuple[int, ...] = 0, out_axis: int | tuple[int, ...] = -1):
-  """Xavier-uniform over a kernel whose fan-in or fan-out spans several axes."""
-  return nn.initializers.variance_scaling(1., 'fan_avg', 'uniform', in_axis, out_axis)
-
-
-def dropout_mask(keys: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
-  """Keep-mask (B, *shape) drawn from one key per example.
-
-  A mask depends on its example's key alone, so it is the same however the batch is split
-  over devices, hosts and accumulation steps. Each 32-bit draw serves two elements: `rate`
-  is rounded to a multiple of 2**-16.
-  """
-  size = 1
-  for n in shape:
-    size *= n
-  counts = jnp.arange(-(-size // 4) * 2, dtype=jnp.uint32)
-  draw = lambda key: threefry_2x32(jax.random.key_data(key)[:2], counts)  # an rbg key has 4 words
-  bits = jax.lax.bitcast_convert_type(jax.vmap(draw)(keys), jnp.uint16)  # (B, words, 2)
-  bits = bits.reshape(len(keys), -1)[:, :size].reshape(-1, *shape)
-  return bits >= jnp.uint16(round(rate * 2**16))
-
-
-class Dropout(nn.Module):
-  """Zeroes elements with probability `rate` and rescales the rest; keys None turns it off."""
-  rate: float
-  site: int  # folded into the keys, so that no two places of a block share a mask
-
-  def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
-    if keys is None or self.rate == 0:
-      return x
-    keep = dropout_mask(_per_example(keys, self.site), x.shape[1:], self.rate)
-    return jnp.where(keep, x / (1 - self.rate), 0)
-
-
-class PatchEmbedding(nn.Module):
-  """Linear projection of flattened patches: (B, H, W, C) -> (B, H/P * W/P, D) (equation 1)."""
-  patch_size: int
-  hidden_dim: int
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, images):
-    p = self.patch_size
-    b, h, w, c = images.shape
-    kernel = self.param('kernel', nn.initializers.lecun_normal(in_axis=(0, 1, 2)),
-                        (p, p, c, self.hidden_dim))
-    bias = self.param('bias', nn.initializers.zeros, (self.hidden_dim,))
-    images, kernel, bias = nn.dtypes.promote_dtype(images, kernel, bias, dtype=self.dtype)
-    patches = images.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5)
-    patches = patches.reshape(b, -1, p * p * c)
-    return patches @ kernel.reshape(-1, self.hidden_dim) + bias
-
-
-class AddPositionEmbedding(nn.Module):
-  """Adds a learned 1-D position embedding (1, L, D) (equation 1)."""
-
-  @nn.compact
-  def __call__(self, x):
-    embedding = self.param('pos_embedding', nn.initializers.normal(.02), (1, *x.shape[1:]))
-    return x + embedding.astype(x.dtype)
-
-
-class MultiHeadDotProductAttention(nn.Module):
-  """Multi-head self-attention (paper appendix A): (B, L, D) -> (B, L, D), softmax in float32."""
-  num_heads: int
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x):
-    d, h = x.shape[-1], self.num_heads
-    project = lambda name: nn.Einsum(
-        (d, h, d // h), 'bld,dhk->bhlk', dtype=self.dtype,
-        kernel_init=xavier_uniform(0, (1, 2)), name=name)(x)
-    q, k, v = project('query'), project('key'), project('value')
-    logits = jnp.einsum('bhlk,bhmk->bhlm', q * (d // h)**-.5, k,
-                        preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(logits).astype(v.dtype)
-    y = jnp.einsum('bhlm,bhmk->bhlk', weights, v)
-    return nn.Einsum((h, d // h, d), 'bhlk,hkd->bld', dtype=self.dtype,
-                     kernel_init=xavier_uniform((0, 1), 2), name='out')(y)
-
-
-class MlpBlock(nn.Module):
-  """Two dense layers with a GELU between them (equation 3)."""
-  mlp_dim: int
-  dropout: float
-  activation: Callable[[jax.Array], jax.Array]
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x, keys):
-    dense = lambda features, name: nn.Dense(
-        features, dtype=self.dtype, kernel_init=xavier_uniform(),
-        bias_init=nn.initializers.normal(1e-6), name=name)
-    y = self.activation(dense(self.mlp_dim, 'Dense_0')(x))
-    y = Dropout(self.dropout, 0)(y, keys)
-    y = dense(x.shape[-1], 'Dense_1')(y)
-    return Dropout(self.dropout, 1)(y, keys)
+HEADS = ('token', 'gap', 'map')
+Layer = Callable[..., nn.Module]  # makes a layer, given its name
 
 
 class EncoderBlock(nn.Module):
   """Pre-LayerNorm attention and MLP, each with a residual (equations 2 and 3)."""
-  variant: Variant
+  attention: Layer
+  mlp: Layer
+  norm: Layer
+  position: Layer | None  # makes this block's own position embedding
+  relative: Layer | None  # makes this block's own table of relative positions
+  layer_scale: float
   dropout: float
-  activation: Callable[[jax.Array], jax.Array]
-  dtype: Any
+  along: Callable[[Callable], Callable] | None = None  # wraps attention to run along an axis
 
   @nn.compact
-  def __call__(self, x, keys):
-    norm = lambda name: nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=name)
-    y = norm('LayerNorm_0')(x)
-    y = MultiHeadDotProductAttention(
-        self.variant.num_heads, self.dtype, name='MultiHeadDotProductAttention_0')(y)
+  def __call__(self, x, keys, relative=None):
+    scale = lambda y, name: LayerScale(self.layer_scale, name=name)(y) if self.layer_scale else y
+    attention = self.attention(name='MultiHeadDotProductAttention_0')
+
+    def attend(y):
+      table = self.relative(name='relative_position')(y) if self.relative else relative
+      return attention(y, relative=table)
+
+    if self.position:
+      x = self.position(name='posembed_input')(x)
+    y = self.norm(name='LayerNorm_0')(x)
+    y = scale((self.along(attend) if self.along else attend)(y), 'LayerScale_0')
     x = x + Dropout(self.dropout, 2)(y, keys)
-    y = norm('LayerNorm_1')(x)
-    return x + MlpBlock(self.variant.mlp_dim, self.dropout, self.activation, self.dtype,
-                        name='MlpBlock_0')(y, keys)
+    y = self.norm(name='LayerNorm_1')(x)
+    return x + scale(self.mlp(name='MlpBlock_0')(y, keys), 'LayerScale_1')
+
+
+class AxialBlock(nn.Module):
+  """Attention along rows and an MLP, then along columns and an MLP (paper D.6)."""
+  block: Layer
+  position: Layer | None
+  grid: tuple[int, int]
+
+  @nn.compact
+  def __call__(self, x, keys, relative=None):
+    if self.position:
+      x = self.position(name='posembed_input')(x)
+    b, n, d = x.shape
+    h, w = self.grid
+
+    def along_rows(attend):
+      return lambda y: attend(y.reshape(b * h, w, d)).reshape(b, n, d)
+
+    def along_columns(attend):
+      def apply(y):
+        y = attend(y.reshape(b, h, w, d).swapaxes(1, 2).reshape(b * w, h, d))
+        return y.reshape(b, w, h, d).swapaxes(1, 2).reshape(b, n, d)
+      return apply
+
+    for i, (name, along) in enumerate([('row', along_rows), ('column', along_columns)]):
+      block = self.block(position=None, along=along, name=name)
+      x = block(x, None if keys is None else fold_in(keys, i), relative)
+    return x
 
 
 class Encoder(nn.Module):
-  """Position embedding, L blocks, final LayerNorm: (B, N, D) -> (B, N, D)."""
-  variant: Variant
+  """Position embedding, blocks, final LayerNorm: (B, N, D) -> (B, N [+ registers], D)."""
+  num_layers: int
+  block: Layer
+  norm: Layer
+  position: Layer | None  # makes the one position embedding
+  share: bool  # adds it before every block, not only before the first
+  relative: Layer | None  # makes the one table of relative positions
+  pre_norm: bool
   dropout: float
-  activation: Callable[[jax.Array], jax.Array]
-  dtype: Any
 
   @nn.compact
-  def __call__(self, x, keys):
-    x = AddPositionEmbedding(name='posembed_input')(x)
+  def __call__(self, x, registers, keys):
+    position = self.position(name='posembed_input') if self.position else None
+    relative = self.relative(name='relative_position')(x) if self.relative else None
+    if position and not self.share:
+      x = position(x)
+    if registers is not None:
+      x = jnp.concatenate([x, registers], axis=1)
     x = Dropout(self.dropout, 0)(x, keys)
-    for i in range(self.variant.num_layers):
-      block = EncoderBlock(self.variant, self.dropout, self.activation, self.dtype,
-                           name=f'encoderblock_{i}')
-      x = block(x, None if keys is None else _per_example(keys, i + 1))
-    return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name='encoder_norm')(x)
+    if self.pre_norm:
+      x = self.norm(name='pre_norm')(x)
+    for i in range(self.num_layers):
+      if position and self.share:
+        x = position(x)
+      block = self.block(name=f'encoderblock_{i}')
+      x = block(x, None if keys is None else fold_in(keys, i + 1), relative)
+    return self.norm(name='encoder_norm')(x)
+
+
+class MAPHead(nn.Module):
+  """Multi-head attention pooling by a learned probe: (B, L, D) -> (B, D) (arXiv 2106.04560)."""
+  attention: Layer
+  mlp: Layer
+  norm: Layer
+
+  @nn.compact
+  def __call__(self, x):
+    b, _, d = x.shape
+    probe = self.param('probe', xavier_uniform((0, 1)), (1, 1, d))
+    probe = jnp.broadcast_to(probe.astype(x.dtype), (b, 1, d))
+    x = self.attention(name='MultiHeadDotProductAttention_0')(probe, x)
+    y = self.norm(name='LayerNorm_0')(x)
+    return (x + self.mlp(name='MlpBlock_0')(y, None))[:, 0]
 
 
 class VisionTransformer(nn.Module):
@@ -164,15 +133,31 @@ class VisionTransformer(nn.Module):
   Build one with `create_model`, which checks the values of these fields.
   """
   variant: Variant
-  patch_size: int
+  patch_size: int  # pixels, or positions of the ResNet's output
   image_size: tuple[int, int]  # pixels, (height, width)
-  num_classes: int
-  head: str = 'token'  # 'token' (the class token, paper) or 'gap' (mean of the patches)
+  num_classes: int  # 0: no head, the representation (B, D)
+  resnet: ResNet | None = None  # a hybrid's
+  head: str = 'token'  # 'token' (the class token, paper), 'gap' (mean of the patches), 'map'
   representation_size: int | None = None  # width of the pretraining head's hidden layer
   head_bias_init: float = 0.
   dropout: float = 0.
-  activation: Callable[[jax.Array], jax.Array] = gelu
+  pos_embedding: str = 'learned'  # 'learned2d', 'relative', 'sincos2d', 'none' (paper D.4)
+  pos_embedding_at: str = 'stem'  # 'stem': added once; 'every' layer its own; 'shared' by all
+  attention: str = 'full'  # or 'axial' (paper D.6)
+  activation: str = 'gelu_tanh'  # 'gelu', 'quick_gelu'
+  norm_eps: float = 1e-6
+  pre_norm: bool = False  # a LayerNorm before the first block
+  patch_bias: bool = True
+  qkv_bias: bool = True
+  layer_scale: float = 0.  # initial value; 0: none
+  registers: int = 0  # learned tokens beside the patches, without a position (arXiv 2309.16588)
   dtype: Any = jnp.float32  # of the computation; parameters are float32
+
+  @property
+  def grid(self) -> tuple[int, int]:
+    """Rows and columns of patches."""
+    stride = self.patch_size * (self.resnet.stride if self.resnet else 1)
+    return self.image_size[0] // stride, self.image_size[1] // stride
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool = False,
@@ -185,7 +170,7 @@ class VisionTransformer(nn.Module):
       first_example: index of images[0] in the global batch. Example i of the global batch
         gets the same dropout masks on whatever device it is computed.
     Returns:
-      (B, num_classes) float32.
+      (B, num_classes) float32; the representation (B, D) when num_classes is 0.
     """
     if images.shape[1:3] != self.image_size:
       raise InputError(f'images are {images.shape[1]}x{images.shape[2]} but the model was made '
@@ -195,17 +180,61 @@ class VisionTransformer(nn.Module):
     if train and self.dropout:
       examples = first_example + jnp.arange(len(images))
       keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng('dropout'), examples)
-    x = PatchEmbedding(self.patch_size, self.variant.hidden_dim, self.dtype,
-                       name='embedding')(images)
+    x = images
+    if self.resnet:
+      x = hybrid_features(x, self.resnet, self.dtype)
+    dim = self.variant.hidden_dim
+    x = PatchEmbedding(self.patch_size, dim, self.patch_bias, self.dtype, name='embedding')(x)
+    tokens = lambda name, n, init: jnp.broadcast_to(
+        self.param(name, init, (1, n, dim)).astype(x.dtype), (x.shape[0], n, dim))
     if self.head == 'token':
-      cls = self.param('cls', nn.initializers.zeros, (1, 1, self.variant.hidden_dim))
-      cls = jnp.broadcast_to(cls.astype(x.dtype), (len(x), 1, x.shape[-1]))
-      x = jnp.concatenate([cls, x], axis=1)
-    x = Encoder(self.variant, self.dropout, self.activation, self.dtype,
-                name='Transformer')(x, keys)
-    x = x[:, 0] if self.head == 'token' else x.mean(axis=1)  # (B, L, D) -> (B, D)
+      x = jnp.concatenate([tokens('cls', 1, nn.initializers.zeros), x], axis=1)
+    registers = None
+    if self.registers:
+      registers = tokens('registers', self.registers, nn.initializers.normal(1e-6))
+    x = self._encoder()(x, registers, keys)
+    x = self._pool(x)  # (B, L, D) -> (B, D)
     if self.representation_size:
       x = jnp.tanh(nn.Dense(self.representation_size, dtype=self.dtype, name='pre_logits')(x))
+    x = x.astype(jnp.float32)
+    if not self.num_classes:
+      return x
     return nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros,
-                    bias_init=nn.initializers.constant(self.head_bias_init),
-                    name='head')(x.astype(jnp.float32))
+                    bias_init=nn.initializers.constant(self.head_bias_init), name='head')(x)
+
+  def _layers(self) -> tuple[Layer, Layer, Layer]:
+    """What makes attentions, MLPs and LayerNorms."""
+    return (functools.partial(MultiHeadDotProductAttention, self.variant.num_heads, self.dtype,
+                              self.qkv_bias),
+            functools.partial(MlpBlock, self.variant.mlp_dim, self.dropout, self.activation,
+                              self.dtype),
+            functools.partial(nn.LayerNorm, epsilon=self.norm_eps, dtype=self.dtype))
+
+  def _encoder(self) -> nn.Module:
+    attention, mlp, norm = self._layers()
+    position = relative = None
+    if self.pos_embedding == 'relative':
+      relative = functools.partial(RelativePosition, self.variant.num_heads)
+    elif self.pos_embedding != 'none':
+      position = functools.partial(PositionEmbedding, self.pos_embedding, self.grid)
+    share = self.pos_embedding_at == 'shared'
+    own_position = position if self.pos_embedding_at == 'every' else None
+    block = functools.partial(
+        EncoderBlock, attention, mlp, norm, relative=None if share else relative,
+        layer_scale=self.layer_scale, dropout=self.dropout)
+    if self.attention == 'axial':
+      block = functools.partial(AxialBlock, block, own_position, self.grid)
+    else:
+      block = functools.partial(block, position=own_position)
+    return Encoder(self.variant.num_layers, block, norm, None if own_position else position, share,
+                   relative if share else None, self.pre_norm, self.dropout, name='Transformer')
+
+  def _pool(self, x: jax.Array) -> jax.Array:
+    if self.head == 'token':
+      return x[:, 0]
+    x = x[:, :self.grid[0] * self.grid[1]]  # without the registers, which come last
+    if self.head == 'gap':
+      return x.mean(axis=1)
+    attention, _, norm = self._layers()
+    mlp = functools.partial(MlpBlock, self.variant.mlp_dim, 0., self.activation, self.dtype)
+    return MAPHead(attention, mlp, norm, name='MAPHead_0')(x)
