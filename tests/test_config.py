@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import pathlib
 
@@ -5,7 +6,8 @@ from ml_collections import ConfigDict
 import pytest
 
 from vit_jax import create_model
-from vit_jax.config import check_config, default_config
+from vit_jax.config import check_config, default_config, model_overrides
+from vit_jax.models.vit import VisionTransformer
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
 
@@ -22,7 +24,7 @@ def test_every_config_is_complete_and_builds_its_model(path):
   c = load(path.stem)
   check_config(c)
   assert set(c) == set(default_config())
-  create_model(c.model, num_classes=10, image_size=c.image_size)
+  create_model(c.model, num_classes=10, image_size=c.image_size, **model_overrides(c))
 
 
 def test_the_papers_imagenet_recipe():
@@ -38,12 +40,36 @@ def test_the_papers_imagenet_recipe():
 @pytest.mark.parametrize('file, data, epochs, lr, decay, dropout', [
     ('vit_b16', 'imagenet21k', 90, 1e-3, .03, .1), ('vit_l16', 'imagenet21k', 90, 1e-3, .03, .1),
     ('vit_b16', 'jft', 7, 8e-4, .1, 0), ('vit_b32', 'jft', 7, 8e-4, .1, 0),
+    ('pretrain', 'R50+ViT-L/32,jft', 7, 2e-4, .1, 0), ('pretrain', 'BiT-R152x2,jft', 7, 6e-4, .1, 0),
+    ('pretrain', 'BiT-R50x1,imagenet21k', 90, 1e-3, .03, 0),
     ('vit_l16', 'jft', 14, 4e-4, .1, 0), ('vit_h14', 'jft', 14, 3e-4, .1, 0)])
 def test_the_papers_other_rows(file, data, epochs, lr, decay, dropout):
   c = load(file, data)
   assert (c.num_epochs, c.lr, c.weight_decay, c.dropout) == (epochs, lr, decay, dropout)
   assert (c.schedule, c.linear_end, c.clip_norm, c.batch_size) == ('linear', 1e-5, 0, 4096)
   assert (c.loss, c.head_bias_init) == ('sigmoid', -10)
+
+
+def test_recipes_fit_their_model():
+  """ResNets have no hidden layer in the head and no dropout; hybrids have the width of their ViT."""
+  bit, hybrid = load('pretrain', 'BiT-R101x1'), load('pretrain', 'R50+ViT-L/16')
+  assert (bit.representation_size, bit.dropout, hybrid.representation_size) == (0, 0, 1024)
+  model = create_model(bit.model, num_classes=7, **model_overrides(bit))
+  assert (model.resnet.units, model.num_classes) == ((3, 4, 23, 3), 7)
+  assert create_model(hybrid.model, num_classes=7, **model_overrides(hybrid)).patch_size == 1
+  bit.dropout = .1
+  with pytest.raises(ValueError, match="unknown field 'dropout' of BiT-R101x1"):
+    create_model(bit.model, num_classes=7, **model_overrides(bit))
+
+
+def test_every_field_of_a_model_is_in_the_config():
+  c = default_config()
+  fields = {f.name: f.default for f in dataclasses.fields(VisionTransformer)}
+  given = {f: v for f, v in model_overrides(c).items() if f in fields and f != 'dtype'}
+  assert given == {f: fields[f] for f in given}  # with the same defaults
+  missing = set(fields) - set(model_overrides(c)) - {
+      'variant', 'patch_size', 'image_size', 'num_classes', 'resnet', 'parent', 'name'}
+  assert not missing
 
 
 def test_every_field_has_a_comment():

@@ -6,6 +6,7 @@ or a value of another type, is an error.
 """
 
 import difflib
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -17,13 +18,25 @@ def default_config() -> ConfigDict:
   c = ConfigDict()
 
   # Model.
-  c.model = 'ViT-B/16'  # name for create_model: ViT-<Ti|S|B|L|H|g|G|e>/<patch size>
+  c.model = 'ViT-B/16'  # name for create_model: also 'R50+ViT-B/16', 'BiT-R50x1'
+  c.init_from = ''  # a checkpoint that load_params reads, to start from; '': random
   c.image_size = 224  # pixels, a side
   c.num_layers = 0  # blocks; 0: as many as the model's size has
-  c.head = 'token'  # 'token': the class token; 'gap': mean over the patches
+  c.resnet_stages = 0  # of a hybrid: 3 or 4; 0: as its stride asks for
+  c.head = 'token'  # 'token': the class token; 'gap': mean over the patches; 'map': attention
   c.representation_size = 0  # width of the head's hidden tanh layer; 0: none
   c.head_bias_init = 0.  # initial bias of the head; -10 goes with sigmoid cross-entropy
   c.dropout = 0.  # after every dense layer but q, k, v and after the position embedding
+  c.pos_embedding = 'learned'  # 'learned2d', 'relative', 'sincos2d', 'none' (paper D.4)
+  c.pos_embedding_at = 'stem'  # added once; 'every': each layer its own; 'shared' by all layers
+  c.attention = 'full'  # 'axial': along rows, then along columns (paper D.6)
+  c.activation = 'gelu_tanh'  # 'gelu': the exact one, as in PyTorch; 'quick_gelu': OpenAI's CLIP
+  c.norm_eps = 1e-6  # of LayerNorm
+  c.pre_norm = False  # a LayerNorm before the first block
+  c.patch_bias = True  # of the patch embedding
+  c.qkv_bias = True  # of the query, key and value projections
+  c.layer_scale = 0.  # initial LayerScale; 0: none
+  c.registers = 0  # register tokens beside the patches
   c.dtype = 'bfloat16'  # of the computation; parameters and optimizer state are float32
 
   # Data.
@@ -67,6 +80,19 @@ def default_config() -> ConfigDict:
   return c.lock()
 
 
+# What of a config goes to create_model by the same name.
+MODEL_FIELDS = (
+    'num_layers', 'resnet_stages', 'head', 'representation_size', 'head_bias_init', 'dropout',
+    'pos_embedding', 'pos_embedding_at', 'attention', 'activation', 'norm_eps', 'pre_norm',
+    'patch_bias', 'qkv_bias', 'layer_scale', 'registers', 'dtype')
+
+
+def model_overrides(c: ConfigDict) -> dict[str, Any]:
+  """The fields of a config that `create_model` takes besides name, classes and image size."""
+  none_if_0 = ('num_layers', 'resnet_stages', 'representation_size')
+  return {f: (c[f] or None) if f in none_if_0 else c[f] for f in MODEL_FIELDS}
+
+
 def check_config(c: ConfigDict) -> None:
   """Raises InputError for values that no data or device could make right."""
   unknown = sorted(set(c) - set(default_config()))
@@ -76,7 +102,7 @@ def check_config(c: ConfigDict) -> None:
                      (f'; did you mean {near[0]!r}?' if near else ''))
   choices = dict(loss=('softmax', 'sigmoid'), schedule=('cosine', 'linear'),
                  decay=('kernels', 'all'), parallel=('pmap',), preset=('inception', 'bit'),
-                 dtype=('float32', 'bfloat16'), head=('token', 'gap'), flip=('yes', 'no', 'auto'))
+                 dtype=('float32', 'bfloat16'), flip=('yes', 'no', 'auto'))
   for field, values in choices.items():
     if c[field] not in values:
       raise InputError(f'config.{field}={c[field]!r} is not one of {", ".join(values)}')
@@ -85,7 +111,8 @@ def check_config(c: ConfigDict) -> None:
       raise InputError(f'config.{field} must be at least 1, got {c[field]}')
   for field in ('total_steps', 'num_epochs', 'warmup_steps', 'eval_every', 'save_every',
                 'keep_every', 'lr', 'weight_decay', 'clip_norm', 'max_bad_records', 'seed',
-                'num_threads', 'num_workers', 'num_classes', 'num_layers', 'resize_size', 'representation_size'):
+                'num_threads', 'num_workers', 'num_classes', 'num_layers', 'representation_size',
+                'resize_size'):
     if c[field] < 0:
       raise InputError(f'config.{field} must not be negative, got {c[field]}')
   if not c.total_steps and not c.num_epochs:

@@ -19,7 +19,7 @@ from vit_jax import optim
 from vit_jax import parallel
 from vit_jax import step as step_lib
 from vit_jax.checkpoint import Checkpoints
-from vit_jax.config import check_config
+from vit_jax.config import check_config, model_overrides
 from vit_jax.data import catalog
 from vit_jax.data.pipeline import eval_batches, train_batches
 from vit_jax.data.preprocess import make_preprocess
@@ -28,6 +28,7 @@ from vit_jax.errors import InputError, Interrupted
 from vit_jax.evaluate import evaluate
 from vit_jax.metrics import Meter, MetricsWriter, Progress, duration, log, start_log
 from vit_jax.models import create_model
+from vit_jax.pretrained import load_params
 
 
 def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
@@ -61,10 +62,8 @@ class _Run:
     self.spread = parallel.Pmap(c.batch_size, c.accumulate)
     self.total_steps = c.total_steps or max(1, round(
         c.num_epochs * len(self.data.train) / c.batch_size))
-    self.model = create_model(
-        c.model, num_classes=self.data.num_classes, image_size=c.image_size, head=c.head,
-        representation_size=c.representation_size or None, head_bias_init=c.head_bias_init,
-        dropout=c.dropout, dtype=c.dtype, num_layers=c.num_layers or None)
+    self.model = create_model(c.model, num_classes=self.data.num_classes,
+                              image_size=c.image_size, **model_overrides(c))
     schedule = optim.make_schedule(c.schedule, peak=c.lr, total_steps=self.total_steps,
                                    warmup_steps=c.warmup_steps, linear_end=c.linear_end)
     optimizer = optim.make_optimizer(
@@ -129,7 +128,7 @@ class _Run:
     return self._finish()
 
   def _start(self) -> tuple[step_lib.TrainState, int]:
-    """The newest checkpoint, or a fresh state; and its step."""
+    """The newest checkpoint; else config.init_from; else a fresh state; and its step."""
     abstract = jax.eval_shape(self.init)
     restored = self.checkpoints.restore(abstract)
     params = sum(x.size for x in jax.tree.leaves(abstract.params))
@@ -144,6 +143,9 @@ class _Run:
       log.info('starting in %s', self.workdir)
       step = 0
       state = jax.jit(self.init)()
+      if c.init_from:
+        state = state.replace(params=load_params(c.init_from, self.model))
+        log.info('parameters from %s', c.init_from)
     else:
       state, about = restored
       step = self.saved_step = int(state.step)
