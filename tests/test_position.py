@@ -1,0 +1,176 @@
+"""Position embeddings and axial attention (paper D.4, D.6)."""
+
+import functools
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax import create_model
+from vit_jax.models.layers import MlpBlock, MultiHeadDotProductAttention, relative_logits
+from vit_jax.models.position import PLACES, POSITIONS, sincos2d
+from vit_jax.models.vit import EncoderBlock
+from vit_jax.pretrained import abstract_params
+
+IMAGES = np.random.default_rng(0).uniform(-1, 1, (3, 16, 24, 3)).astype(np.float32)
+
+
+def tiny(**overrides):
+  """Two blocks over a grid of 2 x 3 patches."""
+  return create_model('ViT-Ti/8', **{**dict(
+      num_classes=5, image_size=(16, 24), hidden_dim=32, mlp_dim=48, num_heads=2, num_layers=2),
+                                     **overrides})
+
+
+def draw(model, seed=0):
+  """Parameters that are nowhere zero, so that every one of them matters."""
+  leaves, tree = jax.tree.flatten(abstract_params(model))
+  rng = np.random.default_rng(seed)
+  return jax.tree.unflatten(tree, [rng.normal(0, .3, x.shape).astype(np.float32) for x in leaves])
+
+
+def apply(model, params, images=IMAGES, **kwargs):
+  return jax.jit(functools.partial(model.apply, **kwargs))({'params': params}, images)
+
+
+def test_sincos2d():
+  table = sincos2d((3, 5), 8)
+  assert table.shape == (15, 8)
+  np.testing.assert_array_equal(table[0], [0, 0, 1, 1, 0, 0, 1, 1])
+  y, x = 2, 4  # the last row; frequencies 1 and 1e-4
+  want = [np.sin(x), np.sin(x * 1e-4), np.cos(x), np.cos(x * 1e-4),
+          np.sin(y), np.sin(y * 1e-4), np.cos(y), np.cos(y * 1e-4)]
+  np.testing.assert_allclose(table[14], want, atol=1e-6)
+  table = sincos2d((6, 6), 64).reshape(6, 6, 64)  # products depend on the offset alone
+  np.testing.assert_allclose(np.sum(table[0, 0] * table[1, 3]), np.sum(table[4, 2] * table[5, 5]),
+                             rtol=1e-5)
+
+
+def test_relative_logits_use_the_embedding_of_each_offset():
+  rng = np.random.default_rng(0)
+  q, table = rng.normal(size=(2, 3, 5, 4)), rng.normal(size=(9, 3, 4))
+  want = np.empty((2, 3, 5, 5))
+  for l in range(5):
+    for m in range(5):
+      want[:, :, l, m] = np.einsum('bhk,hk->bh', q[:, :, l], table[m - l + 4])
+  got = jax.jit(relative_logits)(q.astype(np.float32), table.astype(np.float32))
+  np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize('kind, at, added', [
+    ('none', 'stem', 0), ('sincos2d', 'every', 0), ('learned', 'stem', 7 * 32),
+    ('learned', 'shared', 7 * 32), ('learned', 'every', 2 * 7 * 32),
+    ('learned2d', 'stem', (2 + 3) * 16), ('learned2d', 'every', 2 * (2 + 3) * 16),
+    ('relative', 'stem', 2 * 13 * 32), ('relative', 'shared', 13 * 32)])
+def test_parameters_added(kind, at, added):
+  count = lambda model: sum(x.size for x in jax.tree.leaves(abstract_params(model)))
+  without = count(tiny(pos_embedding='none'))
+  assert count(tiny(pos_embedding=kind, pos_embedding_at=at)) == without + added
+
+
+def copy_to_blocks(params, source, name):
+  """Moves the encoder's one embedding `source` into each block, as `name`."""
+  encoder = dict(params['Transformer'])
+  table = encoder.pop(source)
+  for i in range(2):
+    block = dict(encoder[f'encoderblock_{i}'])
+    encoder[f'encoderblock_{i}'] = {**block, name: table}
+  return {**params, 'Transformer': encoder}
+
+
+@pytest.mark.parametrize('kind', ['learned', 'learned2d', 'relative'])
+def test_shared_is_every_with_equal_embeddings(kind):
+  shared = tiny(pos_embedding=kind, pos_embedding_at='shared')
+  params = draw(shared)
+  name = 'relative_position' if kind == 'relative' else 'posembed_input'
+  every = copy_to_blocks(params, name, name)
+  got = apply(tiny(pos_embedding=kind, pos_embedding_at='every'), every)
+  np.testing.assert_allclose(got, apply(shared, params), atol=1e-5)
+
+
+def test_once_is_every_with_zeros_after_the_first():
+  once = tiny()
+  params = draw(once)
+  every = copy_to_blocks(params, 'posembed_input', 'posembed_input')
+  zeros = jax.tree.map(jnp.zeros_like, every['Transformer']['encoderblock_1']['posembed_input'])
+  every['Transformer']['encoderblock_1']['posembed_input'] = zeros
+  got = apply(tiny(pos_embedding_at='every'), every)
+  np.testing.assert_allclose(got, apply(once, params), atol=1e-5)
+
+
+@pytest.mark.parametrize('kind', ['learned2d', 'sincos2d'])
+def test_two_dimensional_kinds_are_a_learned_one_of_that_form(kind):
+  model = tiny(pos_embedding=kind)
+  params = draw(model)
+  if kind == 'learned2d':
+    rows, columns = (params['Transformer']['posembed_input'][k] for k in ('rows', 'columns'))
+    table = np.array([[0] * 32] + [[*rows[y], *columns[x]] for y in range(2) for x in range(3)])
+  else:
+    table = np.concatenate([np.zeros((1, 32)), sincos2d((2, 3), 32)])
+  as_learned = {**params, 'Transformer': {
+      **params['Transformer'], 'posembed_input': {'pos_embedding': table[None]}}}
+  np.testing.assert_allclose(apply(tiny(), as_learned), apply(model, params), atol=1e-5)
+
+
+@pytest.mark.parametrize('kind, knows', [('none', False), ('sincos2d', True), ('relative', True)])
+def test_only_a_position_embedding_knows_the_order(kind, knows):
+  model = tiny(pos_embedding=kind, head='gap')
+  params = draw(model)
+  patches = IMAGES.reshape(3, 2, 8, 3, 8, 3).transpose(0, 1, 3, 2, 4, 5).reshape(3, 6, 8, 8, 3)
+  patches = patches[:, [3, 1, 5, 0, 2, 4]].reshape(3, 2, 3, 8, 8, 3)
+  moved = patches.transpose(0, 1, 3, 2, 4, 5).reshape(IMAGES.shape)
+  difference = np.abs(apply(model, params) - apply(model, params, moved)).max()
+  assert difference > 1e-3 if knows else difference < 1e-5
+
+
+def test_an_axial_block_attends_along_rows_then_along_columns():
+  model = tiny(attention='axial', head='gap', pos_embedding='none', num_layers=1, num_classes=0)
+  params = draw(model)
+  block = EncoderBlock(
+      functools.partial(MultiHeadDotProductAttention, 2, jnp.float32),
+      functools.partial(MlpBlock, 48, 0., 'gelu_tanh', jnp.float32),
+      functools.partial(nn.LayerNorm, epsilon=1e-6), None, None, 0., 0.)
+  inner = params['Transformer']['encoderblock_0']
+  run = lambda name, x: block.apply({'params': inner[name]}, x, None)
+  embedding = params['embedding']
+  patches = IMAGES.reshape(3, 2, 8, 3, 8, 3).transpose(0, 1, 3, 2, 4, 5).reshape(3, 2, 3, -1)
+  x = patches @ embedding['kernel'].reshape(-1, 32) + embedding['bias']
+  x = jnp.stack([run('row', x[:, y]) for y in range(2)], axis=1)
+  x = jnp.stack([run('column', x[:, :, c]) for c in range(3)], axis=2)
+  want = nn.LayerNorm(epsilon=1e-6).apply({'params': params['Transformer']['encoder_norm']}, x)
+  np.testing.assert_allclose(apply(model, params), want.mean(axis=(1, 2)), atol=1e-5)
+
+
+@pytest.mark.parametrize('kind', POSITIONS)
+@pytest.mark.parametrize('at', PLACES)
+def test_every_position_embedding_is_learned(kind, at):
+  model = tiny(pos_embedding=kind, pos_embedding_at=at, head='gap')
+  loss = lambda p: jnp.std(model.apply({'params': p}, IMAGES))
+  grads = jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(draw(model)))
+  tables = [g for path, g in grads if 'position' in str(path) or 'posembed' in str(path)]
+  assert bool(tables) == (kind in ('learned', 'learned2d', 'relative'))
+  assert all(np.abs(g).max() > 1e-6 for g in tables)
+
+
+def test_axial_dropout_is_a_function_of_the_example():
+  model = tiny(attention='axial', pos_embedding='relative', head='gap', dropout=.2)
+  params = draw(model)
+  run = functools.partial(apply, model, params, train=True, rngs={'dropout': jax.random.key(0)})
+  whole = run(first_example=0)
+  np.testing.assert_allclose(run(IMAGES[1:], first_example=1), whole[1:], atol=2e-5)
+  assert np.abs(whole - apply(model, params)).max() > 1e-3
+
+
+@pytest.mark.parametrize('overrides, words', [
+    ({'pos_embedding': 'rotary'}, "unknown pos_embedding 'rotary'; there are learned, learned2d"),
+    ({'pos_embedding_at': 'end'}, 'there are stem, every, shared'),
+    ({'attention': 'axial'}, "give head='gap' or 'map'"),
+    ({'attention': 'axial', 'head': 'map', 'registers': 2}, 'no registers'),
+    ({'attention': 'axial', 'head': 'gap', 'pos_embedding': 'relative',
+      'pos_embedding_at': 'shared'}, 'rows and columns have relative positions of their own'),
+    ({'registers': 2, 'pos_embedding_at': 'every'}, 'registers have no position')])
+def test_impossible_combinations(overrides, words):
+  with pytest.raises(ValueError, match=words):
+    tiny(**overrides)
