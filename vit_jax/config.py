@@ -21,7 +21,10 @@ def default_config() -> ConfigDict:
   c.model = 'ViT-B/16'  # name for create_model: also 'R50+ViT-B/16', 'BiT-R50x1'
   c.init_from = ''  # a checkpoint that load_params reads, to start from; '': random
   c.image_size = 224  # pixels, a side
-  c.num_layers = 0  # blocks; 0: as many as the model's size has
+  c.num_layers = 0  # blocks; 0, here and in the next three: as the model's name says
+  c.hidden_dim = 0  # channels of a token
+  c.mlp_dim = 0  # channels between the dense layers of a block
+  c.num_heads = 0  # of attention
   c.resnet_stages = 0  # of a hybrid: 3 or 4; 0: as its stride asks for
   c.head = 'token'  # 'token': the class token; 'gap': mean over the patches; 'map': attention
   c.representation_size = 0  # width of the head's hidden tanh layer; 0: none
@@ -82,14 +85,16 @@ def default_config() -> ConfigDict:
 
 # What of a config goes to create_model by the same name.
 MODEL_FIELDS = (
-    'num_layers', 'resnet_stages', 'head', 'representation_size', 'head_bias_init', 'dropout',
-    'pos_embedding', 'pos_embedding_at', 'attention', 'activation', 'norm_eps', 'pre_norm',
-    'patch_bias', 'qkv_bias', 'layer_scale', 'registers', 'dtype')
+    'num_layers', 'hidden_dim', 'mlp_dim', 'num_heads', 'resnet_stages', 'head',
+    'representation_size', 'head_bias_init', 'dropout', 'pos_embedding', 'pos_embedding_at',
+    'attention', 'activation', 'norm_eps', 'pre_norm', 'patch_bias', 'qkv_bias', 'layer_scale',
+    'registers', 'dtype')
 
 
 def model_overrides(c: ConfigDict) -> dict[str, Any]:
   """The fields of a config that `create_model` takes besides name, classes and image size."""
-  none_if_0 = ('num_layers', 'resnet_stages', 'representation_size')
+  none_if_0 = ('num_layers', 'hidden_dim', 'mlp_dim', 'num_heads', 'resnet_stages',
+               'representation_size')
   return {f: (c[f] or None) if f in none_if_0 else c[f] for f in MODEL_FIELDS}
 
 
@@ -111,8 +116,8 @@ def check_config(c: ConfigDict) -> None:
       raise InputError(f'config.{field} must be at least 1, got {c[field]}')
   for field in ('total_steps', 'num_epochs', 'warmup_steps', 'eval_every', 'save_every',
                 'keep_every', 'lr', 'weight_decay', 'clip_norm', 'max_bad_records', 'seed',
-                'num_threads', 'num_workers', 'num_classes', 'num_layers', 'representation_size',
-                'resize_size'):
+                'num_threads', 'num_workers', 'num_classes', 'num_layers', 'hidden_dim', 'mlp_dim',
+                'num_heads', 'representation_size', 'resize_size'):
     if c[field] < 0:
       raise InputError(f'config.{field} must not be negative, got {c[field]}')
   if not c.total_steps and not c.num_epochs:
