@@ -7,6 +7,7 @@ setuptools.setup(
     version='0.1.0',
     description='Vision Transformers in JAX: pretrain, fine-tune, evaluate, look inside',
     packages=setuptools.find_packages(include=['vit_jax', 'vit_jax.*']),
+    package_data={'vit_jax.data': ['imagenet*.txt']},  # names of classes
     # Decodes only the crop of a JPEG: an accelerator, built where gcc and libjpeg's headers
     # (libjpeg62-turbo-dev on Debian) are; the same pixels, slower, without it.
     ext_modules=[setuptools.Extension('vit_jax.data._jpegcrop', ['vit_jax/data/_jpegcrop.c'],
@@ -16,7 +17,9 @@ setuptools.setup(
         'absl-py',  # flags
         'array_record',  # reads what TFDS prepares in this format
         'etils[epath]',
+        'flatbuffers',  # jax.export writes programs with it and does not ask for it
         'flax',
+        'fsspec',  # checkpoints on gs://, s3:// ..., with the package of each
         'grain',  # shuffles, maps and prefetches by index, so that resume is exact
         'importlib_resources',  # tensorflow-datasets imports it without asking for it
         'jax>=0.10',
@@ -25,6 +28,7 @@ setuptools.setup(
         'opencv-python-headless',  # resize; PNG, WebP, CMYK decoding
         'optax',
         'orbax-checkpoint>=0.11',
+        'safetensors',  # timm's and Hugging Face's checkpoints; strict about damaged headers
         'scikit-learn',  # its handwritten digits are the embedded data set
         'simplejpeg',  # strict JPEG decoding without the GIL, the fastest measured
         'tensorboardX',  # event files without TensorFlow
@@ -34,6 +38,9 @@ setuptools.setup(
     extras_require={
         'cuda': ['jax[cuda]'],
         'tpu': ['jax[tpu]'],
+        # Brings onnx, onnxruntime. 0.13 gets shapes of hybrids wrong; 0.17 wants an older Orbax than
+        # constraints.txt: install without that file, best in an environment of its own.
+        'onnx': ['jax2onnx>=0.17.1'],
         'prepare': ['tensorflow'],  # preparing a TFDS data set; never needed to train
         'test': ['pytest', 'pillow'],  # pillow: an independent decoder to compare with
     },

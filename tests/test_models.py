@@ -24,15 +24,6 @@ def init(model, seed=0):
   return jax.jit(model.init)(jax.random.key(seed), images)['params']
 
 
-@pytest.mark.parametrize('name, count', [
-    ('Ti/16', 5_717_416), ('S/16', 22_050_664), ('S/32', 22_878_952), ('B/32', 88_224_232),
-    ('B/16', 86_567_656), ('B/8', 86_576_872), ('L/32', 306_535_400), ('L/16', 304_326_632),
-    ('H/14', 632_045_800)])
-def test_parameter_counts_of_the_paper(name, count):
-  params = abstract_params(create_model(f'ViT-{name}', num_classes=1000))
-  assert sum(p.size for p in jax.tree.leaves(params)) == count
-
-
 def test_published_21k_b16_arrays():
   model = create_model('ViT-B/16', num_classes=21843, representation_size=768)
   leaves = jax.tree.leaves(abstract_params(model))

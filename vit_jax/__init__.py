@@ -1,6 +1,7 @@
 """Vision Transformers in JAX: pretrain, fine-tune, evaluate, look inside."""
 
+from vit_jax.inference import predict
 from vit_jax.models import create_model
-from vit_jax.pretrained import load_params
+from vit_jax.pretrained import load_params, save_params
 
 __version__ = '0.1.0'

@@ -19,37 +19,12 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from vit_jax.errors import InputError
+from vit_jax.fingerprint import fingerprint, named_leaves
 
 
 @jax.jit
 def _all_finite(leaves: list[jax.Array]) -> list[jax.Array]:
   return [jnp.all(jnp.isfinite(x)) for x in leaves]
-
-
-@jax.jit
-def _fingerprints(leaves: list[jax.Array]) -> list[jax.Array]:
-  def one(x):
-    words = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-    bits = jax.lax.bitcast_convert_type(x, words).astype(jnp.uint32)
-    index = jnp.zeros(x.shape, jnp.uint32)  # in the flat array, without flattening a sharded one
-    for axis, size in enumerate(x.shape):
-      index = index * size + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-    # Odd weights are invertible modulo 2**32: a change in any one word always shows.
-    mixed = (bits ^ (bits >> 15)) * jnp.uint32(0x2c1b3c6d)
-    return jnp.sum(mixed * (2 * index + 1), dtype=jnp.uint32)
-  return [one(x) for x in leaves]
-
-
-def fingerprint(tree: Any) -> dict[str, int]:
-  """{array name: uint32} of a tree of arrays; sums modulo 2**32, so the same on any sharding."""
-  names, leaves = _named_leaves(tree)
-  return dict(zip(names, map(int, jax.device_get(_fingerprints(leaves)))))
-
-
-def _named_leaves(tree: Any) -> tuple[list[str], list[Any]]:
-  paths, leaves = zip(*jax.tree_util.tree_flatten_with_path(tree)[0])
-  part = lambda k: str(next(getattr(k, a) for a in ('key', 'name', 'idx') if hasattr(k, a)))
-  return ['/'.join(map(part, path)) for path in paths], list(leaves)
 
 
 class _Manager(ocp.CheckpointManager):
@@ -99,7 +74,7 @@ class Checkpoints:
           state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)))
 
   def _check_finite(self, step, state):
-    names, leaves = _named_leaves(state)
+    names, leaves = named_leaves(state)
     wrong = [n for n, finite in zip(names, jax.device_get(_all_finite(leaves))) if not finite]
     if wrong:
       raise InputError(f'the update of step {step} is not finite in {_some(wrong)}; '
@@ -151,9 +126,9 @@ class Checkpoints:
     return state, restored['meta']
 
   def _check_architecture(self, path, step, abstract):
-    names, leaves = _named_leaves(abstract)
+    names, leaves = named_leaves(abstract)
     want = {n: tuple(x.shape) for n, x in zip(names, leaves)}
-    names, leaves = _named_leaves(self._manager.item_metadata(step)['state'])
+    names, leaves = named_leaves(self._manager.item_metadata(step)['state'])
     have = {n: tuple(x.shape) for n, x in zip(names, leaves)}
     is_param = lambda n: n.startswith('params/')  # the moments only repeat the same misfits
     wrong = [f'{n} is {have.get(n, "missing")}, the model has {want.get(n, "none")}'

@@ -12,7 +12,7 @@ import numpy as np
 from vit_jax.data import source
 from vit_jax.errors import InputError
 
-_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp')
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp')
 
 
 class FolderSource(source.Source):
@@ -98,11 +98,11 @@ def _list_classes(directory: str, class_names: list[str]) -> list[tuple[str, int
                        f'classes: {", ".join(class_names[:5])}{", ..." * (len(labels) > 5)}')
     with os.scandir(path) as entries:
       files = sorted(os.fsencode(e.name) for e in entries if not e.name.startswith('.')
-                     and e.name.lower().endswith(_EXTENSIONS))
+                     and e.name.lower().endswith(EXTENSIONS))
     if files:
       classes.append((path, labels[name], np.array(files)))
   if not classes:
-    raise InputError(f'{directory} has no images: put {", ".join(_EXTENSIONS)} files into '
+    raise InputError(f'{directory} has no images: put {", ".join(EXTENSIONS)} files into '
                      f'{directory}/<class>/')
   return classes
 

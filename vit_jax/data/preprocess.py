@@ -37,8 +37,9 @@ def make_preprocess(
     flip: in training, mirror left to right with probability 1/2.
     apply_exif: turn images as their EXIF orientation says.
 
-  The function can be pickled and called from many threads at once, ignores the generator when
-  not train, and raises ValueError for bytes that are not a whole image.
+  The function can be pickled and called from many threads at once and raises ValueError for bytes
+  that are not a whole image. When not train, it ignores the generator, and also takes an image
+  that is decoded already, (H, W, 3) uint8.
 
   Raises:
     InputError: unknown preset, image_size below 1, or resize_size below image_size.
@@ -129,7 +130,7 @@ def _inception_eval(
     data: bytes, rng: np.random.Generator, *, size: int, resize_size: int, apply_exif: bool
 ) -> np.ndarray:
   del rng
-  image = decode_image(data, apply_exif=apply_exif)
+  image = _decoded(data, apply_exif)
   scale = resize_size / min(image.shape[:2])
   height, width = (round(side * scale) for side in image.shape[:2])
   y, x = (height - size) // 2, (width - size) // 2
@@ -158,7 +159,11 @@ def _bit_eval(
     data: bytes, rng: np.random.Generator, *, size: int, apply_exif: bool
 ) -> np.ndarray:
   del rng
-  return resize(decode_image(data, apply_exif=apply_exif), size, size)
+  return resize(_decoded(data, apply_exif), size, size)
+
+
+def _decoded(data: bytes | np.ndarray, apply_exif: bool) -> np.ndarray:
+  return data if isinstance(data, np.ndarray) else decode_image(data, apply_exif=apply_exif)
 
 
 def _random_flip(image: np.ndarray, rng: np.random.Generator, flip: bool) -> np.ndarray:

@@ -1,5 +1,6 @@
-"""Parameters from files into models."""
+"""Parameters from files into models, and back."""
 
+import logging
 import os
 from typing import Any
 
@@ -7,9 +8,14 @@ from flax import linen as nn
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from vit_jax.errors import InputError
-from vit_jax.pretrained.npz import read_npz
+from vit_jax.fingerprint import named_leaves
+from vit_jax.pretrained.about import About
+from vit_jax.pretrained.fit import fit
+from vit_jax.pretrained.formats import read_checkpoint, write_arrays
+
+log = logging.getLogger('vit_jax')
 
 
 def abstract_params(model: nn.Module) -> Any:
@@ -19,24 +25,66 @@ def abstract_params(model: nn.Module) -> Any:
 
 
 def load_params(path: str | os.PathLike, model: nn.Module) -> Any:
-  """Reads a published checkpoint as parameters of `model`.
+  """Reads a checkpoint as parameters of `model`.
+
+  Two things may differ from the model, and a warning says so: the head, when the number of classes
+  does (a new head is zeros, its bias `head_bias_init`; a pre_logits layer that the model lacks goes
+  with the old one), and the grid of a learned position embedding (resized as in paper section 3.2).
+  A warning also names what a config.json says against the model (activation, norm_eps, ...).
 
   Args:
-    path: an `.npz` file with published names, in either spelling (pre-linen or linen).
+    path: .npz as published (both dialects), .safetensors of timm or Hugging Face or a directory of
+      it, an Orbax directory of a training run or of `save_params`; local, https:// or gs://.
     model: made by `create_model`; says which arrays are expected.
   Returns:
     The parameter tree for model.apply({'params': ...}, images), NumPy arrays.
   Raises:
-    InputError: when the file cannot be read, or listing together every missing, extra and
-      mis-shaped array.
+    InputError: when the file cannot be read or is damaged, or listing together every missing,
+      extra and mis-shaped array.
   """
-  arrays = read_npz(path)
   want = traverse_util.flatten_dict(abstract_params(model), sep='/')
-  problems = [f'missing {k} {want[k].shape}' for k in sorted(want.keys() - arrays.keys())]
-  problems += [f'extra {k} {arrays[k].shape}' for k in sorted(arrays.keys() - want.keys())]
-  problems += [f'{k} is {arrays[k].shape}, the model has {want[k].shape}'
-               for k in sorted(want.keys() & arrays.keys()) if arrays[k].shape != want[k].shape]
-  if problems:
-    raise InputError(f'{path} does not fit the model: ' + '; '.join(problems))
-  params = {k: arrays[k].astype(want[k].dtype) for k in want}
+  num_heads = next((x.shape[1] for k, x in want.items() if k.endswith('/query/kernel')), None)
+  grid = getattr(model, 'grid', None)
+  arrays, about = read_checkpoint(path, num_heads=num_heads,
+                                  num_patches=grid and grid[0] * grid[1])
+  _warn_of_contradictions(path, about, model, num_heads)
+  params = fit(arrays, want, model, about, path)
   return traverse_util.unflatten_dict(params, sep='/')
+
+
+def _warn_of_contradictions(path, about, model, num_heads):
+  """Warns of what changes the numbers and not the shapes."""
+  for field, given in (('activation', getattr(model, 'activation', None)),
+                       ('norm_eps', getattr(model, 'norm_eps', None)), ('num_heads', num_heads),
+                       ('head', getattr(model, 'head', None))):
+    said = getattr(about, field)
+    if said is not None and given is not None and said != given:
+      log.warning('%s says %s=%r, the model has %r: its outputs will differ; '
+                  'create_model(..., %s=%r) follows the file', path, field, said, given, field, said)
+
+
+def save_params(params: Any, path: str | os.PathLike, format: str | None = None, *,
+                model: nn.Module | None = None, class_names: list[str] | None = None,
+                spelling: str = 'pre_linen') -> None:
+  """Writes parameters for other programs to read; `load_params` reads back the same bits.
+
+  Args:
+    params: a parameter tree.
+    path: .npz: a file, as published. orbax: a directory. timm, hf: a directory, which gets
+      model.safetensors and config.json, or a .safetensors file. Replaced in one piece.
+    format: 'npz', 'timm', 'hf' or 'orbax'; None: npz for a path that ends so, else orbax.
+    model: tells what parameters do not: activation (else 'gelu_tanh' is taken for granted),
+      norm_eps (else 1e-6), image size (else a square).
+    class_names: in the order of the head's outputs; kept by timm, hf and orbax.
+    spelling: of npz names, 'pre_linen' (what the original code and timm read) or 'linen'.
+
+  Raises:
+    InputError: for what the format cannot hold, or when it cannot be written.
+  """
+  names, leaves = named_leaves(params)
+  about = About(class_names=list(class_names) if class_names else None)
+  if model is not None:
+    about = about._replace(activation=getattr(model, 'activation', None),
+                           norm_eps=getattr(model, 'norm_eps', None), image_size=model.image_size)
+  arrays = {name: np.asarray(leaf) for name, leaf in zip(names, leaves)}
+  write_arrays(arrays, path, format, about=about, spelling=spelling)

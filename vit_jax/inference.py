@@ -1,0 +1,234 @@
+"""Images in, names and probabilities of their classes out."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+import contextlib
+import functools
+import itertools
+import os
+import pathlib
+import tempfile
+from typing import Any, BinaryIO, NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_jax.data import imagenet
+from vit_jax.data.decode import decode_image
+from vit_jax.data.preprocess import make_preprocess, resize
+from vit_jax.errors import InputError
+from vit_jax.pretrained.files import download, is_remote
+
+LOSSES = ('softmax', 'sigmoid')
+Image = str | os.PathLike | bytes | BinaryIO | np.ndarray
+
+_PATH = (str, os.PathLike)
+_BYTES = (bytes, bytearray, memoryview)
+
+
+class Prediction(NamedTuple):
+  """A class and how probable it is."""
+  label: int  # index of the class
+  name: str
+  probability: float
+
+
+def predict(
+    model: nn.Module, params: Any, images: Image | Iterable[Image], *,
+    class_names: Sequence[str] | None = None, top_k: int = 5, batch_size: int = 32,
+    preset: str = 'bit', resize_size: int | None = None, loss: str = 'softmax',
+) -> list[list[Prediction]]:
+  """Classifies images of any size.
+
+      predict(model, params, ['cat.jpg', 'dog.png'])[0][0].name  # what is in cat.jpg
+
+  Args:
+    model: made by `create_model`; images are brought to its image_size.
+    params: its parameters, as `load_params` returns them.
+    images: one, or an iterable, such as a generator. JPEG, PNG or WebP as paths, addresses
+      (https://, gs://, ...), open files or bytes, turned as their EXIF orientation says; or
+      pixels: (H, W, 3) uint8 RGB arrays, and what NumPy makes one of, such as PIL images.
+    class_names: of all classes, in the order of the head. None: ImageNet's if the model has 1000
+      or 21,843 classes, else 'class 17'.
+    top_k: how many classes to return for an image; all of them if there are fewer.
+    batch_size: images the device computes at once. The last batch is padded, so that a call
+      compiles the model at most once; later calls with an equal model find it compiled.
+    preset: how images are brought to size, as in the evaluation of training. 'bit': both sides
+      resized, as for the published fine-tuned checkpoints. 'inception': short side resized to
+      resize_size (None: 8/7 of the size), centre cropped.
+    loss: what the model was trained with. 'softmax': the probabilities of all classes sum to 1;
+      'sigmoid': each class has its own (how ImageNet-21k and JFT were pretrained).
+  Returns:
+    For each image, in order, its `top_k` most probable classes, the most probable first. One
+    image alone also gives a list of one.
+  Raises:
+    InputError: for arguments that do not fit each other, or naming the first image that cannot
+      be read; `predict_each` goes on after those.
+  """
+  each = predict_each(model, params, images, class_names=class_names, top_k=top_k,
+                      batch_size=batch_size, preset=preset, resize_size=resize_size, loss=loss)
+  results = []
+  with contextlib.closing(each):
+    for result in each:
+      if isinstance(result, InputError):
+        raise result
+      results.append(result)
+  return results
+
+
+def predict_each(
+    model: nn.Module, params: Any, images: Image | Iterable[Image], *,
+    class_names: Sequence[str] | None = None, top_k: int = 5, batch_size: int = 32,
+    preset: str = 'bit', resize_size: int | None = None, loss: str = 'softmax',
+) -> Iterator[list[Prediction] | InputError]:
+  """Like `predict`, one result at a time: a stream of images takes constant memory.
+
+  Images are read and decoded by threads, two batches ahead of the device.
+
+  Yields:
+    For each image, in order, its most probable classes, or the InputError that says why it
+    cannot be read.
+  """
+  class_names = _check(model, class_names, top_k, batch_size, loss)
+  prepare = functools.partial(_prepare, _bring_to_size(preset, model.image_size, resize_size))
+  compute = functools.partial(_most_probable, model, jax.device_put(params), loss=loss,
+                              top_k=min(top_k, model.num_classes))
+  running = None  # the batch on the device, and what will come of it
+  with contextlib.closing(_map_ahead(prepare, _named(images), 2 * batch_size)) as prepared:
+    while batch := list(itertools.islice(prepared, batch_size)):
+      # A few images alone are not worth the computation of a whole batch.
+      rows = batch_size if running else min(batch_size, 1 << (len(batch) - 1).bit_length())
+      started = batch, compute(_stack(batch, rows, model.image_size))
+      if running:
+        yield from _results(*running, class_names)
+      running = started
+    if running:
+      yield from _results(*running, class_names)
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'loss', 'top_k'))
+def _most_probable(model: nn.Module, params: Any, images: jax.Array, *, loss: str,
+                   top_k: int) -> tuple[jax.Array, jax.Array]:
+  """(B, H, W, 3) uint8 -> probabilities (B, top_k), descending, and their labels (B, top_k)."""
+  logits = model.apply({'params': params}, (images.astype(jnp.float32) - 127.5) / 127.5)
+  probabilities = jax.nn.softmax(logits) if loss == 'softmax' else jax.nn.sigmoid(logits)
+  return jax.lax.top_k(probabilities, top_k)
+
+
+def _check(model: nn.Module, class_names: Sequence[str] | None, top_k: int, batch_size: int,
+           loss: str) -> Sequence[str]:
+  """Returns the names of all classes; raises InputError for what does not fit."""
+  if not model.num_classes:
+    raise InputError('the model has no head (num_classes=0): there are no classes to predict')
+  for name, value in (('top_k', top_k), ('batch_size', batch_size)):
+    if value < 1:
+      raise InputError(f'{name} must be at least 1, got {value}')
+  if loss not in LOSSES:
+    raise InputError(f'unknown loss {loss!r}; there are {", ".join(LOSSES)}')
+  if class_names is None:
+    class_names = imagenet.class_names(model.num_classes) or [
+        f'class {label}' for label in range(model.num_classes)]
+  if len(class_names) != model.num_classes:
+    raise InputError(f'there are {len(class_names):,} class names, but the model has '
+                     f'{model.num_classes:,} classes')
+  return class_names
+
+
+def _bring_to_size(preset: str, image_size: tuple[int, int],
+                   resize_size: int | None) -> Callable[[bytes | np.ndarray], np.ndarray]:
+  """The preprocessing of evaluation, for files and for arrays; 'bit' to any height and width."""
+  height, width = image_size
+  if preset == 'bit':
+    return lambda image: resize(image if isinstance(image, np.ndarray) else
+                                decode_image(image, apply_exif=True), height, width)
+  crop = make_preprocess(preset, image_size=height, train=False, apply_exif=True,
+                         resize_size=resize_size)
+  if height != width:
+    raise InputError(f'preset {preset!r} crops squares, but images of the model are '
+                     f"{height}x{width}: give preset='bit'")
+  return lambda image: crop(image, None)
+
+
+def _named(images: Image | Iterable[Image]) -> Iterator[tuple[str, Image]]:
+  """Yields each image with what to call it in an error."""
+  single = (isinstance(images, _PATH + _BYTES) or hasattr(images, 'read')
+            or not isinstance(images, Iterable)
+            or getattr(images, 'ndim', 4) != 4)  # an array (N, H, W, 3) is many images
+  for number, image in enumerate([images] if single else images):
+    path = image if isinstance(image, _PATH) else getattr(image, 'name', f'image {number}')
+    yield str(path), image
+
+
+def _map_ahead(function: Callable[[Any], Any], items: Iterable[Any], ahead: int) -> Iterator[Any]:
+  """Yields function(item) in order, with threads at work on the next `ahead` items."""
+  pool = ThreadPoolExecutor(os.cpu_count())
+  try:
+    waiting = deque()
+    for item in items:
+      waiting.append(pool.submit(function, item))
+      if len(waiting) > ahead:
+        yield waiting.popleft().result()
+    while waiting:
+      yield waiting.popleft().result()
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
+def _prepare(bring_to_size: Callable[[bytes | np.ndarray], np.ndarray],
+             named: tuple[str, Image]) -> np.ndarray | InputError:
+  """Reads an image and brings it to size; returns what is wrong with it if that fails."""
+  name, image = named
+  try:
+    return bring_to_size(_load(image))
+  except InputError as e:  # names it already
+    return e
+  except OSError as e:
+    return InputError(f'{name} cannot be read: {e.strerror or e}')
+  except ValueError as e:
+    return InputError(f'{name} cannot be read: {e}')
+
+
+def _load(image: Image) -> bytes | np.ndarray:
+  """The bytes of a file, or an array (H, W, 3) uint8."""
+  if isinstance(image, _PATH):
+    return _fetch(image) if is_remote(image) else pathlib.Path(image).expanduser().read_bytes()
+  if isinstance(image, _BYTES):
+    return bytes(image)
+  if hasattr(image, 'read'):
+    return image.read()
+  array = np.asarray(image)
+  if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+    raise ValueError(f'an array must be (height, width, 3) uint8 RGB, this is {array.shape} '
+                     f'{array.dtype}')
+  return array
+
+
+def _fetch(address: str) -> bytes:
+  with tempfile.TemporaryDirectory(prefix='vit_jax_') as directory:
+    target = pathlib.Path(directory, 'image')
+    download(address, target)
+    return target.read_bytes()
+
+
+def _stack(batch: list[np.ndarray | InputError], rows: int,
+           image_size: tuple[int, int]) -> np.ndarray:
+  """The images of a batch as one array; zeros where there is none."""
+  stacked = np.zeros((rows, *image_size, 3), np.uint8)
+  for row, image in enumerate(batch):
+    if not isinstance(image, InputError):
+      stacked[row] = image
+  return stacked
+
+
+def _results(batch: list[np.ndarray | InputError], computed: tuple[jax.Array, jax.Array],
+             class_names: Sequence[str]) -> Iterator[list[Prediction] | InputError]:
+  """Waits for the device, then yields a result for each image of the batch."""
+  for image, probabilities, labels in zip(batch, *jax.device_get(computed)):
+    if isinstance(image, InputError):
+      yield image
+    else:
+      yield [Prediction(int(label), class_names[label], float(probability))
+             for label, probability in zip(labels, probabilities)]

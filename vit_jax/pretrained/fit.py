@@ -1,0 +1,116 @@
+"""Arrays of a checkpoint into the shapes of a model: only the head and the positions may change."""
+
+from collections.abc import Mapping
+import logging
+import os
+from typing import Any
+
+from flax import linen as nn
+import numpy as np
+
+from vit_jax.errors import InputError, some
+from vit_jax.pretrained.about import About
+from vit_jax.pretrained.posembed import resize_posembed
+
+_HEADS = ('head/', 'resnet/head/')
+log = logging.getLogger('vit_jax')
+
+
+def fit(arrays: Mapping[str, np.ndarray], want: Mapping[str, Any], model: nn.Module, about: About,
+        path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """Returns the arrays that the model wants, with a new head or resized positions if need be.
+
+  Args:
+    arrays: {canonical name: array} of the file.
+    want: {canonical name: shape and dtype} of the model.
+    about: what the file says of itself.
+    path: of the file, for messages.
+
+  Raises:
+    InputError: listing together every array that is missing, extra or of another shape.
+  """
+  arrays = dict(arrays)
+  _fit_head(arrays, want, model, path)
+  _fit_positions(arrays, want, model, about, path)
+  problems = [f'missing {k} {want[k].shape}' for k in sorted(want.keys() - arrays.keys())]
+  problems += [f'extra {k} {arrays[k].shape}' for k in sorted(arrays.keys() - want.keys())]
+  problems += [f'{k} is {arrays[k].shape}, the model has {want[k].shape}'
+               for k in sorted(want.keys() & arrays.keys()) if arrays[k].shape != want[k].shape]
+  if problems:
+    raise InputError(f'{path} does not fit the model: {some(problems)}')
+  return {k: arrays[k] for k in want}
+
+
+def _fit_head(arrays, want, model, path):
+  """Drops the file's head, or puts a new one in, where the numbers of classes differ."""
+  of_file = [k for k in arrays if k.startswith(_HEADS)]
+  of_model = [k for k in want if k.startswith(_HEADS)]
+  old, new = _classes(of_file, arrays), _classes(of_model, want)
+  if old == new != 0:
+    return
+  extra = [k for k in arrays if k.startswith('pre_logits/') and k not in want]
+  for name in of_file + extra:
+    del arrays[name]
+  for name in of_model:
+    bias = getattr(model, 'head_bias_init', 0.) if name.endswith('bias') else 0.
+    arrays[name] = np.full(want[name].shape, bias, want[name].dtype)
+  what = [f'its head of {old} classes is dropped'] * bool(old) + ['it has no head'] * (new > old == 0)
+  what += ['its pre_logits layer is dropped'] * bool(extra)
+  what += [f'the head of {new} classes is new: zeros, to be trained'] * bool(new)
+  if what:
+    log.warning('%s: %s', path, '; '.join(what))
+
+
+def _classes(head, arrays):
+  """Number of outputs of a head, 0 when there is none."""
+  return max((arrays[k].shape[-1] for k in head if arrays[k].shape), default=0)
+
+
+def _fit_positions(arrays, want, model, about, path):
+  """Resizes learned position embeddings to the model's grid."""
+  old_sizes = set()
+  for name in want:
+    if 'posembed_input/' not in name or name not in arrays:
+      continue
+    array, shape = arrays[name], want[name].shape
+    if array.ndim != len(shape) or array.shape[-1] != shape[-1]:
+      continue  # of another model: listed as mis-shaped
+    resize = _resize_axis if name.endswith(('/rows', '/columns')) else _resize_grid
+    arrays[name], old = resize(array, shape, model, about, path)
+    old_sizes.update(old)
+  if old_sizes:
+    log.warning('%s: the position embedding is resized from %s to the grid of %dx%d patches', path,
+                ' and '.join(sorted(old_sizes)), *model.grid)
+
+
+def _resize_axis(array, shape, model, about, path):
+  """Rows or columns (n, D/2) of a 2-D embedding -> (the same for the model, old sizes)."""
+  del model, about, path
+  if len(array) == shape[0]:
+    return array, []
+  return resize_posembed(array[None], (shape[0], 1), (len(array), 1), 0)[0], [f'{len(array)} rows']
+
+
+def _resize_grid(array, shape, model, about, path):
+  """(1, [1 +] n, D) -> (the same for the model's grid, old sizes)."""
+  prefix = shape[1] - model.grid[0] * model.grid[1]
+  patches = array.shape[1] - prefix
+  side = round(max(patches, 0)**.5)
+  grid = _recorded_grid(about, model)
+  if grid is None or grid[0] * grid[1] != patches:
+    if array.shape == shape:
+      if side**2 == patches and model.grid != (side, side):
+        log.warning('%s: its %d positions are taken as the grid of %dx%d', path, patches,
+                    *model.grid)
+      return array, []
+    grid = (side, side)
+  if grid == model.grid or grid[0] * grid[1] != patches or not patches:
+    return array, []
+  return resize_posembed(array, model.grid, grid, prefix), ['%dx%d patches' % grid]
+
+
+def _recorded_grid(about, model):
+  """The grid (h, w) of the image size that the file records; None where it does not."""
+  if not about.image_size:
+    return None
+  return tuple(s * g // i for s, g, i in zip(about.image_size, model.grid, model.image_size))

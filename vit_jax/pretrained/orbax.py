@@ -1,0 +1,112 @@
+"""Parameters in Orbax directories: of a training run, or written by `save_params`.
+
+Orbax does not notice a flipped byte, so that every array's fingerprint is compared after reading.
+"""
+
+from collections.abc import Mapping
+import os
+import pathlib
+import shutil
+from typing import Any
+
+from etils import epath
+from flax import traverse_util
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from vit_jax.errors import InputError, some
+from vit_jax.fingerprint import fingerprint, named_leaves
+from vit_jax.pretrained.about import About
+
+_STEP, _PARAMS, _META = 'state', 'params', 'meta'  # items of Orbax's composite checkpoints
+
+
+def find(path: str | os.PathLike) -> epath.Path | None:
+  """The directory of one checkpoint in `path`: itself, or the newest of a run; None if none.
+
+  Args:
+    path: a workdir, its checkpoints/, the directory of a step, or what `write_orbax` wrote.
+  """
+  path = epath.Path(path).expanduser()
+  if (path / _META).is_dir() and ((path / _STEP).is_dir() or (path / _PARAMS).is_dir()):
+    return path
+  if (path / 'checkpoints').is_dir():
+    path = path / 'checkpoints'
+  steps = [p for p in path.iterdir() if p.name.isdecimal() and (p / _STEP).is_dir()]
+  return max(steps, key=lambda p: int(p.name), default=None)
+
+
+def read_orbax(path: epath.Path) -> dict[str, np.ndarray]:
+  """Reads the parameters, and nothing else, of what `find` found: {canonical name: array}.
+
+  Raises:
+    InputError: naming the directory, when it is damaged.
+  """
+  try:
+    saved = _meta(path)['fingerprint']
+    arrays = _restore(path)
+  except Exception as e:  # Orbax, TensorStore and JSON raise all kinds on damaged files
+    reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
+    raise InputError(f'the checkpoint {path} cannot be read ({reason}): it is damaged') from e
+  prefix = '' if (path / _PARAMS).is_dir() else 'params/'
+  # One by one: all at once would hold a second copy.
+  wrong = [k for k, x in arrays.items() if fingerprint({k: x})[k] != saved.get(prefix + k)]
+  if wrong:
+    raise InputError(f'the checkpoint {path} differs from what was saved in {some(wrong)}: it is '
+                     'damaged')
+  return arrays
+
+
+def _restore(path):
+  handler = ocp.PyTreeCheckpointHandler()
+  of_run = (path / _STEP).is_dir()
+  item = path / (_STEP if of_run else _PARAMS)
+  tree = handler.metadata(item).tree
+  if of_run:
+    tree = {'params': tree['params']}
+  like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+  numpy = jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+  restored = handler.restore(item, args=ocp.args.PyTreeRestore(
+      item=like, restore_args=numpy, partial_restore=True))
+  return dict(zip(*named_leaves(restored['params'] if of_run else restored)))
+
+
+def _meta(path):
+  return ocp.JsonCheckpointHandler().restore(path / _META)
+
+
+def read_about(path: epath.Path) -> About:
+  """What the run or the writer recorded of the model."""
+  try:
+    meta = _meta(path)
+  except Exception as e:
+    raise InputError(f'the checkpoint {path} cannot be read ({e}): it is damaged') from e
+  size = meta.get('image_size')
+  return About(class_names=meta.get('class_names') or None, model=meta.get('model'),
+               activation=meta.get('activation'), norm_eps=meta.get('norm_eps'),
+               image_size=tuple(size) if size else None)
+
+
+def write_orbax(arrays: Mapping[str, np.ndarray], path: str | os.PathLike, about: About) -> None:
+  """Writes parameters as the directory `path`, which appears in one piece.
+
+  Raises:
+    InputError: when `path` is there and is not of this kind, or cannot be written.
+  """
+  path = pathlib.Path(path).expanduser().absolute()
+  if path.exists() and not (path / _PARAMS).is_dir() and (
+      not path.is_dir() or any(path.iterdir())):
+    raise InputError(f'{path} is there already, and no directory of parameters that may be '
+                     'replaced')
+  meta = {k: v for k, v in about._asdict().items() if v is not None and k != 'format'}
+  meta['fingerprint'] = {k: fingerprint({k: x})[k] for k, x in arrays.items()}
+  tree = traverse_util.unflatten_dict(dict(arrays), sep='/')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+      checkpointer.save(path, force=True, args=ocp.args.Composite(
+          params=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(meta)))
+  except Exception as e:  # TensorStore raises ValueError, OSError and others for a full disk
+    reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
+    raise InputError(f'cannot write {path} ({reason})') from e
