@@ -20,6 +20,7 @@ from vit_jax.data import imagenet
 from vit_jax.data.decode import decode_image
 from vit_jax.data.preprocess import make_preprocess, resize
 from vit_jax.errors import InputError
+from vit_jax.models.layers import to_input
 from vit_jax.pretrained.files import download, is_remote
 
 LOSSES = ('softmax', 'sigmoid')
@@ -113,7 +114,7 @@ def predict_each(
 def _most_probable(model: nn.Module, params: Any, images: jax.Array, *, loss: str,
                    top_k: int) -> tuple[jax.Array, jax.Array]:
   """(B, H, W, 3) uint8 -> probabilities (B, top_k), descending, and their labels (B, top_k)."""
-  logits = model.apply({'params': params}, (images.astype(jnp.float32) - 127.5) / 127.5)
+  logits = model.apply({'params': params}, to_input(images))
   probabilities = jax.nn.softmax(logits) if loss == 'softmax' else jax.nn.sigmoid(logits)
   return jax.lax.top_k(probabilities, top_k)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from vit_jax.errors import InputError
+from vit_jax.models.layers import to_input
 
 Batch = dict[str, jax.Array]  # image (B, H, W, 3) uint8, label (B,) int, mask (B,) bool
 Metrics = dict[str, jax.Array]
@@ -44,11 +45,6 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, kind: str = 'softmax'
     return -jnp.sum(targets * jax.nn.log_sigmoid(logits) +
                     (1 - targets) * jax.nn.log_sigmoid(-logits), axis=-1)
   raise InputError(f'unknown loss {kind!r}; there are softmax, sigmoid')
-
-
-def to_input(images: jax.Array) -> jax.Array:
-  """uint8 [0, 255] -> float32 [-1, 1]."""
-  return (images.astype(jnp.float32) - 127.5) / 127.5
 
 
 def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation,

@@ -191,9 +191,11 @@ class _Run:
     if self.saved_step == step:
       return
     self._check_finite()
+    c = self.config
     self.checkpoints.save(step, state, {
-        'model': self.config.model, 'dataset': self.config.dataset,
-        'class_names': self.data.train.class_names, 'bad_records': sorted(self.bad_records)})
+        'model': c.model, 'image_size': [c.image_size] * 2, 'activation': c.activation,
+        'norm_eps': c.norm_eps, 'dataset': c.dataset, 'class_names': self.data.train.class_names,
+        'bad_records': sorted(self.bad_records)})
     self.saved_step = step
 
   def _eval_due(self, step: int) -> bool:

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 import contextlib
+import http.client
 import importlib.util
+import logging
 import os
 import pathlib
 import shutil
@@ -14,6 +16,7 @@ import fsspec
 
 from vit_jax.errors import InputError
 
+log = logging.getLogger('vit_jax')
 _TIMEOUT = 20  # seconds without an answer or a byte
 _GS = 'https://storage.googleapis.com/'  # where public buckets can be read without an account
 
@@ -37,6 +40,7 @@ def download(address: str, target: pathlib.Path) -> None:
     Missing: there is no such file.
     InputError: naming the address, or the package that is missing; within a minute.
   """
+  log.info('downloading %s', address)
   scheme, rest = address.split('://', 1)
   with open(target, 'wb') as f:
     if scheme == 'gs' and importlib.util.find_spec('gcsfs') is None:
@@ -63,7 +67,7 @@ def _download_http(url, to, address, hint=''):
     missing = e.code in (401, 403, 404)
     raise (Missing if missing else InputError)(
         f'{address} cannot be downloaded (HTTP {e.code} {e.reason}){hint * missing}') from None
-  except (OSError, ValueError) as e:
+  except (OSError, ValueError, http.client.HTTPException) as e:
     reason = getattr(e, 'reason', e)
     raise InputError(f'{address} cannot be downloaded ({reason}); is the network up?') from None
   if expected is not None and to.tell() != int(expected):
@@ -93,6 +97,8 @@ def _fsspec_errors(address):
     raise Missing(f'{address}: no such file') from None
   except ImportError as e:
     raise InputError(f'{address} needs a package that is not installed: {e}') from None
+  except fsspec.exceptions.FSTimeoutError:
+    raise InputError(f'{address} does not answer; is the network up?') from None
   except Exception as e:  # each of fsspec's file systems has its own
     raise InputError(f'{address} cannot be read ({_first_line(e)})') from e
 
@@ -114,9 +120,10 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    yield temporary
-    os.replace(temporary, path)
+    try:
+      yield temporary
+      os.replace(temporary, path)
+    finally:
+      temporary.unlink(missing_ok=True)
   except OSError as e:
     raise InputError(f'cannot write {path}: {e.strerror or e}') from e
-  finally:
-    temporary.unlink(missing_ok=True)

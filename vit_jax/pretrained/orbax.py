@@ -29,6 +29,7 @@ def find(path: str | os.PathLike) -> epath.Path | None:
     path: a workdir, its checkpoints/, the directory of a step, or what `write_orbax` wrote.
   """
   path = epath.Path(path).expanduser()
+  path = path if '://' in os.fspath(path) else epath.Path(os.path.abspath(path))  # Orbax insists
   if (path / _META).is_dir() and ((path / _STEP).is_dir() or (path / _PARAMS).is_dir()):
     return path
   if (path / 'checkpoints').is_dir():

@@ -1,28 +1,29 @@
 """A whole checkpoint for another image or patch size."""
 
+import logging
 import os
 import pathlib
 import re
 
 import numpy as np
-from safetensors import safe_open
 
 from vit_jax.errors import InputError
-from vit_jax.pretrained import safetensors, torch_layout
-from vit_jax.pretrained.formats import read_checkpoint, write_arrays
+from vit_jax.models.variants import ResNet
+from vit_jax.pretrained.formats import PUBLISHED, read_checkpoint, write_arrays
 from vit_jax.pretrained.posembed import resize_patch_embedding, resize_posembed
 
 Size = int | tuple[int, int]  # pixels: a side, or (height, width)
 Shape = tuple[int, ...]
 
+log = logging.getLogger('vit_jax')
 _KERNEL = 'embedding/kernel'
 _POSITIONS = re.compile(r'.*\bposembed_input/(pos_embedding|rows|columns)')
 
 
 def resize_checkpoint(path: str | os.PathLike, out: str | os.PathLike, image_size: Size, *,
                       patch_size: int | None = None, old_image_size: Size | None = None,
-                      method: str = 'bilinear', num_heads: int | None = None
-                      ) -> dict[str, tuple[Shape, Shape]]:
+                      method: str = 'bilinear', num_heads: int | None = None,
+                      force: bool = False) -> dict[str, tuple[Shape, Shape]]:
   """Writes the checkpoint `path` for another image size, or patch size, or both, to `out`.
 
   Args:
@@ -32,17 +33,18 @@ def resize_checkpoint(path: str | os.PathLike, out: str | os.PathLike, image_siz
     image_size, patch_size, old_image_size, method: of `resize_arrays`; None for old_image_size
       means what the checkpoint says, else a square.
     num_heads: of a .safetensors file without a config.json; None: as usual for its width.
+    force: replaces what is at `out`.
   Returns:
     {name: (old shape, new shape)} of the arrays that were resized.
   Raises:
-    InputError: when one file cannot be read or the other not be written or is there already; and
-      those of `resize_arrays`.
+    InputError: when `path` cannot be read, `out` is there or cannot be written or cannot hold the
+      model; and those of `resize_arrays`.
   """
   out = pathlib.Path(out).expanduser()
-  if out.exists():
-    raise InputError(f'{out} is there already: give another name, or delete it first')
+  if os.path.lexists(out) and not force:
+    raise InputError(f'{out} is there already: give another name, or --force to replace it')
   old, about = read_checkpoint(path, num_heads=num_heads)
-  format = _dialect(path, out) if out.suffix == '.safetensors' else None
+  format = _format(path, about, out)
   if old_image_size is None:
     old_image_size = _recorded_size(old, about.image_size)
   try:
@@ -57,15 +59,23 @@ def resize_checkpoint(path: str | os.PathLike, out: str | os.PathLike, image_siz
   return {name: (old[name].shape, new[name].shape) for name in old if new[name] is not old[name]}
 
 
-def _dialect(path, out):
-  """'timm' or 'hf': whose names the .safetensors file `path`, or that of a directory, has."""
-  path = pathlib.Path(path).expanduser()
-  file = path / safetensors.FILE if path.is_dir() else path
-  if file.suffix != '.safetensors' or not file.is_file():
-    raise InputError(f"{out}: {path} does not tell whether timm's or Hugging Face's names are "
-                     'wanted; write .npz or a directory, and vit_jax.tools.convert goes on from it')
-  with safe_open(file, framework='np') as f:
-    return torch_layout.dialect(f.keys())[0]
+def _format(path, about, out):
+  """What `out` is written as, to hold all that changes the model's outputs, or a warning."""
+  if out.suffix == '.safetensors':
+    if about.format not in ('timm', 'hf'):
+      raise InputError(f"{out}: {path} does not tell whether timm's or Hugging Face's names are "
+                       'wanted; write npz or orbax, and vit_jax.tools.convert goes on from it')
+    if about.activation is None:
+      raise InputError(f'{path} has no config.json that tells its activation: put one beside it, '
+                       'or write npz')
+    return about.format
+  if out.suffix != '.npz':
+    return 'orbax'
+  unusual = [f'{field}={getattr(about, field)!r}' for field in ('activation', 'norm_eps')
+             if getattr(about, field) not in (None, getattr(PUBLISHED, field))]
+  if unusual:
+    log.warning('npz does not keep %s of %s: give that to create_model', ', '.join(unusual), path)
+  return 'npz'
 
 
 def _recorded_size(arrays, image_size):
@@ -140,7 +150,7 @@ def _stem_stride(arrays):
   if 'conv_root/kernel' not in arrays:
     return 1
   blocks = {name.split('/')[0] for name in arrays if re.match(r'block\d+/', name)}
-  return 4 * 2**max(0, len(blocks) - 1)
+  return ResNet((1,) * len(blocks)).stride
 
 
 def _grid(image, stem, patch, what):

@@ -53,6 +53,9 @@ def read_safetensors(shards: list[pathlib.Path], about: About, *, num_heads: int
     arrays = torch_layout.from_torch(_tensors(shards), kind, prefix, heads)
   except InputError as e:
     raise InputError(f'{path}: {e}') from e
+  if about.image_size and 'embedding/kernel' in arrays:
+    p, q = arrays['embedding/kernel'].shape[:2]
+    num_patches = about.image_size[0] // p * (about.image_size[1] // q)
   torch_layout.read_positions(arrays, num_patches)
   return arrays, kind
 

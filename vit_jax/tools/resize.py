@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                       help='pixels that CKPT is for (default: as it says, else a square)')
   parser.add_argument('--num_heads', type=int,
                       help='of safetensors without a config.json (default: as usual for the width)')
+  parser.add_argument('--force', action='store_true', help='replaces what is at OUT')
   args = parser.parse_args(argv)
   try:
     changes = resize_checkpoint(**{k: v for k, v in vars(args).items() if k != 'ckpt'},
