@@ -116,6 +116,16 @@ def test_eight_devices_give_the_loss_of_one():
   assert many.params['cls'].sharding.num_devices == 8
 
 
+def test_the_step_compiles_once():
+  """The state keeps the sharding that it was put with, of which a program is a function."""
+  step, state = setup()
+  spread = parallel.Pmap(32)
+  state = spread.put(state)
+  before = jax.tree.map(lambda x: x.sharding, state)
+  state, _ = spread.train_step(step)(state, batch())
+  assert jax.tree.map(lambda x: x.sharding, state) == before
+
+
 def test_a_masked_example_adds_nothing():
   step, state = setup()
   data = batch()

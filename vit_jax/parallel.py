@@ -97,7 +97,8 @@ class Pmap:
 
   def put(self, state: Any) -> Any:
     """Puts a state (host arrays or single-device arrays) on every device."""
-    spread = jax.pmap(lambda s, _: s, in_axes=(None, 0), out_axes=None)
+    # The steps' axis name: with another sharding than theirs the first step would compile twice.
+    spread = jax.pmap(lambda s, _: s, axis_name='data', in_axes=(None, 0), out_axes=None)
     return spread(state, np.zeros(jax.local_device_count()))
 
   def _split(self, batch):
