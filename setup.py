@@ -42,6 +42,10 @@ setuptools.setup(
         # constraints.txt: install without that file, best in an environment of its own.
         'onnx': ['jax2onnx>=0.17.1'],
         'prepare': ['tensorflow'],  # preparing a TFDS data set; never needed to train
-        'test': ['pytest', 'pillow'],  # pillow: an independent decoder to compare with
+        'test': [
+            'pytest',
+            'pillow',  # an independent decoder to compare with
+            'ipykernel', 'matplotlib', 'nbclient', 'nbformat',  # run colab/vit_jax.ipynb
+        ],
     },
 )

@@ -17,7 +17,7 @@ ALLOWED = {
               'evaluate', 'config'),
     'inference': ('data', 'models', 'pretrained'), 'main': ('train', 'parallel'),
     'export': ('models', 'pretrained'),
-    'tools': ('data', 'models', 'pretrained', 'inference', 'export', 'config', 'train'),
+    'tools': ('data', 'models', 'pretrained', 'inference', 'export', 'config', 'train', 'tools'),
     'errors': (), '__init__': ('models', 'pretrained', 'inference')}
 
 

@@ -7,6 +7,7 @@ from vit_jax import optim
 from vit_jax import parallel
 from vit_jax import step as step_lib
 from vit_jax.evaluate import evaluate
+from vit_jax.models.io import to_input
 from vit_jax.models.variants import Variant
 from vit_jax.models.vit import VisionTransformer
 
@@ -33,7 +34,7 @@ def setup(accumulate=1, model=MODEL, **options):
 
 @jax.jit
 def forward(params, images):
-  return MODEL.apply({'params': params}, step_lib.to_input(images))
+  return MODEL.apply({'params': params}, to_input(images))
 
 
 def close(a, b, rtol):
@@ -66,7 +67,7 @@ def test_cross_entropy_is_finite_at_extreme_logits():
 
 
 def test_input_range():
-  x = step_lib.to_input(jnp.array([0, 255, 100], jnp.uint8))
+  x = to_input(jnp.array([0, 255, 100], jnp.uint8))
   np.testing.assert_allclose(x, [-1, 1, (100 - 127.5) / 127.5], rtol=1e-6)
 
 

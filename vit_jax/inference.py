@@ -20,10 +20,9 @@ from vit_jax.data import imagenet
 from vit_jax.data.decode import decode_image
 from vit_jax.data.preprocess import make_preprocess, resize
 from vit_jax.errors import InputError
-from vit_jax.models.layers import to_input
+from vit_jax.models.io import LOSSES, to_input, to_probabilities
 from vit_jax.pretrained.files import download, is_remote
 
-LOSSES = ('softmax', 'sigmoid')
 Image = str | os.PathLike | bytes | BinaryIO | np.ndarray
 
 _PATH = (str, os.PathLike)
@@ -115,8 +114,7 @@ def _most_probable(model: nn.Module, params: Any, images: jax.Array, *, loss: st
                    top_k: int) -> tuple[jax.Array, jax.Array]:
   """(B, H, W, 3) uint8 -> probabilities (B, top_k), descending, and their labels (B, top_k)."""
   logits = model.apply({'params': params}, to_input(images))
-  probabilities = jax.nn.softmax(logits) if loss == 'softmax' else jax.nn.sigmoid(logits)
-  return jax.lax.top_k(probabilities, top_k)
+  return jax.lax.top_k(to_probabilities(logits, loss), top_k)
 
 
 def _check(model: nn.Module, class_names: Sequence[str] | None, top_k: int, batch_size: int,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from vit_jax.errors import InputError
-from vit_jax.models.layers import to_input
+from vit_jax.models.io import to_input
 
 Batch = dict[str, jax.Array]  # image (B, H, W, 3) uint8, label (B,) int, mask (B,) bool
 Metrics = dict[str, jax.Array]

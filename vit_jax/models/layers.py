@@ -20,11 +20,6 @@ ACTIVATIONS = {
 fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))  # into one key per example
 
 
-def to_input(images: jax.Array) -> jax.Array:
-  """What every model takes: uint8 [0, 255] -> float32 [-1, 1]."""
-  return (images.astype(jnp.float32) - 127.5) / 127.5
-
-
 def xavier_uniform(in_axis: int | tuple[int, ...] = 0, out_axis: int | tuple[int, ...] = -1):
   """Xavier-uniform over a kernel whose fan-in or fan-out spans several axes."""
   return nn.initializers.variance_scaling(1., 'fan_avg', 'uniform', in_axis, out_axis)

@@ -150,7 +150,7 @@ def hybrid_features(images: jax.Array, resnet: ResNet, dtype: Any) -> jax.Array:
   """
   x = StdConv(resnet.width, 7, 2, False, dtype, name='conv_root')(images)
   x = nn.relu(nn.GroupNorm(32, epsilon=1e-6, dtype=dtype, name='gn_root')(x))
-  x = nn.max_pool(x, (3, 3), (2, 2), 'SAME')
+  x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding='SAME')
   return stages(x, resnet, functools.partial(UnitV1, dtype=dtype), 'unit{}')
 
 
@@ -166,7 +166,7 @@ class ResNetV2(nn.Module):
     x = Named(lambda: StdConv(self.resnet.width, 7, 2, True, self.dtype,
                               name='standardized_conv2d'), name='root_block')(images)
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # zeros, not max_pool's -inf
-    x = nn.max_pool(x, (3, 3), (2, 2), 'VALID')
+    x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding='VALID')
     x = stages(x, self.resnet, functools.partial(UnitV2, dtype=self.dtype), 'unit{:02}')
     x = nn.relu(GroupNorm(self.dtype, name='group_norm')(x))
     x = x.mean(axis=(1, 2), keepdims=True, dtype=jnp.float32)  # (B, H, W, C) -> (B, 1, 1, C)

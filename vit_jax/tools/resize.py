@@ -15,6 +15,7 @@ import sys
 from vit_jax.errors import InputError
 from vit_jax.pretrained.posembed import METHODS
 from vit_jax.pretrained.resize import resize_checkpoint
+from vit_jax.tools.checkpoint_args import size
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,14 +27,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                       'run')
   parser.add_argument('out', metavar='OUT', help='a new file ending in .npz; in .safetensors, when '
                       'CKPT is such; else a new Orbax directory')
-  parser.add_argument('--image_size', type=_size, required=True, metavar='N|H,W',
+  parser.add_argument('--image_size', type=size, required=True, metavar='N|H,W',
                       help='pixels of the new images')
   parser.add_argument('--patch_size', type=int, metavar='N',
                       help='pixels of the new patches (default: as they are)')
   parser.add_argument('--method', choices=METHODS, default='bilinear',
                       help="of interpolation; bilinear: the paper's, corners aligned; half_pixel, "
                       "bicubic: timm's (default: %(default)s)")
-  parser.add_argument('--old_image_size', type=_size, metavar='N|H,W',
+  parser.add_argument('--old_image_size', type=size, metavar='N|H,W',
                       help='pixels that CKPT is for (default: as it says, else a square)')
   parser.add_argument('--num_heads', type=int,
                       help='of safetensors without a config.json (default: as usual for the width)')
@@ -49,17 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f'{name}: {old} -> {new}')
   print(f'{args.out} is written; {_next(args)}')
   return 0
-
-
-def _size(text):
-  """'384' -> 384, '384,512' -> (384, 512)."""
-  sides = tuple(int(side) for side in text.split(','))
-  if len(sides) > 2:
-    raise ValueError
-  return sides if len(set(sides)) == 2 else sides[0]
-
-
-_size.__name__ = 'size'  # in argparse's message
 
 
 def _next(args):
