@@ -1,6 +1,8 @@
 """A checkpoint's arrays tell which model it is of."""
 
+import json
 import pathlib
+import shutil
 
 from flax import traverse_util
 import jax.numpy as jnp
@@ -88,6 +90,20 @@ def test_a_file_alone_gives_the_reference_logits(file):
                              atol=2e-5)
   np.testing.assert_equal(params, load_params(DATA / f'{file}.npz', model))
   assert class_names is None
+
+
+def test_another_normalisation_of_pixels_becomes_part_of_the_model(tmp_path):
+  mean, std = np.array([.485, .456, .406]), np.array([.229, .224, .225])
+  shutil.copytree(DATA / 'timm_tiny', tmp_path / 'deit')
+  config = json.loads((tmp_path / 'deit' / 'config.json').read_text())
+  config['pretrained_cfg'] = {'mean': mean.tolist(), 'std': std.tolist()}
+  (tmp_path / 'deit' / 'config.json').write_text(json.dumps(config))
+  pixels = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype(np.float32)
+  model, params, _ = load_model(DATA / 'timm_tiny')
+  want = model.apply({'params': params}, (pixels - mean) / std)
+  model, params, _ = load_model(tmp_path / 'deit')
+  np.testing.assert_allclose(model.apply({'params': params}, 2 * pixels - 1), want, atol=2e-5)
+  assert np.abs(want).max() > .1
 
 
 def test_overrides(caplog):

@@ -5,11 +5,8 @@ leaves either the whole checkpoint or none. What Orbax does not do is notice a f
 a fingerprint of every array is stored beside the state and compared after reading.
 """
 
-from collections.abc import Iterable
 import contextlib
-import os
 import pathlib
-import re
 import shutil
 from typing import Any
 
@@ -18,7 +15,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from vit_jax.errors import InputError
+from vit_jax.errors import InputError, reason, some
 from vit_jax.fingerprint import fingerprint, named_leaves
 
 
@@ -77,7 +74,7 @@ class Checkpoints:
     names, leaves = named_leaves(state)
     wrong = [n for n, finite in zip(names, jax.device_get(_all_finite(leaves))) if not finite]
     if wrong:
-      raise InputError(f'the update of step {step} is not finite in {_some(wrong)}; '
+      raise InputError(f'the update of step {step} is not finite in {some(wrong)}; '
                        f'{self.newest_good()}; try a lower lr, a longer warmup or clip_norm=1')
 
   def newest_good(self) -> str:
@@ -117,12 +114,12 @@ class Checkpoints:
     except InputError:
       raise
     except Exception as e:  # Orbax, TensorStore and JSON raise all kinds on damaged files.
-      raise InputError(self._damaged(path, f'cannot be read ({_reason(e)})')) from e
+      raise InputError(self._damaged(path, f'cannot be read ({reason(e)})')) from e
     state = restored['state']
     found, saved = fingerprint(state), restored['meta']['fingerprint']
     wrong = sorted(k for k in found if found[k] != saved.get(k))
     if wrong:
-      raise InputError(self._damaged(path, f'differs from what was saved in {_some(wrong)}'))
+      raise InputError(self._damaged(path, f'differs from what was saved in {some(wrong)}'))
     return state, restored['meta']
 
   def _check_architecture(self, path, step, abstract):
@@ -135,7 +132,7 @@ class Checkpoints:
              for n in sorted(want.keys() | have.keys()) if want.get(n) != have.get(n)]
     if wrong:
       raise InputError(f'the checkpoint {path} is of another architecture: '
-                       f'{_some(list(filter(is_param, wrong)) or wrong)}; give another workdir '
+                       f'{some(list(filter(is_param, wrong)) or wrong)}; give another workdir '
                        'or the config that wrote it')
 
   def _damaged(self, path, how):
@@ -162,22 +159,5 @@ class Checkpoints:
     except Exception as e:  # TensorStore raises ValueError, OSError and others for a full disk
       self._failed = True
       raise InputError(
-          f'cannot write a checkpoint to {self._directory} ({_reason(e)}); '
+          f'cannot write a checkpoint to {self._directory} ({reason(e)}); '
           f'{self.newest_good()}; mend the disk and run the same command again') from e
-
-
-def _some(items: Iterable[str], most: int = 8) -> str:
-  items = list(items)
-  return '; '.join(items[:most]) + (f' and {len(items) - most} more' if len(items) > most else '')
-
-
-def _reason(e: BaseException) -> str:
-  """What the operating system said, wherever in the chain of errors; else what `e` says."""
-  cause: BaseException | None = e
-  while cause is not None:
-    code = re.search(r"os_error_code='(\d+)'", str(cause))  # TensorStore's; its words vary
-    if code:
-      return os.strerror(int(code[1]))
-    cause = cause.__cause__ or cause.__context__
-  line = (str(e).strip().splitlines() or [type(e).__name__])[0]
-  return line if len(line) <= 200 else f'{line[:60]} ... {line[-140:]}'  # the cause stands last

@@ -193,8 +193,9 @@ class _Run:
     self._check_finite()
     c = self.config
     self.checkpoints.save(step, state, {
-        'model': c.model, 'image_size': [c.image_size] * 2, 'activation': c.activation,
-        'norm_eps': c.norm_eps, 'dataset': c.dataset, 'class_names': self.data.train.class_names,
+        **{f: c[f] for f in ('model', 'activation', 'norm_eps', 'head', 'pos_embedding',
+                             'pos_embedding_at', 'dataset')},
+        'image_size': [c.image_size] * 2, 'class_names': self.data.train.class_names,
         'bad_records': sorted(self.bad_records)})
     self.saved_step = step
 

@@ -15,6 +15,7 @@ from vit_jax.pretrained.about import About
 from vit_jax.pretrained.fit import fit
 from vit_jax.pretrained.formats import read_checkpoint, write_arrays
 
+_TOLD_BY_THE_MODEL = ('activation', 'norm_eps', 'head', 'pos_embedding', 'pos_embedding_at')
 log = logging.getLogger('vit_jax')
 
 
@@ -54,13 +55,16 @@ def load_params(path: str | os.PathLike, model: nn.Module) -> Any:
 
 def _warn_of_contradictions(path, about, model, num_heads):
   """Warns of what changes the numbers and not the shapes."""
-  for field, given in (('activation', getattr(model, 'activation', None)),
-                       ('norm_eps', getattr(model, 'norm_eps', None)), ('num_heads', num_heads),
-                       ('head', getattr(model, 'head', None))):
+  given = {field: getattr(model, field, None) for field in _TOLD_BY_THE_MODEL}
+  for field, given in (given | {'num_heads': num_heads}).items():
     said = getattr(about, field)
     if said is not None and given is not None and said != given:
-      log.warning('%s says %s=%r, the model has %r: its outputs will differ; '
-                  'create_model(..., %s=%r) follows the file', path, field, said, given, field, said)
+      log.warning('%s says %s=%r, the model has %r: its outputs will differ; create_model(..., '
+                  '%s=%r) follows the file', path, field, said, given, field, said)
+  if about.image_mean and {*about.image_mean, *about.image_std} != {.5}:
+    log.warning('%s is of a model for images (x - mean) / std with x in [0, 1], mean %s and std %s: '
+                'give it such, or take load_model, which adapts it to images in [-1, 1]', path,
+                about.image_mean, about.image_std)
 
 
 def save_params(params: Any, path: str | os.PathLike, format: str | None = None, *,
@@ -84,7 +88,7 @@ def save_params(params: Any, path: str | os.PathLike, format: str | None = None,
   names, leaves = named_leaves(params)
   about = About(class_names=list(class_names) if class_names else None)
   if model is not None:
-    about = about._replace(activation=getattr(model, 'activation', None),
-                           norm_eps=getattr(model, 'norm_eps', None), image_size=model.image_size)
+    about = about._replace(image_size=model.image_size, **{
+        field: getattr(model, field, None) for field in _TOLD_BY_THE_MODEL})
   arrays = {name: np.asarray(leaf) for name, leaf in zip(names, leaves)}
   write_arrays(arrays, path, format, about=about, spelling=spelling)

@@ -1,6 +1,6 @@
 """Which model a checkpoint is of, from the names and shapes of its arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import os
 import re
 from typing import Any, NamedTuple
@@ -17,7 +17,8 @@ from vit_jax.pretrained.about import About
 from vit_jax.pretrained.fit import fit
 from vit_jax.pretrained.formats import read_checkpoint
 
-_TOLD = ('activation', 'norm_eps', 'head', 'image_size')  # better by a file than by its arrays
+# Better by a file than by its arrays:
+_TOLD = ('activation', 'norm_eps', 'head', 'pos_embedding', 'pos_embedding_at', 'image_size')
 _SIZES = (*Variant._fields, 'resnet_stages')  # what a name says
 _BIT_ROOT = 'resnet/root_block/standardized_conv2d/kernel'
 
@@ -39,11 +40,16 @@ def load_model(path: str | os.PathLike, name: str | None = None, **overrides: An
     name: of the model, as for `create_model`; None: as the arrays tell.
     **overrides: arguments of `create_model` which the checkpoint does not tell or which shall
       differ, such as dtype and image_size (whereupon the position embedding is resized).
+  Returns:
+    (model, params, class_names). The model takes images in [-1, 1] whatever the file's own
+    normalisation of pixels is: another one becomes part of the patch embedding, which is exact.
   Raises:
     InputError: the file cannot be read, or it is of no model that `create_model` makes, or of
       another than name and overrides say.
   """
   arrays, about = read_checkpoint(path, num_heads=overrides.get('num_heads'))
+  if about.image_mean and {*about.image_mean, *about.image_std} != {.5}:
+    arrays |= absorb_normalization(arrays, about.image_mean, about.image_std)
   try:
     found_name, found = infer_model(arrays, about)
   except InputError as e:
@@ -54,6 +60,23 @@ def load_model(path: str | os.PathLike, name: str | None = None, **overrides: An
   want = traverse_util.flatten_dict(abstract_params(model), sep='/')
   params = traverse_util.unflatten_dict(fit(arrays, want, model, about, path), sep='/')
   return Loaded(model, params, about.class_names)
+
+
+def absorb_normalization(arrays: Mapping[str, np.ndarray], mean: Sequence[float],
+                         std: Sequence[float]) -> dict[str, np.ndarray]:
+  """A ViT's patch embedding of pixels (p - mean) / std, for pixels in [-1, 1] instead.
+
+  Args:
+    arrays: {canonical name: array}.
+    mean, std: for red, green, blue, of pixels in [0, 1].
+  Returns:
+    {'embedding/kernel': (p, p, 3, D), 'embedding/bias': (D,)}.
+  """
+  kernel = arrays['embedding/kernel'].astype(np.float64)
+  mean, std = np.array(mean), np.array(std)
+  bias = arrays.get('embedding/bias', 0) + np.einsum('hwcd,c->d', kernel, (.5 - mean) / std)
+  kernel = kernel / (2 * std)[:, None]
+  return {'embedding/kernel': kernel.astype(np.float32), 'embedding/bias': bias.astype(np.float32)}
 
 
 def infer_model(arrays: Mapping[str, np.ndarray], about: About = About()

@@ -24,7 +24,7 @@ _TIMM_NAMES = {192: 'vit_tiny_patch16_224', 384: 'vit_small_patch16_224',
 _TIMM_EPS = {1e-6: None, 1e-5: 'vit_base_patch16_clip_224'}
 
 
-def read_config(text: str, path: str | os.PathLike) -> About:
+def read_config(text: str | bytes, path: str | os.PathLike) -> About:
   """Reads timm's or Hugging Face's config.json; `path` is for errors.
 
   Raises:
@@ -47,23 +47,44 @@ def _about(config):
   if architecture.startswith(('vit_', 'deit')) and 'siglip' not in architecture:
     activation = activation or ('quick_gelu' if 'quickgelu' in architecture else 'gelu')
     eps = eps or (1e-5 if '_clip_' in architecture else 1e-6)
-  size = config.get('image_size') or args.get('img_size') or config.get('img_size')
-  if size is None and 'pretrained_cfg' in config:
-    size = config['pretrained_cfg'].get('input_size', [None])[1:] or None
+  cfg = config.get('pretrained_cfg') or {}
+  size = (config.get('image_size') or args.get('img_size') or config.get('img_size')
+          or cfg.get('input_size', [])[1:])
   heads = config.get('num_attention_heads') or args.get('num_heads') or config.get('num_heads')
   pooling = args.get('global_pool') or config.get('global_pool')
   return About(
       num_heads=heads and int(heads),
       activation=activation and _HF_ACTIVATIONS.get(activation, activation),
       norm_eps=eps and float(eps),
-      head=_POOLING.get(pooling, pooling),
-      image_size=(size, size) if isinstance(size, int) else tuple(size) if size else None,
-      class_names=_class_names(config))
+      head=_POOLING.get(pooling, pooling) or None,
+      pos_embedding='none' if args.get('pos_embed') == 'none' else None,
+      image_size=_pair(size) if size else None,
+      **_normalization(cfg.get('mean') or config.get('mean'), cfg.get('std') or config.get('std')),
+      class_names=_class_names(config, cfg))
 
 
-def _class_names(config):
-  names = config.get('label_names') or config.get('labels') or (
-      config.get('pretrained_cfg') or {}).get('label_names')
+def read_preprocessor(text: str | bytes, path: str | os.PathLike) -> dict[str, Any]:
+  """image_mean and image_std of Hugging Face's preprocessor_config.json, as fields of `About`."""
+  try:
+    config = json.loads(text)
+    return _normalization(config.get('image_mean'), config.get('image_std'))
+  except (ValueError, TypeError, AttributeError) as e:
+    raise InputError(f'{path} has no readable config of a preprocessor ({e})') from e
+
+
+def _normalization(mean, std):
+  if not mean or not std:
+    return {}
+  return dict(image_mean=tuple(map(float, mean)), image_std=tuple(map(float, std)))
+
+
+def _pair(size):
+  height, width = (size, size) if isinstance(size, int) else size
+  return int(height), int(width)
+
+
+def _class_names(config, cfg):
+  names = config.get('label_names') or config.get('labels') or cfg.get('label_names')
   if not names and config.get('id2label'):
     by_id = {int(k): v for k, v in config['id2label'].items()}
     names = [by_id[i] for i in range(len(by_id))]
@@ -86,6 +107,9 @@ def timm_config(arrays: Mapping[str, np.ndarray], about: About, no_embed_class: 
   pre_norm, patch_bias = 'Transformer/pre_norm/scale' in arrays, 'embedding/bias' in arrays
   if pre_norm == patch_bias:
     raise InputError('timm has pre_norm=True with patch_bias=False or neither, no other pair')
+  if POSITIONS not in arrays and about.pos_embedding != 'none':
+    raise InputError("there is no position embedding: give the model, since timm can hold "
+                     "pos_embedding='none' but not 'sincos2d', which has no parameters either")
   head = {'token': 'token', 'gap': 'avg', 'map': 'map'}[shape.head]
   args = dict(
       img_size=list(shape.image_size), patch_size=shape.patch, embed_dim=shape.width,
@@ -103,7 +127,8 @@ def timm_config(arrays: Mapping[str, np.ndarray], about: About, no_embed_class: 
       **({'label_names': about.class_names} if about.class_names else {}),
       pretrained_cfg=dict(
           input_size=size, fixed_input_size=True, num_classes=shape.num_classes, crop_pct=.9,
-          interpolation='bilinear', mean=[.5] * 3, std=[.5] * 3, first_conv='patch_embed.proj',
+          interpolation='bilinear', mean=about.image_mean or [.5] * 3,
+          std=about.image_std or [.5] * 3, first_conv='patch_embed.proj',
           classifier='head', license='other'))
 
 
@@ -132,7 +157,7 @@ def hf_config(arrays: Mapping[str, np.ndarray], about: About) -> dict[str, Any]:
           dinov2 and shape.mlp_dim % shape.width}
   for what, is_so in wrong.items():
     if is_so:
-      raise InputError(f'no model of transformers has {what}; write timm, npz or orbax')
+      raise InputError(f'no model of transformers has {what}; npz and orbax hold every model')
   config = dict(
       attention_probs_dropout_prob=0., dtype='float32', hidden_act=_TO_HF[about.activation],
       hidden_dropout_prob=0., hidden_size=shape.width,
@@ -160,16 +185,31 @@ def hf_config(arrays: Mapping[str, np.ndarray], about: About) -> dict[str, Any]:
   return dict(sorted((config | {'architectures': [architecture]}).items()))
 
 
+def hf_preprocessor(config: Mapping[str, Any], about: About) -> dict[str, Any]:
+  """The preprocessor_config.json that goes with the config of `hf_config`."""
+  size = config['image_size']
+  height, width = (size, size) if isinstance(size, int) else size
+  return dict(
+      do_normalize=True, do_rescale=True, do_resize=True, image_mean=about.image_mean or [.5] * 3,
+      image_processor_type='ViTImageProcessor', image_std=about.image_std or [.5] * 3, resample=2,
+      rescale_factor=1 / 255, size=dict(height=height, width=width))
+
+
 class _Shape:
   """The sizes of a plain Vision Transformer, read off its arrays."""
 
   def __init__(self, arrays: Mapping[str, np.ndarray], about: About):
+    if about.activation not in _TO_HF:
+      raise InputError(f'unknown activation {about.activation!r}; there are {", ".join(_TO_HF)}')
+    if about.pos_embedding_at not in (None, 'stem'):
+      raise InputError(f'neither timm nor transformers has pos_embedding_at='
+                       f'{about.pos_embedding_at!r}; npz and orbax hold every model')
     block = 'Transformer/encoderblock_0'
     query = f'{block}/MultiHeadDotProductAttention_0/query'
     for name in ('embedding/kernel', f'{query}/kernel', f'{block}/MlpBlock_0/Dense_0/kernel'):
       if name not in arrays:
         raise InputError(f'only plain Vision Transformers can be written for PyTorch, and {name} '
-                         'is missing; write npz or orbax')
+                         'is missing; npz and orbax hold every model')
     self.patch, _, _, self.width = arrays['embedding/kernel'].shape
     self.num_heads = arrays[f'{query}/kernel'].shape[1]
     self.qkv_bias = f'{query}/bias' in arrays

@@ -64,7 +64,7 @@ def _download_http(url, to, address, hint=''):
       expected = response.headers.get('Content-Length')
       shutil.copyfileobj(response, to, 1 << 20)
   except urllib.error.HTTPError as e:
-    missing = e.code in (401, 403, 404)
+    missing = e.code in (403, 404)
     raise (Missing if missing else InputError)(
         f'{address} cannot be downloaded (HTTP {e.code} {e.reason}){hint * missing}') from None
   except (OSError, ValueError, http.client.HTTPException) as e:
@@ -107,6 +107,13 @@ def _first_line(e):
   return (str(e).strip().splitlines() or [type(e).__name__])[0]
 
 
+def local(path: str | os.PathLike) -> pathlib.Path:
+  """A path to write to; an address is an InputError."""
+  if is_remote(path):
+    raise InputError(f'{os.fspath(path)}: write to a local path and copy the result there')
+  return pathlib.Path(path).expanduser().absolute()
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """A temporary path that takes the place of `path` when all went well, else vanishes.
@@ -114,9 +121,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   Raises:
     InputError: when it cannot be written there.
   """
-  if is_remote(path):
-    raise InputError(f'{os.fspath(path)}: write to a local path and copy the result there')
-  path = pathlib.Path(path).expanduser()
+  path = local(path)
   temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)

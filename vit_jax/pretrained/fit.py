@@ -54,11 +54,17 @@ def _fit_head(arrays, want, model, path):
   for name in of_model:
     bias = getattr(model, 'head_bias_init', 0.) if name.endswith('bias') else 0.
     arrays[name] = np.full(want[name].shape, bias, want[name].dtype)
-  what = [f'its head of {old} classes is dropped'] * bool(old) + ['it has no head'] * (new > old == 0)
-  what += ['its pre_logits layer is dropped'] * bool(extra)
-  what += [f'the head of {new} classes is new: zeros, to be trained'] * bool(new)
-  if what:
-    log.warning('%s: %s', path, '; '.join(what))
+  changes = []
+  if old:
+    changes.append(f'its head of {old} classes is dropped')
+  elif new:
+    changes.append('it has no head')
+  if extra:
+    changes.append('its pre_logits layer is dropped')
+  if new:
+    changes.append(f'the head of {new} classes is new: zeros, to be trained')
+  if changes:
+    log.warning('%s: %s', path, '; '.join(changes))
 
 
 def _classes(head, arrays):
@@ -75,24 +81,27 @@ def _fit_positions(arrays, want, model, about, path):
     array, shape = arrays[name], want[name].shape
     if array.ndim != len(shape) or array.shape[-1] != shape[-1]:
       continue  # of another model: listed as mis-shaped
-    resize = _resize_axis if name.endswith(('/rows', '/columns')) else _resize_grid
-    arrays[name], old = resize(array, shape, model, about, path)
-    old_sizes.update(old)
+    if name.endswith(('/rows', '/columns')):
+      resized, old = _resize_axis(array, shape[0]), f'{len(array)} {name.rsplit("/", 1)[1]}'
+    else:
+      resized, old = _resize_grid(array, shape, model, about, path)
+    if resized is not array:
+      arrays[name] = resized
+      old_sizes.add(old)
   if old_sizes:
     log.warning('%s: the position embedding is resized from %s to the grid of %dx%d patches', path,
                 ' and '.join(sorted(old_sizes)), *model.grid)
 
 
-def _resize_axis(array, shape, model, about, path):
-  """Rows or columns (n, D/2) of a 2-D embedding -> (the same for the model, old sizes)."""
-  del model, about, path
-  if len(array) == shape[0]:
-    return array, []
-  return resize_posembed(array[None], (shape[0], 1), (len(array), 1), 0)[0], [f'{len(array)} rows']
+def _resize_axis(array, size):
+  """The rows or columns (n, D/2) of a 2-D embedding -> (size, D/2)."""
+  if len(array) == size:
+    return array
+  return resize_posembed(array[None], (size, 1), (len(array), 1), 0)[0]
 
 
 def _resize_grid(array, shape, model, about, path):
-  """(1, [1 +] n, D) -> (the same for the model's grid, old sizes)."""
+  """(1, [1 +] n, D) -> (the same for the model's grid, the old grid in words)."""
   prefix = shape[1] - model.grid[0] * model.grid[1]
   patches = array.shape[1] - prefix
   side = round(max(patches, 0)**.5)
@@ -102,11 +111,11 @@ def _resize_grid(array, shape, model, about, path):
       if side**2 == patches and model.grid != (side, side):
         log.warning('%s: its %d positions are taken as the grid of %dx%d', path, patches,
                     *model.grid)
-      return array, []
+      return array, None
     grid = (side, side)
   if grid == model.grid or grid[0] * grid[1] != patches or not patches:
-    return array, []
-  return resize_posembed(array, model.grid, grid, prefix), ['%dx%d patches' % grid]
+    return array, None
+  return resize_posembed(array, model.grid, grid, prefix), '%dx%d patches' % grid
 
 
 def _recorded_grid(about, model):

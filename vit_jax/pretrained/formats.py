@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.errors import InputError, some
-from vit_jax.pretrained import config_json, files, npz, orbax, safetensors
+from vit_jax.pretrained import files, npz, orbax, safetensors
 from vit_jax.pretrained.about import About
 
-_SUFFIXES = ('.npz', '.safetensors', '.json', '.bin', '.pth', '.pt')  # of files; else a directory
+_SUFFIXES = ('.npz', '.safetensors', '.bin', '.pth', '.pt')  # of files; else a directory
 FORMATS = ('npz', 'timm', 'hf', 'orbax')
 PUBLISHED = About(activation='gelu_tanh', norm_eps=1e-6)  # of models whose files do not say
 
@@ -74,10 +74,13 @@ def read_checkpoint(path: str | os.PathLike, *, num_heads: int | None = None,
                                                   num_patches=num_patches)
   for name in arrays:
     arrays[name] = as_float32(arrays[name], path, name)
-  wrong = [name for name, x in arrays.items() if not np.isfinite(x).all()]
-  if wrong:
+  if wrong := _not_finite(arrays):
     raise InputError(f'{path} is damaged: not finite in {some(wrong)}')
   return Checkpoint(arrays, about._replace(format=kind))
+
+
+def _not_finite(arrays):
+  return [name for name, x in arrays.items() if not np.isfinite(x).all()]
 
 
 def as_float32(array: np.ndarray, path: str | os.PathLike, name: str) -> np.ndarray:
@@ -107,6 +110,9 @@ def write_arrays(arrays: Mapping[str, np.ndarray], path: str | os.PathLike,
     InputError: for what the format cannot hold, or when it cannot be written.
   """
   format = format_for(path, format)
+  arrays = {name: as_float32(x, path, name) for name, x in arrays.items()}
+  if wrong := _not_finite(arrays):
+    raise InputError(f'{path} is not written: not finite in {some(wrong)}')
   if format == 'npz':
     npz.write_npz(arrays, path, spelling=spelling)
   elif format == 'orbax':
@@ -139,7 +145,7 @@ def _found(path: str | os.PathLike) -> Iterator[_Found]:
   if not files.is_remote(path):
     yield _local(pathlib.Path(path).expanduser())
     return
-  address = os.fspath(path).rstrip('/')
+  address = os.fspath(path).rstrip('/').removesuffix(f'/{safetensors.INDEX}')
   name = pathlib.PurePosixPath(urllib.parse.urlsplit(address).path).name
   is_file = pathlib.PurePath(name).suffix in _SUFFIXES
   with tempfile.TemporaryDirectory(prefix='vit_jax_') as directory:
@@ -150,16 +156,19 @@ def _found(path: str | os.PathLike) -> Iterator[_Found]:
       else:
         yield _remote_directory(address, directory)
     except InputError as e:  # names the address, not the copy
-      base = address.rsplit('/', 1)[0] if is_file else address
+      base = _parent(address) if is_file else address
       raise InputError(str(e).replace(str(directory), base)) from e
 
 
 def _remote_file(address, target):
   files.download(address, target)
   if target.suffix == '.safetensors':
-    base = address.rsplit('/', 1)[0]
-    _download_if_there(f'{base}/{safetensors.CONFIG}', target.with_name(safetensors.CONFIG))
+    _download_configs(_parent(address), target.parent)
   return _local(target)
+
+
+def _parent(address):
+  return address.split('?')[0].rsplit('/', 1)[0]
 
 
 def _remote_directory(address, directory):
@@ -173,8 +182,13 @@ def _remote_directory(address, directory):
                        'another file give its whole address')
     files.check_reachable(address)
     return _directory(epath.Path(address))
-  get(safetensors.CONFIG)
+  _download_configs(address, directory)
   return _directory(directory)
+
+
+def _download_configs(address, directory):
+  for name in (safetensors.CONFIG, safetensors.PREPROCESSOR):
+    _download_if_there(f'{address}/{name}', directory / name)
 
 
 def _download_if_there(address, target):

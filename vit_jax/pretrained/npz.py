@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import logging
 import os
 import re
-import zipfile
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from vit_jax.errors import InputError, some
 from vit_jax.pretrained.files import replacing
 
 POSITIONS = 'Transformer/posembed_input/pos_embedding'
+_ROOT_POSITIONS = 'pos_embedding'  # of the newer dialect
 SPELLINGS = ('pre_linen', 'linen')
 # The original code numbered a block's sublayers together (LayerNorm_0, attention_1,
 # LayerNorm_2, MLP_3); linen numbers each kind by itself.
@@ -52,24 +52,20 @@ def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if not isinstance(archive, np.lib.npyio.NpzFile):
       raise ValueError('it holds a single array')
     with archive:
+      members = archive.zip.namelist()
+      if any(name.endswith('data.pkl') for name in members):
+        raise InputError(f'{path} is a pickle of PyTorch, which can run any code when it is read: '
+                         'convert it to safetensors')
+      strange = [name for name in members if not name.endswith('.npy')]
+      if strange or not members:
+        raise ValueError(f'it holds {some(strange)}' if strange else 'it is empty')
       arrays = {name: archive[name] for name in archive.files}
+  except InputError:
+    raise
   except Exception as e:  # zipfile, zlib, struct, NumPy's header parser: all kinds on damage
-    if zipfile.is_zipfile(path) and _is_pytorch(path):
-      raise InputError(f'{path} is a PyTorch pickle, which can run any code when it is read; '
-                       'convert it to safetensors') from None
     raise InputError(f'{path} is not a readable npz file of arrays ({e or type(e).__name__}); '
                      'download it again') from e
-  if not arrays:
-    raise InputError(f'{path} is not a readable npz file of arrays (it is empty)')
   return canonical(arrays, path)
-
-
-def _is_pytorch(path):
-  try:
-    with zipfile.ZipFile(path) as archive:
-      return any(name.endswith('data.pkl') for name in archive.namelist())
-  except Exception:  # damaged: not known to be one
-    return False
 
 
 def write_npz(arrays: Mapping[str, np.ndarray], path: str | os.PathLike, *,
@@ -105,18 +101,19 @@ def canonical(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> dict[st
   others = [name for name in arrays if not name.startswith(prefix)]
   if others:
     log.warning('%s: read only %s..., not %s', path, prefix, some(others))
-  result = {}
+  result, at_root = {}, False
   for name in arrays.keys() - set(others):
     short = re.sub(r'(standardized_conv2d|group_norm)_\d+', r'\1', name.removeprefix(prefix))
     for new, array in _unstacked(to_linen(short), arrays[name]):
+      if new == _ROOT_POSITIONS:
+        new, at_root = POSITIONS, True
       if _is_group_norm(new) and array.shape[:3] == (1, 1, 1):
         array = array.reshape(-1)
       if new in result:
         raise InputError(f'{path} has {new} twice, in two spellings')
       result[new] = array
-  if 'pos_embedding' in result:
-    positions = result.pop('pos_embedding')
-    result[POSITIONS] = with_cls_row(positions) if 'cls' in result else positions
+  if at_root and 'cls' in result:
+    result[POSITIONS] = with_cls_row(result[POSITIONS])
   return dict(sorted(result.items()))
 
 

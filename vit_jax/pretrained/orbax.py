@@ -6,8 +6,7 @@ Orbax does not notice a flipped byte, so that every array's fingerprint is compa
 from collections.abc import Mapping
 import os
 import pathlib
-import shutil
-from typing import Any
+import tempfile
 
 from etils import epath
 from flax import traverse_util
@@ -15,9 +14,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from vit_jax.errors import InputError, some
+from vit_jax.errors import InputError, reason, some
 from vit_jax.fingerprint import fingerprint, named_leaves
 from vit_jax.pretrained.about import About
+from vit_jax.pretrained.files import local
 
 _STEP, _PARAMS, _META = 'state', 'params', 'meta'  # items of Orbax's composite checkpoints
 
@@ -48,8 +48,7 @@ def read_orbax(path: epath.Path) -> dict[str, np.ndarray]:
     saved = _meta(path)['fingerprint']
     arrays = _restore(path)
   except Exception as e:  # Orbax, TensorStore and JSON raise all kinds on damaged files
-    reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
-    raise InputError(f'the checkpoint {path} cannot be read ({reason}): it is damaged') from e
+    raise InputError(f'the checkpoint {path} cannot be read ({reason(e)}): it is damaged') from e
   prefix = '' if (path / _PARAMS).is_dir() else 'params/'
   # One by one: all at once would hold a second copy.
   wrong = [k for k, x in arrays.items() if fingerprint({k: x})[k] != saved.get(prefix + k)]
@@ -82,11 +81,10 @@ def read_about(path: epath.Path) -> About:
   try:
     meta = _meta(path)
   except Exception as e:
-    raise InputError(f'the checkpoint {path} cannot be read ({e}): it is damaged') from e
-  size = meta.get('image_size')
-  return About(class_names=meta.get('class_names') or None, model=meta.get('model'),
-               activation=meta.get('activation'), norm_eps=meta.get('norm_eps'),
-               image_size=tuple(size) if size else None)
+    raise InputError(f'the checkpoint {path} cannot be read ({reason(e)}): it is damaged') from e
+  about = About(**{field: meta[field] for field in About._fields if meta.get(field)})
+  return about._replace(**{field: tuple(value) for field, value in about._asdict().items()
+                           if isinstance(value, list) and field != 'class_names'})
 
 
 def write_orbax(arrays: Mapping[str, np.ndarray], path: str | os.PathLike, about: About) -> None:
@@ -95,7 +93,7 @@ def write_orbax(arrays: Mapping[str, np.ndarray], path: str | os.PathLike, about
   Raises:
     InputError: when `path` is there and is not of this kind, or cannot be written.
   """
-  path = pathlib.Path(path).expanduser().absolute()
+  path = local(path)
   if path.exists() and not (path / _PARAMS).is_dir() and (
       not path.is_dir() or any(path.iterdir())):
     raise InputError(f'{path} is there already, and no directory of parameters that may be '
@@ -105,9 +103,13 @@ def write_orbax(arrays: Mapping[str, np.ndarray], path: str | os.PathLike, about
   tree = traverse_util.unflatten_dict(dict(arrays), sep='/')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-      checkpointer.save(path, force=True, args=ocp.args.Composite(
-          params=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(meta)))
+    with tempfile.TemporaryDirectory(prefix=f'.{path.name}.', dir=path.parent) as temporary:
+      new = pathlib.Path(temporary) / 'new'
+      with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(new, args=ocp.args.Composite(
+            params=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(meta)))
+      if path.exists():
+        path.rename(new.with_name('old'))  # goes with the temporary directory
+      new.rename(path)
   except Exception as e:  # TensorStore raises ValueError, OSError and others for a full disk
-    reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
-    raise InputError(f'cannot write {path} ({reason})') from e
+    raise InputError(f'cannot write {path} ({reason(e)})') from e

@@ -5,6 +5,7 @@ it infinite or NaN. Damage to the header, and a file cut short or grown, are fou
 """
 
 from collections.abc import Iterator, Mapping
+import contextlib
 import json
 import logging
 import os
@@ -18,9 +19,10 @@ from vit_jax.errors import InputError
 from vit_jax.models.variants import VARIANTS
 from vit_jax.pretrained import config_json, torch_layout
 from vit_jax.pretrained.about import About
-from vit_jax.pretrained.files import replacing
+from vit_jax.pretrained.files import local, replacing
 
-FILE, INDEX, CONFIG = 'model.safetensors', 'model.safetensors.index.json', 'config.json'
+FILE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
+CONFIG, PREPROCESSOR = 'config.json', 'preprocessor_config.json'
 log = logging.getLogger('vit_jax')
 
 
@@ -64,10 +66,13 @@ def read_about(path: pathlib.Path) -> About:
   """What is known of the model: from the config in the metadata, or config.json beside it."""
   with _open(path) as f:
     text = (f.metadata() or {}).get('config')
-  config = path.with_name(CONFIG)
-  if not text and config.is_file():
-    path, text = config, config.read_text()
-  return config_json.read_config(text, path) if text else About()
+  config, preprocessor = path.with_name(CONFIG), path.with_name(PREPROCESSOR)
+  if text is None and config.is_file():
+    path, text = config, config.read_bytes()
+  about = About() if text is None else config_json.read_config(text, path)
+  if preprocessor.is_file():
+    about = about._replace(**config_json.read_preprocessor(preprocessor.read_bytes(), preprocessor))
+  return about
 
 
 def shard_names(index: pathlib.Path) -> list[str]:
@@ -132,8 +137,8 @@ def write_safetensors(arrays: Mapping[str, np.ndarray], path: str | os.PathLike,
   """Writes {canonical name: array} with a config.json.
 
   Args:
-    path: a directory, which gets model.safetensors and config.json; or a .safetensors file, which
-      holds the config in its metadata alone.
+    path: a directory, which gets model.safetensors, config.json and, for hf,
+      preprocessor_config.json; or a .safetensors file, which holds the config in its metadata.
     kind: 'timm' or 'hf'.
     about: activation and norm_eps; image_size, for a grid that is not square; class_names.
 
@@ -152,11 +157,18 @@ def write_safetensors(arrays: Mapping[str, np.ndarray], path: str | os.PathLike,
       tensors['embeddings.mask_token'] = np.zeros((1, config['hidden_size']), np.float32)
     if 'id2label' in config:
       tensors = {k if k.startswith('classifier.') else f'vit.{k}': v for k, v in tensors.items()}
-  text = json.dumps(config, indent=2) + '\n'
-  path = pathlib.Path(path)
-  if path.suffix != '.safetensors':
-    with replacing(path / CONFIG) as temporary:
-      temporary.write_text(text)
-    path = path / FILE
-  with replacing(path) as temporary:
-    save_file(tensors, temporary, metadata={'format': 'pt', 'config': text})
+  texts = {CONFIG: json.dumps(config, indent=2) + '\n'}
+  if kind == 'hf':
+    preprocessor = config_json.hf_preprocessor(config, about)
+    texts[PREPROCESSOR] = json.dumps(preprocessor, indent=2) + '\n'
+  path = local(path)
+  with contextlib.ExitStack() as stack:  # all files are written before the first is replaced
+    if path.suffix != '.safetensors':
+      for name, text in texts.items():
+        stack.enter_context(replacing(path / name)).write_text(text)
+      path = path / FILE
+    try:
+      save_file(tensors, stack.enter_context(replacing(path)),
+                metadata={'format': 'pt', 'config': texts[CONFIG]})
+    except SafetensorError as e:
+      raise InputError(f'cannot write {path} ({e})') from e

@@ -134,7 +134,7 @@ def from_torch(tensors: Iterable[tuple[str, np.ndarray]], kind: str, prefix: str
   Names that mean nothing to us are kept as they are, for the caller to report.
 
   Raises:
-    InputError: naming an array whose shape cannot be cut into heads, or that comes twice.
+    InputError: naming an array that cannot be cut into heads, or comes twice.
   """
   arrays = {}
   for full_name, whole in tensors:
@@ -143,12 +143,13 @@ def from_torch(tensors: Iterable[tuple[str, np.ndarray]], kind: str, prefix: str
       ours, to_ours, _ = _READ[kind].get(pattern, (full_name, _same, _same))
       try:
         array = to_ours(tensor, num_heads)
-      except ValueError as e:
-        raise InputError(f'{full_name} {whole.shape} cannot be cut into {num_heads} heads') from e
+      except (ValueError, TypeError, IndexError) as e:
+        raise InputError(f'{full_name} of shape {whole.shape} does not go with {num_heads} '
+                         'attention heads') from e
       ours = ours.replace('#', block)
       if ours in arrays:
         raise InputError(f'two arrays are {ours}, {full_name} is one of them')
-      arrays[ours] = np.ascontiguousarray(array)
+      arrays[ours] = np.require(array, requirements=['C', 'W'])
   return arrays
 
 
@@ -172,7 +173,8 @@ def to_torch(arrays: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarra
     tensors[theirs.replace('#', block)] = convert(array, None)
   if homeless:
     where = 'timm' if kind == 'timm' else 'Hugging Face'
-    raise InputError(f'{where} has no place for {some(homeless)}; write npz or orbax')
+    raise InputError(f'{where} has no place for {some(homeless)}; npz and orbax hold '
+                     'every model')
   if kind == 'timm':
     tensors = dict(_fused(tensors))
   return {name: np.ascontiguousarray(x) for name, x in tensors.items()}

@@ -15,11 +15,12 @@ from vit_jax.models.layers import ACTIVATIONS
 from vit_jax.pretrained.about import About
 from vit_jax.pretrained.formats import FORMATS, PUBLISHED, format_for, read_checkpoint, write_arrays
 from vit_jax.pretrained.npz import SPELLINGS
+from vit_jax.tools.checkpoint_args import size
 
 
 def convert(src: str, dst: str, *, to: str | None = None, spelling: str = 'pre_linen',
             num_heads: int | None = None, activation: str | None = None,
-            norm_eps: float | None = None, image_size: tuple[int, int] | None = None,
+            norm_eps: float | None = None, image_size: int | tuple[int, int] | None = None,
             force: bool = False) -> list[str]:
   """Reads `src` and writes the same numbers to `dst`; returns lines that say what was done.
 
@@ -35,18 +36,26 @@ def convert(src: str, dst: str, *, to: str | None = None, spelling: str = 'pre_l
   Raises:
     InputError: `src` cannot be read, `dst` is there, or the format cannot hold the model.
   """
-  if os.path.lexists(dst) and not force:
+  if os.path.lexists(os.path.expanduser(dst)) and not force:
     raise InputError(f'{dst} is there already: give another name, or --force to replace it')
   to = format_for(dst, to)
   arrays, about = read_checkpoint(src, num_heads=num_heads)
+  if isinstance(image_size, int):
+    image_size = (image_size, image_size)
   given = dict(activation=activation, norm_eps=norm_eps, image_size=image_size)
   about = about._replace(**{k: v for k, v in given.items() if v is not None})
   if to in ('timm', 'hf') and about.activation is None and about.format in ('timm', 'hf'):
     raise InputError(f"{src} has no config.json that tells its activation: give --activation=gelu, "
                      "timm's and Hugging Face's usual one, or gelu_tanh, the published npz files'")
+  notes = _notes(about, to)
+  outputs = len(arrays.get('head/bias', ()))
+  if about.class_names and to in ('timm', 'hf') and len(about.class_names) != outputs:
+    notes.append(f'note: {len(about.class_names)} names of classes are left out, since the head '
+                 f'has {outputs} outputs')
+    about = about._replace(class_names=None)
   write_arrays(arrays, dst, to, about=about, spelling=spelling)
   count = f'{len(arrays)} arrays, {sum(x.size for x in arrays.values()):,} parameters'
-  return [f'{src}: {about.format}, {count}', f'{dst}: {to}, the same numbers', *_notes(about, to)]
+  return [f'{src}: {about.format}, {count}', f'{dst}: {to}, the same numbers', *notes]
 
 
 def _notes(about: About, to: str) -> list[str]:
@@ -54,6 +63,8 @@ def _notes(about: About, to: str) -> list[str]:
   if to == 'npz':
     unusual = [f'{k}={getattr(about, k)}' for k in ('activation', 'norm_eps')
                if getattr(about, k) not in (None, getattr(PUBLISHED, k))]
+    if about.image_mean and {*about.image_mean, *about.image_std} != {.5}:
+      unusual.append(f'image_mean={about.image_mean}, image_std={about.image_std}')
     unusual += ['the names of the classes'] * bool(about.class_names)
     return [f'note: npz does not keep {", ".join(unusual)}'] * bool(unusual)
   if to == 'orbax':
@@ -83,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                       '(default: as SRC says, else gelu_tanh)')
   parser.add_argument('--norm_eps', type=float, help='of the LayerNorms, for the config.json '
                       '(default: as SRC says, else 1e-6)')
-  parser.add_argument('--image_size', type=_size, metavar='N|H,W',
+  parser.add_argument('--image_size', type=size, metavar='N|H,W',
                       help='pixels, for the config.json (default: as SRC says, else a square)')
   parser.add_argument('--force', action='store_true', help='replaces what is at DST')
   try:
@@ -93,17 +104,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1
   print('\n'.join(lines))
   return 0
-
-
-def _size(text):
-  """'384' -> (384, 384), '384,512' -> (384, 512)."""
-  sides = tuple(int(side) for side in text.split(','))
-  if len(sides) > 2:
-    raise ValueError
-  return sides if len(sides) == 2 else sides * 2
-
-
-_size.__name__ = 'size'  # in argparse's message
 
 
 if __name__ == '__main__':

@@ -1,0 +1,148 @@
+import functools
+import http.server
+import json
+import logging
+import pathlib
+import shutil
+import threading
+
+import fsspec
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from vit_jax.pretrained import files
+from vit_jax.pretrained.formats import read_arrays, read_class_names, read_checkpoint
+
+DATA = pathlib.Path(__file__).parent / 'data'
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+  cut = False
+
+  def log_message(self, *args):
+    pass
+
+  def send_header(self, name, value):
+    if name == 'Content-Length' and self.cut:  # promises more than it sends
+      value = '999999'
+    super().send_header(name, value)
+
+  def do_GET(self):
+    if self.path.startswith('/private'):
+      return self.send_error(403)
+    if self.path.startswith('/broken'):
+      return self.send_error(500)
+    self.cut = self.path.startswith('/cut')
+    self.path = self.path.removeprefix('/cut')
+    super().do_GET()
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+  """(address, directory) of a web site."""
+  monkeypatch.setenv('no_proxy', '*')
+  monkeypatch.setattr(files, '_TIMEOUT', 5)
+  directory = tmp_path / 'site'
+  directory.mkdir()
+  handler = functools.partial(Handler, directory=str(directory))
+  with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+    threading.Thread(target=server.serve_forever, args=(.01,), daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_address[1]}', directory
+    server.shutdown()
+
+
+def test_a_file_of_a_web_site(site):
+  address, directory = site
+  shutil.copy(DATA / 'vit_token.npz', directory)
+  expected = read_arrays(DATA / 'vit_token.npz')
+  np.testing.assert_equal(read_arrays(f'{address}/vit_token.npz'), expected)
+  np.testing.assert_equal(read_arrays(f'{address}/vit_token.npz?download=true'), expected)
+
+
+def test_a_directory_of_a_web_site_or_its_file(site):
+  address, directory = site
+  shutil.copytree(DATA / 'hf_tiny', directory / 'hf')
+  config = json.loads((directory / 'hf' / 'config.json').read_text())
+  names = [f'c{i}' for i in range(10)]
+  config['id2label'] = dict(enumerate(names))
+  (directory / 'hf' / 'config.json').write_text(json.dumps(config))
+  for name in ('hf', 'hf/', 'hf/model.safetensors'):
+    arrays, about = read_checkpoint(f'{address}/{name}')
+    np.testing.assert_equal(arrays, read_arrays(DATA / 'hf_tiny'))
+    assert (about.num_heads, about.class_names) == (4, names)
+    assert read_class_names(f'{address}/{name}') == names
+
+
+def test_shards_of_a_web_site(site):
+  address, directory = site
+  tensors = load_file(DATA / 'hf_tiny' / 'model.safetensors')
+  halves = {k: f'{"ab"[i % 2]}.safetensors' for i, k in enumerate(tensors)}
+  for file in ('a.safetensors', 'b.safetensors'):
+    save_file({k: v for k, v in tensors.items() if halves[k] == file}, directory / file)
+  (directory / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': halves}))
+  for name in (address, f'{address}/model.safetensors.index.json'):
+    np.testing.assert_equal(read_checkpoint(name, num_heads=4).arrays,
+                            read_arrays(DATA / 'hf_tiny'))
+  (directory / 'b.safetensors').unlink()
+  with pytest.raises(ValueError, match=f'{address}/b.safetensors cannot .*404'):
+    read_arrays(address)
+
+
+def test_public_buckets_need_no_package(site, monkeypatch):
+  address, directory = site
+  monkeypatch.setattr(files, '_GS', f'{address}/')
+  monkeypatch.setattr(files.importlib.util, 'find_spec', lambda name: None)
+  (directory / 'bucket').mkdir()
+  shutil.copy(DATA / 'vit_token.npz', directory / 'bucket' / 'B_16 + x.npz')
+  np.testing.assert_equal(read_arrays('gs://bucket/B_16 + x.npz'),
+                          read_arrays(DATA / 'vit_token.npz'))
+  with pytest.raises(ValueError, match='gs://private/a.npz .*403.*pip install gcsfs'):
+    read_arrays('gs://private/a.npz')
+
+
+def test_damage_is_named_by_its_address(site):
+  address, directory = site
+  (directory / 'a.npz').write_bytes(b'<html>')
+  with pytest.raises(ValueError, match=f'^{address}/a.npz is not a readable npz .*web page'):
+    read_arrays(f'{address}/a.npz')
+  shutil.copy(DATA / 'vit_token.npz', directory)
+  with pytest.raises(ValueError, match=r'cut/vit_token.npz broke off after [\d,]+ of 999,999 b'):
+    read_arrays(f'{address}/cut/vit_token.npz')
+
+
+@pytest.mark.parametrize('path, words', [
+    ('none.npz', 'none.npz cannot be downloaded .HTTP 404'),
+    ('broken.npz', 'broken.npz cannot be downloaded .HTTP 500'),
+    ('none', 'none holds neither model.safetensors nor model.safetensors.index.json')])
+def test_what_is_not_there_is_named(site, path, words):
+  with pytest.raises(ValueError, match=words):
+    read_arrays(f'{site[0]}/{path}')
+
+
+@pytest.mark.parametrize('address, words', [
+    ('http://127.0.0.1:9/a.npz', 'http://127.0.0.1:9/a.npz cannot be downloaded .*refused'),
+    ('https://no.such.host.invalid/a.npz', r'no.such.host.invalid/a.npz cannot be downloaded'),
+    ('nothing://a/b.npz', 'nothing://a/b.npz cannot be read .Protocol not known')])
+def test_an_address_without_an_answer_is_named(address, words, monkeypatch):
+  monkeypatch.setenv('no_proxy', '*')
+  with pytest.raises(ValueError, match=words):
+    read_arrays(address)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+  def missing(*args, **kwargs):
+    raise ImportError('Install s3fs to access S3')
+  monkeypatch.setattr(fsspec, 'url_to_fs', missing)
+  with pytest.raises(ValueError, match='s3://b/a.npz needs a package .* Install s3fs'):
+    read_arrays('s3://b/a.npz')
+
+
+def test_other_file_systems_of_fsspec(caplog):
+  caplog.set_level(logging.INFO, 'vit_jax')
+  memory = fsspec.filesystem('memory')
+  memory.pipe('/dir/a.npz', (DATA / 'vit_token.npz').read_bytes())
+  np.testing.assert_equal(read_arrays('memory://dir/a.npz'), read_arrays(DATA / 'vit_token.npz'))
+  assert caplog.messages == ['downloading memory://dir/a.npz']
+  with pytest.raises(ValueError, match='memory://dir/b.npz: no such file'):
+    read_arrays('memory://dir/b.npz')
