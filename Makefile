@@ -1,9 +1,10 @@
-# Two commands: `make quickstart` trains a small ViT, `make test` runs the tests.
+# Two commands: `make quickstart` trains a small ViT, `make test` runs the tests (`make test-slow`
+# those that take long).
 # Each sets up .venv first; PYTHON=python3.12 picks another interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-fast clean
+.PHONY: quickstart test test-slow clean
 
 quickstart: .venv/installed
 	@$(BIN)/python -m vit_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
@@ -15,10 +16,10 @@ quickstart: .venv/installed
 	@echo "or read configs/vit_b16.py, the paper's recipe. 'rm -r runs/quickstart' starts anew."
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q tests
-
-test-fast: .venv/installed  # leaves out the tests marked slow
 	$(BIN)/python -m pytest -q tests -m "not slow"
+
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -q tests -m slow
 
 .venv/installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv

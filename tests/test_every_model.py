@@ -54,10 +54,10 @@ def formula(model):
 
 
 def shallow(model):
-  """The same model with one block, and one unit in each stage of its ResNet."""
+  """The same model with one block, and one unit of width 1 in each stage of its ResNet."""
   changes = {}
   if model.resnet:
-    changes['resnet'] = model.resnet._replace(units=(1,) * len(model.resnet.units))
+    changes['resnet'] = model.resnet._replace(units=(1,) * len(model.resnet.units), width=64)
   if hasattr(model, 'variant'):
     changes['variant'] = model.variant._replace(num_layers=1)
   return model.clone(num_classes=10, **changes)

@@ -114,14 +114,17 @@ def test_dropout_is_a_function_of_the_example_not_of_the_batch():
   model = mini(dropout=.3)
   params = load_params(DATA / 'vit_token.npz', model)
   images = jnp.repeat(np.load(DATA / 'vit_token.io.npz')['image'], 4, axis=0)
-  apply = jax.jit(lambda x, first, seed=0: model.apply(
-      {'params': params}, x, train=True, first_example=first,
+  apply = jax.jit(lambda x, examples, seed=0: model.apply(
+      {'params': params}, x, train=True, examples=examples,
       rngs={'dropout': jax.random.key(seed)}))
-  whole = apply(images, 0)
-  halves = jnp.concatenate([apply(images[:4], 0), apply(images[4:], 4)])
+  order = np.arange(8)
+  whole = apply(images, order)
+  assert np.array_equal(whole, apply(images, None))
+  halves = jnp.concatenate([apply(images[:4], order[:4]), apply(images[4:], order[4:])])
   np.testing.assert_allclose(halves, whole, atol=1e-5)
+  np.testing.assert_allclose(apply(images[::-1], order[::-1]), whole[::-1], atol=1e-5)
   assert np.abs(whole[0] - whole[1]).max() > 1e-3  # the same image, other masks
-  assert np.abs(whole - apply(images, 0, seed=1)).max() > 1e-3
+  assert np.abs(whole - apply(images, order, seed=1)).max() > 1e-3
   assert np.array_equal(model.apply({'params': params}, images),
                         mini().apply({'params': params}, images))  # train=False: no dropout
 

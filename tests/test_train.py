@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import cv2
 import jax
@@ -220,3 +221,20 @@ def test_the_log_file_is_of_this_run(tmp_path, data_dir):
   for words in ('ViT-Ti/8', '8 device(s)', 'digits: 1,437 training images, 10 classes',
                 'step 1/1', 'checkpoint:', 'TensorBoard: tensorboard --logdir='):
     assert words in text
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_on_another_mesh(tmp_path, data_dir):
+  """pmap -> 2 x 4 -> 4 x 2 with a scan: the losses of one undisturbed run."""
+  options = dict(save_every=2, log_every=1)
+  train_lib.train(config(data_dir, **options), tmp_path / '0')
+  want = {r['step']: r['train/loss'] for r in lines(tmp_path / '0') if 'train/loss' in r}
+  meshes = [dict(mesh=(2, 4)), dict(mesh=(4, 2), scan=True, remat='full')]
+  for i, fields in enumerate(meshes, start=1):
+    step = 2 * i
+    shutil.copytree(tmp_path / str(i - 1) / 'checkpoints' / str(step),
+                    tmp_path / str(i) / 'checkpoints' / str(step))
+    train_lib.train(config(data_dir, parallel='mesh', **fields, **options), tmp_path / str(i))
+    found = {r['step']: r['train/loss'] for r in lines(tmp_path / str(i)) if 'train/loss' in r}
+    assert sorted(found) == list(range(step + 1, 7))
+    np.testing.assert_allclose([found[k] for k in found], [want[k] for k in found], rtol=1e-5)

@@ -95,7 +95,7 @@ class Checkpoints:
     """The newest checkpoint: (a tree like `like`, `about` of its save); None when there is none.
 
     Args:
-      like: a tree of arrays or shapes.
+      like: a tree of arrays or shapes; where they have shardings, the result has them too.
 
     Raises:
       InputError: when it is of another architecture (lists the arrays) or damaged.
@@ -104,9 +104,9 @@ class Checkpoints:
     if step is None:
       return None
     path = self._directory / str(step)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0])),
-                            like)
+        x.shape, x.dtype, sharding=getattr(x, 'sharding', None) or here), like)
     try:
       self._check_architecture(path, step, abstract)
       restored = self._manager.restore(step, args=ocp.args.Composite(

@@ -40,6 +40,8 @@ def default_config() -> ConfigDict:
   c.qkv_bias = True  # of the query, key and value projections
   c.layer_scale = 0.  # initial LayerScale; 0: none
   c.registers = 0  # register tokens beside the patches
+  c.scan = False  # over the blocks: compiles one instead of all, which takes a fraction of the time
+  c.remat = 'none'  # 'dots', 'full': keeps less for the backward pass and computes it again
   c.dtype = 'bfloat16'  # of the computation; parameters and optimizer state are float32
 
   # Data.
@@ -68,13 +70,15 @@ def default_config() -> ConfigDict:
   c.warmup_steps = 10_000  # linear, from 0
   c.beta1 = .9
   c.beta2 = .999
+  c.moment_dtype = 'float32'  # of Adam's first moment; 'bfloat16' saves memory
   c.weight_decay = .3  # decoupled, scaled by the learning rate
   c.decay = 'kernels'  # which parameters decay: 'kernels' or 'all'
   c.clip_norm = 1.  # global norm of the gradient; 0: no clipping
 
   # The run.
   c.seed = 0  # of initialisation, order, augmentation and dropout
-  c.parallel = 'pmap'  # how a step is spread over devices
+  c.parallel = 'pmap'  # the state on every device; 'mesh': cut over devices as config.mesh says
+  c.mesh = (0, 1)  # devices along (data, fsdp), which share the state; 0: all that remain
   c.log_every = 50  # steps between metric lines
   c.eval_every = 5_000  # steps between evaluations; 0: only after the last step
   c.save_every = 1_000  # steps between checkpoints; 0: only at the end and when stopped
@@ -88,7 +92,7 @@ MODEL_FIELDS = (
     'num_layers', 'hidden_dim', 'mlp_dim', 'num_heads', 'resnet_stages', 'head',
     'representation_size', 'head_bias_init', 'dropout', 'pos_embedding', 'pos_embedding_at',
     'attention', 'activation', 'norm_eps', 'pre_norm', 'patch_bias', 'qkv_bias', 'layer_scale',
-    'registers', 'dtype')
+    'registers', 'scan', 'remat', 'dtype')
 
 
 def model_overrides(c: ConfigDict) -> dict[str, Any]:
@@ -106,8 +110,8 @@ def check_config(c: ConfigDict) -> None:
     raise InputError(f'unknown config field {unknown[0]!r}' +
                      (f'; did you mean {near[0]!r}?' if near else ''))
   choices = dict(loss=('softmax', 'sigmoid'), schedule=('cosine', 'linear'),
-                 decay=('kernels', 'all'), parallel=('pmap',), preset=('inception', 'bit'),
-                 dtype=('float32', 'bfloat16'), flip=('yes', 'no', 'auto'))
+                 decay=('kernels', 'all'), parallel=('pmap', 'mesh'), preset=('inception', 'bit'),
+                 dtype=('float32', 'bfloat16'), moment_dtype=('float32', 'bfloat16'), flip=('yes', 'no', 'auto'))
   for field, values in choices.items():
     if c[field] not in values:
       raise InputError(f'config.{field}={c[field]!r} is not one of {", ".join(values)}')

@@ -42,13 +42,14 @@ def is_kernel(params: Any) -> Any:
 
 
 def make_optimizer(schedule: optax.Schedule, *, beta1: float = .9, beta2: float = .999,
-                   weight_decay: float = 0., decay: str = 'kernels',
-                   clip_norm: float = 0.) -> optax.GradientTransformation:
+                   moment_dtype: str = 'float32', weight_decay: float = 0.,
+                   decay: str = 'kernels', clip_norm: float = 0.) -> optax.GradientTransformation:
   """Adam after clipping by the global norm; update = -lr * (adam + weight_decay * parameter).
 
   Args:
     schedule: learning rate by step.
     beta1, beta2: decay of the moments.
+    moment_dtype: of the first moment; 'bfloat16' makes parameters and moments a sixth smaller.
     weight_decay: 0 for none.
     decay: 'kernels' or 'all'; the paper does not say which parameters it decayed.
     clip_norm: 0 for no clipping.
@@ -57,6 +58,6 @@ def make_optimizer(schedule: optax.Schedule, *, beta1: float = .9, beta2: float 
     raise InputError(f'unknown decay {decay!r}; there are kernels, all')
   return optax.chain(
       optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
-      optax.scale_by_adam(beta1, beta2),
+      optax.scale_by_adam(beta1, beta2, mu_dtype=moment_dtype),
       optax.add_decayed_weights(weight_decay, is_kernel if decay == 'kernels' else None),
       optax.scale_by_learning_rate(schedule))

@@ -1,10 +1,11 @@
 """How a step is spread over devices: the one place that knows.
 
-`Pmap` is data parallelism with a replicated state (the paper's way). Hosts are joined by
-jax.distributed, also when there is one: it is what hears of preemption.
+`Pmap` is data parallelism with a replicated state (the paper's way), `Sharded` the same with the
+state cut over devices too. Hosts are joined by jax.distributed, also when there is one: it is what
+hears of preemption.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import os
 import signal
 import socket
@@ -12,7 +13,9 @@ import sys
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from vit_jax.errors import InputError
@@ -65,20 +68,41 @@ class Stopper:
     return self._stop
 
 
-class Pmap:
+class _Spread:
+  """What the ways to spread a step have in common: a batch cut over all devices."""
+
+  def __init__(self, num_devices: int, batch_size: int, accumulate: int):
+    self.num_devices = num_devices
+    # Simulated CPU devices share a thread pool, which steps queued behind a collective exhaust.
+    self.max_in_flight = 0 if jax.default_backend() == 'cpu' else 1
+    if batch_size % (num_devices * accumulate):
+      ways = f'{num_devices} devices' + (f' x {accumulate} accumulation passes'
+                                         if accumulate > 1 else '')
+      unit = num_devices * accumulate
+      raise InputError(f'batch_size {batch_size} does not divide over {ways}; try '
+                       f'{max(1, round(batch_size / unit)) * unit}')
+
+
+class Pmap(_Spread):
   """Data parallelism by jax.pmap: the batch is split, the state is on every device."""
 
   def __init__(self, batch_size: int, accumulate: int = 1):
     """Raises InputError when `batch_size` does not divide over devices and passes."""
-    self.num_devices = jax.device_count()
-    # Simulated CPU devices share a thread pool, which steps queued behind a collective exhaust.
-    self.max_in_flight = 0 if jax.default_backend() == 'cpu' else 1
-    if batch_size % (self.num_devices * accumulate):
-      ways = f'{self.num_devices} devices' + (f' x {accumulate} accumulation passes'
-                                              if accumulate > 1 else '')
-      unit = self.num_devices * accumulate
-      raise InputError(f'batch_size {batch_size} does not divide over {ways}; try '
-                       f'{max(1, round(batch_size / unit)) * unit}')
+    super().__init__(jax.device_count(), batch_size, accumulate)
+
+  def like(self, abstract: Any) -> Any:
+    """The shapes of a state, as a checkpoint is to be read for `put`."""
+    return abstract
+
+  def init(self, init: Callable[[], Any]) -> Any:
+    """Computes a state where it is to lie."""
+    return self.put(jax.jit(init)())
+
+  def put(self, state: Any) -> Any:
+    """Puts a state (host arrays or single-device arrays) on every device."""
+    # The steps' axis name: with another sharding than theirs the first step would compile twice.
+    spread = jax.pmap(lambda s, _: s, axis_name='data', in_axes=(None, 0), out_axes=None)
+    return spread(state, np.zeros(jax.local_device_count()))
 
   def train_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
     """step(state, batch, shard, mean) -> compiled (state, global batch) -> (state, metrics)."""
@@ -95,13 +119,96 @@ class Pmap:
         axis_name='data', in_axes=(None, 0), out_axes=None)
     return lambda params, batch: spread(params, self._split(batch))
 
-  def put(self, state: Any) -> Any:
-    """Puts a state (host arrays or single-device arrays) on every device."""
-    # The steps' axis name: with another sharding than theirs the first step would compile twice.
-    spread = jax.pmap(lambda s, _: s, axis_name='data', in_axes=(None, 0), out_axes=None)
-    return spread(state, np.zeros(jax.local_device_count()))
-
   def _split(self, batch):
     """This host's share (b, ...) -> (local devices, b / local devices, ...)."""
     local = jax.local_device_count()
     return {k: v.reshape(local, -1, *v.shape[1:]) for k, v in batch.items()}
+
+
+class Sharded(_Spread):
+  """One program over a (data, fsdp) mesh: the batch over both axes, the state over `fsdp`.
+
+  Each array of the state is cut along its largest axis that `fsdp` divides, whatever it is; the
+  compiler gathers a block's parameters where they are used and scatters their gradients.
+  """
+
+  def __init__(self, batch_size: int, accumulate: int = 1, mesh: tuple[int, int] = (0, 1),
+               devices: Sequence[jax.Device] | None = None):
+    """Makes the mesh.
+
+    Args:
+      batch_size: images a step, over all devices.
+      accumulate: passes a batch is split into.
+      mesh: devices along (data, fsdp); a 0 stands for all that remain.
+      devices: to make it of; None for all there are.
+    Raises:
+      InputError: when the devices are not data x fsdp, or the batch does not divide over them.
+    """
+    devices = jax.devices() if devices is None else devices
+    data, fsdp = mesh
+    data, fsdp = data or len(devices) // max(fsdp, 1), fsdp or len(devices) // max(data, 1)
+    if data * fsdp != len(devices):
+      raise InputError(f'config.mesh={tuple(mesh)} does not fit {len(devices)} devices: data x fsdp '
+                       'must be all of them; a 0 stands for what remains')
+    grid = mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True)
+    super().__init__(len(devices), batch_size, accumulate)
+    self.mesh = Mesh(grid, ('data', 'fsdp'))
+    self._batch = NamedSharding(self.mesh, PartitionSpec(('data', 'fsdp')))
+
+  def shardings(self, tree: Any) -> Any:
+    """How each array of a state, or its shape, lies on the devices."""
+    return jax.tree.map(lambda x: NamedSharding(self.mesh, self._spec(x.shape)), tree)
+
+  def like(self, abstract: Any) -> Any:
+    """The shapes of a state, as a checkpoint is to be read: each device its part."""
+    return jax.tree.map(lambda x, s: x.update(sharding=s), abstract, self.shardings(abstract))
+
+  def init(self, init: Callable[[], Any]) -> Any:
+    """Computes a state where it is to lie."""
+    return jax.jit(init, out_shardings=self.shardings(jax.eval_shape(init)))()
+
+  def put(self, state: Any) -> Any:
+    """Puts a state (host arrays, the same on every host, or what `like` says) in its place."""
+    def place(x, sharding):
+      if isinstance(x, jax.Array) and x.sharding == sharding:
+        return x
+      x = np.asarray(x)
+      return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+    return jax.tree.map(place, state, self.shardings(state))
+
+  def _spec(self, shape):
+    fsdp = self.mesh.shape['fsdp']
+    axes = [i for i, n in enumerate(shape) if n % fsdp == 0 and n >= fsdp]
+    if fsdp == 1 or not axes:
+      return PartitionSpec()
+    axis = max(axes, key=lambda i: shape[i])
+    return PartitionSpec(*[None] * axis, 'fsdp')
+
+  def jit_train_step(self, step: Callable[..., Any], state: Any) -> Callable[..., Any]:
+    """The jitted (state, batch) -> (state, metrics) for a state of these shapes; not run yet."""
+    return jax.jit(lambda state, batch: step(state, batch, devices=self.num_devices),
+                   donate_argnums=0, out_shardings=(self.shardings(state), None))
+
+  def train_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
+    """step(state, batch, devices=) -> compiled (state, global batch) -> (state, metrics)."""
+    compiled = None
+
+    def call(state, batch):
+      nonlocal compiled
+      compiled = compiled or self.jit_train_step(step, state)
+      with jax.set_mesh(self.mesh):
+        return compiled(state, self._global(batch))
+    return call
+
+  def eval_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
+    """step(params, batch) -> compiled (params, global batch) -> sums."""
+    compiled = jax.jit(step, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
+
+    def call(params, batch):
+      with jax.set_mesh(self.mesh):
+        return compiled(params, self._global(batch))
+    return call
+
+  def _global(self, batch):
+    """This host's share of a batch -> arrays over all devices."""
+    return {k: jax.make_array_from_process_local_data(self._batch, v) for k, v in batch.items()}

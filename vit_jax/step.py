@@ -50,42 +50,47 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, kind: str = 'softmax'
 def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation,
                     schedule: optax.Schedule, *, dropout_key: jax.Array, loss: str = 'softmax',
                     label_smoothing: float = 0., accumulate: int = 1) -> Callable[..., Any]:
-  """Makes train_step(state, batch, shard=0, mean=identity) -> (state, metrics).
+  """Makes train_step(state, batch, shard=0, mean=identity, devices=1) -> (state, metrics).
 
-  `batch` is this device's share, number `shard`, of the global batch; `mean` averages over
-  the devices. Gradients are accumulated over `accumulate` equal parts of the share; dropout
-  belongs to the example, so neither devices nor parts change what is computed. Examples
-  with mask False (records that could not be read) add nothing to loss and gradient.
+  `batch` is either one device's share, number `shard`, of the global batch, `mean` averaging over
+  the devices; or the global batch, spread over `devices`. Gradients are accumulated over
+  `accumulate` equal parts of each device's share; dropout belongs to the example, so neither
+  devices nor parts change what is computed. Examples with mask False (records that could not be
+  read) add nothing to loss and gradient.
 
   Metrics are of this step, before its update: loss, accuracy, grad_norm (before clipping), lr.
   """
 
-  def loss_and_accuracy(params, part, first_example, key):
+  def loss_and_accuracy(params, part, key):
     logits = model.apply({'params': params}, to_input(part['image']), train=True,
-                         first_example=first_example, rngs={'dropout': key})
+                         examples=part['example'], rngs={'dropout': key})
     losses = cross_entropy(logits, part['label'], kind=loss, label_smoothing=label_smoothing)
     correct = logits.argmax(-1) == part['label']
     return jnp.mean(losses * part['mask']), jnp.mean(correct * part['mask'])
 
   def train_step(state: TrainState, batch: Batch, shard: jax.Array | int = 0,
-                 mean: Callable[[Any], Any] = lambda x: x) -> tuple[TrainState, Metrics]:
+                 mean: Callable[[Any], Any] = lambda x: x,
+                 devices: int = 1) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(dropout_key, state.step)
-    share = len(batch['label'])
-    if share % accumulate:
-      raise InputError(f'{share} examples do not divide into {accumulate} accumulation passes')
-    size = share // accumulate
+    size = len(batch['label'])
+    if size % (devices * accumulate):
+      raise InputError(f'{size // devices} examples do not divide into {accumulate} accumulation '
+                       'passes')
+    batch = batch | {'example': shard * size + jnp.arange(size)}
     grad_fn = jax.value_and_grad(loss_and_accuracy, has_aux=True)
 
-    def accumulate_part(total, i):
-      part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i * size, size), batch)
-      out = grad_fn(state.params, part, shard * share + i * size, key)
-      return jax.tree.map(jnp.add, total, out), None
+    def split(x):  # (B, ...) -> (passes, B / passes, ...), every row staying on its device
+      x = x.reshape(devices, accumulate, -1, *x.shape[1:]).swapaxes(0, 1)
+      return x.reshape(accumulate, -1, *x.shape[3:])
+
+    def accumulate_part(total, part):
+      return jax.tree.map(jnp.add, total, grad_fn(state.params, part, key)), None
 
     if accumulate == 1:
-      out = grad_fn(state.params, batch, shard * share, key)
+      out = grad_fn(state.params, batch, key)
     else:
       zeros = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, state.params))
-      total, _ = jax.lax.scan(accumulate_part, zeros, jnp.arange(accumulate))
+      total, _ = jax.lax.scan(accumulate_part, zeros, jax.tree.map(split, batch))
       out = jax.tree.map(lambda x: x / accumulate, total)
     (loss_value, accuracy), grads = mean(out)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

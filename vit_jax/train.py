@@ -59,7 +59,8 @@ class _Run:
     c = self.config = config
     self.workdir = workdir
     self.data = _Data(c)
-    self.spread = parallel.Pmap(c.batch_size, c.accumulate)
+    self.spread = (parallel.Pmap(c.batch_size, c.accumulate) if c.parallel == 'pmap' else
+                   parallel.Sharded(c.batch_size, c.accumulate, c.mesh))
     self.total_steps = c.total_steps or max(1, round(
         c.num_epochs * len(self.data.train) / c.batch_size))
     self.model = create_model(c.model, num_classes=self.data.num_classes,
@@ -67,8 +68,8 @@ class _Run:
     schedule = optim.make_schedule(c.schedule, peak=c.lr, total_steps=self.total_steps,
                                    warmup_steps=c.warmup_steps, linear_end=c.linear_end)
     optimizer = optim.make_optimizer(
-        schedule, beta1=c.beta1, beta2=c.beta2, weight_decay=c.weight_decay, decay=c.decay,
-        clip_norm=c.clip_norm)
+        schedule, beta1=c.beta1, beta2=c.beta2, moment_dtype=c.moment_dtype,
+        weight_decay=c.weight_decay, decay=c.decay, clip_norm=c.clip_norm)
     init_key, dropout_key = jax.random.split(jax.random.key(c.seed))
     self.init = lambda: step_lib.init_state(self.model, optimizer, init_key)
     self.train_step = self.spread.train_step(step_lib.make_train_step(
@@ -130,7 +131,7 @@ class _Run:
   def _start(self) -> tuple[step_lib.TrainState, int]:
     """The newest checkpoint; else config.init_from; else a fresh state; and its step."""
     abstract = jax.eval_shape(self.init)
-    restored = self.checkpoints.restore(abstract)
+    restored = self.checkpoints.restore(self.spread.like(abstract))
     params = sum(x.size for x in jax.tree.leaves(abstract.params))
     c = self.config
     log.info('%s, %s parameters, %d px, %s; %d device(s): %s', c.model, f'{params:,}',
@@ -142,12 +143,12 @@ class _Run:
     if restored is None:
       log.info('starting in %s', self.workdir)
       step = 0
-      state = jax.jit(self.init)()
+      state = self.spread.init(self.init)
       if c.init_from:
-        state = state.replace(params=load_params(c.init_from, self.model))
+        state = state.replace(params=self.spread.put(load_params(c.init_from, self.model)))
         log.info('parameters from %s', c.init_from)
     else:
-      state, about = restored
+      state, about = self.spread.put(restored[0]), restored[1]
       step = self.saved_step = int(state.step)
       self.bad_records = set(about['bad_records'])
       log.info('resuming in %s from step %d of %d', self.workdir, step, self.total_steps)
@@ -157,7 +158,7 @@ class _Run:
     if step < self.total_steps:
       self.checkpoints.check_space(abstract)  # before the first step, not after hours
     _record_config(self.config, self.workdir)
-    return self.spread.put(state), step
+    return state, step
 
   def _bound_run_ahead(self) -> None:
     """Waits for an earlier step, so that the host never queues up batches without end."""

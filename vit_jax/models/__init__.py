@@ -12,10 +12,10 @@ from vit_jax.models.layers import ACTIVATIONS
 from vit_jax.models.position import PLACES, POSITIONS
 from vit_jax.models.resnet import BiT
 from vit_jax.models.variants import RESNET_UNITS, VARIANTS, ResNet, Variant
-from vit_jax.models.vit import HEADS, VisionTransformer
+from vit_jax.models.vit import HEADS, REMAT, VisionTransformer
 
 _CHOICES = dict(head=HEADS, pos_embedding=POSITIONS, pos_embedding_at=PLACES,
-                attention=('full', 'axial'), activation=tuple(ACTIVATIONS))
+                attention=('full', 'axial'), activation=tuple(ACTIVATIONS), remat=tuple(REMAT))
 _FROM_THE_NAME = {'variant', 'patch_size', 'image_size', 'num_classes', 'resnet', 'parent', 'name'}
 
 

@@ -42,6 +42,17 @@ def dropout_mask(keys: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Ar
   return bits >= jnp.uint16(round(rate * 2**16))
 
 
+def shard_batch(x: jax.Array) -> jax.Array:
+  """Keeps the leading axis split over all axes of the mesh that is set; without one, nothing.
+
+  Left to itself, the compiler of a large mesh may gather activations instead of parameters.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh._any_axis_manual:
+    return x
+  return jax.lax.with_sharding_constraint(x, jax.sharding.PartitionSpec(mesh.axis_names))
+
+
 class Dropout(nn.Module):
   """Zeroes elements with probability `rate` and rescales the rest; keys None turns it off."""
   rate: float

@@ -190,8 +190,8 @@ class BiT(nn.Module):
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool = False,
-               first_example: jax.Array | int = 0) -> jax.Array:
+               examples: jax.Array | None = None) -> jax.Array:
     """Applies the model; nothing in it differs between training and evaluation."""
-    del train, first_example
+    del train, examples
     return ResNetV2(self.resnet, self.num_classes, self.head_bias_init, self.dtype,
                     name='resnet')(images)

@@ -15,13 +15,20 @@ import jax.numpy as jnp
 from vit_jax.errors import InputError
 from vit_jax.models.layers import (
     Dropout, LayerScale, MlpBlock, MultiHeadDotProductAttention, PatchEmbedding, fold_in,
-    xavier_uniform)
+    shard_batch, xavier_uniform)
 from vit_jax.models.position import PositionEmbedding, RelativePosition
 from vit_jax.models.resnet import hybrid_features
 from vit_jax.models.variants import ResNet, Variant
 
 HEADS = ('token', 'gap', 'map')
 Layer = Callable[..., nn.Module]  # makes a layer, given its name
+# What a block keeps for the backward pass: everything, the products with weights, its input alone.
+REMAT = {
+    'none': lambda block: block,
+    'dots': lambda block: jax.checkpoint(
+        block, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+    'full': jax.checkpoint,
+}
 
 
 class EncoderBlock(nn.Module):
@@ -91,6 +98,8 @@ class Encoder(nn.Module):
   relative: Layer | None  # makes the one table of relative positions
   pre_norm: bool
   dropout: float
+  scan: bool
+  remat: str
 
   @nn.compact
   def __call__(self, x, registers, keys):
@@ -103,12 +112,40 @@ class Encoder(nn.Module):
     x = Dropout(self.dropout, 0)(x, keys)
     if self.pre_norm:
       x = self.norm(name='pre_norm')(x)
-    for i in range(self.num_layers):
-      if position and self.share:
-        x = position(x)
-      block = self.block(name=f'encoderblock_{i}')
-      x = block(x, None if keys is None else fold_in(keys, i + 1), relative)
-    return self.norm(name='encoder_norm')(x)
+    shared = position if self.share else None
+    if self.is_initializing() or not (self.scan or self.remat != 'none'):
+      for i in range(self.num_layers):
+        x = shard_batch(shared(x) if shared else x)
+        block = self.block(name=f'encoderblock_{i}')
+        x = block(x, None if keys is None else fold_in(keys, i + 1), relative)
+    else:
+      x = self._transformed_blocks(x, keys, relative)
+    return self.norm(name='encoder_norm')(shard_batch(x))
+
+  def _transformed_blocks(self, x, keys, relative):
+    """The same blocks under jax.checkpoint and in a scan.
+
+    Parameters stay one tree per block, as on disk: they are stacked here, a copy whose time is
+    nothing beside a block's.
+    """
+    params = self.variables['params']
+    block = self.block(parent=None)
+
+    def apply(x, inputs):
+      params_of_block, i = inputs
+      if self.share and self.position:
+        x = self.position(parent=None).apply({'params': params.get('posembed_input', {})}, x)
+      block_keys = None if keys is None else fold_in(keys, i + 1)
+      return block.apply({'params': params_of_block}, shard_batch(x), block_keys, relative), None
+
+    apply = REMAT[self.remat](apply)
+    blocks = [params[f'encoderblock_{i}'] for i in range(self.num_layers)]
+    if self.scan:
+      stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
+      return jax.lax.scan(apply, x, (stacked, jnp.arange(self.num_layers)))[0]
+    for i, params_of_block in enumerate(blocks):
+      x, _ = apply(x, (params_of_block, i))
+    return x
 
 
 class MAPHead(nn.Module):
@@ -150,6 +187,8 @@ class VisionTransformer(nn.Module):
   patch_bias: bool = True
   qkv_bias: bool = True
   layer_scale: float = 0.  # initial value; 0: none
+  scan: bool = False  # over the blocks: compiles one of them, in a fraction of the time
+  remat: str = 'none'  # 'dots', 'full': keeps less for the backward pass, computes it again
   registers: int = 0  # learned tokens beside the patches, without a position (arXiv 2309.16588)
   dtype: Any = jnp.float32  # of the computation; parameters are float32
 
@@ -161,14 +200,14 @@ class VisionTransformer(nn.Module):
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool = False,
-               first_example: jax.Array | int = 0) -> jax.Array:
+               examples: jax.Array | None = None) -> jax.Array:
     """Applies the model.
 
     Args:
       images: (B, H, W, 3) in [-1, 1], of `image_size`.
       train: turns dropout on; needs rngs={'dropout': key}.
-      first_example: index of images[0] in the global batch. Example i of the global batch
-        gets the same dropout masks on whatever device it is computed.
+      examples: (B,) each image's index in the global batch; None: 0, 1, ... An example gets
+        the same dropout masks on whatever device and in whatever pass it is computed.
     Returns:
       (B, num_classes) float32; the representation (B, D) when num_classes is 0.
     """
@@ -178,7 +217,7 @@ class VisionTransformer(nn.Module):
                        'create_model(..., image_size=...) sets it')
     keys = None
     if train and self.dropout:
-      examples = first_example + jnp.arange(len(images))
+      examples = jnp.arange(len(images)) if examples is None else examples
       keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng('dropout'), examples)
     x = images
     if self.resnet:
@@ -227,7 +266,8 @@ class VisionTransformer(nn.Module):
     else:
       block = functools.partial(block, position=own_position)
     return Encoder(self.variant.num_layers, block, norm, None if own_position else position, share,
-                   relative if share else None, self.pre_norm, self.dropout, name='Transformer')
+                   relative if share else None, self.pre_norm, self.dropout, self.scan, self.remat,
+                   name='Transformer')
 
   def _pool(self, x: jax.Array) -> jax.Array:
     if self.head == 'token':
