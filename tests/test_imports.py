@@ -18,7 +18,8 @@ ALLOWED = {
     'inference': ('data', 'models', 'pretrained'), 'main': ('train', 'parallel'),
     'export': ('models', 'pretrained'),
     'tools': ('data', 'models', 'pretrained', 'inference', 'export', 'config', 'train', 'tools'),
-    'errors': (), '__init__': ('models', 'pretrained', 'inference')}
+    'flops': ('models',), 'devices': (), 'errors': (),
+    '__init__': ('models', 'pretrained', 'inference')}
 
 
 def modules():

@@ -1,0 +1,292 @@
+"""Times whole training and inference steps beside timm's and Hugging Face's, on the same device.
+
+    python -m benchmarks.step --model=ViT-B/16 --batch_size=8 --dtype=float32 \\
+        --torch_python=/path/to/an/environment/with/torch/timm/transformers/bin/python
+
+Ours is the step of vit_jax.train on one device: uint8 images in, Adam with weight decay and
+clipping, state donated. The peers: uint8 images in, scaled on the device, cross-entropy, fused
+AdamW, clip_grad_norm_, SDPA; in bfloat16 autocast, or bfloat16 weights for inference. Each way is
+a process of its own with as many threads as this one may use; they take turns, round by round,
+one computing while the others wait, so that other load on the machine meets all of them. Figures
+are medians over the rounds. TFLOP/s are of the model (vit_jax.flops), the peak is that of the
+faster of two large matrix products, measured in the same rounds. CPU-s are of all threads, also
+of those that wait in a loop, as OpenMP's do: on a busy machine only OMP_WAIT_POLICY=passive makes
+them comparable, and wall times not even then.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+WAYS = ('ours', 'timm', 'timm-compiled', 'hf', 'hf-compiled')
+
+
+def jax_steps(job):
+  """(run(count), device kind, versions, matmul(size), peak memory) of this package."""
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+  from vit_jax import create_model, parallel
+  from vit_jax import step as step_lib
+  from vit_jax.optim import make_optimizer, make_schedule
+  device, key = jax.devices()[0], jax.random.key(0)
+  model = create_model(job['model'], num_classes=job['num_classes'], image_size=job['image_size'],
+                       dtype=job['dtype'])
+  schedule = make_schedule('cosine', peak=1e-3, total_steps=100_000, warmup_steps=1000)
+  optimizer = make_optimizer(schedule, weight_decay=.1, clip_norm=1.)
+  spread = parallel.Pmap(job['batch_size'])
+  train_step = spread.train_step(
+      step_lib.make_train_step(model, optimizer, schedule, dropout_key=key))
+  eval_step = spread.eval_step(step_lib.make_eval_step(model))
+  state = spread.init(lambda: step_lib.init_state(model, optimizer, key))
+  batch = make_batch(np.random.default_rng(0), job) | {'mask': np.ones(job['batch_size'], bool)}
+  if job['mode'] == 'infer':
+    params, state = state.params, None
+
+  def run(count):
+    nonlocal state
+    for _ in range(count):
+      if job['mode'] == 'train':
+        state, metrics = train_step(state, batch)
+      else:
+        metrics = eval_step(params, batch)
+      if not spread.max_in_flight:
+        jax.block_until_ready(metrics)
+    jax.block_until_ready(metrics)
+
+  def matmul(size):
+    a = jnp.ones((size, size), job['dtype'])
+    product = jax.jit(jnp.matmul)
+    return lambda: jax.block_until_ready(product(a, a))
+
+  memory = lambda: (device.memory_stats() or {}).get('peak_bytes_in_use')
+  return run, device.device_kind, f'jax {jax.__version__}', matmul, memory
+
+
+def torch_model(job):
+  import torch
+  d, mlp_dim, num_heads, num_layers = job['variant']
+  if job['way'].startswith('timm'):
+    from timm.models.vision_transformer import VisionTransformer
+    model = VisionTransformer(
+        img_size=job['image_size'], patch_size=job['patch_size'], embed_dim=d, depth=num_layers,
+        num_heads=num_heads, mlp_ratio=mlp_dim / d, num_classes=job['num_classes'])
+    forward = model
+  else:
+    from transformers import ViTConfig, ViTForImageClassification
+    model = ViTForImageClassification(ViTConfig(
+        hidden_size=d, num_hidden_layers=num_layers, num_attention_heads=num_heads,
+        intermediate_size=mlp_dim, hidden_dropout_prob=0., attention_probs_dropout_prob=0.,
+        image_size=job['image_size'], patch_size=job['patch_size'],
+        num_labels=job['num_classes'], attn_implementation='sdpa'))
+    forward = lambda images: model(images).logits
+  return model, torch.compile(forward) if job['way'].endswith('compiled') else forward
+
+
+def torch_steps(job):
+  """The same of timm and transformers."""
+  import importlib
+  import numpy as np
+  import torch
+  library = importlib.import_module('timm' if job['way'].startswith('timm') else 'transformers')
+  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  cuda = torch.cuda.is_available()
+  device, dtype = torch.device('cuda' if cuda else 'cpu'), getattr(torch, job['dtype'])
+  if cuda:
+    torch.set_float32_matmul_precision('high')  # TF32, as XLA does
+  torch.manual_seed(0)
+  model, forward = torch_model(job)
+  train = job['mode'] == 'train'
+  model.to(device).train(train)
+  if not train:
+    model.to(dtype)
+  batch = make_batch(np.random.default_rng(0), job)
+  host_images = torch.from_numpy(batch['image']).permute(0, 3, 1, 2).contiguous()
+  host_labels = torch.from_numpy(batch['label']).long()
+  if cuda:
+    host_images, host_labels = host_images.pin_memory(), host_labels.pin_memory()
+  optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=.1, fused=True)
+
+  def step():
+    images = host_images.to(device, non_blocking=True)
+    images = images.to(torch.float32 if train else dtype).sub_(127.5).div_(127.5)
+    if not train:
+      with torch.inference_mode():
+        return forward(images)
+    labels = host_labels.to(device, non_blocking=True)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+      loss = torch.nn.functional.cross_entropy(forward(images), labels)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
+    optimizer.step()
+
+  wait = torch.cuda.synchronize if cuda else lambda: None
+
+  def run(count):
+    for _ in range(count):
+      step()
+    wait()
+
+  def matmul(size):
+    a = torch.ones(size, size, dtype=dtype, device=device)
+    return lambda: (a @ a, wait())
+
+  memory = lambda: torch.cuda.max_memory_allocated() if cuda else None
+  kind = torch.cuda.get_device_name() if cuda else 'cpu'
+  versions = f'torch {torch.__version__}, {library.__name__} {library.__version__}'
+  return run, kind, versions, matmul, memory
+
+
+def make_batch(rng, job):
+  import numpy as np
+  size, batch_size = job['image_size'], job['batch_size']
+  return dict(image=rng.integers(0, 256, (batch_size, size, size, 3), np.uint8),
+              label=rng.integers(0, job['num_classes'], batch_size, np.int32))
+
+
+def serve(job):
+  """A way's process: says hello, then answers counts of steps, or 'matmul', with its times."""
+  answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+  answer = lambda value: print(json.dumps(value), file=answers, flush=True)
+  start = time.perf_counter()
+  run, kind, versions, matmul, memory = (jax_steps if job['way'] == 'ours' else torch_steps)(job)
+  run(1)
+  start = time.perf_counter() - start
+  run(2)
+  peak = memory() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+  answer(dict(start=start, kind=kind, versions=versions, peak=peak))
+  product = None
+  for line in sys.stdin:
+    request = json.loads(line)
+    if request == 'matmul' and product is None:
+      product = matmul(job['matmul'])
+      product()
+    start, cpu = time.perf_counter(), time.process_time()
+    product() if request == 'matmul' else run(request)
+    answer((time.perf_counter() - start, time.process_time() - cpu))
+
+
+class Worker:
+  """A way in its own process."""
+
+  def __init__(self, python, job):
+    self._errors = tempfile.TemporaryFile('w+')
+    self._process = subprocess.Popen(
+        [python, __file__, '--serve', json.dumps(job)], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=self._errors, text=True,
+        env=os.environ | {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'})  # a GPU has room for all
+    self.hello = self._read()
+
+  def __call__(self, request):
+    self._process.stdin.write(json.dumps(request) + '\n')
+    self._process.stdin.flush()
+    return self._read()
+
+  def _read(self):
+    line = self._process.stdout.readline()
+    if line:
+      return json.loads(line)
+    self.close()
+    self._errors.seek(0)
+    lines = [line for line in self._errors.read().splitlines() if line.strip()]
+    raise RuntimeError(lines[-1] if lines else f'ended with {self._process.returncode}')
+
+  def close(self):
+    self._process.stdin.close()
+    self._process.wait()
+
+
+def start_workers(ways, torch_python, job):
+  """The ways that could be started; says why of the others."""
+  workers = {}
+  for way in ways:
+    try:
+      workers[way] = Worker(sys.executable if way == 'ours' else torch_python, job | {'way': way})
+    except RuntimeError as e:
+      print(f'{way} failed: {e}')
+  return workers
+
+
+def measure(workers, rounds, round_seconds):
+  """By round: {way: (seconds, CPU seconds) of a step}, {library: seconds of a matrix product}."""
+  times = {way: [] for way in workers}
+  matmuls = {}
+  counts = {way: max(1, round(round_seconds / worker(1)[0])) for way, worker in workers.items()}
+  for i in range(rounds):
+    products = set()
+    for way in (list(workers), list(reversed(workers)))[i % 2]:
+      times[way].append([t / counts[way] for t in workers[way](counts[way])])
+      library = 'jax' if way == 'ours' else 'torch'
+      if library not in products:
+        matmuls.setdefault(library, []).append(workers[way]('matmul')[0])
+        products.add(library)
+      time.sleep(.2)  # idle threads spin for a while
+  return times, matmuls
+
+
+def report(job, flops, workers, times, matmuls):
+  from vit_jax.devices import find_device
+  peaks = {name: 2 * job['matmul']**3 / statistics.median(s) for name, s in matmuls.items()}
+  hello = next(iter(workers.values())).hello
+  published = find_device(hello['kind'])
+  print(f'{job["mode"]}, {job["model"]} at {job["image_size"]} px, batch {job["batch_size"]}, '
+        f'{job["dtype"]}, {hello["kind"]}; TFLOP/s of a {job["matmul"]} x {job["matmul"]} matrix '
+        f'product: ' + ', '.join(f'{name} {p / 1e12:.3f}' for name, p in peaks.items()) +
+        (f'; published: {published.flops / 1e12:.0f}' if published else ''))
+  print(f'{"":15}{"ms":>9}{"of first":>10}{"CPU-s":>7}{"images/s":>10}{"TFLOP/s":>9}{"of peak":>9}'
+        f'{"peak MB":>9}{"start s":>9}')
+  first = [wall for wall, _ in next(iter(times.values()))]
+  for way, rounds in times.items():
+    walls, cpus = zip(*rounds)
+    median, ratio = statistics.median(walls), statistics.median(
+        a / b for a, b in zip(walls, first))
+    rate, about = flops * job['batch_size'] / median, workers[way].hello
+    print(f'{way:15}{median * 1e3:9.1f}{ratio:10.2f}{statistics.median(cpus):7.2f}'
+          f'{job["batch_size"] / median:10.2f}{rate / 1e12:9.3f}{rate / max(peaks.values()):9.0%}'
+          f'{about["peak"] / 1e6:9.0f}{about["start"]:9.1f}')
+
+
+def main():
+  parser = argparse.ArgumentParser(
+      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--model', default='ViT-S/16', help='a plain ViT')
+  parser.add_argument('--batch_size', type=int, default=16)
+  parser.add_argument('--image_size', type=int, default=224)
+  parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16'])
+  parser.add_argument('--modes', nargs='+', default=['train', 'infer'], choices=['train', 'infer'])
+  parser.add_argument('--ways', nargs='+', default=WAYS[:4], choices=WAYS)
+  parser.add_argument('--rounds', type=int, default=9)
+  parser.add_argument('--round_seconds', type=float, default=2.)
+  parser.add_argument('--matmul', type=int, default=4096, help='rows and columns; GPUs: 8192')
+  parser.add_argument('--torch_python', help='interpreter of an environment with torch, timm, ...')
+  parser.add_argument('--serve', type=json.loads, help=argparse.SUPPRESS)
+  args = parser.parse_args()
+  if args.serve:
+    return serve(args.serve)
+  from vit_jax import create_model
+  from vit_jax.flops import forward_flops, train_flops
+  model = create_model(args.model, num_classes=1000, image_size=args.image_size)
+  job = dict(model=args.model, variant=model.variant, patch_size=model.patch_size,
+             num_classes=1000, image_size=args.image_size, batch_size=args.batch_size,
+             dtype=args.dtype, matmul=args.matmul)
+  ways = args.ways if args.torch_python else [w for w in args.ways if w == 'ours']
+  print(f'load {os.getloadavg()[0]:.1f}, {len(os.sched_getaffinity(0))} threads, '
+        f'{args.rounds} rounds')
+  for mode in args.modes:
+    workers = start_workers(ways, args.torch_python, job | {'mode': mode})
+    times, matmuls = measure(workers, args.rounds, args.round_seconds)
+    report(job | {'mode': mode}, (train_flops if mode == 'train' else forward_flops)(model),
+           workers, times, matmuls)
+    for worker in workers.values():
+      worker.close()
+
+
+if __name__ == '__main__':
+  main()
