@@ -12,14 +12,13 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'vit_jax'
 ALLOWED = {
     'models': ('models',), 'data': ('data',), 'pretrained': ('pretrained', 'models', 'fingerprint'),
     'optim': (), 'step': ('optim', 'models'), 'parallel': (), 'checkpoint': ('fingerprint',),
-    'fingerprint': (), 'metrics': (), 'evaluate': (), 'config': (), 'recipes': ('config', 'models'),
+    'fingerprint': (), 'metrics': (), 'record': (), 'hosts': (), 'evaluate': (), 'config': (), 'recipes': ('config', 'models'),
     'train': ('models', 'data', 'pretrained', 'optim', 'step', 'parallel', 'checkpoint', 'metrics',
-              'evaluate', 'config'),
-    'inference': ('data', 'models', 'pretrained'), 'main': ('train', 'parallel'),
+              'evaluate', 'config', 'hosts', 'record'),
+    'inference': ('data', 'models', 'pretrained'), 'main': ('train', 'hosts'),
     'export': ('models', 'pretrained'),
     'tools': ('data', 'models', 'pretrained', 'inference', 'export', 'config', 'train', 'tools'),
-    'flops': ('models',), 'devices': (), 'errors': (),
-    '__init__': ('models', 'pretrained', 'inference')}
+    'errors': (), '__init__': ('models', 'pretrained', 'inference')}
 
 
 def modules():

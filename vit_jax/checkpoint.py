@@ -10,6 +10,7 @@ import pathlib
 import shutil
 from typing import Any
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
@@ -22,6 +23,16 @@ from vit_jax.fingerprint import fingerprint, named_leaves
 @jax.jit
 def _all_finite(leaves: list[jax.Array]) -> list[jax.Array]:
   return [jnp.all(jnp.isfinite(x)) for x in leaves]
+
+
+def _of_the_job(state: Any) -> Any:
+  """Arrays that each process holds copies of (pmap's) become one of all devices, uncopied."""
+  if jax.process_count() == 1:
+    return state
+  everywhere = jax.NamedSharding(jax.make_mesh((jax.device_count(),), ('data',)), jax.P())
+  return jax.tree.map(lambda x: jax.make_array_from_single_device_arrays(
+      x.shape, everywhere, [s.data for s in x.addressable_shards])
+                      if x.is_fully_addressable else x, state)
 
 
 class _Manager(ocp.CheckpointManager):
@@ -38,15 +49,16 @@ class _Manager(ocp.CheckpointManager):
 class Checkpoints:
   """The checkpoints of one run, under `directory`/<step>/."""
 
-  def __init__(self, directory: pathlib.Path, *, keep: int = 3, keep_every: int = 0):
+  def __init__(self, directory: pathlib.Path | epath.Path, *, keep: int = 3, keep_every: int = 0):
     """Keeps the last `keep` checkpoints, and the multiples of `keep_every` for good."""
     policies = [checkpoint_managers.LatestN(keep)]
     if keep_every:
       policies.append(checkpoint_managers.EveryNSteps(keep_every))
     self._directory = directory
     self._failed = False
+    local = isinstance(directory, pathlib.Path)
     self._manager = _Manager(
-        directory.absolute(), options=ocp.CheckpointManagerOptions(
+        directory.absolute() if local else directory, options=ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True),
         item_handlers={'state': ocp.StandardCheckpointHandler(),
@@ -63,6 +75,7 @@ class Checkpoints:
       InputError: when an array is not finite, there is no space, or this or an earlier write
         failed; nothing is saved then.
     """
+    state = _of_the_job(state)
     self._check_finite(step, state)
     self.check_space(state)
     meta = dict(about, fingerprint=fingerprint(state))
@@ -84,6 +97,8 @@ class Checkpoints:
 
   def check_space(self, state: Any) -> None:
     """Raises InputError when one more checkpoint will not fit on the disk."""
+    if not isinstance(self._directory, pathlib.Path):
+      return  # an object store has no end
     need = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     free = shutil.disk_usage(self._directory).free
     if free < need:
@@ -111,7 +126,7 @@ class Checkpoints:
       self._check_architecture(path, step, abstract)
       restored = self._manager.restore(step, args=ocp.args.Composite(
           state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()))
-    except InputError:
+    except (InputError, jax.errors.JaxRuntimeError):  # which another process's end raises
       raise
     except Exception as e:  # Orbax, TensorStore and JSON raise all kinds on damaged files.
       raise InputError(self._damaged(path, f'cannot be read ({reason(e)})')) from e
@@ -145,6 +160,10 @@ class Checkpoints:
     with self._writing():
       self._manager.wait_until_finished()
 
+  def abandon(self) -> None:
+    """`close` will not wait for a save that is being written."""
+    self._failed = True
+
   def close(self) -> None:
     """Waits, and releases the background threads."""
     if not self._failed:
@@ -156,6 +175,9 @@ class Checkpoints:
     """Errors of this or an earlier write, in the background, as one sentence."""
     try:
       yield
+    except jax.errors.JaxRuntimeError:  # no disk: the device, or another process is gone
+      self._failed = True
+      raise
     except Exception as e:  # TensorStore raises ValueError, OSError and others for a full disk
       self._failed = True
       raise InputError(

@@ -8,11 +8,14 @@ import os
 import pathlib
 import re
 import sys
+import traceback
 
 from absl import flags
+from etils import epath
+import jax
 from ml_collections import config_flags
 
-from vit_jax import parallel
+from vit_jax import hosts
 from vit_jax import train
 from vit_jax.errors import InputError, Interrupted
 
@@ -23,21 +26,24 @@ _CONFIG = config_flags.DEFINE_config_file(
     'any field is set by --config.FIELD=VALUE.', lock_config=True)
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Directory for checkpoints and metrics; a run found there is resumed. '
-    'Default: runs/<name of the config>.')
+    'Default: runs/<name of the config>. All hosts must share it; gs:// needs the package gcsfs.')
 _NUM_DEVICES = flags.DEFINE_integer(
     'num_devices', None, 'How many devices the whole job must have; fails when a host is missing.')
 _COORDINATOR = flags.DEFINE_string(
-    'coordinator_address', None, 'host:port of process 0, where no cluster is detected.')
+    'coordinator_address', None, 'host:port of process 0, where no cluster is detected: a TPU pod, '
+    'GKE, SLURM, MPI.')
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'With --coordinator_address.')
 _PROCESS_ID = flags.DEFINE_integer('process_id', None, 'With --coordinator_address.')
+_START_TIMEOUT = flags.DEFINE_integer(
+    'start_timeout', 60, 'Seconds to wait for the other processes of the job.', lower_bound=1)
 
 
 def main(argv: list[str]) -> int:
   """Runs the command line `argv` and returns the exit code."""
   try:
     config, workdir = _parse(argv)
-    parallel.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value,
-                   _NUM_DEVICES.value)
+    hosts.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _NUM_DEVICES.value,
+                _START_TIMEOUT.value)
     train.train(config, workdir)
   except InputError as e:
     return _fail(str(e))
@@ -47,6 +53,11 @@ def main(argv: list[str]) -> int:
     return EXIT_INTERRUPTED
   except KeyboardInterrupt:
     return _fail('quit at once; the last checkpoint is good')
+  except Exception as e:
+    if isinstance(e, jax.errors.JaxRuntimeError) and (why := hosts.lost(e)):
+      return _fail(why)
+    traceback.print_exc()
+    return _fail(f'{type(e).__name__} in vit_jax, see above')
   return 0
 
 
@@ -69,7 +80,17 @@ def _parse(argv):
     raise InputError('which run? give --config=FILE, e.g. --config=configs/vit_b16.py')
   name = flags.FLAGS['config'].config_filename.split(':')[0]
   workdir = _WORKDIR.value or os.path.join('runs', pathlib.Path(name).stem)
-  return config, pathlib.Path(workdir).expanduser()
+  return config, _directory(workdir)
+
+
+def _directory(workdir):
+  if '://' not in workdir:
+    return pathlib.Path(workdir).expanduser()
+  try:
+    return epath.Path(workdir)
+  except KeyError:
+    raise InputError(f'--workdir={workdir} is no kind of storage that can be written; give a '
+                     'local directory, gs:// or s3://') from None
 
 
 def _sentence(e):
@@ -87,6 +108,7 @@ def _sentence(e):
 
 def _fail(message):
   print(f'error: {message}', file=sys.stderr)
+  hosts.fail(message)
   return 1
 
 

@@ -17,16 +17,20 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 log = logging.getLogger('vit_jax')
 
 
-def start_log(path: pathlib.Path | None) -> None:
-  """Sends the package's log to the terminal and, on the host that writes, to `path`."""
-  log.setLevel(logging.INFO)
+def start_log(path: pathlib.Path | None, process: int = 0) -> None:
+  """Sends the package's log to the terminal and, if given, to `path`.
+
+  Of the processes of a job one tells how it goes, 0; the others only what is wrong with them.
+  """
+  log.setLevel(logging.WARNING if process else logging.INFO)
   log.propagate = False
   log.handlers = [logging.StreamHandler(sys.stderr)]
   if path is not None:
     log.addHandler(logging.FileHandler(path))
   absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs what it raises, and much more
   for handler in log.handlers:
-    handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+    who = f'process {process}: ' if process else ''
+    handler.setFormatter(logging.Formatter(f'%(asctime)s {who}%(message)s', '%H:%M:%S'))
 
 
 class MetricsWriter:
@@ -36,9 +40,9 @@ class MetricsWriter:
     latest: the newest value of each metric.
   """
 
-  def __init__(self, workdir: pathlib.Path, resume_step: int = 0):
+  def __init__(self, directory: pathlib.Path, resume_step: int = 0):
     """Drops the lines after `resume_step`, which a killed run wrote and this one will repeat."""
-    self._path = workdir / 'metrics.jsonl'
+    self._path = directory / 'metrics.jsonl'
     kept = [line for line in _read(self._path) if line['step'] <= resume_step]
     self.latest = {name: value for line in kept for name, value in line.items() if name != 'step'}
     self._seen = {(line['step'], name) for line in kept for name in line}
@@ -47,7 +51,7 @@ class MetricsWriter:
     replacement.replace(self._path)
     self._file = open(self._path, 'a')
     self._events = tensorboardX.SummaryWriter(
-        str(workdir / 'tensorboard'), purge_step=resume_step + 1 if kept else None)
+        str(directory / 'tensorboard'), purge_step=resume_step + 1 if kept else None)
 
   def has(self, step: int, name: str) -> bool:
     """Whether a line of `step` with the metric `name` is on record."""
@@ -80,7 +84,8 @@ class Progress:
 
   def __init__(self, total_steps: int, done: int):
     self._bar = tqdm.tqdm(total=total_steps, initial=done, unit='step', dynamic_ncols=True,
-                          disable=not sys.stderr.isatty(), smoothing=.1)
+                          disable=not (sys.stderr.isatty() and log.isEnabledFor(logging.INFO)),
+                          smoothing=.1)
     self._redirect = contextlib.ExitStack()
     if not self._bar.disable:
       self._redirect.enter_context(logging_redirect_tqdm([log]))

@@ -1,15 +1,10 @@
 """How a step is spread over devices: the one place that knows.
 
 `Pmap` is data parallelism with a replicated state (the paper's way), `Sharded` the same with the
-state cut over devices too. Hosts are joined by jax.distributed, also when there is one: it is what
-hears of preemption.
+state cut over devices too.
 """
 
 from collections.abc import Callable, Sequence
-import os
-import signal
-import socket
-import sys
 from typing import Any
 
 import jax
@@ -19,38 +14,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from vit_jax.errors import InputError
-
-
-def start(coordinator_address: str | None = None, num_processes: int | None = None,
-          process_id: int | None = None, num_devices: int | None = None) -> None:
-  """Joins the processes of the job; on a single machine, only this one.
-
-  Args:
-    coordinator_address: 'host:port' of process 0; with None jax looks for a cluster (TPU pod,
-      SLURM, MPI, Kubernetes), and this process is alone when there is none.
-    num_processes, process_id: of the job, when coordinator_address is given.
-    num_devices: how many devices the whole job must have; None for any.
-  Raises:
-    InputError: when num_devices is not what there is.
-  """
-  try:
-    jax.distributed.initialize(coordinator_address, num_processes, process_id)
-  except ValueError as e:
-    if 'coordinator_address should be defined' not in str(e):
-      raise
-    with socket.socket() as s:  # no cluster: a job of one process
-      s.bind(('localhost', 0))
-      address = f'localhost:{s.getsockname()[1]}'
-    jax.distributed.initialize(address, 1, 0)
-  if num_devices is not None and jax.device_count() != num_devices:
-    raise InputError(f'--num_devices={num_devices}, but this job has {jax.device_count()} over '
-                     f'{jax.process_count()} process(es); start the others, or change the flag')
-  # Ctrl-C asks for the same orderly stop as a preemption; a second one ends at once.
-  def stop(*_):
-    print('\nstopping after this step (Ctrl-C again: at once, without saving)', file=sys.stderr)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.kill(os.getpid(), signal.SIGTERM)
-  signal.signal(signal.SIGINT, stop)
 
 
 class Stopper:

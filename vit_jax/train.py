@@ -11,10 +11,12 @@ import pathlib
 import time
 from typing import Any
 
+from etils import epath
 import jax
 from ml_collections import ConfigDict
 import numpy as np
 
+from vit_jax import hosts
 from vit_jax import optim
 from vit_jax import parallel
 from vit_jax import step as step_lib
@@ -24,19 +26,21 @@ from vit_jax.data import catalog
 from vit_jax.data.pipeline import eval_batches, train_batches
 from vit_jax.data.preprocess import make_preprocess
 from vit_jax.data.source import Source, open_source
-from vit_jax.errors import InputError, Interrupted
+from vit_jax.errors import InputError, Interrupted, reason
 from vit_jax.evaluate import evaluate
 from vit_jax.metrics import Meter, MetricsWriter, Progress, duration, log, start_log
 from vit_jax.models import create_model
 from vit_jax.pretrained import load_params
+from vit_jax.record import Record
 
 
-def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
+def train(config: ConfigDict, workdir: pathlib.Path | epath.Path) -> dict[str, float]:
   """Trains to the last step, from the newest checkpoint in `workdir` when there is one.
 
   Args:
     config: the fields of `vit_jax.config.default_config`.
-    workdir: gets checkpoints/, metrics.jsonl, tensorboard/, config.json, log.txt.
+    workdir: gets checkpoints/, metrics.jsonl, tensorboard/, config.json, log.txt; the same for
+      all processes. An epath.Path where it is on gs://.
   Returns:
     The final metrics: train/loss ..., eval/accuracy ....
   Raises:
@@ -44,10 +48,13 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
     InputError: for what the user can mend.
   """
   check_config(config)
-  _prepare_workdir(workdir)
-  run = _Run(config, workdir)
+  run = _Run(config, workdir, _prepare_workdir(workdir))
   try:
     return run.train()
+  except jax.errors.JaxRuntimeError:
+    if jax.process_count() > 1:  # another process is gone, without which no save can end
+      run.checkpoints.abandon()
+    raise
   finally:
     run.close()
 
@@ -55,10 +62,12 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, float]:
 class _Run:
   """What the loop works with: data, model, compiled steps, and where results go."""
 
-  def __init__(self, config: ConfigDict, workdir: pathlib.Path):
+  def __init__(self, config: ConfigDict, workdir: pathlib.Path | epath.Path,
+               record: Record | None):
     c = self.config = config
-    self.workdir = workdir
+    self.workdir, self.record = workdir, record
     self.data = _Data(c)
+    hosts.check_same(_common(c, self.data))
     self.spread = (parallel.Pmap(c.batch_size, c.accumulate) if c.parallel == 'pmap' else
                    parallel.Sharded(c.batch_size, c.accumulate, c.mesh))
     self.total_steps = c.total_steps or max(1, round(
@@ -78,16 +87,17 @@ class _Run:
     self.eval_step = self.spread.eval_step(step_lib.make_eval_step(self.model, loss=c.loss))
     self.should_stop = parallel.Stopper()
     self.checkpoints = Checkpoints(workdir / 'checkpoints', keep=c.keep, keep_every=c.keep_every)
-    self.writer = None  # opened once the step to resume from is known
+    self.writer = None  # opened once the step to resume from is known; in process 0 alone
     self.unchecked = []  # (step, metrics still on the device) since the last look
     self.saved_step = None
     self.bad_records = set()  # names of the training records that could not be read
 
   def train(self) -> dict[str, float]:
     state, first_step = self._start()
-    self.writer = MetricsWriter(self.workdir, first_step)
-    if first_step and self._eval_due(first_step) and not self.writer.has(
-        first_step, 'eval/accuracy') and not self._evaluate(first_step, state.params):
+    if self.record:
+      self.writer = MetricsWriter(self.record.directory, first_step)
+    if first_step and self._eval_due(first_step) and not self._evaluated(
+        first_step) and not self._evaluate(first_step, state.params):
       self._stop(first_step, state)
     if first_step == self.total_steps:
       log.info('this run was finished before: all %d steps are done', first_step)
@@ -157,7 +167,8 @@ class _Run:
                          f'{self.total_steps}; give another workdir or more steps')
     if step < self.total_steps:
       self.checkpoints.check_space(abstract)  # before the first step, not after hours
-    _record_config(self.config, self.workdir)
+    if self.record:
+      _record_config(self.config, self.workdir)
     return state, step
 
   def _bound_run_ahead(self) -> None:
@@ -184,8 +195,10 @@ class _Run:
     rate, figures = meter.read()
     values |= figures
     if self.config.max_bad_records:
+      self._share_bad_records()
       values['train/bad_records'] = len(self.bad_records)
-    self.writer.write(step, values)
+    if self.writer:
+      self.writer.write(step, values)
     progress.report(step, values, rate)
 
   def _save(self, step: int, state: step_lib.TrainState) -> None:
@@ -193,6 +206,10 @@ class _Run:
       return
     self._check_finite()
     c = self.config
+    if c.max_bad_records:
+      self._share_bad_records()
+    if self.record:
+      self.record.copy()
     self.checkpoints.save(step, state, {
         **{f: c[f] for f in ('model', 'activation', 'norm_eps', 'head', 'pos_embedding',
                              'pos_embedding_at', 'dataset')},
@@ -200,21 +217,34 @@ class _Run:
         'bad_records': sorted(self.bad_records)})
     self.saved_step = step
 
+  def _share_bad_records(self) -> None:
+    """Every process counts the records that the others could not read, too."""
+    self.bad_records.update(*hosts.gather(sorted(self.bad_records)))
+    if len(self.bad_records) > self.config.max_bad_records:
+      raise InputError(f'{len(self.bad_records)} damaged records over all processes, among them '
+                       f'{max(self.bad_records)}; repair or remove them, or set '
+                       f'max_bad_records={len(self.bad_records)} (or more)')
+
   def _eval_due(self, step: int) -> bool:
     every = self.config.eval_every
     return self.data.eval is not None and (
         step == self.total_steps or bool(every and step % every == 0))
+
+  def _evaluated(self, step: int) -> bool:
+    """Whether the evaluation of `step` is on record, which process 0 alone keeps."""
+    return hosts.gather(bool(self.writer and self.writer.has(step, 'eval/accuracy')))[0]
 
   def _evaluate(self, step: int, params: Any) -> bool:
     """Evaluates and records; False when it was cut off by a request to stop."""
     start = time.perf_counter()
     with self.data.eval_batches() as batches:
       found = evaluate(self.eval_step, params, batches, self.should_stop)
-      bad_records = len(batches.bad_records)
+      bad_records = len(set().union(*hosts.gather(sorted(batches.bad_records))))
     if found is None:
       return False
     values = {f'eval/{k}': v for k, v in found.items()}
-    self.writer.write(step, values)
+    if self.writer:
+      self.writer.write(step, values)
     log.info('step %d: %s accuracy %.2f%%, loss %.4f, on %s images in %s%s', step,
              self.data.eval_name, 100 * found['accuracy'], found['loss'],
              f'{found["examples"]:,}', duration(time.perf_counter() - start),
@@ -230,7 +260,7 @@ class _Run:
 
   def _finish(self) -> dict[str, float]:
     self.checkpoints.wait()
-    latest = self.writer.latest
+    latest = hosts.gather(self.writer and self.writer.latest)[0]
     if 'eval/accuracy' in latest:
       log.info('done: accuracy %.2f%% on %s', 100 * latest['eval/accuracy'], self.data.eval_name)
     log.info('checkpoint:  %s', self.workdir / 'checkpoints' / str(self.total_steps))
@@ -241,7 +271,11 @@ class _Run:
   def close(self) -> None:
     if self.writer:
       self.writer.close()
-    self.checkpoints.close()
+    try:
+      self.checkpoints.close()
+    finally:
+      if self.record:
+        self.record.close()
 
 
 class _Data:
@@ -280,21 +314,40 @@ class _Data:
     return eval_batches(self.eval, preprocess, **options)
 
 
-def _prepare_workdir(workdir: pathlib.Path) -> None:
+def _common(c: ConfigDict, data: _Data) -> dict[str, Any]:
+  """What must be the same in all processes; where the data lie and who decodes them need not."""
+  fields = {f'config.{name}': value for name, value in c.items()
+            if name not in ('data_dir', 'num_threads', 'num_workers')}
+  return {'jax': jax.__version__, **fields, 'the number of training images': len(data.train),
+          'the number of evaluation images': len(data.eval or ())}
+
+
+def _prepare_workdir(workdir: pathlib.Path | epath.Path) -> Record | None:
+  """Starts the log; returns where process 0 writes it, None in the others."""
   try:
     (workdir / 'checkpoints').mkdir(parents=True, exist_ok=True)
-    start_log(workdir / 'log.txt' if jax.process_index() == 0 else None)
-  except OSError as e:
-    raise InputError(f'cannot write to the workdir {workdir}: {e.strerror}; '
+    hosts.check_shared(workdir)
+    if jax.process_index():
+      start_log(None, jax.process_index())
+      return None
+    record = Record(workdir, ('metrics.jsonl', 'log.txt'))
+    start_log(record.directory / 'log.txt')
+    record.copy()
+    return record
+  except InputError:
+    raise
+  except Exception as e:  # OSError here; each object store's package has its own
+    raise InputError(f'cannot write to the workdir {workdir}: {reason(e)}; '
                      'give another with --workdir=DIR') from e
 
 
-def _record_config(config: ConfigDict, workdir: pathlib.Path) -> None:
+def _record_config(config: ConfigDict, workdir: pathlib.Path | epath.Path) -> None:
   """Writes config.json; says which fields differ from the run that is being resumed."""
   path = workdir / 'config.json'
+  text = json.dumps(dict(config.items()), indent=2) + '\n'
   if path.exists():
     before = json.loads(path.read_text())
-    for field, value in config.items():
+    for field, value in json.loads(text).items():  # JSON has no tuples
       if field in before and before[field] != value:
         log.info('note: config.%s was %r and is now %r', field, before[field], value)
-  path.write_text(json.dumps(dict(config.items()), indent=2) + '\n')
+  path.write_text(text)
