@@ -7,7 +7,8 @@ BIN := .venv/bin
 .PHONY: quickstart test test-slow clean
 
 quickstart: .venv/installed
-	@$(BIN)/python -m vit_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+	@GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \
+	  $(BIN)/python -m vit_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 	@echo
 	@echo "Next: look at the curves (pip install tensorboard); train on your own images, with"
 	@echo "FOLDER/{train,val}/<class>/*.jpg"

@@ -77,13 +77,30 @@ class Memory:
     return {'image': self.jpegs[index % len(self.jpegs)], 'label': 0}
 
 
-def pipeline_job(jpegs):
-  """Returns the whole training pipeline: shuffle, preset, batches, read-ahead."""
+def pipeline(jpegs):
+  """The whole training pipeline: shuffle, preset, batches, read-ahead."""
   from vit_jax.data.pipeline import train_batches
   from vit_jax.data.preprocess import make_preprocess
   preprocess = make_preprocess('inception', image_size=SIZE, train=True)
-  batches = train_batches(
-      Memory(jpegs), preprocess, batch_size=BATCH, seed=0, num_threads=THREADS)
+  return train_batches(Memory(jpegs), preprocess, batch_size=BATCH, seed=0, num_threads=THREADS)
+
+
+def waiting_share(batches, rate, steps=60):
+  """Share of its time that a device which trains `rate` images/s waits for data."""
+  next(batches)
+  waited = 0.
+  begun = time.perf_counter()
+  for _ in range(steps):
+    time.sleep(BATCH / rate)  # the device works, the host is free
+    start = time.perf_counter()
+    next(batches)
+    waited += time.perf_counter() - start
+  return waited / (time.perf_counter() - begun)
+
+
+def pipeline_job(jpegs):
+  """Returns a function that has the pipeline make count images."""
+  batches = pipeline(jpegs)
 
   def run(count):
     for _ in range(count // BATCH):
@@ -192,6 +209,11 @@ def main():
   for name, (cpu, wall) in medians.items():
     ratio = f'{medians["tf.data"][0] / cpu:12.2f}' if args.tf_python else f'{"-":>12}'
     print(f'{name:24}{args.images / cpu:14.0f}{args.images / wall:10.0f}{ratio}')
+  with pipeline(jpegs) as batches:
+    for share in (.5, .7, .9):
+      rate = share * args.images / medians['pipeline'][1]
+      print(f'a device that takes {rate:.0f} images/s, {share:.0%} of what the pipeline makes, '
+            f'waits {waiting_share(batches, rate):.1%} of its time')
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
   print(f'peak memory of this process (without tf.data): {peak:.0f} MB')
 

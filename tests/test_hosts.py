@@ -21,7 +21,7 @@ from vit_jax.pretrained.formats import read_arrays
 
 ROOT = pathlib.Path(__file__).parent.parent
 FIGURES = ('train/images_per_second', 'train/images_per_second_per_device',
-           'train/seconds_waiting_for_data')
+           'train/seconds_waiting_for_data', 'train/productive_seconds', 'train/goodput')
 STEPS, ROWS, IMAGES = 30, 16, 160
 # Notes which record each training example is, and runs the command line.
 PROGRAM = '''

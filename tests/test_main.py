@@ -18,7 +18,7 @@ from sklearn import datasets
 
 ROOT = pathlib.Path(__file__).parent.parent
 FIGURES = ('train/images_per_second', 'train/images_per_second_per_device',
-           'train/seconds_waiting_for_data')
+           'train/seconds_waiting_for_data', 'train/productive_seconds', 'train/goodput')
 
 
 @pytest.fixture(scope='session')
@@ -30,8 +30,8 @@ def command(*flags):
   return [sys.executable, '-m', 'vit_jax.main', *map(str, flags)]
 
 
-def run(*flags):
-  env = {**os.environ, 'XLA_FLAGS': ''}  # one device
+def run(*flags, **variables):
+  env = {**os.environ, 'XLA_FLAGS': '', **variables}  # one device
   return subprocess.run(command(*flags), cwd=ROOT, env=env, capture_output=True, text=True,
                         timeout=600)
 
@@ -62,7 +62,8 @@ def checkpoints(workdir):
 
 def outcome(workdir):
   """What must be equal: every array of the last checkpoint, every metric but the speeds."""
-  state = ocp.PyTreeCheckpointer().restore((workdir / 'checkpoints' / str(STEPS) / 'state').absolute())
+  newest = workdir / 'checkpoints' / str(STEPS)
+  state = ocp.PyTreeCheckpointer().restore((newest / 'state').absolute())
   record = [{k: v for k, v in line.items() if k not in FIGURES} for line in lines(workdir)]
   return state, record
 
@@ -166,6 +167,24 @@ def test_the_papers_config_runs_on_real_input(tmp_path, data_dir, data):
   assert f'ViT-B/16, {size} parameters, 224 px, bfloat16' in done.stderr
   again = run(*flags)
   assert again.returncode == 0 and 'this run was finished before' in again.stderr
+
+
+def test_compiled_programs_are_kept_for_the_next_run(tmp_path, data_dir):
+  """In the user's cache unless config.compile_cache says where, and read by a run like it."""
+  flags = [*small(tmp_path / 'a', data_dir), '--config.total_steps=2', '--config.eval_split=none']
+  where = dict(JAX_COMPILATION_CACHE_DIR='', XDG_CACHE_HOME=str(tmp_path / 'cache'))
+  programs = lambda folder: sorted(path.name for path in folder.glob('*-cache'))
+  assert run(*flags, **where).returncode == 0
+  kept = programs(tmp_path / 'cache/vit_jax')
+  assert any('train_step' in name or 'step' in name for name in kept), kept
+  assert run(*flags, f'--workdir={tmp_path / "b"}', **where).returncode == 0
+  assert programs(tmp_path / 'cache/vit_jax') == kept
+  assert run(*flags, f'--workdir={tmp_path / "c"}', '--config.compile_cache=none',
+             **where | dict(XDG_CACHE_HOME=str(tmp_path / 'none'))).returncode == 0
+  assert not (tmp_path / 'none').exists()
+  assert run(*flags, f'--workdir={tmp_path / "d"}', f'--config.compile_cache={tmp_path / "mine"}',
+             **where).returncode == 0
+  assert programs(tmp_path / 'mine') == kept
 
 
 def digits_folder(directory):

@@ -1,4 +1,6 @@
+import collections
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +50,35 @@ def test_logits_equal_the_original_implementation(file, overrides):
   logits = jax.jit(model.apply)({'params': params}, reference['image'])
   assert logits.dtype == jnp.float32
   np.testing.assert_allclose(logits, reference['logits'], rtol=0, atol=2e-5)
+
+
+def test_bfloat16_products_are_of_bfloat16():
+  """Forward and backward; but for the head, whose logits and products are float32."""
+  model = mini(dtype=jnp.bfloat16)
+  loss = lambda params, x: model.apply({'params': params}, x).sum()
+  images = jnp.zeros((5, 32, 32, 3))
+  text = jax.jit(jax.value_and_grad(loss)).lower(abstract_params(model), images).as_text()
+  products = re.findall(r'dot_general.*: \(tensor<(\S+)>, tensor<(\S+)>\)', text)
+  kinds = collections.Counter(tuple(shape.rsplit('x', 1)[1] for shape in pair)
+                              for pair in products)
+  layers, per_layer, patches = 2, 8, 1  # q, k, v, out, two of attention, two of the MLP
+  half = 3 * layers * per_layer + 2 * patches
+  assert kinds == {('bf16', 'bf16'): half, ('f32', 'f32'): 3}
+
+
+def test_bfloat16_gradients_stay_near_float32():
+  params = load_params(DATA / 'vit_token.npz', mini())
+  images = np.load(DATA / 'vit_token.io.npz')['image']
+  def gradients(dtype):
+    model = mini(dtype=dtype)
+    loss = lambda params: jax.nn.log_softmax(model.apply({'params': params}, images))[:, 0].mean()
+    return jax.grad(loss)(params)
+  half, full = map(jax.tree.leaves, map(gradients, (jnp.bfloat16, jnp.float32)))
+  whole = np.sqrt(sum(np.sum(np.square(x)) for x in full))
+  for x, y in zip(half, full, strict=True):
+    assert x.dtype == jnp.float32
+    # The keys' biases have no gradient but rounding, hence the second term.
+    assert np.linalg.norm(x - y) < .03 * np.linalg.norm(y) + .002 * whole
 
 
 def test_bfloat16_stays_near_float32():

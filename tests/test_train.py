@@ -16,7 +16,7 @@ from vit_jax.config import default_config
 from vit_jax.errors import Interrupted
 
 FIGURES = ('train/images_per_second', 'train/images_per_second_per_device',
-           'train/seconds_waiting_for_data')
+           'train/seconds_waiting_for_data', 'train/productive_seconds', 'train/goodput')
 
 
 @pytest.fixture(scope='session')
@@ -51,6 +51,14 @@ def arrays(workdir, step):
 def same(a, b):
   for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
     np.testing.assert_array_equal(x, y)
+
+
+def test_steps_are_traced(tmp_path, data_dir):
+  train_lib.train(config(data_dir, profile_steps=(3, 4)), tmp_path)
+  trace, = (tmp_path / 'profile').rglob('*.xplane.pb')
+  names = [event.name for plane in jax.profiler.ProfileData.from_file(str(trace)).planes
+           for line in plane.lines for event in line.events]
+  assert any('dot' in name for name in names)  # the device's work
 
 
 def test_every_means_what_it_says(tmp_path, data_dir):

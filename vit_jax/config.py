@@ -79,6 +79,9 @@ def default_config() -> ConfigDict:
   c.seed = 0  # of initialisation, order, augmentation and dropout
   c.parallel = 'pmap'  # the state on every device; 'mesh': cut over devices as config.mesh says
   c.mesh = (0, 1)  # devices along (data, fsdp), which share the state; 0: all that remain
+  c.compile_cache = ''  # directory, also gs://, of compiled programs; '': of the user; or 'none'
+  c.profile_steps = (0, 0)  # traces the steps first..last into the workdir's profile/
+  c.hang_seconds = 1800.  # without progress, compilation included: ends the process; 0: never
   c.log_every = 50  # steps between metric lines
   c.eval_every = 5_000  # steps between evaluations; 0: only after the last step
   c.save_every = 1_000  # steps between checkpoints; 0: only at the end and when stopped
@@ -111,7 +114,8 @@ def check_config(c: ConfigDict) -> None:
                      (f'; did you mean {near[0]!r}?' if near else ''))
   choices = dict(loss=('softmax', 'sigmoid'), schedule=('cosine', 'linear'),
                  decay=('kernels', 'all'), parallel=('pmap', 'mesh'), preset=('inception', 'bit'),
-                 dtype=('float32', 'bfloat16'), moment_dtype=('float32', 'bfloat16'), flip=('yes', 'no', 'auto'))
+                 dtype=('float32', 'bfloat16'), moment_dtype=('float32', 'bfloat16'),
+                 flip=('yes', 'no', 'auto'))
   for field, values in choices.items():
     if c[field] not in values:
       raise InputError(f'config.{field}={c[field]!r} is not one of {", ".join(values)}')
@@ -120,10 +124,14 @@ def check_config(c: ConfigDict) -> None:
       raise InputError(f'config.{field} must be at least 1, got {c[field]}')
   for field in ('total_steps', 'num_epochs', 'warmup_steps', 'eval_every', 'save_every',
                 'keep_every', 'lr', 'weight_decay', 'clip_norm', 'max_bad_records', 'seed',
-                'num_threads', 'num_workers', 'num_classes', 'num_layers', 'hidden_dim', 'mlp_dim',
-                'num_heads', 'representation_size', 'resize_size'):
+                'num_threads', 'num_workers', 'hang_seconds', 'num_classes', 'num_layers',
+                'hidden_dim', 'mlp_dim', 'num_heads', 'representation_size', 'resize_size'):
     if c[field] < 0:
       raise InputError(f'config.{field} must not be negative, got {c[field]}')
+  first, last = c.profile_steps
+  if last < first or first < 0:
+    raise InputError(f'config.profile_steps={tuple(c.profile_steps)} must be the first and the '
+                     'last step to trace, (0, 0) for none')
   if not c.total_steps and not c.num_epochs:
     raise InputError('config.total_steps and config.num_epochs are both 0; set one')
   if not 0 <= c.label_smoothing < 1:

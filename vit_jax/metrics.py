@@ -1,6 +1,6 @@
 """The record of a run: metrics.jsonl, TensorBoard events, a log, a progress bar."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import contextlib
 import json
 import logging
@@ -112,27 +112,65 @@ class Progress:
 
 
 class Meter:
-  """Speed since the last reading: images/s, images/s/device, seconds waited for data."""
+  """Speed since the last reading, and goodput: the share of all time that went into steps.
 
-  def __init__(self, batch_size: int, num_devices: int):
-    self._batch_size, self._num_devices = batch_size, num_devices
+  Counted as productive are the steps of the record, over restarts too: not waiting for data,
+  compiling, saving, evaluating, nor the time between a kill and its restart or steps done twice.
+  """
+
+  def __init__(self, batch_size: int, num_devices: int, peak_images: float | None = None, *,
+               started: float | None = None, productive: float = 0.):
+    """Starts counting.
+
+    Args:
+      batch_size, num_devices: images a step, and the devices they are spread over.
+      peak_images: images a second that a device would train at its peak; None where that is not
+        known: no MFU is given then.
+      started: when the run first started, in seconds since 1970; None: now.
+      productive: seconds that counted in the part of the run that is resumed.
+    """
+    self._batch_size, self._num_devices, self._peak_images = batch_size, num_devices, peak_images
+    self._started = time.time() if started is None else started
+    self._productive = productive
     self.restart()
 
   def restart(self) -> None:
-    """Forgets the time since the last reading (an evaluation, a compilation)."""
+    """Forgets the time since the last reading."""
     self._start, self._steps, self._waited = time.perf_counter(), 0, 0.
+    self._compiled = 0.
 
-  def step(self, waited: float) -> None:
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Around what is no training: an evaluation, a save. Neither speed nor goodput count it."""
+    start = time.perf_counter()
+    try:
+      yield
+    finally:
+      self._start += time.perf_counter() - start
+
+  def waited(self, seconds: float) -> None:
+    """For the data of a step."""
+    self._waited += seconds
+
+  def step(self, compiled: bool = False) -> None:
+    """A step is done; a first one that was compiled is in the speed, but not productive."""
     self._steps += 1
-    self._waited += waited
+    if compiled:
+      self._compiled = time.perf_counter() - self._start - self._waited
 
   def read(self) -> tuple[float, dict[str, float]]:
     """(steps per second, the figures), and starts again."""
-    rate = self._steps / (time.perf_counter() - self._start)
+    elapsed = time.perf_counter() - self._start
+    self._productive += elapsed - self._waited - self._compiled
+    rate = self._steps / elapsed
     images = rate * self._batch_size
     figures = {'train/images_per_second': images,
                'train/images_per_second_per_device': images / self._num_devices,
-               'train/seconds_waiting_for_data': self._waited}
+               'train/seconds_waiting_for_data': self._waited,
+               'train/productive_seconds': self._productive,
+               'train/goodput': self._productive / max(time.time() - self._started, elapsed)}
+    if self._peak_images:
+      figures['train/mfu'] = images / self._num_devices / self._peak_images
     self.restart()
     return rate, figures
 

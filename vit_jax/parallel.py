@@ -5,6 +5,7 @@ state cut over devices too.
 """
 
 from collections.abc import Callable, Sequence
+import functools
 from typing import Any
 
 import jax
@@ -29,6 +30,36 @@ class Stopper:
       self._points += 1
       self._stop = multihost_utils.reached_preemption_sync_point(self._points)
     return self._stop
+
+
+@functools.cache
+def compiler_options(platform: str) -> dict[str, str]:
+  """What the compiler is told for the steps, beyond its defaults; for 'cpu' alone there is any.
+
+  There XLA leaves float32 products and reductions to YNNPACK. Its own products (Eigen) are
+  faster, its own reductions are not: see RESULTS.md.
+  """
+  if platform != 'cpu':
+    return {}
+  options = {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE'}
+  try:
+    jax.jit(lambda: 0).lower().compile(compiler_options=options)
+  except jax.errors.JaxRuntimeError:  # another version of the compiler, without this option
+    return {}
+  return options
+
+
+def _with_options(function: Callable[..., Any], options: dict[str, str]) -> Callable[..., Any]:
+  """A jax.pmap, compiled with options, which it does not take; for arguments of one shape."""
+  if not options:
+    return function
+  compiled = None
+
+  def call(*args):
+    nonlocal compiled
+    compiled = compiled or function.lower(*args).compile(compiler_options=options)
+    return compiled(*args)
+  return call
 
 
 class _Spread:
@@ -73,6 +104,7 @@ class Pmap(_Spread):
         lambda state, batch: step(state, batch, jax.lax.axis_index('data'),
                                   lambda x: jax.lax.pmean(x, 'data')),
         axis_name='data', in_axes=(None, 0), out_axes=None, donate_argnums=0)
+    spread = _with_options(spread, compiler_options(jax.default_backend()))
     return lambda state, batch: spread(state, self._split(batch))
 
   def eval_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,6 +112,7 @@ class Pmap(_Spread):
     spread = jax.pmap(
         lambda params, batch: step(params, batch, lambda x: jax.lax.psum(x, 'data')),
         axis_name='data', in_axes=(None, 0), out_axes=None)
+    spread = _with_options(spread, compiler_options(jax.default_backend()))
     return lambda params, batch: spread(params, self._split(batch))
 
   def _split(self, batch):
@@ -111,12 +144,13 @@ class Sharded(_Spread):
     data, fsdp = mesh
     data, fsdp = data or len(devices) // max(fsdp, 1), fsdp or len(devices) // max(data, 1)
     if data * fsdp != len(devices):
-      raise InputError(f'config.mesh={tuple(mesh)} does not fit {len(devices)} devices: data x fsdp '
-                       'must be all of them; a 0 stands for what remains')
+      raise InputError(f'config.mesh={tuple(mesh)} does not fit {len(devices)} devices: data x '
+                       'fsdp must be all of them; a 0 stands for what remains')
     grid = mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True)
     super().__init__(len(devices), batch_size, accumulate)
     self.mesh = Mesh(grid, ('data', 'fsdp'))
     self._batch = NamedSharding(self.mesh, PartitionSpec(('data', 'fsdp')))
+    self._options = compiler_options(devices[0].platform)
 
   def shardings(self, tree: Any) -> Any:
     """How each array of a state, or its shape, lies on the devices."""
@@ -150,7 +184,8 @@ class Sharded(_Spread):
   def jit_train_step(self, step: Callable[..., Any], state: Any) -> Callable[..., Any]:
     """The jitted (state, batch) -> (state, metrics) for a state of these shapes; not run yet."""
     return jax.jit(lambda state, batch: step(state, batch, devices=self.num_devices),
-                   donate_argnums=0, out_shardings=(self.shardings(state), None))
+                   donate_argnums=0, out_shardings=(self.shardings(state), None),
+                   compiler_options=self._options)
 
   def train_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
     """step(state, batch, devices=) -> compiled (state, global batch) -> (state, metrics)."""
@@ -165,7 +200,8 @@ class Sharded(_Spread):
 
   def eval_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
     """step(params, batch) -> compiled (params, global batch) -> sums."""
-    compiled = jax.jit(step, out_shardings=NamedSharding(self.mesh, PartitionSpec()))
+    compiled = jax.jit(step, out_shardings=NamedSharding(self.mesh, PartitionSpec()),
+                       compiler_options=self._options)
 
     def call(params, batch):
       with jax.set_mesh(self.mesh):

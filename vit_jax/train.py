@@ -7,6 +7,7 @@ before it; an evaluation that a kill cut off is made up for after the restart.
 """
 
 import json
+import os
 import pathlib
 import time
 from typing import Any
@@ -26,12 +27,16 @@ from vit_jax.data import catalog
 from vit_jax.data.pipeline import eval_batches, train_batches
 from vit_jax.data.preprocess import make_preprocess
 from vit_jax.data.source import Source, open_source
+from vit_jax.devices import find_device
 from vit_jax.errors import InputError, Interrupted, reason
 from vit_jax.evaluate import evaluate
-from vit_jax.metrics import Meter, MetricsWriter, Progress, duration, log, start_log
+from vit_jax.flops import train_flops
+from vit_jax.metrics import duration, log, start_log
 from vit_jax.models import create_model
+from vit_jax.monitor import STARTED, Monitor
 from vit_jax.pretrained import load_params
 from vit_jax.record import Record
+from vit_jax.watchdog import Watchdog
 
 
 def train(config: ConfigDict, workdir: pathlib.Path | epath.Path) -> dict[str, float]:
@@ -48,24 +53,26 @@ def train(config: ConfigDict, workdir: pathlib.Path | epath.Path) -> dict[str, f
     InputError: for what the user can mend.
   """
   check_config(config)
-  run = _Run(config, workdir, _prepare_workdir(workdir))
-  try:
-    return run.train()
-  except jax.errors.JaxRuntimeError:
-    if jax.process_count() > 1:  # another process is gone, without which no save can end
-      run.checkpoints.abandon()
-    raise
-  finally:
-    run.close()
+  _use_compile_cache(config.compile_cache)
+  with Watchdog(config.hang_seconds) as watchdog:
+    run = _Run(config, workdir, _prepare_workdir(workdir), watchdog)
+    try:
+      return run.train()
+    except jax.errors.JaxRuntimeError:
+      if jax.process_count() > 1:  # another process is gone, without which no save can end
+        run.checkpoints.abandon()
+      raise
+    finally:
+      run.close()
 
 
 class _Run:
   """What the loop works with: data, model, compiled steps, and where results go."""
 
   def __init__(self, config: ConfigDict, workdir: pathlib.Path | epath.Path,
-               record: Record | None):
+               record: Record | None, watchdog: Watchdog):
     c = self.config = config
-    self.workdir, self.record = workdir, record
+    self.workdir, self.record, self.watchdog = workdir, record, watchdog
     self.data = _Data(c)
     hosts.check_same(_common(c, self.data))
     self.spread = (parallel.Pmap(c.batch_size, c.accumulate) if c.parallel == 'pmap' else
@@ -87,56 +94,55 @@ class _Run:
     self.eval_step = self.spread.eval_step(step_lib.make_eval_step(self.model, loss=c.loss))
     self.should_stop = parallel.Stopper()
     self.checkpoints = Checkpoints(workdir / 'checkpoints', keep=c.keep, keep_every=c.keep_every)
-    self.writer = None  # opened once the step to resume from is known; in process 0 alone
+    self.monitor = None  # opened once the step to resume from is known
     self.unchecked = []  # (step, metrics still on the device) since the last look
     self.saved_step = None
     self.bad_records = set()  # names of the training records that could not be read
 
   def train(self) -> dict[str, float]:
     state, first_step = self._start()
-    if self.record:
-      self.writer = MetricsWriter(self.record.directory, first_step)
+    self.monitor = self._open_monitor(first_step)
     if first_step and self._eval_due(first_step) and not self._evaluated(
         first_step) and not self._evaluate(first_step, state.params):
       self._stop(first_step, state)
     if first_step == self.total_steps:
       log.info('this run was finished before: all %d steps are done', first_step)
-      return self._finish()
-    c = self.config
-    progress = Progress(self.total_steps, first_step)
-    meter = Meter(c.batch_size, self.spread.num_devices)
-    try:
-      with self.data.train_batches(first_step) as batches:
-        batches.bad_records.update(self.bad_records)
-        self.bad_records = batches.bad_records
-        for step in range(first_step + 1, self.total_steps + 1):
-          start = time.perf_counter()
-          batch = next(batches)
-          waited = time.perf_counter() - start
-          state, metrics = self.train_step(state, batch)
-          self.unchecked.append((step, metrics))
-          self._bound_run_ahead()
-          meter.step(waited)
-          progress.step()
-          if step == first_step + 1:
-            jax.block_until_ready(metrics)
-            log.info('the first step took %s, compilation included',
-                     duration(time.perf_counter() - start))
-          last, stop = step == self.total_steps, self.should_stop()
-          if step % c.log_every == 0 or last:
-            self._log(step, meter, progress)
-          if step == first_step + 1:
-            meter.restart()  # the speeds to come do not count the compilation
-          if stop or last or (c.save_every and step % c.save_every == 0):
-            self._save(step, state)
-          if self._eval_due(step) and not stop:
-            stop = not self._evaluate(step, state.params)
-            meter.restart()
-          if stop:
-            self._stop(step, state)
-    finally:
-      progress.close()
+    else:
+      with self.monitor.training(), self.data.train_batches(first_step) as batches:
+        self._loop(state, first_step, batches)
     return self._finish()
+
+  def _loop(self, state: step_lib.TrainState, first_step: int, batches: Any) -> None:
+    c, monitor = self.config, self.monitor
+    batches.bad_records.update(self.bad_records)
+    self.bad_records = batches.bad_records
+    for step in range(first_step + 1, self.total_steps + 1):
+      self.watchdog.progress(f'waiting for the data of step {step}')
+      monitor.begin(step)
+      batch = next(batches)
+      monitor.has_batch()
+      self.watchdog.progress(f'in step {step}')
+      state, metrics = self.train_step(state, batch)
+      self.unchecked.append((step, metrics))
+      self._bound_run_ahead()
+      monitor.end(step, metrics)
+      last, stop = step == self.total_steps, self.should_stop()
+      if step % c.log_every == 0 or last:
+        self._log(step)
+      with monitor.paused():
+        if stop or last or (c.save_every and step % c.save_every == 0):
+          self._save(step, state)
+        if self._eval_due(step) and not stop:
+          stop = not self._evaluate(step, state.params)
+      if stop:
+        self._stop(step, state)
+
+  def _open_monitor(self, first_step: int) -> Monitor:
+    peak, c = find_device(jax.devices()[0].device_kind), self.config
+    return Monitor(self.record, first_step=first_step, total_steps=self.total_steps,
+                   batch_size=c.batch_size, num_devices=self.spread.num_devices,
+                   peak_images=peak and peak.flops / train_flops(self.model),
+                   profile_steps=c.profile_steps)
 
   def _start(self) -> tuple[step_lib.TrainState, int]:
     """The newest checkpoint; else config.init_from; else a fresh state; and its step."""
@@ -190,21 +196,18 @@ class _Run:
     self.unchecked = self.unchecked[-1:]
     return {f'train/{k}': float(v) for k, v in fetched[-1][1].items()}
 
-  def _log(self, step: int, meter: Meter, progress: Progress) -> None:
+  def _log(self, step: int) -> None:
     values = self._check_finite()
-    rate, figures = meter.read()
-    values |= figures
     if self.config.max_bad_records:
       self._share_bad_records()
       values['train/bad_records'] = len(self.bad_records)
-    if self.writer:
-      self.writer.write(step, values)
-    progress.report(step, values, rate)
+    self.monitor.log(step, values)
 
   def _save(self, step: int, state: step_lib.TrainState) -> None:
     if self.saved_step == step:
       return
     self._check_finite()
+    self.watchdog.progress(f'saving step {step}')
     c = self.config
     if c.max_bad_records:
       self._share_bad_records()
@@ -232,19 +235,20 @@ class _Run:
 
   def _evaluated(self, step: int) -> bool:
     """Whether the evaluation of `step` is on record, which process 0 alone keeps."""
-    return hosts.gather(bool(self.writer and self.writer.has(step, 'eval/accuracy')))[0]
+    return hosts.gather(self.monitor.has(step, 'eval/accuracy'))[0]
 
   def _evaluate(self, step: int, params: Any) -> bool:
     """Evaluates and records; False when it was cut off by a request to stop."""
     start = time.perf_counter()
     with self.data.eval_batches() as batches:
-      found = evaluate(self.eval_step, params, batches, self.should_stop)
+      def should_stop():  # asked after each batch
+        self.watchdog.progress(f'evaluating step {step}')
+        return self.should_stop()
+      found = evaluate(self.eval_step, params, batches, should_stop)
       bad_records = len(set().union(*hosts.gather(sorted(batches.bad_records))))
     if found is None:
       return False
-    values = {f'eval/{k}': v for k, v in found.items()}
-    if self.writer:
-      self.writer.write(step, values)
+    self.monitor.write(step, {f'eval/{k}': v for k, v in found.items()})
     log.info('step %d: %s accuracy %.2f%%, loss %.4f, on %s images in %s%s', step,
              self.data.eval_name, 100 * found['accuracy'], found['loss'],
              f'{found["examples"]:,}', duration(time.perf_counter() - start),
@@ -259,8 +263,9 @@ class _Run:
     raise Interrupted()
 
   def _finish(self) -> dict[str, float]:
+    self.watchdog.progress('finishing the last save')
     self.checkpoints.wait()
-    latest = hosts.gather(self.writer and self.writer.latest)[0]
+    latest = hosts.gather(self.monitor.latest)[0]
     if 'eval/accuracy' in latest:
       log.info('done: accuracy %.2f%% on %s', 100 * latest['eval/accuracy'], self.data.eval_name)
     log.info('checkpoint:  %s', self.workdir / 'checkpoints' / str(self.total_steps))
@@ -269,8 +274,8 @@ class _Run:
     return latest
 
   def close(self) -> None:
-    if self.writer:
-      self.writer.close()
+    if self.monitor:
+      self.monitor.close()
     try:
       self.checkpoints.close()
     finally:
@@ -322,6 +327,16 @@ def _common(c: ConfigDict, data: _Data) -> dict[str, Any]:
           'the number of evaluation images': len(data.eval or ())}
 
 
+def _use_compile_cache(directory: str) -> None:
+  """Programs that were compiled in an earlier run are read instead of compiled again."""
+  if directory == 'none':
+    return
+  if not directory and not jax.config.jax_compilation_cache_dir:  # nor did the user say elsewhere
+    directory = os.path.join(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'vit_jax')
+  if directory:
+    jax.config.update('jax_compilation_cache_dir', os.path.expanduser(directory))
+
+
 def _prepare_workdir(workdir: pathlib.Path | epath.Path) -> Record | None:
   """Starts the log; returns where process 0 writes it, None in the others."""
   try:
@@ -330,7 +345,7 @@ def _prepare_workdir(workdir: pathlib.Path | epath.Path) -> Record | None:
     if jax.process_index():
       start_log(None, jax.process_index())
       return None
-    record = Record(workdir, ('metrics.jsonl', 'log.txt'))
+    record = Record(workdir, ('metrics.jsonl', 'log.txt', STARTED))
     start_log(record.directory / 'log.txt')
     record.copy()
     return record

@@ -62,8 +62,8 @@ def _warn_of_contradictions(path, about, model, num_heads):
       log.warning('%s says %s=%r, the model has %r: its outputs will differ; create_model(..., '
                   '%s=%r) follows the file', path, field, said, given, field, said)
   if about.image_mean and {*about.image_mean, *about.image_std} != {.5}:
-    log.warning('%s is of a model for images (x - mean) / std with x in [0, 1], mean %s and std %s: '
-                'give it such, or take load_model, which adapts it to images in [-1, 1]', path,
+    log.warning('%s is of a model for images (x - mean) / std with x in [0, 1], mean %s and std '
+                '%s: give it such, or take load_model, which adapts it to images in [-1, 1]', path,
                 about.image_mean, about.image_std)
 
 
