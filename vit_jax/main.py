@@ -40,6 +40,7 @@ _START_TIMEOUT = flags.DEFINE_integer(
 
 def main(argv: list[str]) -> int:
   """Runs the command line `argv` and returns the exit code."""
+  workdir = None
   try:
     config, workdir = _parse(argv)
     hosts.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _NUM_DEVICES.value,
@@ -48,7 +49,7 @@ def main(argv: list[str]) -> int:
   except InputError as e:
     return _fail(str(e))
   except OSError as e:
-    return _fail(f'{e.filename or "the workdir"}: {e.strerror or e}')
+    return _fail(f'{e.filename or workdir}: {e.strerror or e}; what was saved is good')
   except Interrupted:
     return EXIT_INTERRUPTED
   except KeyboardInterrupt:
@@ -107,14 +108,16 @@ def _sentence(e):
 
 
 def _fail(message):
-  print(f'error: {message}', file=sys.stderr)
+  stderr = sys.stderr
+  if __name__ == '__main__':  # threads in the middle of a failed write have no more to say
+    sys.stderr = open(os.devnull, 'w')
+  print(f'error: {message}', file=stderr, flush=True)
   hosts.fail(message)
   return 1
 
 
 if __name__ == '__main__':
   code = main(sys.argv)
-  if code == 1:  # at once: threads in the middle of a failed write have no more to say
-    sys.stderr.flush()
-    os._exit(code)
+  if code == 1:
+    os._exit(code)  # at once, whatever those threads wait for
   sys.exit(code)

@@ -51,7 +51,7 @@ def compiler_options(platform: str) -> dict[str, str]:
 
 def _with_options(function: Callable[..., Any], options: dict[str, str]) -> Callable[..., Any]:
   """A jax.pmap, compiled with options, which it does not take; for arguments of one shape."""
-  if not options:
+  if not options or jax.process_count() > 1:  # whose batches a compiled pmap takes as global ones
     return function
   compiled = None
 
@@ -146,9 +146,8 @@ class Sharded(_Spread):
     if data * fsdp != len(devices):
       raise InputError(f'config.mesh={tuple(mesh)} does not fit {len(devices)} devices: data x '
                        'fsdp must be all of them; a 0 stands for what remains')
-    grid = mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True)
     super().__init__(len(devices), batch_size, accumulate)
-    self.mesh = Mesh(grid, ('data', 'fsdp'))
+    self.mesh = Mesh(_grid(data, fsdp, devices), ('data', 'fsdp'))
     self._batch = NamedSharding(self.mesh, PartitionSpec(('data', 'fsdp')))
     self._options = compiler_options(devices[0].platform)
 
@@ -211,3 +210,15 @@ class Sharded(_Spread):
   def _global(self, batch):
     """This host's share of a batch -> arrays over all devices."""
     return {k: jax.make_array_from_process_local_data(self._batch, v) for k, v in batch.items()}
+
+
+def _grid(data: int, fsdp: int, devices: Sequence[jax.Device]) -> np.ndarray:
+  """The devices as (data, fsdp); only `data` goes over the slow network between TPU slices."""
+  slices = len({getattr(device, 'slice_index', None) for device in devices})
+  if slices == 1:
+    return mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True)
+  if data % slices:
+    raise InputError(f'config.mesh=({data}, {fsdp}) does not fit {slices} slices: data must be a '
+                     'multiple of them')
+  return mesh_utils.create_hybrid_device_mesh((data // slices, fsdp), (slices, 1), devices,
+                                              allow_split_physical_axes=True)

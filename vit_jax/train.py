@@ -6,13 +6,15 @@ A checkpoint therefore never holds a non-finite state, and its log line is alway
 before it; an evaluation that a kill cut off is made up for after the restart.
 """
 
+from collections.abc import Callable
 import json
 import os
 import pathlib
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
+from flax import linen as nn
 import jax
 from ml_collections import ConfigDict
 import numpy as np
@@ -66,6 +68,34 @@ def train(config: ConfigDict, workdir: pathlib.Path | epath.Path) -> dict[str, f
       run.close()
 
 
+class Training(NamedTuple):
+  """What a config computes, on whatever devices."""
+  model: nn.Module
+  init: Callable[[], step_lib.TrainState]
+  step: Callable[..., Any]  # of step.make_train_step
+
+
+def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training:
+  """The model, its initial state and the train step of a config."""
+  model = create_model(c.model, num_classes=num_classes, image_size=c.image_size,
+                       **model_overrides(c))
+  schedule = optim.make_schedule(c.schedule, peak=c.lr, total_steps=total_steps,
+                                 warmup_steps=c.warmup_steps, linear_end=c.linear_end)
+  optimizer = optim.make_optimizer(
+      schedule, beta1=c.beta1, beta2=c.beta2, moment_dtype=c.moment_dtype,
+      weight_decay=c.weight_decay, decay=c.decay, clip_norm=c.clip_norm)
+  init_key, dropout_key = jax.random.split(jax.random.key(c.seed))
+  return Training(
+      model, lambda: step_lib.init_state(model, optimizer, init_key), step_lib.make_train_step(
+          model, optimizer, schedule, dropout_key=dropout_key, loss=c.loss,
+          label_smoothing=c.label_smoothing, accumulate=c.accumulate))
+
+
+def count_steps(c: ConfigDict, num_images: int) -> int:
+  """The length of a config's run on so many training images."""
+  return c.total_steps or max(1, round(c.num_epochs * num_images / c.batch_size))
+
+
 class _Run:
   """What the loop works with: data, model, compiled steps, and where results go."""
 
@@ -77,20 +107,9 @@ class _Run:
     hosts.check_same(_common(c, self.data))
     self.spread = (parallel.Pmap(c.batch_size, c.accumulate) if c.parallel == 'pmap' else
                    parallel.Sharded(c.batch_size, c.accumulate, c.mesh))
-    self.total_steps = c.total_steps or max(1, round(
-        c.num_epochs * len(self.data.train) / c.batch_size))
-    self.model = create_model(c.model, num_classes=self.data.num_classes,
-                              image_size=c.image_size, **model_overrides(c))
-    schedule = optim.make_schedule(c.schedule, peak=c.lr, total_steps=self.total_steps,
-                                   warmup_steps=c.warmup_steps, linear_end=c.linear_end)
-    optimizer = optim.make_optimizer(
-        schedule, beta1=c.beta1, beta2=c.beta2, moment_dtype=c.moment_dtype,
-        weight_decay=c.weight_decay, decay=c.decay, clip_norm=c.clip_norm)
-    init_key, dropout_key = jax.random.split(jax.random.key(c.seed))
-    self.init = lambda: step_lib.init_state(self.model, optimizer, init_key)
-    self.train_step = self.spread.train_step(step_lib.make_train_step(
-        self.model, optimizer, schedule, dropout_key=dropout_key, loss=c.loss,
-        label_smoothing=c.label_smoothing, accumulate=c.accumulate))
+    self.total_steps = count_steps(c, len(self.data.train))
+    self.model, self.init, step = make_training(c, self.data.num_classes, self.total_steps)
+    self.train_step = self.spread.train_step(step)
     self.eval_step = self.spread.eval_step(step_lib.make_eval_step(self.model, loss=c.loss))
     self.should_stop = parallel.Stopper()
     self.checkpoints = Checkpoints(workdir / 'checkpoints', keep=c.keep, keep_every=c.keep_every)
