@@ -36,6 +36,8 @@ setuptools.setup(
         'tqdm',  # progress bar
     ],
     extras_require={
+        # libtpu of the version that goes with jax: its compiler needs no TPU (vit_jax.tools.aot).
+        'aot': ['jax[tpu]'],
         'cuda': ['jax[cuda]'],
         'tpu': ['jax[tpu]'],
         # Brings onnx, onnxruntime. 0.13 gets shapes of hybrids wrong; 0.17 wants an older Orbax than

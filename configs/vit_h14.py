@@ -4,4 +4,7 @@ from vit_jax.recipes import pretrain
 
 
 def get_config(data='imagenet2012'):
-  return pretrain('ViT-H/14', data)
+  c = pretrain('ViT-H/14', data)
+  c.scan, c.remat = True, 'dots'
+  c.parallel, c.mesh = 'mesh', (0, 8)  # up to 8 devices share the state: see RESULTS.md
+  return c

@@ -165,6 +165,14 @@ def test_bfloat16_moment_is_smaller_and_near(alone):
   np.testing.assert_allclose(found[:, 0], alone[:6, 0], rtol=1e-2)
 
 
+def test_fsdp_takes_what_there_is():
+  shape = lambda mesh, n: dict(
+      parallel.Sharded(BATCH, mesh=mesh, devices=jax.devices()[:n]).mesh.shape)
+  assert shape((0, 4), 8) == dict(data=2, fsdp=4)
+  assert shape((0, 4), 2) == dict(data=1, fsdp=2)
+  assert shape((2, 0), 8) == dict(data=2, fsdp=4)
+
+
 @pytest.mark.parametrize('mesh', [(3, 2), (0, 3), (16, 1), (0, 0)])
 def test_meshes_that_do_not_fit(mesh):
   with pytest.raises(ValueError, match='does not fit 8 devices'):

@@ -78,7 +78,7 @@ def default_config() -> ConfigDict:
   # The run.
   c.seed = 0  # of initialisation, order, augmentation and dropout
   c.parallel = 'pmap'  # the state on every device; 'mesh': cut over devices as config.mesh says
-  c.mesh = (0, 1)  # devices along (data, fsdp), which share the state; 0: all that remain
+  c.mesh = (0, 1)  # devices along (data, fsdp: these share the state); 0: all that remain
   c.compile_cache = ''  # directory, also gs://, of compiled programs; '': of the user; or 'none'
   c.profile_steps = (0, 0)  # traces the steps first..last into the workdir's profile/
   c.hang_seconds = 1800.  # without progress, compilation included: ends the process; 0: never

@@ -12,6 +12,12 @@ class Device(NamedTuple):
   bandwidth: float  # of the memory, bytes a second
 
 
+class Interconnect(NamedTuple):
+  """Published limits of the wires of one device, bytes a second each way."""
+  link: float  # to each neighbour in a TPU's torus; of a GPU to the other GPUs of its node
+  network: float | None  # its share of its host's network; None: not published
+
+
 def _tpu(teraflops, gib, gb_per_second, devices=1):
   """From the figures of a chip; a chip of v2, v3 and 7x is two devices."""
   return Device(*(x / devices for x in (teraflops * _TERA, gib * _GIB, gb_per_second * _GB)))
@@ -62,4 +68,28 @@ _DEVICES = {
 
 def find_device(kind: str) -> Device | None:
   """The limits of `jax.devices()[0].device_kind`; None for CPUs and what is not in the table."""
-  return _DEVICES.get(kind.removeprefix('NVIDIA ').removeprefix('Tesla '))
+  return _DEVICES.get(_short(kind))
+
+
+def _short(kind):
+  return kind.removeprefix('NVIDIA ').removeprefix('Tesla ')
+
+
+# TPUs: docs.cloud.google.com/tpu/docs, the page of each version: half of a chip's bidirectional
+# bandwidth over its ports (4 in a 2-D torus, 6 in a 3-D one), and the network of a pod or host over
+# its chips; v4's links: arXiv 2304.01433, table 4. NVIDIA: NVLink, half of what data sheets add up
+# of both ways, and one network adapter for each GPU, as in a DGX.
+_INTERCONNECTS = {
+    'TPU v4': Interconnect(50e9, None),
+    'TPU v5 lite': Interconnect(50e9, 3.125e9),
+    'TPU v5': Interconnect(100e9, 6.25e9),
+    'TPU v6 lite': Interconnect(100e9, 12.5e9),
+    'A100-SXM4-80GB': Interconnect(300e9, 25e9),
+    'H100 80GB HBM3': Interconnect(450e9, 50e9),
+    'H200': Interconnect(450e9, 50e9),
+}
+
+
+def find_interconnect(kind: str) -> Interconnect | None:
+  """The limits of a `device_kind`'s wires; None for what is not in the table."""
+  return _INTERCONNECTS.get(_short(kind))

@@ -6,24 +6,22 @@ again to go on), 1 on an error, named in the last line.
 
 import os
 import pathlib
-import re
 import sys
 import traceback
 
 from absl import flags
 from etils import epath
 import jax
-from ml_collections import config_flags
 
+from vit_jax import config_args
 from vit_jax import hosts
 from vit_jax import train
 from vit_jax.errors import InputError, Interrupted
 
 EXIT_INTERRUPTED = 42
 
-_CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'A file of configs/, with an argument after a colon where it takes one; '
-    'any field is set by --config.FIELD=VALUE.', lock_config=True)
+config_args.define(flags.FLAGS)
+flags.declare_key_flag('config')
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Directory for checkpoints and metrics; a run found there is resumed. '
     'Default: runs/<name of the config>. All hosts must share it; gs:// needs the package gcsfs.')
@@ -68,17 +66,7 @@ def _parse(argv):
     print(__doc__ + flags.FLAGS.module_help(sys.modules[__name__]))
     print('\nThe fields of a config, with their meaning: vit_jax/config.py')
     sys.exit(0)
-  try:
-    rest = flags.FLAGS(argv)
-    config = _CONFIG.value
-    if config is not None:
-      list(config)  # a config that failed to load says so when first used
-  except Exception as e:  # a config file is a program: it may raise anything
-    raise InputError(_sentence(e)) from e
-  if len(rest) > 1:
-    raise InputError(f'unknown argument {rest[1]!r}; flags look like --config.batch_size=256')
-  if config is None:
-    raise InputError('which run? give --config=FILE, e.g. --config=configs/vit_b16.py')
+  config = config_args.parse(flags.FLAGS, argv)
   name = flags.FLAGS['config'].config_filename.split(':')[0]
   workdir = _WORKDIR.value or os.path.join('runs', pathlib.Path(name).stem)
   return config, _directory(workdir)
@@ -92,19 +80,6 @@ def _directory(workdir):
   except KeyError:
     raise InputError(f'--workdir={workdir} is no kind of storage that can be written; give a '
                      'local directory, gs:// or s3://') from None
-
-
-def _sentence(e):
-  """What a failure to read the flags or the config file comes down to."""
-  lines = str(e).strip().splitlines() or [type(e).__name__]
-  missing = re.search(r"No such file or directory: '([^']*)'", lines[-1])
-  if missing:
-    return f'there is no config file {missing[1]}'
-  if isinstance(e, (AttributeError, KeyError)):
-    names = re.findall(r'\w+', re.sub(r'\\n|Did you mean|instead of', ' ', str(e)))
-    return f'unknown config field {names[0]!r}' + (
-        f'; did you mean {names[1]!r}?' if len(names) > 1 else '')
-  return lines[-1].removeprefix('vit_jax.errors.InputError: ')
 
 
 def _fail(message):

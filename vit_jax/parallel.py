@@ -67,6 +67,7 @@ class _Spread:
 
   def __init__(self, num_devices: int, batch_size: int, accumulate: int):
     self.num_devices = num_devices
+    self.layout = f'{num_devices} device(s)'
     # Simulated CPU devices share a thread pool, which steps queued behind a collective exhaust.
     self.max_in_flight = 0 if jax.default_backend() == 'cpu' else 1
     if batch_size % (num_devices * accumulate):
@@ -135,19 +136,23 @@ class Sharded(_Spread):
     Args:
       batch_size: images a step, over all devices.
       accumulate: passes a batch is split into.
-      mesh: devices along (data, fsdp); a 0 stands for all that remain.
+      mesh: devices along (data, fsdp); a 0 stands for all that remain, and with data 0 fsdp for
+        so many at most.
       devices: to make it of; None for all there are.
     Raises:
       InputError: when the devices are not data x fsdp, or the batch does not divide over them.
     """
     devices = jax.devices() if devices is None else devices
     data, fsdp = mesh
+    if not data:
+      fsdp = min(fsdp, len(devices))
     data, fsdp = data or len(devices) // max(fsdp, 1), fsdp or len(devices) // max(data, 1)
     if data * fsdp != len(devices):
       raise InputError(f'config.mesh={tuple(mesh)} does not fit {len(devices)} devices: data x '
                        'fsdp must be all of them; a 0 stands for what remains')
     super().__init__(len(devices), batch_size, accumulate)
     self.mesh = Mesh(_grid(data, fsdp, devices), ('data', 'fsdp'))
+    self.layout += f', a mesh of {data} x {fsdp}'
     self._batch = NamedSharding(self.mesh, PartitionSpec(('data', 'fsdp')))
     self._options = compiler_options(devices[0].platform)
 

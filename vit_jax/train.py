@@ -169,8 +169,8 @@ class _Run:
     restored = self.checkpoints.restore(self.spread.like(abstract))
     params = sum(x.size for x in jax.tree.leaves(abstract.params))
     c = self.config
-    log.info('%s, %s parameters, %d px, %s; %d device(s): %s', c.model, f'{params:,}',
-             c.image_size, c.dtype, self.spread.num_devices, jax.devices()[0].device_kind)
+    log.info('%s, %s parameters, %d px, %s; %s: %s', c.model, f'{params:,}', c.image_size, c.dtype,
+             self.spread.layout, jax.devices()[0].device_kind)
     log.info('%s: %s training images, %d classes; %s steps of %d images (%.4g epochs)',
              c.dataset, f'{len(self.data.train):,}', self.data.num_classes,
              f'{self.total_steps:,}', c.batch_size,
