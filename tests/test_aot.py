@@ -183,7 +183,8 @@ def test_compiles_for_a_tpu_slice(capsys):
 def test_says_what_to_change_when_a_slice_is_too_small(capsys):
   pytest.importorskip('libtpu', reason="needs the TPU compiler: pip install 'vit_jax[aot]'")
   assert tool.main(['--config=configs/pretrain.py:ViT-H/14', '--topology=v5e:2x2',
-                    '--config.scan=True', '--config.num_layers=16', '--config.batch_size=1024']) == 2
+                    '--config.scan=True', '--config.num_layers=16',
+                    '--config.batch_size=1024']) == 2
   out = capsys.readouterr().out
   assert 'does not fit: ' in out and 'of 15.75GiB on each chip' in out
   assert ('--config.parallel=mesh --config.mesh=2,2: parameters and moments take 1.78 instead of '

@@ -5,8 +5,8 @@ import signal
 import numpy as np
 import pytest
 
-from jobs import (ROWS, STEPS, Clock, end, fingerprints, free_port, images, lines, reads, saved, start,
-                  wait_for_step)
+from jobs import (ROWS, STEPS, Clock, end, fingerprints, free_port, images, lines, reads, saved,
+                  start, wait_for_step)
 from vit_jax import hosts
 from vit_jax.errors import InputError
 
