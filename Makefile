@@ -3,11 +3,13 @@
 # Each sets up .venv first; PYTHON=python3.12 picks another interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
+# On CPUs a step's memory stays with the process, in large pages: see RESULTS.md.
+MEMORY := glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000
 
 .PHONY: quickstart test test-slow clean
 
 quickstart: .venv/installed
-	@GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \
+	@GLIBC_TUNABLES=$(MEMORY) \
 	  $(BIN)/python -m vit_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 	@echo
 	@echo "Next: look at the curves (pip install tensorboard); train on your own images, with"
