@@ -169,6 +169,7 @@ def test_the_papers_config_runs_on_real_input(tmp_path, data_dir, data):
   assert again.returncode == 0 and 'this run was finished before' in again.stderr
 
 
+@pytest.mark.slow
 def test_compiled_programs_are_kept_for_the_next_run(tmp_path, data_dir):
   """In the user's cache unless config.compile_cache says where, and read by a run like it."""
   flags = [*small(tmp_path / 'a', data_dir), '--config.total_steps=2', '--config.eval_split=none']
@@ -221,6 +222,7 @@ def test_errors_are_one_last_sentence(tmp_path, flags, words):
   assert 'Traceback' not in failed.stderr
 
 
+@pytest.mark.slow
 def test_a_failing_disk_is_the_last_word(tmp_path, data_dir):
   """No file may pass 1 MB: a write of a checkpoint fails as on a full disk."""
   limited = ['sh', '-c', 'ulimit -f 1000 && exec "$0" "$@"']

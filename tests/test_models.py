@@ -72,7 +72,7 @@ def test_bfloat16_gradients_stay_near_float32():
   def gradients(dtype):
     model = mini(dtype=dtype)
     loss = lambda params: jax.nn.log_softmax(model.apply({'params': params}, images))[:, 0].mean()
-    return jax.grad(loss)(params)
+    return jax.jit(jax.grad(loss))(params)
   half, full = map(jax.tree.leaves, map(gradients, (jnp.bfloat16, jnp.float32)))
   whole = np.sqrt(sum(np.sum(np.square(x)) for x in full))
   for x, y in zip(half, full, strict=True):

@@ -53,6 +53,7 @@ def same(a, b):
     np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.slow
 def test_steps_are_traced(tmp_path, data_dir):
   train_lib.train(config(data_dir, profile_steps=(3, 4)), tmp_path)
   trace, = (tmp_path / 'profile').rglob('*.xplane.pb')
@@ -176,6 +177,7 @@ def folder(tmp_path):
   return tmp_path / 'photos'
 
 
+@pytest.mark.slow
 def test_a_users_folder_is_learned(tmp_path, folder):
   c = config('', dataset=str(folder), batch_size=8, total_steps=30, eval_split='', lr=3e-3)
   result = train_lib.train(c, tmp_path / 'run')
