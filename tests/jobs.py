@@ -48,10 +48,13 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def start(images, tmp_path_factory):
-  """start(workdir, flags...): starts the processes of a job, which end with the tests."""
+  """start(workdir, flags...): starts the processes of a job, which end with the tests.
+
+  devices: of each process; own: more flags for each; within: a command that runs each.
+  """
   started = []
 
-  def start(workdir, *flags, devices=(4, 4), own=((), ()), slurm=False):
+  def start(workdir, *flags, devices=(4, 4), own=((), ()), slurm=False, within=()):
     port, logs = free_port(), tmp_path_factory.mktemp('logs')
     job = []
     for i, count in enumerate(devices):
@@ -67,7 +70,7 @@ def start(images, tmp_path_factory):
                  f'--process_id={i}']
       with open(logs / f'stderr{i}', 'w') as stderr:
         process = subprocess.Popen(
-            [sys.executable, '-c', PROGRAM, *small(workdir, images), *where, *flags,
+            [*within, sys.executable, '-c', PROGRAM, *small(workdir, images), *where, *flags,
              *[flag.format(workdir=workdir) for flag in own[i]]],
             cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=stderr)
       process.log, process.reads = logs / f'stderr{i}', logs / f'reads{i}'
@@ -126,6 +129,12 @@ def wait_for_step(job, workdir, step):
   while not any(line['step'] >= step for line in lines(workdir)):
     assert all(p.poll() is None for p in job), [p.log.read_text() for p in job]
     time.sleep(.1)
+
+
+def wait_for_first_step(job):
+  while 'the first step took' not in job[0].log.read_text():
+    assert all(p.poll() is None for p in job), [p.log.read_text() for p in job]
+    time.sleep(.05)
 
 
 def saved(workdir):

@@ -1,4 +1,6 @@
+import collections
 import pathlib
+import shutil
 
 import jax
 from jax.experimental import multihost_utils
@@ -8,6 +10,7 @@ import pytest
 
 from vit_jax import checkpoint
 from vit_jax.checkpoint import Checkpoints
+from vit_jax.errors import InputError
 
 
 def state(value=0.):
@@ -87,6 +90,56 @@ def test_missing_parts_are_found(tmp_path, damage):
   else:
     (tmp_path / '1' / 'meta' / 'metadata').write_text('{')
   with pytest.raises(ValueError, match='damaged; delete that directory to start anew'):
+    Checkpoints(tmp_path).restore(state())
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+def test_whatever_file_is_damaged_the_state_is_right_or_refused(tmp_path):
+  """Each file of a checkpoint lost, emptied, cut to half or with a bit flipped."""
+  big = {'w': jnp.asarray(np.random.default_rng(0).normal(size=(99, 70)), jnp.float32), **state()}
+  c = Checkpoints(tmp_path / 'good')
+  for k in (1, 2):
+    c.save(k, big, {})
+  c.close()
+  refused = collections.Counter()
+  for path in sorted((tmp_path / 'good/2').rglob('*')):
+    data = path.read_bytes() if path.is_file() else b''
+    half, flipped = data[:len(data) // 2], bytearray(data)
+    flipped[len(data) // 2:len(data) // 2 + 1] = bytes(x ^ 4 for x in data[len(data) // 2:][:1])
+    for kind, damaged in dict(lost=None, empty=b'', half=half, flipped=bytes(flipped)).items():
+      if damaged == data or path.is_dir():
+        continue
+      copy = shutil.copytree(tmp_path / 'good', tmp_path / f'{path.name} {kind}')
+      target = copy / path.relative_to(tmp_path / 'good')
+      target.unlink()
+      if damaged is not None:
+        target.write_bytes(damaged)
+      c = Checkpoints(copy)
+      try:
+        got, _ = c.restore(big)
+      except InputError as e:
+        refused[kind] += 1
+        assert str(e).startswith(f'the checkpoint {copy}/2 ') and len(str(e)) < 700, e
+        assert str(e).endswith(': it is damaged; delete that directory to go on from step 1')
+        assert 'pybind' not in str(e) and 'tensorstore' not in str(e), e
+      else:
+        same = jax.tree.map(np.array_equal, got, big)
+        assert all(jax.tree.leaves(same)), (path, kind, same)
+      c.close()
+      shutil.rmtree(copy)
+  assert min(refused[kind] for kind in ('lost', 'empty', 'half', 'flipped')) >= 4, refused
+
+
+def test_a_checkpoint_out_of_reach_is_not_called_damaged(tmp_path):
+  """Whatever the operating system cannot do, but that a file is not there, may pass."""
+  c = Checkpoints(tmp_path)
+  c.save(1, state(), {})
+  c.close()
+  path = data_file(tmp_path)
+  path.unlink()
+  path.symlink_to(path)
+  with pytest.raises(ValueError, match=r'/1 cannot be read \(Too many levels of symbolic links\); '
+                     'mend that and run the same command again'):
     Checkpoints(tmp_path).restore(state())
 
 

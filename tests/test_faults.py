@@ -13,8 +13,8 @@ import time
 import numpy as np
 import pytest
 
-from jobs import (ROWS, STEPS, Clock, end, fingerprints, images, lines, reads, saved, start,
-                  wait_for_step)
+from jobs import (IMAGES, ROWS, STEPS, Clock, end, fingerprints, images, lines, reads, saved, start,
+                  wait_for_first_step, wait_for_step)
 
 pytestmark = pytest.mark.slow
 ONE = dict(devices=(1,))
@@ -37,15 +37,13 @@ def run(whole, tmp_path):
   return tmp_path / 'run'
 
 
-def go_on(start, workdir, whole):
+def go_on(start, workdir, whole, *flags):
   """Starts again: it goes on to the end as if nothing had been."""
-  clock, before = Clock(), saved(workdir)[-1]
-  job = start(workdir, **ONE)
-  while 'the first step took' not in job[0].log.read_text():
-    assert job[0].poll() is None, job[0].log.read_text()
-    time.sleep(.05)
+  clock, before = Clock(), max(saved(workdir), default=0)
+  job = start(workdir, *flags, **ONE)
+  wait_for_first_step(job)
   clock.tell(f'start to the first step after {before}')
-  end(job, [0] * len(job))
+  end(job, [0])
   assert lines(workdir) == lines(whole[0])
   assert fingerprints(workdir) == fingerprints(whole[0])
 
@@ -102,83 +100,150 @@ def test_a_non_finite_loss_is_not_saved(start, whole, run):
 
 @pytest.fixture
 def small_disk(tmp_path):
-  """grow(), and a directory on a file system of its own, of 2 MB."""
+  """remount(options), and a directory on a file system of its own, of 2 MB."""
   disk = tmp_path / 'disk'
   disk.mkdir()
   if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', disk]).returncode:
     pytest.skip('needs the right to mount; test_main has a limit on the size of files instead')
-  yield lambda: subprocess.run(['mount', '-o', 'remount,size=99m', disk], check=True), disk
+
+  def remount(options):
+    subprocess.run(['mount', '-o', f'remount,{options}', disk], check=True)
+  yield remount, disk
   subprocess.run(['umount', '--lazy', disk], check=True)
 
 
-def test_a_full_disk_keeps_what_was_saved(start, whole, small_disk):
-  grow, disk = small_disk
+def test_a_disk_that_fills_up_keeps_what_was_saved(start, whole, small_disk):
+  remount, disk = small_disk
   clock = Clock()
   log, = end(start(disk / 'run', '--config.keep=99', '--config.save_every=2', **ONE), [1])
   clock.tell('start to the error')
   last = log.splitlines()[-1]
   assert last.startswith('error: ') and str(disk / 'run') in last and 'o space left' in last, log
   assert len(saved(disk / 'run')) >= 2
-  grow()
+  remount('size=99m')
   go_on(start, disk / 'run', whole)
 
 
+@pytest.mark.parametrize('noticed', ['before the first step', 'while it writes'])
+def test_a_full_disk_is_named(start, whole, run, small_disk, noticed):
+  """Too few bytes are seen at once; that no file can be made any more, only when it is tried."""
+  remount, disk = small_disk
+  shutil.move(run, disk / 'run')
+  before = contents(disk / 'run/checkpoints')
+  used = os.statvfs(disk)
+  if noticed == 'before the first step':
+    remount(f'size={(used.f_blocks - used.f_bfree) * used.f_frsize + 100_000}')
+    words = (f'no space left in {disk}/run/checkpoints: a checkpoint needs 0.2 MB and 0.1 MB are '
+             'free; what is there stays good, free some space and run the same command again')
+  else:
+    remount(f'nr_inodes={used.f_files - used.f_ffree + 12}')
+    words = (f'cannot write a checkpoint to {disk}/run/checkpoints (No space left on device); '
+             'the checkpoint of step 20 is good; mend the disk and run the same command again')
+  clock = Clock()
+  log, = end(start(disk / 'run', **ONE), [1])
+  clock.tell('start to the error')
+  assert log.splitlines()[-1].startswith(f'error: {words}'), log
+  assert ('the first step took' in log) == (noticed == 'while it writes')
+  after = contents(disk / 'run/checkpoints')
+  assert before.items() <= after.items() and saved(disk / 'run') == [10, 20]
+  remount('size=99m,nr_inodes=9999')
+  go_on(start, disk / 'run', whole)
+
+
+def contents(directory):
+  return {path: path.read_bytes() for path in directory.rglob('*') if path.is_file()}
+
+
+def test_a_write_that_fails_at_the_start_leaves_nothing_half(start, whole, tmp_path):
+  """No file may pass 1 KB, which the config does."""
+  limited = ('bash', '-c', 'ulimit -f 1 && exec "$0" "$@"')
+  log, = end(start(tmp_path, within=limited, **ONE), [1])
+  assert str(tmp_path) in log.splitlines()[-1] and 'File too large' in log.splitlines()[-1], log
+  go_on(start, tmp_path, whole)
+
+
+SPREADS = (
+    (('--config.parallel=mesh', '--config.mesh=(8,1)'), dict(devices=(8,))),
+    (('--config.parallel=mesh', '--config.mesh=(2,4)'), dict(devices=(8,))),
+    ((), ONE), ((), dict(devices=(4, 4))))
+
+
 def test_another_spread_goes_on_with_the_same_examples(start, whole, tmp_path):
-  """8 x 1 -> 2 x 4 -> one device -> two hosts."""
-  shared = {}
-  for stop, (flags, how) in zip((6, 11, 16, None), (
-      (('--config.parallel=mesh', '--config.mesh=(8,1)'), dict(devices=(8,))),
-      (('--config.parallel=mesh', '--config.mesh=(2,4)'), dict(devices=(8,))),
-      ((), ONE), ((), dict(devices=(4, 4))))):
-    job = start(tmp_path, *flags, **how)
-    if stop:
-      wait_for_step(job, tmp_path, stop)
-      job[0].send_signal(signal.SIGTERM)
-    end(job, [42 if stop else 0] * len(job))
-    for process in job:
-      found = reads(process)
-      assert all(shared.get(example, record) == record for example, record in found.items())
-      shared |= found
-  assert shared == reads(whole[1]) and len(shared) == STEPS * ROWS
-  for line, other in zip(lines(tmp_path), lines(whole[0]), strict=True):
-    assert line.keys() == other.keys()
-    np.testing.assert_allclose(list(line.values()), list(other.values()), rtol=1e-5)
+  """8 x 1, from its step 5 on 2 x 4, from that's step 10 on one device, then on two hosts."""
+  expected, record = reads(whole[1]), lines(whole[0])
+  for leg, (flags, how) in enumerate(SPREADS):
+    workdir, first = tmp_path / str(leg), 5 * leg
+    if leg:
+      saved_as = f'checkpoints/{first}'
+      shutil.copytree(tmp_path / str(leg - 1) / saved_as, workdir / saved_as)
+    job = start(workdir, '--config.save_every=5', '--config.keep=9', *flags, **how)
+    end(job, [0] * len(job))
+    found = dict(item for process in job for item in reads(process).items())
+    assert found == {k: expected[k] for k in range(first * ROWS, STEPS * ROWS)}
+    for line, other in zip(lines(workdir), (x for x in record if x['step'] > first), strict=True):
+      assert line.keys() == other.keys()
+      np.testing.assert_allclose(list(line.values()), list(other.values()), rtol=1e-5)
 
 
-def test_a_hung_source_ends_the_run(start, images, tmp_path):
+@pytest.mark.parametrize('split, devices', [('train', (1,)), ('train', (4, 4)), ('val', (1,))])
+def test_a_hung_source_ends_the_run(start, whole, images, tmp_path, split, devices):
   """The file of an image is a pipe into which nobody writes: to open it takes for ever."""
   folder = shutil.copytree(images, tmp_path / 'images')
-  pipe = max((folder / 'train').rglob('*.png'))
+  files = sorted((folder / split).rglob('*.png'))
+  # The last of train; the first of val, at which an evaluation starts.
+  pipe = files[IMAGES - 1 if split == 'train' else 0]
+  image = pipe.read_bytes()
   pipe.unlink()
   os.mkfifo(pipe)
+  example = min(k for k, record in reads(whole[1]).items() if record == IMAGES - 1)
+  doing = {'train': f'waiting for the data of step {example // ROWS + 1}',
+           'val': 'evaluating step 20'}[split]
+  seconds = 10 if len(devices) == 1 else 15  # which include the compilation
+  flags = (f'--config.dataset={folder}', '--config.save_every=2',
+           f'--config.hang_seconds={seconds}')
   clock = Clock()
-  log, = end(start(tmp_path / 'run', f'--config.dataset={folder}', '--config.hang_seconds=15',
-                   **ONE), [1], seconds=90)
+  logs = end(start(tmp_path / 'run', *flags, devices=devices), [1] * len(devices), seconds=60)
   clock.tell('start to the end')
-  last = log.splitlines()[-1]
-  assert last.startswith('error: no progress for 15 s waiting for the data of step '), log
-  assert 'config.hang_seconds' in last
-  assert 'in _load' in log or 'folder.py' in log, log  # the stack of the thread that hangs
+  for log in logs:  # of two hosts one waits for the data, the other, in a step, for the first
+    last = log.splitlines()[-1]
+    assert last.startswith('error: ') and 'config.hang_seconds sets the time' in last, log
+    if len(logs) == 1:
+      assert last.startswith(f'error: no progress for {seconds} s {doing}; '), log
+    else:
+      assert f'no progress for {seconds} s ' in last, log
+  assert any('folder.py' in log and 'in __getitem__' in log for log in logs), logs
+  if split == 'train' and len(devices) == 1:
+    pipe.unlink()
+    pipe.write_bytes(image)
+    go_on(start, tmp_path / 'run', whole, *flags)
 
 
 def test_twenty_kills(start, tmp_path):
-  """At random moments, every second one a SIGTERM; then bitwise what an undisturbed run is."""
-  flags = ('--config.total_steps=4000', '--config.log_every=10', '--config.save_every=20',
+  """At random moments, every second one a SIGTERM; then bitwise what an undisturbed run is.
+
+  Four of five come after an interval of steps, in the middle of more; the others while it starts.
+  """
+  flags = ('--config.total_steps=2000', '--config.log_every=10', '--config.save_every=20',
            '--config.eval_every=0', '--config.eval_split=none')
   rng, at, interval = random.Random(0), 0, 20
   clock = Clock()
   for kill in range(20):
     job = start(tmp_path / 'killed', *flags, **ONE)
-    wait_for_step(job, tmp_path / 'killed', at + interval)
-    time.sleep(rng.uniform(0, .5))
+    starting = kill % 5 == 4
+    if starting:
+      time.sleep(rng.uniform(0, 4))
+    else:
+      wait_for_step(job, tmp_path / 'killed', at + interval)
+      time.sleep(rng.uniform(0, .5))
     job[0].send_signal(signal.SIGTERM if kill % 2 else signal.SIGKILL)
-    job[0].wait(60)
-    assert job[0].returncode == (42 if kill % 2 else -signal.SIGKILL)
+    code = job[0].wait(60)
+    # Before the run listens, a SIGTERM ends it like any program.
+    assert code == (42 if kill % 2 else -signal.SIGKILL) or starting and code == -signal.SIGTERM
     at = lines(tmp_path / 'killed')[-1]['step']
     assert at - max(saved(tmp_path / 'killed'), default=0) <= 2 * interval
   clock.tell(f'20 kills, the last after step {at}')
   for workdir in (tmp_path / 'killed', tmp_path / 'whole'):
     end(start(workdir, *flags, **ONE), [0])
   assert lines(tmp_path / 'killed') == lines(tmp_path / 'whole')
-  last = 'checkpoints/4000/meta/metadata'
+  last = 'checkpoints/2000/meta/metadata'
   assert (tmp_path / 'killed' / last).read_text() == (tmp_path / 'whole' / last).read_text()

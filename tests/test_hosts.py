@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jobs import (ROWS, STEPS, Clock, end, fingerprints, free_port, images, lines, reads, saved,
-                  start, wait_for_step)
+                  start, wait_for_first_step, wait_for_step)
 from vit_jax import hosts
 from vit_jax.errors import InputError
 
@@ -57,7 +57,10 @@ def test_sigterm_to_one_host_saves_on_both(two, start, tmp_path):
   clock.tell('SIGTERM to the end of both')
   step = saved(tmp_path)[-1]
   assert 5 <= step < STEPS and f'stopped at step {step} of {STEPS} and saved' in log
-  log, _ = end(start(tmp_path, slurm=True), [0, 0])
+  clock, job = Clock(), start(tmp_path, slurm=True)
+  wait_for_first_step(job)
+  clock.tell('start of both to the first step')
+  log, _ = end(job, [0, 0])
   assert f'from step {step} of {STEPS}' in log and '8 device(s)' in log
   assert lines(tmp_path) == lines(two[0])
   assert fingerprints(tmp_path) == fingerprints(two[0])
@@ -68,7 +71,9 @@ def test_a_killed_host_ends_the_other(two, start, tmp_path):
   """Within a minute, and a start of both goes on; here with the state cut over the hosts."""
   reached = 0
   for killed in (1, 0):
-    job = start(tmp_path, '--config.parallel=mesh', '--config.mesh=(1,8)')
+    clock, job = Clock(), start(tmp_path, '--config.parallel=mesh', '--config.mesh=(1,8)')
+    wait_for_first_step(job)
+    clock.tell(f'start of both to the first step after {reached}')
     wait_for_step(job, tmp_path, reached + 15)
     job[killed].kill()
     clock = Clock()

@@ -6,6 +6,7 @@ a fingerprint of every array is stored beside the state and compared after readi
 """
 
 import contextlib
+import errno
 import pathlib
 import shutil
 from typing import Any
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from vit_jax.errors import InputError, reason, some
+from vit_jax.errors import InputError, os_error, reason, some
 from vit_jax.fingerprint import fingerprint, named_leaves
 
 
@@ -103,7 +104,7 @@ class Checkpoints:
     free = shutil.disk_usage(self._directory).free
     if free < need:
       raise InputError(f'no space left in {self._directory}: a checkpoint needs '
-                       f'{need / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free; what is there '
+                       f'{need / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free; what is there '
                        'stays good, free some space and run the same command again')
 
   def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
@@ -113,7 +114,7 @@ class Checkpoints:
       like: a tree of arrays or shapes; where they have shardings, the result has them too.
 
     Raises:
-      InputError: when it is of another architecture (lists the arrays) or damaged.
+      InputError: when it is of another architecture (lists the arrays), damaged or out of reach.
     """
     step = self._manager.latest_step()
     if step is None:
@@ -129,6 +130,9 @@ class Checkpoints:
     except (InputError, jax.errors.JaxRuntimeError):  # which another process's end raises
       raise
     except Exception as e:  # Orbax, TensorStore and JSON raise all kinds on damaged files.
+      if os_error(e) not in (None, errno.ENOENT):  # of a disk or network that may recover
+        raise InputError(f'the checkpoint {path} cannot be read ({reason(e)}); mend that and run '
+                         'the same command again') from e
       raise InputError(self._damaged(path, f'cannot be read ({reason(e)})')) from e
     state = restored['state']
     found, saved = fingerprint(state), restored['meta']['fingerprint']

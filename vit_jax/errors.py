@@ -1,6 +1,6 @@
 """The two ways a run ends early that are no bug: bad input, and a request to stop."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 import os
 import re
 
@@ -24,12 +24,29 @@ def some(items: Iterable[str], most: int = 10) -> str:
 
 
 def reason(e: BaseException) -> str:
-  """What the operating system said, wherever in the chain of errors; else what `e` says."""
-  cause: BaseException | None = e
-  while cause is not None:
-    code = re.search(r"os_error_code='(\d+)'", str(cause))  # TensorStore's; its words vary
-    if code:
-      return os.strerror(int(code[1]))
-    cause = cause.__cause__ or cause.__context__
-  line = (str(e).strip().splitlines() or [type(e).__name__])[0]
+  """What the operating system or TensorStore said, if anywhere in the chain; else what `e` says."""
+  for cause in _chain(e):
+    if code := _tensorstore_code(cause):
+      return os.strerror(code)
+    if re.match('[A-Z_]+: ', str(cause)):  # TensorStore's, in front of all it was told to do
+      e = cause
+  line = (str(e).strip().splitlines() or [type(e).__name__])[0].split(' [tensorstore_spec=')[0]
   return line if len(line) <= 200 else f'{line[:60]} ... {line[-140:]}'  # the cause stands last
+
+
+def os_error(e: BaseException) -> int | None:
+  """The errno of what the operating system said, if anywhere in the chain of errors."""
+  codes = ((isinstance(cause, OSError) and cause.errno) or _tensorstore_code(cause)
+           for cause in _chain(e))
+  return next(filter(None, codes), None)
+
+
+def _chain(e: BaseException | None) -> Iterator[BaseException]:
+  while e is not None:
+    yield e
+    e = e.__cause__ or e.__context__
+
+
+def _tensorstore_code(e: BaseException) -> int | None:
+  code = re.search(r"os_error_code='(\d+)'", str(e))  # its words vary
+  return int(code[1]) if code else None

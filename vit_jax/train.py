@@ -259,6 +259,7 @@ class _Run:
   def _evaluate(self, step: int, params: Any) -> bool:
     """Evaluates and records; False when it was cut off by a request to stop."""
     start = time.perf_counter()
+    self.watchdog.progress(f'evaluating step {step}')
     with self.data.eval_batches() as batches:
       def should_stop():  # asked after each batch
         self.watchdog.progress(f'evaluating step {step}')
@@ -384,4 +385,6 @@ def _record_config(config: ConfigDict, workdir: pathlib.Path | epath.Path) -> No
     for field, value in json.loads(text).items():  # JSON has no tuples
       if field in before and before[field] != value:
         log.info('note: config.%s was %r and is now %r', field, before[field], value)
-  path.write_text(text)
+  replacement = workdir / 'config.tmp'
+  replacement.write_text(text)
+  replacement.replace(path)  # a kill or a full disk never leaves half a file
