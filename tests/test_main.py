@@ -16,9 +16,9 @@ import orbax.checkpoint as ocp
 import pytest
 from sklearn import datasets
 
+from jobs import FIGURES
+
 ROOT = pathlib.Path(__file__).parent.parent
-FIGURES = ('train/images_per_second', 'train/images_per_second_per_device',
-           'train/seconds_waiting_for_data', 'train/productive_seconds', 'train/goodput')
 
 
 @pytest.fixture(scope='session')

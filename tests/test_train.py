@@ -10,13 +10,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from jobs import FIGURES
 from vit_jax import parallel
 from vit_jax import train as train_lib
 from vit_jax.config import default_config
 from vit_jax.errors import Interrupted
-
-FIGURES = ('train/images_per_second', 'train/images_per_second_per_device',
-           'train/seconds_waiting_for_data', 'train/productive_seconds', 'train/goodput')
 
 
 @pytest.fixture(scope='session')

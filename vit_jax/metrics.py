@@ -10,6 +10,7 @@ import sys
 import time
 
 import absl.logging
+from etils import epath
 import tensorboardX
 import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -46,9 +47,7 @@ class MetricsWriter:
     kept = [line for line in _read(self._path) if line['step'] <= resume_step]
     self.latest = {name: value for line in kept for name, value in line.items() if name != 'step'}
     self._seen = {(line['step'], name) for line in kept for name in line}
-    replacement = self._path.with_suffix('.tmp')
-    replacement.write_text(''.join(json.dumps(line) + '\n' for line in kept))
-    replacement.replace(self._path)
+    write_whole(self._path, ''.join(json.dumps(line) + '\n' for line in kept))
     self._file = open(self._path, 'a')
     self._events = tensorboardX.SummaryWriter(
         str(directory / 'tensorboard'), purge_step=resume_step + 1 if kept else None)
@@ -69,6 +68,13 @@ class MetricsWriter:
   def close(self) -> None:
     self._file.close()
     self._events.close()
+
+
+def write_whole(path: pathlib.Path | epath.Path, text: str) -> None:
+  """Writes a file that a kill or a full disk never leaves half."""
+  replacement = path.with_suffix('.tmp')
+  replacement.write_text(text)
+  replacement.replace(path)
 
 
 def _read(path: pathlib.Path) -> list[dict[str, float]]:

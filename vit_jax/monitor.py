@@ -7,9 +7,8 @@ import time
 
 import jax
 
-from vit_jax.metrics import Meter, MetricsWriter, Progress, duration, log
+from vit_jax.metrics import Meter, MetricsWriter, Progress, duration, log, write_whole
 from vit_jax.record import Record
-
 
 STARTED = 'started'  # the file of a record that says when its run first started
 
@@ -115,7 +114,5 @@ def _first_start(directory: pathlib.Path) -> float:
   """When the run was started for the first time, in seconds since 1970."""
   path = directory / STARTED
   if not path.exists():
-    replacement = path.with_suffix('.tmp')
-    replacement.write_text(f'{time.time()}\n')
-    replacement.replace(path)  # a kill never leaves half a file
+    write_whole(path, f'{time.time()}\n')
   return float(path.read_text())

@@ -33,7 +33,7 @@ from vit_jax.devices import find_device
 from vit_jax.errors import InputError, Interrupted, reason
 from vit_jax.evaluate import evaluate
 from vit_jax.flops import train_flops
-from vit_jax.metrics import duration, log, start_log
+from vit_jax.metrics import duration, log, start_log, write_whole
 from vit_jax.models import create_model
 from vit_jax.monitor import STARTED, Monitor
 from vit_jax.pretrained import load_params
@@ -385,6 +385,4 @@ def _record_config(config: ConfigDict, workdir: pathlib.Path | epath.Path) -> No
     for field, value in json.loads(text).items():  # JSON has no tuples
       if field in before and before[field] != value:
         log.info('note: config.%s was %r and is now %r', field, before[field], value)
-  replacement = workdir / 'config.tmp'
-  replacement.write_text(text)
-  replacement.replace(path)  # a kill or a full disk never leaves half a file
+  write_whole(path, text)
