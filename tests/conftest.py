@@ -48,6 +48,16 @@ def digits_dir(tmp_path_factory):
   return str(data_dir)
 
 
+@pytest.fixture(scope='session')
+def vtab_dir(tmp_path_factory):
+  """A data_dir with every data set of VTAB; for reading only."""
+  from vtab_files import DATASETS, write_dataset
+  root = tmp_path_factory.mktemp('vtab')
+  for dataset in DATASETS:
+    write_dataset(root, dataset)
+  return root
+
+
 @pytest.fixture
 def photos(tmp_path):
   for path in ['train/cat/b.JPG', 'train/cat/a.png', 'train/dog/x.webp', 'train/dog/y.jpeg',

@@ -43,7 +43,7 @@ def write_tfrecord(path, records):
 
 
 def write_shapes(data_dir, image_key='image', label_key='label', label_feature=None,
-                 supervised_keys=None, num_shards=NUM_SHARDS, first_label=0):
+                 supervised_keys=None, num_shards=NUM_SHARDS, first_label=0, label=lambda i: i % 3):
   """Prepares a TFDS data set 'shapes' as ArrayRecord without TensorFlow."""
   import tensorflow_datasets as tfds
 
@@ -65,7 +65,7 @@ def write_shapes(data_dir, image_key='image', label_key='label', label_feature=N
 
     def _generate_examples(self, first, count):
       for i in range(first, first + count):
-        yield i, {image_key: png(i), label_key: first_label if i == 0 else i % 3, 'note': f'{i}'}
+        yield i, {image_key: png(i), label_key: first_label if i == 0 else label(i), 'note': f'{i}'}
 
   builder = Shapes(data_dir=str(data_dir), file_format='array_record')
   builder.download_and_prepare(

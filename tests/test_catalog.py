@@ -1,17 +1,21 @@
-"""The catalog: splits and flips of known, prepared and a user's data sets."""
+"""The catalog: what it says of known data sets, against TFDS; prepared ones and a user's own."""
 
 import shutil
 
 import pytest
 
-from vit_jax.data import catalog
+from vit_jax.data import catalog, prepared, source
 from vit_jax.errors import InputError
+
+NOT_IN_TFDS = {'imagenet21k'}
+UNLABELLED = {'clevr', 'dsprites', 'kitti'}  # by one class an image
 
 
 def test_catalog(photos, shapes):
-  assert catalog.describe('imagenet2012') == catalog.DatasetInfo(
-      'train', 'validation', flip=True)
-  assert catalog.describe('imagenet2012:5.1.0') == catalog.describe('imagenet2012')
+  found = catalog.describe('imagenet2012')
+  assert (found.train_split, found.eval_split, found.flip) == ('train', 'validation', True)
+  assert found.num_classes == 1000 and found.preset == 'inception'
+  assert catalog.describe('imagenet2012:5.1.0') == found
   for name in ('digits', 'mnist', 'svhn_cropped'):
     assert not catalog.describe(name).flip
   for name in ('cifar10', 'cifar100', 'oxford_iiit_pet', 'oxford_flowers102', 'fashion_mnist'):
@@ -22,3 +26,67 @@ def test_catalog(photos, shapes):
   assert catalog.describe(str(photos)).eval_split == 'none'
   with pytest.raises(InputError, match='not public'):
     catalog.describe('jft_300m', shapes[0])
+
+
+@pytest.mark.parametrize('name, train, test, tune, dev', [
+    ('imagenet2012', 1_281_167, 50_000, 1_268_355, 12_812),
+    ('imagenet21k', 14_145_922, 51_200, 14_094_722, 51_200),
+    ('cifar10', 50_000, 10_000, 49_000, 1000), ('cifar100', 50_000, 10_000, 49_000, 1000),
+    ('oxford_iiit_pet', 3680, 3669, 3312, 368),
+    ('oxford_flowers102', 2040, 6149, 1836, 204), ('fashion_mnist', 60_000, 10_000, 54_000, 6000),
+    ('digits', 1437, 360, 1293, 144), ('dsprites', 589_824, 73_728, 589_824, 73_728),
+    ('eurosat', 21_600, 5400, 16_200, 5400), ('dtd', 3760, 1880, 1880, 1880)])
+def test_splits_of_the_papers_protocol(name, train, test, tune, dev):
+  found = catalog.describe(name)
+  assert found.count(found.train_split) == train and found.count(found.eval_split) == test
+  assert found.count(found.tune_split) == tune and found.count(found.dev_split) == dev
+
+
+@pytest.mark.parametrize('name', catalog.names())
+def test_splits_do_not_overlap(name):
+  found = catalog.describe(name)
+  sizes = {split: [size] for split, size in found.splits.items()}
+  ranges = [r for split in (found.tune_split, found.dev_split, found.eval_split)
+            for r in source.split_ranges(split, sizes)]
+  for i, (part, start, stop) in enumerate(ranges):
+    assert all(part != other or stop <= first or last <= start
+               for other, first, last in ranges[:i])
+  assert found.preset in ('bit', 'inception')
+
+
+@pytest.mark.parametrize('name', sorted(set(catalog.names()) - NOT_IN_TFDS))
+def test_classes_and_pixels_are_those_of_tfds(name, tmp_path):
+  """TFDS knows the number of images only of what it has prepared, or may download."""
+  found = catalog.known(name)
+  options = {'config': found.config} if found.config else {}
+  builder = prepared.builder_class(name)
+  if builder is None:
+    pytest.skip("TFDS's code for it needs TensorFlow")
+  info = builder(data_dir=str(tmp_path), **options).info
+  sizes = {split: info.splits[split].num_examples for split in info.splits}
+  if name != 'caltech101':  # its versions differ by one image
+    assert sizes in ({}, dict(found.splits))
+  height, width, _ = info.features['image'].shape
+  assert found.pixels == (height or 0 if height == width else 0)
+  if name in UNLABELLED:
+    assert found.num_classes == 0 and not info.supervised_keys
+  else:
+    label = (info.supervised_keys or ('image', 'label'))[1]
+    assert info.features[label].num_classes == found.num_classes
+
+
+def test_digits_as_prepared(digits_dir):
+  found, info = catalog.describe('digits'), prepared.read_info(prepared.find('digits', digits_dir))
+  assert {name: split.num_examples for name, split in info.splits.items()} == found.splits
+
+
+def test_a_row_is_of_one_config():
+  assert catalog.known('sun397') == catalog.known('sun397/tfds:4.0.0') is not None
+  assert catalog.known('sun397/standard-part1-120k') is None
+  assert catalog.known('shapes') is None
+
+
+def test_an_unknown_slice():
+  with pytest.raises(InputError, match=r"bad split 'train\[:9999\]': .*3680 examples"):
+    catalog.describe('oxford_iiit_pet').count('train[:9999]')
+  assert catalog.DatasetInfo('train', 'test').count('train') == 0

@@ -21,7 +21,8 @@ ALLOWED = {
     'inference': ('data', 'models', 'pretrained'), 'export': ('models', 'pretrained'),
     'tools': ('data', 'models', 'pretrained', 'inference', 'export', 'config', 'config_args',
               'train', 'tools', 'aot', 'devices', 'flops', 'parallel'),
-    'errors': (), '__init__': ('models', 'pretrained', 'inference')}
+    'transfer': ('config', 'data', 'hosts', 'pretrained', 'train', 'transfer'), 'errors': (),
+    '__init__': ('models', 'pretrained', 'inference')}
 
 
 def modules():
@@ -45,7 +46,8 @@ def test_imports_point_one_way(path):
       target = name.split('.')[1]
       assert target == 'errors' or target in ALLOWED[part], f'{path.name} imports {name}'
     if name.split('.')[0] == 'ml_collections':
-      assert part in ('main', 'train', 'tools', 'config', 'config_args', 'recipes')
+      assert part in ('main', 'train', 'tools', 'config', 'config_args', 'recipes',
+                      'transfer')
     assert name.split('.')[0] != 'tensorflow' or path.name == 'prepare.py'
 
 

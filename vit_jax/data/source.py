@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import abc
 import bisect
-from collections.abc import Sequence
 import itertools
 import os
 import re
@@ -15,7 +14,10 @@ import resource
 import threading
 from typing import Any
 
+import numpy as np
+
 from vit_jax.data import prepared
+from vit_jax.data.labels import Labels, supervised_labels
 from vit_jax.errors import InputError
 
 _MAX_OPEN_FILES = 65536
@@ -27,11 +29,13 @@ class Source(abc.ABC):
   Attributes:
     num_classes: labels lie in [0, num_classes).
     class_names: their names, or None.
+    multi_label: whether an image may have several labels, or none.
     apply_exif: whether images should be turned as their EXIF orientation says.
   """
 
   num_classes: int
   class_names: list[str] | None
+  multi_label = False
   apply_exif = False
 
   @abc.abstractmethod
@@ -41,6 +45,8 @@ class Source(abc.ABC):
   @abc.abstractmethod
   def __getitem__(self, index: int) -> dict[str, Any]:
     """Returns {'image': encoded bytes, 'label': int}; safe to call from many threads.
+
+    If multi_label, the label is multi-hot: (num_classes,) uint8, 1 for each class there is.
 
     Raises:
       ValueError: this record is damaged (says how; `record_name` says which).
@@ -57,8 +63,9 @@ def open_source(dataset: str, split: str, data_dir: str | None = None) -> Source
 
   Args:
     dataset: a TFDS name ('cifar10', 'eurosat/rgb', 'imagenet2012:5.1.0'), 'digits' (embedded:
-      written under data_dir on first use), or the path of a folder that holds
-      {train,val}/<class>/*.jpg (see `is_folder`).
+      written under data_dir on first use), a task of VTAB-1k ('vtab/clevr_count', see
+      `vit_jax.data.vtab`), or the path of a folder that holds {train,val}/<class>/*.jpg (see
+      `is_folder`).
     split: in TFDS notation: 'train', 'test[:16]', 'train[:98%]', 'train+validation'.
     data_dir: where TFDS data sets lie; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
@@ -68,6 +75,9 @@ def open_source(dataset: str, split: str, data_dir: str | None = None) -> Source
   if is_folder(dataset):
     from vit_jax.data import folder  # it imports Source from here
     return folder.FolderSource(dataset, split)
+  if dataset.startswith('vtab/'):
+    from vit_jax.data import vtab
+    return vtab.open_task(dataset.removeprefix('vtab/'), split, data_dir)
   return TfdsSource(prepared.find(dataset, data_dir), split)
 
 
@@ -76,6 +86,9 @@ def split_names(dataset: str, data_dir: str | None = None) -> list[str]:
   if is_folder(dataset):
     from vit_jax.data import folder
     return folder.split_names(dataset)
+  if dataset.startswith('vtab/'):
+    from vit_jax.data import vtab
+    return list(vtab.find_task(dataset.removeprefix('vtab/')).splits)
   return list(prepared.read_info(prepared.find(dataset, data_dir)).splits)
 
 
@@ -120,17 +133,20 @@ def split_ranges(split: str, shards: dict[str, list[int]]) -> list[tuple[str, in
 class TfdsSource(Source):
   """A split of a data set that TFDS has prepared as TFRecord or ArrayRecord."""
 
-  def __init__(self, directory: str, split: str):
-    """Opens `split` of the data set in `directory` (.../name/version); raises InputError."""
+  def __init__(self, directory: str, split: str, labels: Labels | None = None):
+    """Opens `split` of the data set in `directory` (.../name/version); raises InputError.
+
+    Without `labels` they are the data set's own, see `supervised_labels`.
+    """
     info = prepared.read_info(directory)
     self._format = info.file_format.value
     if self._format not in ('tfrecord', 'array_record'):
       raise InputError(f'{directory} is stored as {self._format}: prepare the data set again as '
                        'array_record or tfrecord')
-    self._image_key, self._label_key = _supervised_keys(info)
-    label = info.features[self._label_key]
-    self.num_classes = label.num_classes
-    self.class_names = list(label.names)
+    self._labels = labels or supervised_labels(info)
+    self.num_classes = self._labels.num_classes
+    self.class_names = self._labels.class_names
+    self.multi_label = self._labels.multi_label
     # The ranges themselves are not needed here, but their checks are.
     split_ranges(split, {name: s.shard_lengths for name, s in info.splits.items()})
     parts = info.splits[split].file_instructions
@@ -167,13 +183,19 @@ class TfdsSource(Source):
     reader = self._readers.get(self._parts[part][0]) or self._open(*self._parts[part])
     try:
       feature = tf_example_pb2.Example.FromString(reader.read(position)).features.feature
-      image = feature[self._image_key].bytes_list.value[0]
-      label = feature[self._label_key].int64_list.value[0]
+      image = feature[self._labels.image_key].bytes_list.value[0]
+      labels = self._labels.read(feature)
+    except InputError as e:
+      raise InputError(f'{self.record_name(index)}: {e}') from e
     except (IndexError, OSError, RuntimeError, ValueError, message.DecodeError) as e:
       raise ValueError(f'the record is damaged ({_last_line(e)})') from e
-    if not 0 <= label < self.num_classes:
-      raise InputError(f'{self.record_name(index)} has the label {label}, not one in '
-                       f'[0, {self.num_classes}): is this split unlabelled?')
+    for label in labels:
+      if not 0 <= label < self.num_classes:
+        raise InputError(f'{self.record_name(index)} has the label {label}, not one in '
+                         f'[0, {self.num_classes}): is this split unlabelled?')
+    if self.multi_label:
+      label = np.zeros(self.num_classes, np.uint8)
+      label[labels] = 1
     return {'image': image, 'label': label}
 
   def _locate(self, index: int) -> tuple[int, int]:
@@ -227,20 +249,6 @@ def _allow_open_files() -> None:
   wanted = _MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_OPEN_FILES)
   if soft != resource.RLIM_INFINITY and soft < wanted:
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _supervised_keys(info) -> tuple[str, str]:
-  """Returns the names of the image and the class label among the features."""
-  import tensorflow_datasets as tfds
-  for keys in (info.supervised_keys, ('image', 'label')):
-    if isinstance(keys, Sequence) and len(keys) >= 2 and set(keys[:2]) <= set(info.features):
-      image, label = (info.features[key] for key in keys[:2])
-      if (isinstance(image, tfds.features.Image) and image.np_dtype.kind == 'u'
-          and isinstance(label, tfds.features.ClassLabel) and label.num_classes):
-        return keys[0], keys[1]
-  features = ', '.join(f'{k}: {type(v).__name__}' for k, v in sorted(info.features.items()))
-  raise InputError(f'{info.name} is no image classification data set: it needs an Image and a '
-                   f'ClassLabel as supervised keys, but its features are {features}')
 
 
 def _last_line(error: Exception) -> str:
