@@ -53,6 +53,23 @@ def test_adam_with_decoupled_decay_equals_numpy(decay, decayed):
     np.testing.assert_allclose(value, np.full(value.shape, want[name][0]), rtol=1e-5)
 
 
+@pytest.mark.parametrize('dtype, places', [('float32', 1e-6), ('bfloat16', 4e-3)])
+def test_sgd_with_momentum_equals_numpy(dtype, places):
+  lr, momentum = .1, .9
+  tx = optim.make_optimizer(lambda _: lr, kind='sgd', momentum=momentum, moment_dtype=dtype)
+  params = tree(2.)
+  state = tx.init(params)
+  assert {x.dtype for x in jax.tree.leaves(state) if x.ndim} == {jnp.dtype(dtype)}
+  want, velocity = 2., 0.
+  for g in (.5, -.2, .3):
+    updates, state = tx.update(tree(g), state, params)
+    params = jax.tree.map(jnp.add, params, updates)
+    velocity = momentum * velocity + g
+    want -= lr * velocity
+  for leaf in jax.tree.leaves(params):
+    np.testing.assert_allclose(leaf, np.full(leaf.shape, want), rtol=places)
+
+
 def test_clipping_is_by_the_global_norm_before_adam():
   """Adam forgets a constant scale, so the second moment shows what reached it."""
   grads = {'a': {'kernel': jnp.array([3., 0.])}, 'b': {'kernel': jnp.array([0., 4.])}}
@@ -67,5 +84,7 @@ def test_clipping_is_by_the_global_norm_before_adam():
 def test_bad_names():
   with pytest.raises(ValueError, match='unknown schedule'):
     optim.make_schedule('step', peak=1., total_steps=1, warmup_steps=0)
+  with pytest.raises(ValueError, match="unknown optimizer 'lamb'"):
+    optim.make_optimizer(lambda _: 1., kind='lamb')
   with pytest.raises(ValueError, match='unknown decay'):
     optim.make_optimizer(lambda _: 1., decay='bias')

@@ -109,6 +109,15 @@ def test_another_number_of_classes_gets_a_new_head_and_says_so(warnings):
                         'the head of 3 classes is new: zeros, to be trained']
 
 
+def test_a_new_head_can_be_asked_for(warnings):
+  """As many classes need not be the same ones; both layers of a pretraining head go."""
+  head = load_params(DATA / 'vit_token.npz', mini(), new_head=True)['head']
+  assert head['kernel'].shape == (32, 10) and not head['kernel'].any()
+  params = load_params(DATA / 'vit_pre_logits.npz', mini(), new_head=True)
+  assert 'pre_logits' not in params and not params['head']['kernel'].any()
+  assert 'its head of 10 classes is dropped' in warnings()[0]
+
+
 def test_pre_logits_go_with_the_head_and_only_then(warnings):
   params = load_params(DATA / 'vit_pre_logits.npz', mini(num_classes=3))
   assert 'pre_logits' not in params and params['head']['kernel'].shape == (32, 3)

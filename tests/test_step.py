@@ -180,3 +180,22 @@ def test_batch_must_divide():
   step, state = setup(accumulate=3)
   with pytest.raises(ValueError, match='32 examples do not divide into 3 accumulation passes'):
     jax.eval_shape(step, state, batch())
+
+
+def test_multi_hot_labels():
+  """Against the sum over classes of binary losses; a wider head has no more classes."""
+  rng = np.random.default_rng(0)
+  logits, labels = rng.normal(size=(7, 5)).astype(np.float32), rng.integers(0, 2, (7, 4), np.uint8)
+  wide = np.pad(labels, ((0, 0), (0, 1)))
+  p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+  expected = -np.where(wide, np.log(p), np.log(1 - p)).sum(1)
+  losses = lambda labels, **how: step_lib.cross_entropy(logits, labels, **how)
+  np.testing.assert_allclose(losses(labels, kind='sigmoid'), expected, rtol=1e-5)
+  assert step_lib.is_correct(logits, labels).tolist() == [
+      bool(wide[i, logits[i].argmax()]) for i in range(7)]
+  one = rng.integers(0, 5, 7)
+  hot = np.eye(5, dtype=np.uint8)[one]
+  for kind in ('softmax', 'sigmoid'):
+    np.testing.assert_array_equal(losses(one, kind=kind, label_smoothing=.1),
+                                  losses(hot, kind=kind, label_smoothing=.1))
+  assert step_lib.is_correct(logits, one).tolist() == step_lib.is_correct(logits, hot).tolist()

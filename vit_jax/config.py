@@ -20,6 +20,7 @@ def default_config() -> ConfigDict:
   # Model.
   c.model = 'ViT-B/16'  # name for create_model: also 'R50+ViT-B/16', 'BiT-R50x1'
   c.init_from = ''  # a checkpoint that load_params reads, to start from; '': random
+  c.new_head = False  # with init_from: a head of zeros, even if the file's has as many classes
   c.image_size = 224  # pixels, a side
   c.num_layers = 0  # blocks; 0, here and in the next three: as the model's name says
   c.hidden_dim = 0  # channels of a token
@@ -68,9 +69,11 @@ def default_config() -> ConfigDict:
   c.schedule = 'cosine'  # 'cosine' to 0, or 'linear' to linear_end
   c.linear_end = 1e-5
   c.warmup_steps = 10_000  # linear, from 0
-  c.beta1 = .9
-  c.beta2 = .999
-  c.moment_dtype = 'float32'  # of Adam's first moment; 'bfloat16' saves memory
+  c.optimizer = 'adam'  # or 'sgd', for fine-tuning
+  c.beta1 = .9  # of Adam
+  c.beta2 = .999  # of Adam
+  c.momentum = .9  # of SGD
+  c.moment_dtype = 'float32'  # of Adam's first moment, SGD's momentum; 'bfloat16' saves memory
   c.weight_decay = .3  # decoupled, scaled by the learning rate
   c.decay = 'kernels'  # which parameters decay: 'kernels' or 'all'
   c.clip_norm = 1.  # global norm of the gradient; 0: no clipping
@@ -114,8 +117,8 @@ def check_config(c: ConfigDict) -> None:
                      (f'; did you mean {near[0]!r}?' if near else ''))
   choices = dict(loss=('softmax', 'sigmoid'), schedule=('cosine', 'linear'),
                  decay=('kernels', 'all'), parallel=('pmap', 'mesh'), preset=('inception', 'bit'),
-                 dtype=('float32', 'bfloat16'), moment_dtype=('float32', 'bfloat16'),
-                 flip=('yes', 'no', 'auto'))
+                 optimizer=('adam', 'sgd'), dtype=('float32', 'bfloat16'),
+                 moment_dtype=('float32', 'bfloat16'), flip=('yes', 'no', 'auto'))
   for field, values in choices.items():
     if c[field] not in values:
       raise InputError(f'config.{field}={c[field]!r} is not one of {", ".join(values)}')

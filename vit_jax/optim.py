@@ -1,4 +1,4 @@
-"""Learning-rate schedules and Adam with decoupled weight decay (paper section 4.1, table 3)."""
+"""Learning-rate schedules; Adam and SGD (paper section 4.1, tables 3 and 4)."""
 
 from typing import Any
 
@@ -41,23 +41,29 @@ def is_kernel(params: Any) -> Any:
   return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)
 
 
-def make_optimizer(schedule: optax.Schedule, *, beta1: float = .9, beta2: float = .999,
-                   moment_dtype: str = 'float32', weight_decay: float = 0.,
-                   decay: str = 'kernels', clip_norm: float = 0.) -> optax.GradientTransformation:
-  """Adam after clipping by the global norm; update = -lr * (adam + weight_decay * parameter).
+def make_optimizer(schedule: optax.Schedule, *, kind: str = 'adam', beta1: float = .9,
+                   beta2: float = .999, momentum: float = .9, moment_dtype: str = 'float32',
+                   weight_decay: float = 0., decay: str = 'kernels',
+                   clip_norm: float = 0.) -> optax.GradientTransformation:
+  """After clipping by the global norm; update = -lr * (direction + weight_decay * parameter).
 
   Args:
     schedule: learning rate by step.
-    beta1, beta2: decay of the moments.
-    moment_dtype: of the first moment; 'bfloat16' makes parameters and moments a sixth smaller.
+    kind: 'adam', or 'sgd': the sum of gradients, each step's times `momentum` a step later.
+    beta1, beta2: decay of Adam's moments.
+    momentum: of SGD.
+    moment_dtype: of Adam's first moment, or SGD's sum; 'bfloat16' saves memory.
     weight_decay: 0 for none.
     decay: 'kernels' or 'all'; the paper does not say which parameters it decayed.
     clip_norm: 0 for no clipping.
   """
   if decay not in ('kernels', 'all'):
     raise InputError(f'unknown decay {decay!r}; there are kernels, all')
+  if kind not in ('adam', 'sgd'):
+    raise InputError(f'unknown optimizer {kind!r}; there are adam, sgd')
   return optax.chain(
       optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
-      optax.scale_by_adam(beta1, beta2, mu_dtype=moment_dtype),
+      optax.scale_by_adam(beta1, beta2, mu_dtype=moment_dtype) if kind == 'adam' else
+      optax.trace(momentum, accumulator_dtype=moment_dtype),
       optax.add_decayed_weights(weight_decay, is_kernel if decay == 'kernels' else None),
       optax.scale_by_learning_rate(schedule))

@@ -1,4 +1,4 @@
-"""The paper's pretraining recipes (section 4.1, table 3), by model and data."""
+"""The paper's recipes: pretraining (table 3) and fine-tuning (table 4), by model and data."""
 
 import re
 
@@ -51,4 +51,40 @@ def pretrain(model: str, data: str = 'imagenet2012') -> ConfigDict:
     c.loss, c.head_bias_init, c.schedule, c.clip_norm = 'sigmoid', -10., 'linear', 0.
   if model.startswith('BiT-'):
     c.dropout = 0.
+  return c
+
+
+# Steps, warmup, learning rate: one of those that the paper chose from.
+_FINETUNE = {'imagenet2012': (20_000, 500, .03), 'cifar10': (10_000, 500, .01),
+             'cifar100': (10_000, 500, .01), 'oxford_iiit_pet': (500, 100, .01),
+             'oxford_flowers102': (500, 100, .01)}
+_OTHER = (2500, 500, .01)  # VTAB's
+
+
+def learning_rates(dataset: str) -> tuple[float, ...]:
+  """Those that the paper chose from when fine-tuning on a data set (table 4)."""
+  return (.003, .01, .03, .06) if dataset == 'imagenet2012' else (.001, .003, .01, .03)
+
+
+def finetune(model: str, dataset: str) -> ConfigDict:
+  """Table 4's row for `dataset`; set config.init_from to a pretrained checkpoint.
+
+  SGD with momentum .9, batch 512, cosine, no weight decay, gradients clipped to norm 1, a new
+  linear head of zeros. 384 px, or the nearest size that the patches divide; on ImageNet L/16 has
+  512 and H/14 518 px.
+
+  Args:
+    model: a name for create_model.
+    dataset: a TFDS name, or a folder of images; one that the table lacks is trained like VTAB.
+  """
+  c = default_config()
+  c.model, c.dataset, c.new_head = model, dataset, True
+  c.total_steps, c.warmup_steps, c.lr = _FINETUNE.get(dataset, _OTHER)
+  c.optimizer, c.batch_size, c.weight_decay, c.dropout = 'sgd', 512, 0., 0.
+  c.preset, c.eval_every, c.save_every = 'bit', 500, 500
+  patch = re.search(r'ViT-\w+/(\d+)', model)
+  unit = int(patch[1]) if patch else 32
+  c.image_size = round(384 / unit) * unit
+  if dataset == 'imagenet2012':
+    c.image_size = {'ViT-L/16': 512, 'ViT-H/14': 518}.get(model, c.image_size)
   return c

@@ -12,7 +12,8 @@ import optax
 from vit_jax.errors import InputError
 from vit_jax.models.io import to_input
 
-Batch = dict[str, jax.Array]  # image (B, H, W, 3) uint8, label (B,) int, mask (B,) bool
+# image (B, H, W, 3) uint8, label (B,) int or multi-hot (B, K) uint8, mask (B,) bool
+Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
@@ -32,12 +33,12 @@ def init_state(model: nn.Module, optimizer: optax.GradientTransformation,
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, *, kind: str = 'softmax',
                   label_smoothing: float = 0.) -> jax.Array:
-  """Per-example loss: logits (B, K), labels (B,) int -> (B,).
+  """Per-example loss: logits (B, K), labels (B,) int or multi-hot (B, <= K) -> (B,).
 
   'softmax', or 'sigmoid': K independent binary losses, summed (how ImageNet-21k and JFT
   were pretrained). Label smoothing mixes the target with the uniform distribution.
   """
-  targets = jax.nn.one_hot(labels, logits.shape[-1])
+  targets = _multi_hot(labels, logits.shape[-1])
   targets = (1 - label_smoothing) * targets + label_smoothing / logits.shape[-1]
   if kind == 'softmax':
     return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
@@ -45,6 +46,21 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, kind: str = 'softmax'
     return -jnp.sum(targets * jax.nn.log_sigmoid(logits) +
                     (1 - targets) * jax.nn.log_sigmoid(-logits), axis=-1)
   raise InputError(f'unknown loss {kind!r}; there are softmax, sigmoid')
+
+
+def is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Whether the most probable class is the label, or one of them: (B, K), labels -> (B,) bool."""
+  top = logits.argmax(-1)
+  if labels.ndim == 1:
+    return top == labels
+  return jnp.take_along_axis(_multi_hot(labels, logits.shape[-1]), top[:, None], 1)[:, 0] > 0
+
+
+def _multi_hot(labels: jax.Array, num_classes: int) -> jax.Array:
+  """Labels (B,) or multi-hot -> (B, num_classes) float32; a head may be wider than the data."""
+  if labels.ndim == 1:
+    return jax.nn.one_hot(labels, num_classes)
+  return jnp.pad(labels.astype(jnp.float32), ((0, 0), (0, num_classes - labels.shape[1])))
 
 
 def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation,
@@ -65,7 +81,7 @@ def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation,
     logits = model.apply({'params': params}, to_input(part['image']), train=True,
                          examples=part['example'], rngs={'dropout': key})
     losses = cross_entropy(logits, part['label'], kind=loss, label_smoothing=label_smoothing)
-    correct = logits.argmax(-1) == part['label']
+    correct = is_correct(logits, part['label'])
     return jnp.mean(losses * part['mask']), jnp.mean(correct * part['mask'])
 
   def train_step(state: TrainState, batch: Batch, shard: jax.Array | int = 0,
@@ -112,7 +128,7 @@ def make_eval_step(model: nn.Module, *, loss: str = 'softmax') -> Callable[..., 
                 total: Callable[[Any], Any] = lambda x: x) -> Metrics:
     logits = model.apply({'params': params}, to_input(batch['image']))
     losses = cross_entropy(logits, batch['label'], kind=loss)
-    correct = (logits.argmax(-1) == batch['label']) & batch['mask']
+    correct = is_correct(logits, batch['label']) & batch['mask']
     return total(dict(loss=jnp.sum(jnp.where(batch['mask'], losses, 0)),
                       correct=jnp.sum(correct, dtype=jnp.int32),
                       examples=jnp.sum(batch['mask'], dtype=jnp.int32)))

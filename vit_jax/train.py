@@ -82,7 +82,8 @@ def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training
   schedule = optim.make_schedule(c.schedule, peak=c.lr, total_steps=total_steps,
                                  warmup_steps=c.warmup_steps, linear_end=c.linear_end)
   optimizer = optim.make_optimizer(
-      schedule, beta1=c.beta1, beta2=c.beta2, moment_dtype=c.moment_dtype,
+      schedule, kind=c.optimizer, beta1=c.beta1, beta2=c.beta2, momentum=c.momentum,
+      moment_dtype=c.moment_dtype,
       weight_decay=c.weight_decay, decay=c.decay, clip_norm=c.clip_norm)
   init_key, dropout_key = jax.random.split(jax.random.key(c.seed))
   return Training(
@@ -180,7 +181,8 @@ class _Run:
       step = 0
       state = self.spread.init(self.init)
       if c.init_from:
-        state = state.replace(params=self.spread.put(load_params(c.init_from, self.model)))
+        state = state.replace(params=self.spread.put(load_params(
+            c.init_from, self.model, new_head=c.new_head)))
         log.info('parameters from %s', c.init_from)
     else:
       state, about = self.spread.put(restored[0]), restored[1]
@@ -318,6 +320,9 @@ class _Data:
     if self.num_classes < self.train.num_classes:
       raise InputError(f'config.num_classes={c.num_classes}, but {c.dataset} has '
                        f'{self.train.num_classes} classes')
+    if self.train.multi_label and c.loss != 'sigmoid':
+      raise InputError(f'the images of {c.dataset} have several labels each, for which '
+                       f'config.loss={c.loss!r} is not made; set config.loss=sigmoid')
     self.flip = about.flip if c.flip == 'auto' else c.flip == 'yes'
 
   def _open(self, source: Source, train: bool) -> tuple[Any, dict[str, Any]]:

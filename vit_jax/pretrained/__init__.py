@@ -25,7 +25,7 @@ def abstract_params(model: nn.Module) -> Any:
   return jax.eval_shape(model.init, jax.random.key(0), images)['params']
 
 
-def load_params(path: str | os.PathLike, model: nn.Module) -> Any:
+def load_params(path: str | os.PathLike, model: nn.Module, *, new_head: bool = False) -> Any:
   """Reads a checkpoint as parameters of `model`.
 
   Two things may differ from the model, and a warning says so: the head, when the number of classes
@@ -37,6 +37,8 @@ def load_params(path: str | os.PathLike, model: nn.Module) -> Any:
     path: .npz as published (both dialects), .safetensors of timm or Hugging Face or a directory of
       it, an Orbax directory of a training run or of `save_params`; local, https:// or gs://.
     model: made by `create_model`; says which arrays are expected.
+    new_head: the head is new also where the file's has as many classes, which may be others: for
+      fine-tuning (paper section 3.2).
   Returns:
     The parameter tree for model.apply({'params': ...}, images), NumPy arrays.
   Raises:
@@ -49,7 +51,7 @@ def load_params(path: str | os.PathLike, model: nn.Module) -> Any:
   arrays, about = read_checkpoint(path, num_heads=num_heads,
                                   num_patches=grid and grid[0] * grid[1])
   _warn_of_contradictions(path, about, model, num_heads)
-  params = fit(arrays, want, model, about, path)
+  params = fit(arrays, want, model, about, path, new_head)
   return traverse_util.unflatten_dict(params, sep='/')
 
 

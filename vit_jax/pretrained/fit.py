@@ -17,7 +17,7 @@ log = logging.getLogger('vit_jax')
 
 
 def fit(arrays: Mapping[str, np.ndarray], want: Mapping[str, Any], model: nn.Module, about: About,
-        path: str | os.PathLike) -> dict[str, np.ndarray]:
+        path: str | os.PathLike, new_head: bool = False) -> dict[str, np.ndarray]:
   """Returns the arrays that the model wants, with a new head or resized positions if need be.
 
   Args:
@@ -25,12 +25,13 @@ def fit(arrays: Mapping[str, np.ndarray], want: Mapping[str, Any], model: nn.Mod
     want: {canonical name: shape and dtype} of the model.
     about: what the file says of itself.
     path: of the file, for messages.
+    new_head: a new one, whatever the file's is for.
 
   Raises:
     InputError: listing together every array that is missing, extra or of another shape.
   """
   arrays = dict(arrays)
-  _fit_head(arrays, want, model, path)
+  _fit_head(arrays, want, model, path, new_head)
   _fit_positions(arrays, want, model, about, path)
   problems = [f'missing {k} {want[k].shape}' for k in sorted(want.keys() - arrays.keys())]
   problems += [f'extra {k} {arrays[k].shape}' for k in sorted(arrays.keys() - want.keys())]
@@ -41,12 +42,12 @@ def fit(arrays: Mapping[str, np.ndarray], want: Mapping[str, Any], model: nn.Mod
   return {k: arrays[k] for k in want}
 
 
-def _fit_head(arrays, want, model, path):
-  """Drops the file's head, or puts a new one in, where the numbers of classes differ."""
+def _fit_head(arrays, want, model, path, anew):
+  """Drops the file's head, or puts a new one in, where the classes differ or are to be others."""
   of_file = [k for k in arrays if k.startswith(_HEADS)]
   of_model = [k for k in want if k.startswith(_HEADS)]
   old, new = _classes(of_file, arrays), _classes(of_model, want)
-  if old == new != 0:
+  if old == new != 0 and not anew:
     return
   extra = [k for k in arrays if k.startswith('pre_logits/') and k not in want]
   for name in of_file + extra:
