@@ -117,3 +117,21 @@ def test_unknown_and_mistyped_fields():
     c.batch_size = 'many'
   with pytest.raises(ValueError, match="field 'batchsize'; did you mean 'batch_size'"):
     check_config(ConfigDict({**default_config(), 'batchsize': 3}))
+
+
+@pytest.mark.parametrize('dataset, steps, drops, mixup, sizes', [
+    ('oxford_flowers102', 500, (200, 300, 400), 0, (512, 480)),  # 2,040 images
+    ('cifar10', 10_000, (3000, 6000, 9000), .1, (160, 128)),
+    ('imagenet2012', 20_000, (6000, 12_000, 18_000), .1, (512, 480))])
+def test_bit_hyperrule(dataset, steps, drops, mixup, sizes):
+  c = load('bit_hyperrule', f'BiT-R50x1,{dataset}')
+  assert (c.total_steps, c.lr_drops, c.mixup) == (steps, drops, mixup)
+  assert (c.resize_size, c.image_size) == sizes
+  assert (c.optimizer, c.lr, c.batch_size, c.clip_norm) == ('sgd', .003, 512, 0)
+  check_config(c)
+
+
+def test_table_2_averages_on_imagenet_alone():
+  average = lambda arg: load('finetune', arg).average
+  assert average('ViT-L/16,imagenet2012') == average('ViT-H/14,imagenet2012') == .9999
+  assert average('ViT-B/16,imagenet2012') == average('ViT-H/14,cifar10') == 0

@@ -14,9 +14,13 @@ ALLOWED = {
     'optim': (), 'step': ('optim', 'models'), 'parallel': (), 'checkpoint': ('fingerprint',),
     'fingerprint': (), 'metrics': (), 'record': (), 'hosts': (), 'evaluate': (), 'devices': (),
     'flops': ('models',), 'monitor': ('metrics', 'record'), 'watchdog': ('hosts',),
-    'config': (), 'config_args': (), 'recipes': ('config', 'models'),
-    'train': ('models', 'data', 'pretrained', 'optim', 'step', 'parallel', 'checkpoint', 'metrics',
-              'evaluate', 'config', 'hosts', 'record', 'monitor', 'watchdog', 'devices', 'flops'),
+    'config': (), 'config_args': (), 'recipes': ('config', 'data', 'models'),
+    'inputs': ('data',),
+    'evaluations': ('evaluate', 'hosts', 'inputs', 'metrics', 'monitor', 'parallel', 'step',
+                    'watchdog'),
+    'train': ('models', 'pretrained', 'optim', 'step', 'parallel', 'checkpoint', 'metrics',
+              'config', 'hosts', 'record', 'monitor', 'watchdog', 'devices', 'flops', 'inputs',
+              'evaluations'),
     'main': ('train', 'hosts', 'config_args'), 'aot': ('aot', 'devices', 'parallel'),
     'inference': ('data', 'models', 'pretrained'), 'export': ('models', 'pretrained'),
     'tools': ('data', 'models', 'pretrained', 'inference', 'export', 'config', 'config_args',
@@ -46,8 +50,8 @@ def test_imports_point_one_way(path):
       target = name.split('.')[1]
       assert target == 'errors' or target in ALLOWED[part], f'{path.name} imports {name}'
     if name.split('.')[0] == 'ml_collections':
-      assert part in ('main', 'train', 'tools', 'config', 'config_args', 'recipes',
-                      'transfer')
+      assert part in ('main', 'train', 'inputs', 'evaluations', 'tools', 'config',
+                      'config_args', 'recipes', 'transfer')
     assert name.split('.')[0] != 'tensorflow' or path.name == 'prepare.py'
 
 

@@ -88,3 +88,10 @@ def test_bad_names():
     optim.make_optimizer(lambda _: 1., kind='lamb')
   with pytest.raises(ValueError, match='unknown decay'):
     optim.make_optimizer(lambda _: 1., decay='bias')
+
+
+def test_steps_fall_to_a_tenth():
+  rate = optim.make_schedule('steps', peak=.003, total_steps=500, warmup_steps=100,
+                             drops=(200, 300, 400))
+  np.testing.assert_allclose([rate(s) for s in (0, 50, 100, 199, 200, 299, 300, 400, 499)],
+                             [0, .0015, .003, .003, 3e-4, 3e-4, 3e-5, 3e-6, 3e-6], rtol=1e-5)

@@ -66,8 +66,9 @@ def default_config() -> ConfigDict:
   c.loss = 'softmax'  # 'softmax' or 'sigmoid' cross-entropy
   c.label_smoothing = 0.
   c.lr = 3e-3  # peak learning rate
-  c.schedule = 'cosine'  # 'cosine' to 0, or 'linear' to linear_end
+  c.schedule = 'cosine'  # 'cosine' to 0, 'linear' to linear_end, 'steps': a tenth at each lr_drops
   c.linear_end = 1e-5
+  c.lr_drops = ()  # the steps at which it falls
   c.warmup_steps = 10_000  # linear, from 0
   c.optimizer = 'adam'  # or 'sgd', for fine-tuning
   c.beta1 = .9  # of Adam
@@ -77,6 +78,9 @@ def default_config() -> ConfigDict:
   c.weight_decay = .3  # decoupled, scaled by the learning rate
   c.decay = 'kernels'  # which parameters decay: 'kernels' or 'all'
   c.clip_norm = 1.  # global norm of the gradient; 0: no clipping
+  c.mixup = 0.  # p of Beta(p, p), by which images and labels are mixed in pairs; 0: they are not
+  c.trained_blocks = -1  # n: the last n blocks and the head; 0: the head alone; -1: everything
+  c.average = 0.  # factor, as .9999, of an average of the parameters over the steps; 0: none
 
   # The run.
   c.seed = 0  # of initialisation, order, augmentation and dropout
@@ -115,7 +119,7 @@ def check_config(c: ConfigDict) -> None:
     near = difflib.get_close_matches(unknown[0], default_config(), 1)
     raise InputError(f'unknown config field {unknown[0]!r}' +
                      (f'; did you mean {near[0]!r}?' if near else ''))
-  choices = dict(loss=('softmax', 'sigmoid'), schedule=('cosine', 'linear'),
+  choices = dict(loss=('softmax', 'sigmoid'), schedule=('cosine', 'linear', 'steps'),
                  decay=('kernels', 'all'), parallel=('pmap', 'mesh'), preset=('inception', 'bit'),
                  optimizer=('adam', 'sgd'), dtype=('float32', 'bfloat16'),
                  moment_dtype=('float32', 'bfloat16'), flip=('yes', 'no', 'auto'))
@@ -126,7 +130,7 @@ def check_config(c: ConfigDict) -> None:
     if c[field] < 1:
       raise InputError(f'config.{field} must be at least 1, got {c[field]}')
   for field in ('total_steps', 'num_epochs', 'warmup_steps', 'eval_every', 'save_every',
-                'keep_every', 'lr', 'weight_decay', 'clip_norm', 'max_bad_records', 'seed',
+                'keep_every', 'lr', 'weight_decay', 'clip_norm', 'mixup', 'max_bad_records', 'seed',
                 'num_threads', 'num_workers', 'hang_seconds', 'num_classes', 'num_layers',
                 'hidden_dim', 'mlp_dim', 'num_heads', 'representation_size', 'resize_size'):
     if c[field] < 0:
@@ -137,8 +141,12 @@ def check_config(c: ConfigDict) -> None:
                      'last step to trace, (0, 0) for none')
   if not c.total_steps and not c.num_epochs:
     raise InputError('config.total_steps and config.num_epochs are both 0; set one')
-  if not 0 <= c.label_smoothing < 1:
-    raise InputError(f'config.label_smoothing must be in [0, 1), got {c.label_smoothing}')
+  for field in ('label_smoothing', 'average'):
+    if not 0 <= c[field] < 1:
+      raise InputError(f'config.{field} must be in [0, 1), got {c[field]}')
+  if c.trained_blocks < -1:
+    raise InputError(f'config.trained_blocks={c.trained_blocks} must be a number of blocks, or -1 '
+                     'for all parameters')
   if c.keep_every and (not c.save_every or c.keep_every % c.save_every):
     raise InputError(f'config.keep_every={c.keep_every} must be a multiple of '
                      f'config.save_every={c.save_every}')

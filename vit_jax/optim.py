@@ -1,5 +1,6 @@
 """Learning-rate schedules; Adam and SGD (paper section 4.1, tables 3 and 4)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,25 +11,28 @@ from vit_jax.errors import InputError
 
 
 def make_schedule(kind: str, *, peak: float, total_steps: int, warmup_steps: int,
-                  linear_end: float = 1e-5) -> optax.Schedule:
+                  linear_end: float = 1e-5, drops: Sequence[int] = ()) -> optax.Schedule:
   """Linear warmup from 0 times a decay over the steps that remain.
 
   Args:
-    kind: 'cosine' (to 0) or 'linear' (to `linear_end`).
+    kind: 'cosine' (to 0), 'linear' (to `linear_end`) or 'steps' (a tenth from each of `drops` on).
     peak: learning rate at the end of the warmup.
     total_steps: steps of the whole run, warmup included.
     warmup_steps: steps of the warmup; may exceed a short run, which then only warms up.
     linear_end: learning rate at the end of 'linear'.
+    drops: steps at which 'steps' falls.
   Returns:
     A function of the step, counted from 0.
   """
-  if kind not in ('cosine', 'linear'):
-    raise InputError(f'unknown schedule {kind!r}; there are cosine, linear')
+  if kind not in ('cosine', 'linear', 'steps'):
+    raise InputError(f'unknown schedule {kind!r}; there are cosine, linear, steps')
 
   def schedule(step):
     progress = jnp.clip((step - warmup_steps) / max(1, total_steps - warmup_steps), 0., 1.)
     if kind == 'linear':
       rate = linear_end + (peak - linear_end) * (1 - progress)
+    elif kind == 'steps':
+      rate = peak * .1 ** sum(jnp.where(step >= drop, 1, 0) for drop in drops)
     else:
       rate = peak * .5 * (1 + jnp.cos(jnp.pi * progress))
     return rate * jnp.minimum(1., step / max(1, warmup_steps)) if warmup_steps else rate

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jax.experimental import mesh_utils
 from jax.experimental import multihost_utils
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
@@ -100,10 +101,10 @@ class Pmap(_Spread):
     return spread(state, np.zeros(jax.local_device_count()))
 
   def train_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
-    """step(state, batch, shard, mean) -> compiled (state, global batch) -> (state, metrics)."""
+    """step(state, batch, shard, mean, previous) -> compiled (state, global batch) -> the same."""
     spread = jax.pmap(
         lambda state, batch: step(state, batch, jax.lax.axis_index('data'),
-                                  lambda x: jax.lax.pmean(x, 'data')),
+                                  lambda x: jax.lax.pmean(x, 'data'), self._previous),
         axis_name='data', in_axes=(None, 0), out_axes=None, donate_argnums=0)
     spread = _with_options(spread, compiler_options(jax.default_backend()))
     return lambda state, batch: spread(state, self._split(batch))
@@ -115,6 +116,20 @@ class Pmap(_Spread):
         axis_name='data', in_axes=(None, 0), out_axes=None)
     spread = _with_options(spread, compiler_options(jax.default_backend()))
     return lambda params, batch: spread(params, self._split(batch))
+
+  def gather_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
+    """step(params, batch) -> compiled (params, global batch) -> NumPy arrays of all its rows."""
+    gather = lambda x: jax.lax.all_gather(x, 'data', tiled=True)
+    spread = jax.pmap(lambda params, batch: jax.tree.map(gather, step(params, batch)),
+                      axis_name='data', in_axes=(None, 0), out_axes=None)
+    spread = _with_options(spread, compiler_options(jax.default_backend()))
+    return lambda params, batch: jax.device_get(spread(params, self._split(batch)))
+
+  def _previous(self, x):
+    """A device's rows -> the row before each in the global batch; before the first, the last."""
+    n = self.num_devices
+    before = jax.lax.ppermute(x[-1:], 'data', [(i, (i + 1) % n) for i in range(n)])
+    return jnp.concatenate([before, x[:-1]])
 
   def _split(self, batch):
     """This host's share (b, ...) -> (local devices, b / local devices, ...)."""
@@ -204,6 +219,14 @@ class Sharded(_Spread):
 
   def eval_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
     """step(params, batch) -> compiled (params, global batch) -> sums."""
+    return self._replicated(step)
+
+  def gather_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
+    """step(params, batch) -> compiled (params, global batch) -> NumPy arrays of all its rows."""
+    call = self._replicated(step)
+    return lambda params, batch: jax.device_get(call(params, batch))
+
+  def _replicated(self, step):
     compiled = jax.jit(step, out_shardings=NamedSharding(self.mesh, PartitionSpec()),
                        compiler_options=self._options)
 

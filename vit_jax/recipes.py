@@ -5,6 +5,7 @@ import re
 from ml_collections import ConfigDict
 
 from vit_jax.config import default_config
+from vit_jax.data.preprocess import bit_sizes
 from vit_jax.errors import InputError
 from vit_jax.models.variants import VARIANTS
 
@@ -66,12 +67,19 @@ def learning_rates(dataset: str) -> tuple[float, ...]:
   return (.003, .01, .03, .06) if dataset == 'imagenet2012' else (.001, .003, .01, .03)
 
 
+_IMAGENET_PIXELS = {'ViT-L/16': 512, 'ViT-H/14': 518}  # of table 2, with averaged parameters
+
+# Fewer images than this: steps, warmup, where the learning rate falls.
+_HYPERRULE = [(20_000, 500, 100, (200, 300, 400)), (500_000, 10_000, 500, (3000, 6000, 9000)),
+              (float('inf'), 20_000, 500, (6000, 12_000, 18_000))]
+
+
 def finetune(model: str, dataset: str) -> ConfigDict:
   """Table 4's row for `dataset`; set config.init_from to a pretrained checkpoint.
 
   SGD with momentum .9, batch 512, cosine, no weight decay, gradients clipped to norm 1, a new
   linear head of zeros. 384 px, or the nearest size that the patches divide; on ImageNet L/16 has
-  512 and H/14 518 px.
+  512 and H/14 518 px and the average of the parameters over the steps.
 
   Args:
     model: a name for create_model.
@@ -85,6 +93,30 @@ def finetune(model: str, dataset: str) -> ConfigDict:
   patch = re.search(r'ViT-\w+/(\d+)', model)
   unit = int(patch[1]) if patch else 32
   c.image_size = round(384 / unit) * unit
-  if dataset == 'imagenet2012':
-    c.image_size = {'ViT-L/16': 512, 'ViT-H/14': 518}.get(model, c.image_size)
+  if dataset == 'imagenet2012' and model in _IMAGENET_PIXELS:
+    c.image_size, c.average = _IMAGENET_PIXELS[model], .9999
+  return c
+
+
+def bit_hyperrule(model: str, dataset: str, num_images: int, pixels: int = 0) -> ConfigDict:
+  """The BiT paper's rule (arXiv 1912.11370, 3.3): how ResNets are fine-tuned, without a search.
+
+  SGD with momentum .9, batch 512, peak learning rate .003, a tenth from each of three steps on; how
+  long and whether with mixup follows from the number of images, the size from theirs.
+
+  Args:
+    model: a name for create_model.
+    dataset: a TFDS name, or a folder of images.
+    num_images: to train on.
+    pixels: side of the images where all are alike; 0: they are photographs.
+  """
+  c = default_config()
+  c.model, c.dataset, c.new_head, c.preset = model, dataset, True, 'bit'
+  c.optimizer, c.batch_size, c.weight_decay, c.dropout, c.clip_norm = 'sgd', 512, 0., 0., 0.
+  c.lr, c.schedule = .003, 'steps'
+  c.total_steps, c.warmup_steps, c.lr_drops = next(
+      rule for most, *rule in _HYPERRULE if num_images < most)
+  c.mixup = .1 if num_images >= 20_000 else 0.
+  c.resize_size, c.image_size = bit_sizes(pixels, pixels) if pixels else (512, 480)
+  c.eval_every, c.save_every = 500, 500
   return c

@@ -1,10 +1,12 @@
 """What one step computes: pure functions, the same however they are spread over devices."""
 
 from collections.abc import Callable
+import math
 from typing import Any
 
 from flax import linen as nn
 from flax import struct
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import optax
@@ -15,20 +17,52 @@ from vit_jax.models.io import to_input
 # image (B, H, W, 3) uint8, label (B,) int or multi-hot (B, K) uint8, mask (B,) bool
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+IsTrained = Callable[[str], bool]  # of a name such as 'Transformer/encoderblock_0/...'
 
 
 class TrainState(struct.PyTreeNode):
   """All that training carries from step to step; data and randomness follow from the step."""
   step: jax.Array  # steps done
   params: Any
-  opt_state: Any
+  opt_state: Any  # of the parameters that are trained
 
 
-def init_state(model: nn.Module, optimizer: optax.GradientTransformation,
-               key: jax.Array) -> TrainState:
-  """A fresh state: parameters drawn from `key`, zero moments, step 0."""
+class AveragedState(TrainState):
+  """A state with the average of the parameters over the steps (Polyak's)."""
+  average: Any
+
+
+def init_state(model: nn.Module, optimizer: optax.GradientTransformation, key: jax.Array, *,
+               is_trained: IsTrained | None = None, average: bool = False) -> TrainState:
+  """A fresh state: parameters drawn from `key`, zero moments, step 0.
+
+  Args:
+    is_trained: of a parameter's name, whether it is; None: all are.
+    average: whether to keep an average of the parameters.
+  """
   params = model.init(key, jnp.zeros((1, *model.image_size, 3)))['params']
-  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+  fields = dict(step=jnp.zeros((), jnp.int32), params=params,
+                opt_state=optimizer.init(split_params(params, is_trained)[0]))
+  if average:
+    return AveragedState(**fields, average=jax.tree.map(jnp.zeros_like, params))
+  return TrainState(**fields)
+
+
+def split_params(params: Any, is_trained: IsTrained | None) -> tuple[Any, Any]:
+  """(the parameters that are trained, the others); the trees have no empty branches."""
+  if is_trained is None:
+    return params, {}
+  flat = traverse_util.flatten_dict(params, sep='/')
+  trained, frozen = ({k: v for k, v in flat.items() if is_trained(k) == which}
+                     for which in (True, False))
+  return (traverse_util.unflatten_dict(trained, sep='/'),
+          traverse_util.unflatten_dict(frozen, sep='/'))
+
+
+def merge_params(trained: Any, frozen: Any) -> Any:
+  """The inverse of `split_params`."""
+  flat = [traverse_util.flatten_dict(part, sep='/') for part in (trained, frozen)]
+  return traverse_util.unflatten_dict(flat[0] | flat[1], sep='/') if frozen else trained
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, *, kind: str = 'softmax',
@@ -65,27 +99,43 @@ def _multi_hot(labels: jax.Array, num_classes: int) -> jax.Array:
 
 def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation,
                     schedule: optax.Schedule, *, dropout_key: jax.Array, loss: str = 'softmax',
-                    label_smoothing: float = 0., accumulate: int = 1) -> Callable[..., Any]:
-  """Makes train_step(state, batch, shard=0, mean=identity, devices=1) -> (state, metrics).
+                    label_smoothing: float = 0., accumulate: int = 1, mixup: float = 0.,
+                    average: float = 0., is_trained: IsTrained | None = None
+                    ) -> Callable[..., Any]:
+  """Makes train_step(state, batch, shard=0, mean=identity, ...) -> (state, metrics).
 
   `batch` is either one device's share, number `shard`, of the global batch, `mean` averaging over
-  the devices; or the global batch, spread over `devices`. Gradients are accumulated over
-  `accumulate` equal parts of each device's share; dropout belongs to the example, so neither
-  devices nor parts change what is computed. Examples with mask False (records that could not be
-  read) add nothing to loss and gradient.
+  the devices and `previous` giving for every row that before it in the global batch; or the global
+  batch, spread over `devices`. Gradients are accumulated over `accumulate` equal parts of each
+  device's share; dropout and mixup belong to the example, so neither devices nor parts change what
+  is computed. Examples with mask False (records that could not be read) add nothing to loss and
+  gradient.
+
+  Args:
+    mixup: p of Beta(p, p), from which each step draws how far an image and its label are mixed
+      with those before it in the batch (arXiv 1710.09412); 0: not at all.
+    average: factor of the parameters' average (paper section 4.1 has .9999); 0: there is none.
+    is_trained: which parameters are; the others get no gradient.
 
   Metrics are of this step, before its update: loss, accuracy, grad_norm (before clipping), lr.
+  Accuracy counts against an image's own label, also when it is mixed.
   """
 
-  def loss_and_accuracy(params, part, key):
-    logits = model.apply({'params': params}, to_input(part['image']), train=True,
+  def loss_and_accuracy(trained, frozen, part, key):
+    images, labels = to_input(part['image']), part['label']
+    targets = _multi_hot(labels, model.num_classes)
+    if mixup:
+      images = _mix(images, to_input(part['previous_image']), part['share'])
+      targets = _mix(targets, _multi_hot(part['previous_label'], model.num_classes), part['share'])
+    logits = model.apply({'params': merge_params(trained, frozen)}, images, train=True,
                          examples=part['example'], rngs={'dropout': key})
-    losses = cross_entropy(logits, part['label'], kind=loss, label_smoothing=label_smoothing)
-    correct = is_correct(logits, part['label'])
+    losses = cross_entropy(logits, targets, kind=loss, label_smoothing=label_smoothing)
+    correct = is_correct(logits, labels)
     return jnp.mean(losses * part['mask']), jnp.mean(correct * part['mask'])
 
   def train_step(state: TrainState, batch: Batch, shard: jax.Array | int = 0,
                  mean: Callable[[Any], Any] = lambda x: x,
+                 previous: Callable[[jax.Array], jax.Array] = lambda x: jnp.roll(x, 1, axis=0),
                  devices: int = 1) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(dropout_key, state.step)
     size = len(batch['label'])
@@ -93,6 +143,9 @@ def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation,
       raise InputError(f'{size // devices} examples do not divide into {accumulate} accumulation '
                        'passes')
     batch = batch | {'example': shard * size + jnp.arange(size)}
+    if mixup:
+      batch |= _partners(batch, mixup, jax.random.fold_in(key, _MIXUP), previous)
+    trained, frozen = split_params(state.params, is_trained)
     grad_fn = jax.value_and_grad(loss_and_accuracy, has_aux=True)
 
     def split(x):  # (B, ...) -> (passes, B / passes, ...), every row staying on its device
@@ -100,22 +153,50 @@ def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation,
       return x.reshape(accumulate, -1, *x.shape[3:])
 
     def accumulate_part(total, part):
-      return jax.tree.map(jnp.add, total, grad_fn(state.params, part, key)), None
+      return jax.tree.map(jnp.add, total, grad_fn(trained, frozen, part, key)), None
 
     if accumulate == 1:
-      out = grad_fn(state.params, batch, key)
+      out = grad_fn(trained, frozen, batch, key)
     else:
-      zeros = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, state.params))
+      zeros = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, trained))
       total, _ = jax.lax.scan(accumulate_part, zeros, jax.tree.map(split, batch))
       out = jax.tree.map(lambda x: x / accumulate, total)
     (loss_value, accuracy), grads = mean(out)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+    params = merge_params(optax.apply_updates(trained, updates), frozen)
     metrics = dict(loss=loss_value, accuracy=accuracy, grad_norm=optax.tree.norm(grads),
                    lr=schedule(state.step))
-    return TrainState(state.step + 1, params, opt_state), metrics
+    if average:
+      state = state.replace(average=_averaged(state.average, params, state.step, average))
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
   return train_step
+
+
+_MIXUP = 2**32 - 1  # folded into a step's key, as no example's index can be
+
+
+def _partners(batch: Batch, mixup: float, key: jax.Array,
+              previous: Callable[[jax.Array], jax.Array]) -> Batch:
+  """The image and label that each example is mixed with, and its own share of the mixture."""
+  share = jax.random.beta(key, mixup, mixup)
+  share = jnp.maximum(share, 1 - share)  # an image stays itself more than the other
+  return {'previous_image': previous(batch['image']), 'previous_label': previous(batch['label']),
+          'share': jnp.where(previous(batch['mask']), share, 1.)}  # not with an unreadable one
+
+
+def _mix(x: jax.Array, other: jax.Array, share: jax.Array) -> jax.Array:
+  share = share.reshape(-1, *[1] * (x.ndim - 1))
+  return share * x + (1 - share) * other
+
+
+def _averaged(average: Any, params: Any, step: jax.Array, factor: float) -> Any:
+  """The mean of the parameters after each step, each weighing `factor` times the next.
+
+  The weights sum to 1 from the first step on, so that nothing of the initial parameters stays.
+  """
+  weight = (1 - factor) / -jnp.expm1((step + 1) * math.log(factor))
+  return jax.tree.map(lambda a, p: a + weight * (p - a), average, params)
 
 
 def make_eval_step(model: nn.Module, *, loss: str = 'softmax') -> Callable[..., Metrics]:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 import json
 import os
 import pathlib
-import time
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -25,16 +24,14 @@ from vit_jax import parallel
 from vit_jax import step as step_lib
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.config import check_config, model_overrides
-from vit_jax.data import catalog
-from vit_jax.data.pipeline import eval_batches, train_batches
-from vit_jax.data.preprocess import make_preprocess
-from vit_jax.data.source import Source, open_source
 from vit_jax.devices import find_device
 from vit_jax.errors import InputError, Interrupted, reason
-from vit_jax.evaluate import evaluate
+from vit_jax.evaluations import Evaluations
 from vit_jax.flops import train_flops
-from vit_jax.metrics import duration, log, start_log, write_whole
+from vit_jax.inputs import Inputs
+from vit_jax.metrics import log, start_log, write_whole
 from vit_jax.models import create_model
+from vit_jax.models.trained import trained_names
 from vit_jax.monitor import STARTED, Monitor
 from vit_jax.pretrained import load_params
 from vit_jax.record import Record
@@ -80,16 +77,21 @@ def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training
   model = create_model(c.model, num_classes=num_classes, image_size=c.image_size,
                        **model_overrides(c))
   schedule = optim.make_schedule(c.schedule, peak=c.lr, total_steps=total_steps,
-                                 warmup_steps=c.warmup_steps, linear_end=c.linear_end)
+                                 warmup_steps=c.warmup_steps, linear_end=c.linear_end,
+                                 drops=c.lr_drops)
   optimizer = optim.make_optimizer(
       schedule, kind=c.optimizer, beta1=c.beta1, beta2=c.beta2, momentum=c.momentum,
-      moment_dtype=c.moment_dtype,
-      weight_decay=c.weight_decay, decay=c.decay, clip_norm=c.clip_norm)
+      moment_dtype=c.moment_dtype, weight_decay=c.weight_decay, decay=c.decay,
+      clip_norm=c.clip_norm)
   init_key, dropout_key = jax.random.split(jax.random.key(c.seed))
-  return Training(
-      model, lambda: step_lib.init_state(model, optimizer, init_key), step_lib.make_train_step(
-          model, optimizer, schedule, dropout_key=dropout_key, loss=c.loss,
-          label_smoothing=c.label_smoothing, accumulate=c.accumulate))
+  is_trained = trained_names(model, c.trained_blocks) if c.trained_blocks >= 0 else None
+  init = lambda: step_lib.init_state(model, optimizer, init_key, is_trained=is_trained,
+                                     average=bool(c.average))
+  step = step_lib.make_train_step(
+      model, optimizer, schedule, dropout_key=dropout_key, loss=c.loss,
+      label_smoothing=c.label_smoothing, accumulate=c.accumulate, mixup=c.mixup,
+      average=c.average, is_trained=is_trained)
+  return Training(model, init, step)
 
 
 def count_steps(c: ConfigDict, num_images: int) -> int:
@@ -104,15 +106,16 @@ class _Run:
                record: Record | None, watchdog: Watchdog):
     c = self.config = config
     self.workdir, self.record, self.watchdog = workdir, record, watchdog
-    self.data = _Data(c)
+    self.data = Inputs(c)
     hosts.check_same(_common(c, self.data))
     self.spread = (parallel.Pmap(c.batch_size, c.accumulate) if c.parallel == 'pmap' else
                    parallel.Sharded(c.batch_size, c.accumulate, c.mesh))
     self.total_steps = count_steps(c, len(self.data.train))
     self.model, self.init, step = make_training(c, self.data.num_classes, self.total_steps)
     self.train_step = self.spread.train_step(step)
-    self.eval_step = self.spread.eval_step(step_lib.make_eval_step(self.model, loss=c.loss))
     self.should_stop = parallel.Stopper()
+    self.evaluations = Evaluations(c, self.data, self.model, self.spread, self.total_steps,
+                                   self.should_stop, watchdog)
     self.checkpoints = Checkpoints(workdir / 'checkpoints', keep=c.keep, keep_every=c.keep_every)
     self.monitor = None  # opened once the step to resume from is known
     self.unchecked = []  # (step, metrics still on the device) since the last look
@@ -122,8 +125,7 @@ class _Run:
   def train(self) -> dict[str, float]:
     state, first_step = self._start()
     self.monitor = self._open_monitor(first_step)
-    if first_step and self._eval_due(first_step) and not self._evaluated(
-        first_step) and not self._evaluate(first_step, state.params):
+    if first_step and not self.evaluations.run(first_step, state, self.monitor):
       self._stop(first_step, state)
     if first_step == self.total_steps:
       log.info('this run was finished before: all %d steps are done', first_step)
@@ -152,8 +154,7 @@ class _Run:
       with monitor.paused():
         if stop or last or (c.save_every and step % c.save_every == 0):
           self._save(step, state)
-        if self._eval_due(step) and not stop:
-          stop = not self._evaluate(step, state.params)
+        stop = stop or not self.evaluations.run(step, state, monitor)
       if stop:
         self._stop(step, state)
 
@@ -161,7 +162,8 @@ class _Run:
     peak, c = find_device(jax.devices()[0].device_kind), self.config
     return Monitor(self.record, first_step=first_step, total_steps=self.total_steps,
                    batch_size=c.batch_size, num_devices=self.spread.num_devices,
-                   peak_images=peak and peak.flops / train_flops(self.model),
+                   peak_images=peak.flops / train_flops(self.model)
+                   if peak and c.trained_blocks < 0 else None,
                    profile_steps=c.profile_steps)
 
   def _start(self) -> tuple[step_lib.TrainState, int]:
@@ -249,34 +251,6 @@ class _Run:
                        f'{max(self.bad_records)}; repair or remove them, or set '
                        f'max_bad_records={len(self.bad_records)} (or more)')
 
-  def _eval_due(self, step: int) -> bool:
-    every = self.config.eval_every
-    return self.data.eval is not None and (
-        step == self.total_steps or bool(every and step % every == 0))
-
-  def _evaluated(self, step: int) -> bool:
-    """Whether the evaluation of `step` is on record, which process 0 alone keeps."""
-    return hosts.gather(self.monitor.has(step, 'eval/accuracy'))[0]
-
-  def _evaluate(self, step: int, params: Any) -> bool:
-    """Evaluates and records; False when it was cut off by a request to stop."""
-    start = time.perf_counter()
-    self.watchdog.progress(f'evaluating step {step}')
-    with self.data.eval_batches() as batches:
-      def should_stop():  # asked after each batch
-        self.watchdog.progress(f'evaluating step {step}')
-        return self.should_stop()
-      found = evaluate(self.eval_step, params, batches, should_stop)
-      bad_records = len(set().union(*hosts.gather(sorted(batches.bad_records))))
-    if found is None:
-      return False
-    self.monitor.write(step, {f'eval/{k}': v for k, v in found.items()})
-    log.info('step %d: %s accuracy %.2f%%, loss %.4f, on %s images in %s%s', step,
-             self.data.eval_name, 100 * found['accuracy'], found['loss'],
-             f'{found["examples"]:,}', duration(time.perf_counter() - start),
-             f' ({bad_records} bad records skipped)' if bad_records else '')
-    return True
-
   def _stop(self, step: int, state: step_lib.TrainState) -> None:
     self._save(step, state)
     self.checkpoints.wait()
@@ -288,8 +262,10 @@ class _Run:
     self.watchdog.progress('finishing the last save')
     self.checkpoints.wait()
     latest = hosts.gather(self.monitor.latest)[0]
-    if 'eval/accuracy' in latest:
-      log.info('done: accuracy %.2f%% on %s', 100 * latest['eval/accuracy'], self.data.eval_name)
+    if self.data.eval is not None:
+      log.info('done: accuracy %.2f%% on %s', 100 * latest[
+          'eval/average_accuracy' if self.config.average else 'eval/accuracy'],
+               self.data.eval_name)
     log.info('checkpoint:  %s', self.workdir / 'checkpoints' / str(self.total_steps))
     log.info('metrics:     %s', self.workdir / 'metrics.jsonl')
     log.info('TensorBoard: tensorboard --logdir=%s', self.workdir / 'tensorboard')
@@ -305,46 +281,7 @@ class _Run:
         self.record.close()
 
 
-class _Data:
-  """The training and evaluation splits of a config, with their preprocessing."""
-
-  def __init__(self, c: ConfigDict):
-    about = catalog.describe(c.dataset, c.data_dir or None)
-    self.config = c
-    self.train = open_source(c.dataset, c.train_split or about.train_split, c.data_dir or None)
-    self.eval_name = c.eval_split or about.eval_split
-    self.eval = None
-    if self.eval_name != 'none':
-      self.eval = open_source(c.dataset, self.eval_name, c.data_dir or None)
-    self.num_classes = c.num_classes or self.train.num_classes
-    if self.num_classes < self.train.num_classes:
-      raise InputError(f'config.num_classes={c.num_classes}, but {c.dataset} has '
-                       f'{self.train.num_classes} classes')
-    if self.train.multi_label and c.loss != 'sigmoid':
-      raise InputError(f'the images of {c.dataset} have several labels each, for which '
-                       f'config.loss={c.loss!r} is not made; set config.loss=sigmoid')
-    self.flip = about.flip if c.flip == 'auto' else c.flip == 'yes'
-
-  def _open(self, source: Source, train: bool) -> tuple[Any, dict[str, Any]]:
-    c = self.config
-    preprocess = make_preprocess(c.preset, image_size=c.image_size, train=train, flip=self.flip,
-                                 apply_exif=source.apply_exif, resize_size=c.resize_size or None)
-    options = dict(batch_size=c.batch_size, process_index=jax.process_index(),
-                   process_count=jax.process_count(), num_threads=c.num_threads or None,
-                   num_workers=c.num_workers, max_bad_records=c.max_bad_records)
-    return preprocess, options
-
-  def train_batches(self, start_step: int):
-    preprocess, options = self._open(self.train, True)
-    return train_batches(self.train, preprocess, seed=self.config.seed, start_step=start_step,
-                         **options)
-
-  def eval_batches(self):
-    preprocess, options = self._open(self.eval, False)
-    return eval_batches(self.eval, preprocess, **options)
-
-
-def _common(c: ConfigDict, data: _Data) -> dict[str, Any]:
+def _common(c: ConfigDict, data: Inputs) -> dict[str, Any]:
   """What must be the same in all processes; where the data lie and who decodes them need not."""
   fields = {f'config.{name}': value for name, value in c.items()
             if name not in ('data_dir', 'num_threads', 'num_workers')}

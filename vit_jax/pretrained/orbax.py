@@ -20,6 +20,7 @@ from vit_jax.pretrained.about import About
 from vit_jax.pretrained.files import local
 
 _STEP, _PARAMS, _META = 'state', 'params', 'meta'  # items of Orbax's composite checkpoints
+_AVERAGE = 'average'  # of the parameters, in the state of a run that keeps one
 
 
 def find(path: str | os.PathLike) -> epath.Path | None:
@@ -41,15 +42,16 @@ def find(path: str | os.PathLike) -> epath.Path | None:
 def read_orbax(path: epath.Path) -> dict[str, np.ndarray]:
   """Reads the parameters, and nothing else, of what `find` found: {canonical name: array}.
 
+  Of a run that averages its parameters over the steps, that is the average.
+
   Raises:
     InputError: naming the directory, when it is damaged.
   """
   try:
     saved = _meta(path)['fingerprint']
-    arrays = _restore(path)
+    prefix, arrays = _restore(path)
   except Exception as e:  # Orbax, TensorStore and JSON raise all kinds on damaged files
     raise InputError(f'the checkpoint {path} cannot be read ({reason(e)}): it is damaged') from e
-  prefix = '' if (path / _PARAMS).is_dir() else 'params/'
   # One by one: all at once would hold a second copy.
   wrong = [k for k, x in arrays.items() if fingerprint({k: x})[k] != saved.get(prefix + k)]
   if wrong:
@@ -59,17 +61,21 @@ def read_orbax(path: epath.Path) -> dict[str, np.ndarray]:
 
 
 def _restore(path):
+  """The parameters, after what precedes their names in the list of fingerprints."""
   handler = ocp.PyTreeCheckpointHandler()
   of_run = (path / _STEP).is_dir()
   item = path / (_STEP if of_run else _PARAMS)
   tree = handler.metadata(item).tree
   if of_run:
-    tree = {'params': tree['params']}
+    which = _AVERAGE if _AVERAGE in tree else _PARAMS
+    tree = {which: tree[which]}
   like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
   numpy = jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray), tree)
   restored = handler.restore(item, args=ocp.args.PyTreeRestore(
       item=like, restore_args=numpy, partial_restore=True))
-  return dict(zip(*named_leaves(restored['params'] if of_run else restored)))
+  if not of_run:
+    return '', dict(zip(*named_leaves(restored)))
+  return f'{which}/', dict(zip(*named_leaves(restored[which])))
 
 
 def _meta(path):

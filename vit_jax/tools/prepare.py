@@ -3,6 +3,11 @@
   python -m vit_jax.tools.prepare cifar10 --data_dir=/data
 
 Most data sets need TensorFlow for this, once: pip install 'vit_jax[prepare]'. Training does not.
+MNIST and Fashion-MNIST are also made of their four files, without TensorFlow and offline:
+
+  python -m vit_jax.tools.prepare fashion_mnist --manual_dir=/usr/share/datasets/fashion-mnist
+
+(where Debian's package dataset-fashion-mnist puts them).
 """
 
 from __future__ import annotations
@@ -43,9 +48,13 @@ def prepare(name: str, *, data_dir: str | None = None, file_format: str = 'array
   if manual and not _has_files(manual_dir):
     raise InputError(f'{name} needs {manual}')
   import tensorflow_datasets as tfds
-  if importlib.util.find_spec('tensorflow') is None:
+  from vit_jax.data import idx
+  from_files = idx.has_files(name, manual_dir) and file_format == 'array_record'
+  if not from_files and importlib.util.find_spec('tensorflow') is None:
     print('trying without TensorFlow, which most data sets need to be prepared', file=sys.stderr)
   try:
+    if from_files:
+      return idx.prepare(name, manual_dir, data_dir)
     builder = tfds.builder(name, data_dir=data_dir, file_format=file_format)
     builder.download_and_prepare(
         download_dir=download_dir,

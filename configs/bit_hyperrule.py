@@ -1,0 +1,19 @@
+r"""BiT's rule for fine-tuning a ResNet: --config=configs/bit_hyperrule.py:MODEL,DATASET
+
+    python -m vit_jax.main --config=configs/bit_hyperrule.py:BiT-R50x1,cifar10 \
+        --config.init_from=BiT-M-R50x1.npz
+
+DATASET is a TFDS name or a folder of images; its number of images and their size decide.
+"""
+
+from vit_jax.data.catalog import describe
+from vit_jax.data.source import open_source
+from vit_jax.recipes import bit_hyperrule
+
+
+def get_config(arg='BiT-R50x1,cifar10'):
+  model, _, dataset = arg.partition(',')
+  dataset = dataset or 'cifar10'
+  about = describe(dataset)
+  num_images = about.count(about.train_split) or len(open_source(dataset, about.train_split))
+  return bit_hyperrule(model, dataset, num_images, about.pixels)

@@ -1,0 +1,60 @@
+"""The images of a run: its training and evaluation splits, opened and preprocessed as it says."""
+
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from vit_jax.data import catalog
+from vit_jax.data.pipeline import Batches, eval_batches, train_batches
+from vit_jax.data.preprocess import make_preprocess
+from vit_jax.data.source import Source, open_source
+from vit_jax.errors import InputError
+
+
+class Inputs:
+  """What a config reads.
+
+  Attributes:
+    train: the training split.
+    eval: the evaluation split, named eval_name; None when there is none.
+    num_classes: of the head.
+  """
+
+  def __init__(self, c: ConfigDict):
+    """Raises InputError when the data are not there or do not fit the config."""
+    about = catalog.describe(c.dataset, c.data_dir or None)
+    self._config = c
+    self.train = open_source(c.dataset, c.train_split or about.train_split, c.data_dir or None)
+    self.eval_name = c.eval_split or about.eval_split
+    self.eval = None
+    if self.eval_name != 'none':
+      self.eval = open_source(c.dataset, self.eval_name, c.data_dir or None)
+    self.num_classes = c.num_classes or self.train.num_classes
+    if self.num_classes < self.train.num_classes:
+      raise InputError(f'config.num_classes={c.num_classes}, but {c.dataset} has '
+                       f'{self.train.num_classes} classes')
+    if self.train.multi_label and c.loss != 'sigmoid':
+      raise InputError(f'the images of {c.dataset} have several labels each, for which '
+                       f'config.loss={c.loss!r} is not made; set config.loss=sigmoid')
+    self._flip = about.flip if c.flip == 'auto' else c.flip == 'yes'
+
+  def train_batches(self, start_step: int) -> Batches:
+    """This process's share of the training batches from `start_step` on."""
+    preprocess, options = self._open(self.train, True)
+    return train_batches(self.train, preprocess, seed=self._config.seed, start_step=start_step,
+                         **options)
+
+  def eval_batches(self) -> Batches:
+    """This process's share of one pass over the evaluation split."""
+    preprocess, options = self._open(self.eval, False)
+    return eval_batches(self.eval, preprocess, **options)
+
+  def _open(self, source: Source, train: bool) -> tuple[Any, dict[str, Any]]:
+    c = self._config
+    preprocess = make_preprocess(c.preset, image_size=c.image_size, train=train, flip=self._flip,
+                                 apply_exif=source.apply_exif, resize_size=c.resize_size or None)
+    options = dict(batch_size=c.batch_size, process_index=jax.process_index(),
+                   process_count=jax.process_count(), num_threads=c.num_threads or None,
+                   num_workers=c.num_workers, max_bad_records=c.max_bad_records)
+    return preprocess, options
