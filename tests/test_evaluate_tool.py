@@ -1,0 +1,396 @@
+"""The evaluate tool: its figures against a run's own and plain loops, ReaL labels, errors."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+
+import cv2
+import jax
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from vit_jax import create_model, load_params, save_params
+from vit_jax import train as train_lib
+from vit_jax.config import default_config
+from vit_jax.data import decode, imagenet, preprocess, source
+from vit_jax.models.io import to_input
+from vit_jax.tools import evaluate as tool
+
+TINY = dict(hidden_dim=16, mlp_dim=32, num_heads=2, num_layers=1)
+
+
+def train(workdir, data_dir, **changes):
+  """A run on digits, some of its predictions right."""
+  c = default_config()
+  c.update(dict(
+      TINY, model='ViT-Ti/8', image_size=16, dtype='float32', dataset='digits', data_dir=data_dir,
+      preset='inception', resize_size=17, batch_size=64, total_steps=150, lr=1e-2, warmup_steps=10,
+      eval_every=0, save_every=0, num_threads=2, num_classes=12, eval_split='test[:300]',
+      weight_decay=.01) | changes)
+  train_lib.train(c, workdir)
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory, digits_dir):
+  return train(tmp_path_factory.mktemp('run'), digits_dir)
+
+
+def logged(workdir):
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  return {k: v for line in lines for k, v in json.loads(line).items()}
+
+
+def evaluate(capsys, *args):
+  """The tool's JSON."""
+  assert tool.main([*map(str, args), '--json']) == 0, capsys.readouterr().err
+  return json.loads(capsys.readouterr().out)
+
+
+def fails(capsys, *args):
+  """The tool's error."""
+  assert tool.main(list(map(str, args))) == 1
+  out, err = capsys.readouterr()
+  last = err.splitlines()[-1]
+  assert out == '' and last.startswith('error: ')
+  return last.removeprefix('error: ')
+
+
+def save_model(path, num_classes=4, seed=0, **fields):
+  """A model with a random head, 8 px, whose predictions differ."""
+  model = create_model('ViT-Ti/8', num_classes=num_classes, image_size=8, **TINY | fields)
+  rng = np.random.default_rng(seed)
+  init = model.init(jax.random.key(seed), np.zeros((1, 8, 8, 3)))['params']
+  params = jax.tree.map(lambda x: rng.normal(0, .5, x.shape).astype(np.float32), init)
+  save_params(params, path)
+  return model, params
+
+
+def logits_of(model, params, images):
+  return np.asarray(model.apply({'params': params}, to_input(np.stack(images))), np.float64)
+
+
+def test_a_run_is_evaluated_as_it_was(run, capsys, tmp_path):
+  found = evaluate(capsys, f'--checkpoint={run}')
+  said = logged(run)
+  assert found['accuracy'] == said['eval/accuracy'] > .3
+  assert found['images'] == said['eval/examples'] == 300
+  assert found['loss'] == pytest.approx(said['eval/loss'], abs=1e-6)
+  assert (found['dataset'], found['split'], found['image_size'], found['preset'], found['dtype'],
+          found['loss_kind']) == ('digits', 'test[:300]', [16, 16], 'inception', 'float32',
+                                  'softmax')
+  assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_averaged_parameters(capsys, tmp_path, digits_dir):
+  found = evaluate(capsys, f'--checkpoint={train(tmp_path, digits_dir, total_steps=9, average=.5)}')
+  said = logged(tmp_path)
+  assert found['averaged'] and found['accuracy'] == said['eval/average_accuracy']
+  assert found['loss'] == pytest.approx(said['eval/average_loss'], abs=1e-6)
+  assert abs(found['loss'] - said['eval/loss']) > 1e-4
+
+
+def test_every_figure_equals_plain_loops(run, capsys, tmp_path):
+  """Over all of the split, in batches that do not divide it."""
+  found = evaluate(capsys, f'--checkpoint={run}', '--split=test', '--batch_size=112',
+                   f'--out={tmp_path}')
+  assert found == json.loads((tmp_path / 'evaluation.json').read_text())
+  data = source.open_source('digits', 'test', json.loads(
+      (run / 'config.json').read_text())['data_dir'])
+  model = create_model('ViT-Ti/8', num_classes=12, image_size=16, **TINY)
+  prepare = preprocess.make_preprocess('inception', image_size=16, train=False, resize_size=17)
+  logits = logits_of(model, load_params(run, model),
+                     [prepare(data[i]['image'], None) for i in range(len(data))])
+  labels = [data[i]['label'] for i in range(len(data))]
+  shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+  order = np.argsort(-logits, axis=1)
+  right = [order[i, 0] == labels[i] for i in range(360)]
+  assert found['images'] == 360 and found['correct'] == sum(right)
+  assert found['accuracy'] == sum(right) / 360
+  assert found['top5_accuracy'] == sum(labels[i] in order[i, :5] for i in range(360)) / 360
+  assert found['loss'] == pytest.approx(
+      np.mean([-np.log(shares[i, labels[i]]) for i in range(360)]), abs=1e-5)
+  gaps = []
+  for m in range(15):
+    inside = [i for i in range(360) if m / 15 < shares[i].max() <= (m + 1) / 15]
+    gaps.append(abs(sum(right[i] - shares[i].max() for i in inside)) / 360)
+    assert found['calibration_bins'][m]['images'] == len(inside)
+  assert found['calibration_error'] == pytest.approx(sum(gaps), abs=1e-5)
+  assert len(found['classes']) == 10
+  for c in found['classes']:
+    own = [i for i in range(360) if labels[i] == c['class']]
+    assert c['name'] == str(c['class']) and c['images'] == len(own)
+    assert c['accuracy'] == sum(right[i] for i in own) / len(own)
+  assert found['mean_class_accuracy'] == pytest.approx(
+      np.mean([c['accuracy'] for c in found['classes']]))
+  errors = [(labels[i], order[i, 0]) for i in range(360) if not right[i]]
+  counts = [c['images'] for c in found['confusions']]
+  assert sum(counts) == len(errors) and counts == sorted(counts, reverse=True)
+  assert all(errors.count((c['class'], c['prediction'])) == c['images']
+             for c in found['confusions'])
+
+
+def test_what_is_written(run, capsys, tmp_path):
+  out = tmp_path / 'new' / 'results'
+  found = evaluate(capsys, f'--checkpoint={run}', f'--out={out}')
+  assert {p.name for p in out.iterdir()} == {'evaluation.json', 'per_class.csv', 'confusion.png'}
+  with open(out / 'per_class.csv', newline='') as f:
+    rows = list(csv.DictReader(f))
+  assert rows == [{k: str(v) for k, v in c.items()} for c in found['classes']]
+  picture = cv2.imread(str(out / 'confusion.png'))
+  assert min(picture.shape[:2]) > 500 and len(np.unique(picture)) > 50
+  evaluate(capsys, f'--checkpoint={run}', '--split=test[:9]', f'--out={out}')  # takes their place
+  assert json.loads((out / 'evaluation.json').read_text())['images'] == 9
+  assert (out / 'per_class.csv').read_text().count('\n') == 11
+
+
+def test_table(run, capsys):
+  found = evaluate(capsys, f'--checkpoint={run}')
+  assert tool.main([f'--checkpoint={run}']) == 0
+  out, err = capsys.readouterr()
+  assert err == ''
+  assert out.startswith(f'{run} on digits, test[:300]:\n  accuracy            ')
+  lines = out.splitlines()
+  assert lines[1].split() == ['accuracy', f'{100 * found["accuracy"]:.2f}', '%',
+                              str(found['correct']), 'of', '300', 'images']
+  start = lines.index('worst classes:') + 1
+  worst = sorted(c['accuracy'] for c in found['classes'])[:5]
+  assert [float(line.split()[0]) for line in lines[start:start + 5]] == [
+      pytest.approx(100 * a, abs=.005) for a in worst]
+  assert lines[start + 5] == 'most frequent confusions:'
+  first = found['confusions'][0]
+  assert lines[start + 6].split() == [
+      str(first['images']), 'x', first['name'] + ',', 'taken', 'for', first['predicted_name']]
+
+
+def test_the_computation_of_a_run_in_bfloat16(run, capsys, tmp_path):
+  copy = shutil.copytree(run, tmp_path / 'copy')
+  config = json.loads((copy / 'config.json').read_text())
+  (copy / 'config.json').write_text(json.dumps(config | {'dtype': 'bfloat16', 'eval_split': ''}))
+  found = evaluate(capsys, f'--checkpoint={copy}')
+  assert (found['dtype'], found['split'], found['images']) == ('bfloat16', 'test', 360)
+  again = evaluate(capsys, f'--checkpoint={copy}', '--dtype=float32', '--split=test')
+  assert again['dtype'] == 'float32' and 0 < abs(found['loss'] - again['loss']) < .02
+
+
+@pytest.fixture(scope='module')
+def real(tmp_path_factory):
+  """ImageNet with ReaL labels in small; the model, and what each image's labels are.
+
+  The labels follow from the model's predictions.
+  """
+  root = tmp_path_factory.mktemp('real')
+  model, params = save_model(root / 'model.npz', num_classes=1000)
+  rng = np.random.default_rng(1)
+  images = rng.integers(0, 256, (9, 8, 8, 3), np.uint8)
+  order = np.argsort(-logits_of(model, params, images), axis=1)
+  labels = [[order[0, 0]], [order[1, 3], order[1, 0]], [order[2, 4], order[2, 5]], [],
+            [order[4, 5]], [order[5, 0], order[5, 8], order[5, 9]], [], [order[7, 1]],
+            [order[8, 20], order[8, 30]]]
+  labels = [[int(i) for i in several] for several in labels]
+  ids = [f'n{i:08}' for i in range(1000)]
+
+  class Real(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    name = 'imagenet2012_real'
+    VERSION = tfds.core.Version('1.0.0')
+
+    def _info(self):
+      label = tfds.features.ClassLabel(names=ids)
+      return tfds.core.DatasetInfo(
+          builder=self, supervised_keys=('image', 'real_label'), disable_shuffling=True,
+          features=tfds.features.FeaturesDict({
+              'image': tfds.features.Image(encoding_format='jpeg'), 'original_label': label,
+              'real_label': tfds.features.Sequence(label), 'file_name': tfds.features.Text()}))
+
+    def _split_generators(self, dl_manager):
+      return {'validation': self._generate_examples()}
+
+    def _generate_examples(self):
+      for i, image in enumerate(images):
+        png = cv2.imencode('.png', image[..., ::-1])[1].tobytes()  # lossless, read by its content
+        yield i, {'image': png, 'original_label': 7, 'real_label': labels[i], 'file_name': f'{i}'}
+
+  Real(data_dir=str(root), file_format='array_record').download_and_prepare()
+  return root, labels, order
+
+
+def test_real_labels(real, capsys, tmp_path):
+  directory, labels, order = real
+  base = [f'--checkpoint={directory}/model.npz', f'--data_dir={directory}']
+  found = evaluate(capsys, *base, '--labels=real', f'--out={tmp_path}')
+  assert (tmp_path / 'confusion.png').stat().st_size > 1000
+  assert (found['dataset'], found['split']) == ('imagenet2012_real', 'validation')
+  assert (found['images'], found['skipped'], found['correct']) == (7, 2, 3)  # of 0, 1 and 5
+  assert found['accuracy'] == 3 / 7 and found['loss'] is None
+  assert found['top5_accuracy'] == 5 / 7  # 2 and 7 too
+  images, right = np.zeros(1000, int), np.zeros(1000, int)
+  for i, several in enumerate(labels):
+    images[several] += 1
+    right[several] += order[i, 0] in several
+  assert [c['images'] for c in found['classes']] == images.tolist()
+  assert [c['correct'] for c in found['classes']] == right.tolist()
+  assert found['classes'][labels[5][1]]['name'] == imagenet.class_names(1000)[labels[5][1]]
+  assert [(c['class'], c['prediction'], c['images']) for c in found['confusions']] == sorted(
+      (labels[i][0], order[i, 0], 1) for i in (4, 7))  # the wrong ones with one label
+  for args in (['--dataset=imagenet2012', '--labels=real'], ['--dataset=imagenet2012_real'],
+               ['--dataset=imagenet2012_real:1.0.0', '--labels=real', '--split=validation']):
+    again = evaluate(capsys, *base, *args)
+    assert again | {'dataset': ''} == found | {'dataset': ''}
+  assert tool.main([*base, '--labels=real']) == 0
+  out = capsys.readouterr().out
+  assert '42.86 %   3 of 7 images\n' in out and 'loss' not in out.split('note: ')[0]
+  assert 'note: 2 images without a label were left out\n' in out
+  assert 'the confusions are of the 3 images with one label' in out
+
+
+def test_the_loss_of_several_labels_is_that_of_sigmoids(real, capsys):
+  directory, labels, _ = real
+  found = evaluate(capsys, f'--checkpoint={directory}/model.npz', f'--data_dir={directory}',
+                   '--labels=real', '--loss=sigmoid', '--split=validation[:2]')
+  model = create_model('ViT-Ti/8', num_classes=1000, image_size=8, **TINY)
+  data = source.open_source('imagenet2012_real', 'validation', str(directory))
+  logits = logits_of(model, load_params(directory / 'model.npz', model),
+                     [decode.decode_image(data[i]['image']) for i in range(2)])
+  losses = []
+  for i in range(2):
+    targets = np.isin(np.arange(1000), labels[i])
+    losses.append(np.logaddexp(0, np.where(targets, -logits[i], logits[i])).sum())
+  assert found['loss'] == pytest.approx(np.mean(losses), rel=1e-6) and found['correct'] == 2
+  confidences = [1 / (1 + np.exp(-logits[i].max())) for i in range(2)]
+  assert found['calibration_error'] == pytest.approx(1 - np.mean(confidences), abs=1e-6)
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """13 images of the classes a, b, c, d; the validation ones are of a, b, c; and a model."""
+  for i in range(13):
+    split, label = ('train', 'abcd'[i % 4]) if i < 4 else ('val', 'abc'[i % 3])
+    path = tmp_path / 'images' / split / label / f'{i}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.random.default_rng(i).integers(0, 256, (9, 7, 3), np.uint8))
+  save_model(tmp_path / 'model.npz')
+  return tmp_path
+
+
+def test_a_folder(folder, capsys):
+  (folder / 'names').write_text('Ameise\nBiene\nChamäleon\nDachs\n')
+  base = [f'--checkpoint={folder}/model.npz', f'--dataset={folder}/images']
+  found = evaluate(capsys, *base, f'--class_names={folder}/names')
+  assert (found['split'], found['preset'], found['images']) == ('val', 'bit', 9)
+  assert [(c['name'], c['images']) for c in found['classes']] == [
+      ('Ameise', 3), ('Biene', 3), ('Chamäleon', 3), ('Dachs', 0)]
+  assert found['classes'][3]['accuracy'] is None
+  assert found['top5_accuracy'] is None and found['notes'] == [
+      'no top-5: the model has 4 classes']
+  found = evaluate(capsys, *base, '--split=train+val', '--image_size=16,8', '--preset=bit')
+  assert found['images'] == 13 and found['image_size'] == [16, 8]
+  assert [c['name'] for c in found['classes']] == list('abcd')
+
+
+def test_a_damaged_image(folder, capsys):
+  path = folder / 'images/val/b/7.png'
+  path.write_bytes(path.read_bytes()[:60])
+  base = [f'--checkpoint={folder}/model.npz', f'--dataset={folder}/images']
+  assert str(path) in fails(capsys, *base)
+  found = evaluate(capsys, *base, '--max_bad_records=1')
+  assert found['images'] == 8 and found['bad_records'] == [str(path)]
+
+
+def test_classes_in_another_order_are_told(folder, capsys, caplog):
+  model = create_model('ViT-Ti/8', num_classes=4, image_size=8, **TINY)
+  params = load_params(folder / 'model.npz', model)
+  base = [f'--checkpoint={folder}/orbax', f'--dataset={folder}/images']
+  save_params(params, folder / 'orbax', class_names=['a', 'c', 'b', 'x'])
+  evaluate(capsys, *base)
+  assert [m for m in caplog.messages if 'class' in m] == [
+      f"'b' is class 2 of the model, but class 1 of {folder}/images: the accuracy may mean nothing"]
+  caplog.clear()
+  save_params(params, folder / 'orbax', class_names=['a', 'b', 'c', 'x'])
+  evaluate(capsys, *base)
+  assert not any('class' in m for m in caplog.messages)
+
+
+def test_a_wider_head_is_told(tmp_path, digits_dir, capsys, caplog):
+  save_model(tmp_path / 'model.npz', num_classes=12)
+  found = evaluate(capsys, f'--checkpoint={tmp_path}/model.npz', '--dataset=digits',
+                   f'--data_dir={digits_dir}', '--split=test[:40]', f'--out={tmp_path}/out')
+  assert len(found['classes']) == 10 and found['images'] == 40
+  assert {'class 10', 'class 11'} & {c['predicted_name'] for c in found['confusions']}
+  assert 'the model has 12 classes, of which the first 10 are taken to be those of digits' in (
+      caplog.messages)
+
+
+@pytest.mark.parametrize('args, words', [
+    ([], 'model.npz is of no training run that would tell its data set: name one with --dataset'),
+    (['--dataset=digits'], 'the model of ROOT/model.npz has 4 classes, but digits has 10 classes: '
+     'fine-tune it on digits first'),
+    (['--dataset=digits', '--labels=real'], '--labels=real is about the validation images of '
+     'imagenet2012: leave it out for --dataset=digits'),
+    (['--labels=real'], 'the data set imagenet2012_real is not prepared in'),
+    (['--dataset=ROOT/images', '--class_names=ROOT/one'], 'ROOT/one has 1 lines, but the model has '
+     '4 classes'),
+    (['--dataset=ROOT/images', '--split=test'], "there is no split 'test'"),
+    (['--dataset=ROOT/images', '--batch_size=12'], 'batch_size 12 does not divide over 8 devices'),
+    (['--dataset=ROOT/images', '--batch_size=0'], '--batch_size must be at least 1, got 0'),
+    (['--dataset=ROOT/images', '--image_size=8,16', '--preset=inception'],
+     "preset 'inception' crops squares, but images of the model are 8x16: give --preset=bit"),
+    (['--dataset=ROOT/images', '--preset=inception', '--resize_size=7'],
+     'resize_size (7) is smaller than image_size (8)'),
+    (['--dataset=ROOT/images', '--out=ROOT/model.npz'], 'cannot write ROOT/model.npz: File exists'),
+    (['--dataset=ROOT/images', '--out=gs://bucket/results'], 'write to a local path'),
+    (['--dataset=ROOT/images', '--checkpoint=ROOT/none.npz'], 'none.npz: no such file')])
+def test_errors(args, words, folder, digits_dir, capsys):
+  (folder / 'one').write_text('a\n')
+  message = fails(capsys, f'--checkpoint={folder}/model.npz', f'--data_dir={digits_dir}',
+                  *(arg.replace('ROOT', str(folder)) for arg in args))
+  assert words.replace('ROOT', str(folder)) in message
+
+
+def test_no_split_to_evaluate_on(folder, capsys):
+  shutil.rmtree(folder / 'images/val')
+  assert fails(capsys, f'--checkpoint={folder}/model.npz', f'--dataset={folder}/images') == (
+      f'nothing says which split of {folder}/images to evaluate on: name one with --split')
+
+
+def test_a_model_that_is_no_good(folder, capsys):
+  model = create_model('ViT-Ti/8', num_classes=4, image_size=8, **TINY)
+  params = load_params(folder / 'model.npz', model)
+  params['head']['kernel'] = np.full((16, 4), 3e38, np.float32)
+  save_params(params, folder / 'huge.npz')
+  assert 'the outputs of the model are not finite for 9 of 9 images' in fails(
+      capsys, f'--checkpoint={folder}/huge.npz', f'--dataset={folder}/images')
+
+
+def test_no_image_has_a_label(real, capsys):
+  directory, _, _ = real
+  assert fails(capsys, f'--checkpoint={directory}/model.npz', f'--data_dir={directory}',
+               '--labels=real', '--split=validation[3:4]') == (
+                   'none of the images has a label: there is nothing to evaluate')
+
+
+def test_progress(folder, capsys, monkeypatch):
+  monkeypatch.setattr('sys.stderr.isatty', lambda: True, raising=False)
+  assert tool.main([f'--checkpoint={folder}/model.npz', f'--dataset={folder}/images']) == 0
+  assert '9/9' in capsys.readouterr().err
+
+
+def test_ctrl_c(folder, capsys, monkeypatch):
+  make_step = tool.make_step
+
+  def make(*args, **kwargs):
+    step = make_step(*args, **kwargs)
+
+    def interrupted(params, batch):  # while it is compiled, and images are being read
+      os.kill(os.getpid(), signal.SIGINT)
+      return step(params, batch)
+    return interrupted
+
+  monkeypatch.setattr(tool, 'make_step', make)
+  assert tool.main([f'--checkpoint={folder}/model.npz', f'--dataset={folder}/images',
+                    f'--out={folder}/out']) == 130
+  assert capsys.readouterr().err == 'error: stopped before the end: there is no result\n'
+  assert not list((folder / 'out').iterdir())

@@ -1,0 +1,119 @@
+"""Measures against cases that can be worked out by hand, and against plain loops."""
+
+import numpy as np
+import pytest
+
+from vit_jax import measures
+
+
+def random_predictions(seed, size=2000, num_classes=7):
+  rng = np.random.default_rng(seed)
+  labels = rng.integers(num_classes, size=size)
+  predictions = np.where(rng.random(size) < .6, labels, rng.integers(num_classes, size=size))
+  return labels, predictions, rng.random(size)
+
+
+def calibration_error_by_loops(confidence, correct, bins):
+  """As the paper defines it: B_m are the samples with a confidence in ((m - 1) / M, m / M]."""
+  total = 0.
+  for m in range(1, bins + 1):
+    inside = [i for i, c in enumerate(confidence) if (m - 1) / bins < c <= m / bins]
+    if inside:
+      accuracy = sum(bool(correct[i]) for i in inside) / len(inside)
+      mean = sum(float(confidence[i]) for i in inside) / len(inside)
+      total += len(inside) / len(confidence) * abs(accuracy - mean)
+  return total
+
+
+@pytest.mark.parametrize('confidence, correct, want', [
+    ([.75] * 4, [1, 1, 1, 0], 0),  # perfectly calibrated
+    ([.75] * 4 + [.5] * 2, [1, 1, 1, 0, 0, 1], 0),
+    ([1., 1., 1.], [1, 1, 1], 0), ([1., 1., 1.], [0, 0, 0], 1),  # sure, and right or wrong
+    ([.9] * 5, [1, 1, 0, 0, 0], .5), ([.1] * 5, [1, 1, 1, 0, 0], .5),  # too sure, not sure enough
+    ([.95, .55], [1, 1], .25),  # two bins, off by .05 and .45
+    ([.5, .51], [1, 0], .005),  # in one bin they make up for each other
+    ([.2, .21], [1, 0], .505),  # .2 is the end of a bin, .21 in the next: off by .8 and .21
+    ([0., .9], [0, 1], .05), ([.3], [1], .7)])
+def test_calibration_error(confidence, correct, want):
+  found = measures.calibration_error(np.array(confidence), np.array(correct, bool))
+  assert found == pytest.approx(want, abs=1e-12)
+
+
+@pytest.mark.parametrize('bins', [1, 2, 10, 15])
+def test_calibration_error_equals_loops(bins):
+  labels, predictions, confidence = random_predictions(bins)
+  confidence[:2 * bins + 1] = np.arange(2 * bins + 1) / (2 * bins)  # ends and middles of bins
+  confidence[confidence == 0] = 1e-9  # the definition has no bin for 0
+  correct = labels == predictions
+  assert measures.calibration_error(confidence, correct, bins) == pytest.approx(
+      calibration_error_by_loops(confidence, correct, bins), abs=1e-12)
+
+
+def test_bins_without_images():
+  found = measures.confidence_bins(np.array([0, .25, .26, 1]), np.array([1, 0, 1, 1], bool), 4)
+  np.testing.assert_array_equal(found.images, [2, 1, 0, 1])
+  np.testing.assert_allclose(found.confidence, [.125, .26, 0, 1])
+  np.testing.assert_allclose(found.accuracy, [.5, 1, 0, 1])
+
+
+def test_is_among():
+  predictions = np.array([[2, 0], [1, 2], [5, 1], [0, 1]])
+  labels = np.array([2, 2, 2, 2])
+  np.testing.assert_array_equal(measures.is_among(predictions, labels), [1, 1, 0, 0])
+  np.testing.assert_array_equal(measures.is_among(predictions[:, :1], labels), [1, 0, 0, 0])
+  several = np.array([[0, 0, 1], [1, 0, 1], [0, 0, 1], [0, 0, 0]], np.uint8)
+  np.testing.assert_array_equal(measures.is_among(predictions, several), [1, 1, 0, 0])
+  one_hot = np.eye(3, dtype=np.uint8)[labels]  # class 5 is none of these
+  np.testing.assert_array_equal(measures.is_among(predictions, one_hot),
+                                measures.is_among(predictions, labels))
+
+
+def test_per_class():
+  correct = np.array([1, 0, 1, 1], bool)
+  images, right = measures.per_class(np.array([0, 0, 3, 3]), correct, 5)
+  np.testing.assert_array_equal(images, [2, 0, 0, 2, 0])
+  np.testing.assert_array_equal(right, [1, 0, 0, 2, 0])
+
+
+def test_several_labels_count_in_each_of_their_classes():
+  labels = np.array([[1, 1, 0], [0, 0, 0], [0, 1, 0]], np.uint8)
+  image, label = measures.label_pairs(labels)
+  np.testing.assert_array_equal(image, [0, 0, 2])
+  np.testing.assert_array_equal(label, [0, 1, 1])
+  images, right = measures.per_class(label, np.array([1, 0, 0], bool)[image], 3)
+  np.testing.assert_array_equal(images, [1, 2, 0])
+  np.testing.assert_array_equal(right, [1, 1, 0])
+  np.testing.assert_array_equal(measures.label_pairs(np.array([7, 4])), [[0, 1], [7, 4]])
+
+
+def test_confusions():
+  labels = np.array([0, 9, 9, 9, 3, 3, 0, 21_842, 5])
+  predictions = np.array([1, 8, 8, 7, 3, 0, 1, 0, 5])
+  found = measures.confusions(labels, predictions)
+  assert list(zip(*(x.tolist() for x in found))) == [
+      (0, 1, 2), (9, 8, 2), (3, 0, 1), (9, 7, 1), (21_842, 0, 1)]
+  assert [len(x) for x in measures.confusions(labels, labels)] == [0, 0, 0]
+
+
+def test_most_confused():
+  found = measures.confusions(np.array([4, 4, 4, 2, 1, 1]), np.array([0, 0, 6, 0, 1, 6]))
+  # Errors: class 0 has 3, 1 has 1, 2 has 1, 4 has 3, 6 has 2; 3 and 5 none.
+  assert measures.most_confused(found, 7, 2).tolist() == [0, 4]
+  assert measures.most_confused(found, 7, 4).tolist() == [0, 1, 4, 6]
+  assert measures.most_confused(found, 5, 3).tolist() == [0, 1, 4]  # 6 is of a wider head
+  assert measures.most_confused(found, 7, 99).tolist() == list(range(7))
+  nothing = measures.confusions(np.array([1]), np.array([1]))
+  assert measures.most_confused(nothing, 5, 2).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize('classes', [[0, 1, 2, 3, 4, 5, 6], [1, 4, 6], [3]])
+def test_confusion_matrix_equals_loops(classes):
+  labels, predictions, _ = random_predictions(3)
+  want = np.zeros((len(classes), len(classes) + 1), int)
+  for label, prediction in zip(labels, predictions):
+    if label in classes:
+      column = classes.index(prediction) if prediction in classes else len(classes)
+      want[classes.index(label), column] += 1
+  found = measures.confusion_matrix(labels, predictions, np.array(classes))
+  np.testing.assert_array_equal(found, want)
+  assert found.sum() == np.isin(labels, classes).sum()
