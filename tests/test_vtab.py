@@ -8,9 +8,10 @@ import pytest
 
 from vit_jax.config import model_overrides
 from vit_jax.data import vtab as data
-from vit_jax.errors import InputError, Interrupted
+from vit_jax.errors import InputError, Interrupted, NotFinite
 from vit_jax.models import create_model
 from vit_jax.pretrained import load_params, save_params
+from vit_jax.transfer import runs as runs_lib
 from vit_jax.transfer import vtab
 from vtab_files import TEST_SIZES, write_dataset
 
@@ -105,10 +106,12 @@ def runs(monkeypatch):
     (workdir / 'checkpoints' / '2500').mkdir(parents=True)
     if config.dataset == done.stop:
       raise Interrupted()
+    if config.lr > 1:
+      raise NotFinite('the loss is nan at step 7; nothing was saved; try a lower lr')
     done.append(config.dataset)
     return {'eval/accuracy': len(done) / 10, 'eval/examples': 711., 'train/loss': 1.}
 
-  monkeypatch.setattr(vtab, 'train', train)
+  monkeypatch.setattr(runs_lib, 'train', train)
   return done
 
 
@@ -117,24 +120,24 @@ def test_finished_tasks_are_not_run_again(tmp_path, runs):
              for name in ('pets', 'dtd', 'svhn')}
   runs.stop = 'vtab/svhn'
   with pytest.raises(Interrupted):
-    vtab.run_tasks(configs, tmp_path)
+    runs_lib.run_all(configs, tmp_path)
   assert runs == ['vtab/pets', 'vtab/dtd']
   assert not (tmp_path / 'pets' / 'checkpoints').exists()
   assert (tmp_path / 'svhn' / 'checkpoints' / '2500').exists()  # what goes on from here
   (tmp_path / 'svhn' / 'checkpoints' / '2500').rmdir()
   runs.stop = None
-  results = vtab.run_tasks(configs, tmp_path, keep=True)
+  results = runs_lib.run_all(configs, tmp_path, keep=True)
   assert runs == ['vtab/pets', 'vtab/dtd', 'vtab/svhn']
   assert [(n, r['accuracy'], r['examples']) for n, r in results.items()] == [
       ('pets', .1, 711), ('dtd', .2, 711), ('svhn', .3, 711)]
   assert (tmp_path / 'svhn' / 'checkpoints' / '2500').exists()
   # Where the data lie does not matter; what is trained does.
   configs['pets'].data_dir = '/elsewhere'
-  assert vtab.run_tasks(configs, tmp_path) == results
+  assert runs_lib.run_all(configs, tmp_path) == results
   configs['dtd'].lr = .003
   with pytest.raises(InputError, match='dtd/result.json is a result with lr=0.01, not 0.003: give '
                                        'another --workdir'):
-    vtab.run_tasks(configs, tmp_path)
+    runs_lib.run_all(configs, tmp_path)
 
 
 @pytest.mark.parametrize('text', ['', '{"accuracy": 1}', '[]'])
@@ -142,7 +145,7 @@ def test_a_damaged_result(tmp_path, text):
   (tmp_path / 'pets').mkdir()
   (tmp_path / 'pets' / 'result.json').write_text(text)
   with pytest.raises(InputError, match='pets/result.json is no readable result .*: remove it'):
-    vtab.read_results({'pets': vtab.task_config('pets', {})}, tmp_path)
+    runs_lib.read_results({'pets': vtab.task_config('pets', {})}, tmp_path)
 
 
 def test_the_command_line(tmp_path, runs, vtab_dir, capsys, monkeypatch):
@@ -155,12 +158,20 @@ def test_the_command_line(tmp_path, runs, vtab_dir, capsys, monkeypatch):
                     'clevr_distance']) == 1
   out, err = capsys.readouterr()
   assert ['kitti_distance', 'structured', '711', '10.00'] in [x.split() for x in out.splitlines()]
+  assert 'kitti_distance: task 1 of 4' in err
+  err = err[err.index('error: '):]
   assert len(err.splitlines()) == 2
   assert err.startswith('error: clevr_count, clevr_distance: the data set clevr is not prepared in')
   assert vtab.main([*arguments, f'--data_dir={vtab_dir}']) == 0
   assert len(runs) == 19
   assert ['mean', 'all', '19', 'of', '19', '100.00'] in [
       x.split() for x in capsys.readouterr().out.splitlines()]
+  again = [*arguments, f'--data_dir={vtab_dir}', f'--workdir={tmp_path}/high', '--set=lr=9.']
+  for _ in range(2):  # trained, and read
+    assert vtab.main([*again, '--tasks=pets,dtd']) == 1
+    out, err = capsys.readouterr()
+    assert ['pets', 'natural', '-', '-'] in [x.split() for x in out.splitlines()]
+    assert err.splitlines()[-1] == 'error: pets, dtd: the loss is nan at step 7'
   assert vtab.main([*arguments, '--tasks=petz']) == 1
   assert "no VTAB task 'petz'" in capsys.readouterr().err
 
@@ -182,7 +193,7 @@ def test_a_checkpoint_is_really_transferred(tmp_path, capsys, monkeypatch):
   row = ['kitti_distance', 'structured', '711', '100.00']
   assert row in [line.split() for line in capsys.readouterr().out.splitlines()]
   log = (tmp_path / 'runs' / 'kitti_distance' / 'log.txt').read_text()
-  monkeypatch.setattr(vtab, 'train', None)
+  monkeypatch.setattr(runs_lib, 'train', None)
   assert vtab.main(arguments) == 0
   assert row in [line.split() for line in capsys.readouterr().out.splitlines()]
   assert 'head of 7 classes is dropped' in log

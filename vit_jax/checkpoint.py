@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from vit_jax.errors import InputError, os_error, reason, some
+from vit_jax.errors import InputError, NotFinite, os_error, reason, some
 from vit_jax.fingerprint import fingerprint, named_leaves
 
 
@@ -88,7 +88,7 @@ class Checkpoints:
     names, leaves = named_leaves(state)
     wrong = [n for n, finite in zip(names, jax.device_get(_all_finite(leaves))) if not finite]
     if wrong:
-      raise InputError(f'the update of step {step} is not finite in {some(wrong)}; '
+      raise NotFinite(f'the update of step {step} is not finite in {some(wrong)}; '
                        f'{self.newest_good()}; try a lower lr, a longer warmup or clip_norm=1')
 
   def newest_good(self) -> str:

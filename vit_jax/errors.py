@@ -13,6 +13,10 @@ class InputError(ValueError):
   """
 
 
+class NotFinite(InputError):
+  """Training diverged: the loss, a gradient or a parameter is not finite."""
+
+
 class Interrupted(Exception):
   """The run was asked to stop and has saved; the same command goes on."""
 

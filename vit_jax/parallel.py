@@ -6,6 +6,7 @@ state cut over devices too.
 
 from collections.abc import Callable, Sequence
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -18,18 +19,21 @@ import numpy as np
 from vit_jax.errors import InputError
 
 
+# Counts on from run to run: jax, asked to stop before a run's first step, does so at the point after
+# the newest one that it has heard of.
+_points = itertools.count(1)
+
+
 class Stopper:
   """Answers, at points that all processes pass alike, whether to save and stop."""
 
   def __init__(self):
-    self._points = 0
     self._stop = False
 
   def __call__(self) -> bool:
     """Call once per train or eval step; True, on all hosts at the same call, after SIGTERM."""
     if not self._stop:
-      self._points += 1
-      self._stop = multihost_utils.reached_preemption_sync_point(self._points)
+      self._stop = multihost_utils.reached_preemption_sync_point(next(_points))
     return self._stop
 
 

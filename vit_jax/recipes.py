@@ -64,7 +64,8 @@ _OTHER = (2500, 500, .01)  # VTAB's
 
 def learning_rates(dataset: str) -> tuple[float, ...]:
   """Those that the paper chose from when fine-tuning on a data set (table 4)."""
-  return (.003, .01, .03, .06) if dataset == 'imagenet2012' else (.001, .003, .01, .03)
+  imagenet = re.match(r'imagenet2012\b', dataset)
+  return (.003, .01, .03, .06) if imagenet else (.001, .003, .01, .03)
 
 
 _IMAGENET_PIXELS = {'ViT-L/16': 512, 'ViT-H/14': 518}  # of table 2, with averaged parameters

@@ -25,7 +25,7 @@ from vit_jax import step as step_lib
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.config import check_config, model_overrides
 from vit_jax.devices import find_device
-from vit_jax.errors import InputError, Interrupted, reason
+from vit_jax.errors import InputError, Interrupted, NotFinite, reason
 from vit_jax.evaluations import Evaluations
 from vit_jax.flops import train_flops
 from vit_jax.inputs import Inputs
@@ -213,7 +213,7 @@ class _Run:
       for name in ('loss', 'grad_norm'):
         if not np.isfinite(metrics[name]):
           self.checkpoints.wait()
-          raise InputError(
+          raise NotFinite(
               f'the {"loss" if name == "loss" else "gradient"} is {metrics[name]} at step {step}; '
               f'{self.checkpoints.newest_good()}; try a lower lr, a longer warmup or clip_norm=1')
     self.unchecked = self.unchecked[-1:]

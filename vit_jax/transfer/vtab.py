@@ -13,32 +13,21 @@ from __future__ import annotations
 import argparse
 import ast
 from collections.abc import Iterable, Mapping, Sequence
-import json
-import logging
-import os
-import pathlib
-import shutil
 import sys
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from vit_jax import hosts
+from vit_jax import program
 from vit_jax.config import check_config, default_config
 from vit_jax.data import source
 from vit_jax.data.vtab import GROUPS, TASKS, find_task
-from vit_jax.errors import InputError, Interrupted
+from vit_jax.errors import InputError
 from vit_jax.pretrained.architecture import infer_model
 from vit_jax.pretrained.formats import read_checkpoint
-from vit_jax.train import train
-
-log = logging.getLogger('vit_jax')
-
-_EXIT_INTERRUPTED = 42
-_RESULT = 'result.json'
-_ELSEWHERE = ('data_dir', 'num_threads', 'num_workers', 'compile_cache', 'hang_seconds',
-              'log_every', 'save_every')  # what of a config does not change the result
-Result = dict[str, Any]  # accuracy, examples, config
+from vit_jax.transfer.runs import Result, read_results, run_all
 
 
 def checkpoint_fields(checkpoint: str) -> dict[str, Any]:
@@ -105,68 +94,6 @@ def missing_data(tasks: Iterable[str], data_dir: str | None = None) -> dict[str,
   return missing
 
 
-def run_tasks(configs: Mapping[str, ConfigDict], workdir: pathlib.Path, *,
-              keep: bool = False) -> dict[str, Result]:
-  """Trains on the tasks that have no result yet; returns the results of all.
-
-  Args:
-    configs: {task: config}.
-    workdir: gets a run and a result.json for each task.
-    keep: whether the fine-tuned checkpoints stay.
-
-  Raises:
-    InputError: a result in `workdir` is of another checkpoint or config; what `train` raises.
-    Interrupted: stopped; the same call goes on.
-  """
-  results = read_results(configs, workdir)
-  for name, config in configs.items():
-    if name in results:
-      log.info('%s: done before', name)
-      continue
-    log.info('%s: %d of %d', name, list(configs).index(name) + 1, len(configs))
-    metrics = train(config, workdir / name)
-    results[name] = {'accuracy': metrics['eval/accuracy'],
-                     'examples': int(metrics['eval/examples']), 'config': _settings(config)}
-    _write(workdir / name / _RESULT, results[name])
-    if not keep:
-      shutil.rmtree(workdir / name / 'checkpoints', ignore_errors=True)
-  return {name: results[name] for name in configs}
-
-
-def read_results(configs: Mapping[str, ConfigDict],
-                 workdir: pathlib.Path) -> dict[str, Result]:
-  """The results in `workdir` of the tasks of `configs`; raises InputError as `run_tasks`."""
-  results = {}
-  for name, config in configs.items():
-    path = workdir / name / _RESULT
-    if not path.exists():
-      continue
-    try:
-      results[name] = json.loads(path.read_text())
-      was = results[name]['config']
-    except (OSError, ValueError, KeyError, TypeError) as e:
-      raise InputError(f'{path} is no readable result ({e}): remove it') from e
-    now = _settings(config)
-    for field in sorted(set(was) | set(now)):
-      if field not in _ELSEWHERE and was.get(field) != now.get(field):
-        raise InputError(f'{path} is a result with {field}={was.get(field)!r}, not '
-                         f'{now.get(field)!r}: give another --workdir')
-  return results
-
-
-def _settings(config: ConfigDict) -> dict[str, Any]:
-  """The fields of a config as JSON knows them."""
-  return json.loads(json.dumps(config.to_dict()))
-
-
-def _write(path: pathlib.Path, result: Result) -> None:
-  """In one piece: a kill leaves the whole file or none."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_suffix('.partial')
-  partial.write_text(json.dumps(result, indent=2) + '\n')
-  os.replace(partial, path)
-
-
 def means(accuracies: Mapping[str, float]) -> dict[str, tuple[float | None, int, int]]:
   """{group: (mean accuracy, tasks that have one, tasks)} of each of GROUPS, and of 'all'.
 
@@ -194,16 +121,10 @@ def table(results: Mapping[str, Result]) -> str:
   return '\n'.join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command line; returns the exit code."""
+def main(argv: Sequence[str] | None = None, *, last: bool = False) -> int:
+  """Runs the command line; returns the exit code; `last` as for `program.guard`."""
   args = _parser().parse_args(argv)
-  try:
-    return _run(args)
-  except InputError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 1
-  except Interrupted:
-    return _EXIT_INTERRUPTED
+  return program.guard(lambda: _run(args), last=last)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -211,18 +132,23 @@ def _run(args: argparse.Namespace) -> int:
   fields = checkpoint_fields(args.checkpoint) | {
       'data_dir': args.data_dir or '', 'seed': args.seed, **dict(args.set)}
   configs = {name: task_config(name, fields) for name in tasks}
-  workdir = pathlib.Path(args.workdir).expanduser()
+  workdir = program.directory(args.workdir)
+  hosts.start()
   done = read_results(configs, workdir)
-  missing = missing_data([name for name in tasks if name not in done], args.data_dir)
-  if len(missing) < len(tasks) - len(done):
-    hosts.start()
-  results = run_tasks({name: c for name, c in configs.items() if name not in missing}, workdir,
-                      keep=args.keep)
-  print(table(results))
-  for why in dict.fromkeys(missing.values()):
-    names = ', '.join(name for name in tasks if missing.get(name) == why)
-    print(f'error: {names}: {why}', file=sys.stderr)
-  return int(bool(missing))
+  missing = {}
+  for found in hosts.gather(missing_data([name for name in tasks if name not in done],
+                                         args.data_dir)):
+    missing |= found
+  results = run_all({name: c for name, c in configs.items() if name not in missing}, workdir,
+                    titles={name: f'{name}: task {i} of {len(tasks)}'
+                            for i, name in enumerate(tasks, 1)}, keep=args.keep)
+  diverged = {name: r['diverged'] for name, r in results.items() if 'diverged' in r}
+  if jax.process_index() == 0:
+    print(table({name: r for name, r in results.items() if name not in diverged}))
+    for why in dict.fromkeys((missing | diverged).values()):
+      names = ', '.join(name for name in tasks if (missing | diverged).get(name) == why)
+      print(f'error: {names}: {why}', file=sys.stderr)
+  return int(bool(missing or diverged))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -259,4 +185,4 @@ _field.__name__ = 'FIELD=VALUE'  # in argparse's messages
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  program.leave(main(last=True))
