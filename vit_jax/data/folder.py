@@ -56,6 +56,9 @@ class FolderSource(source.Source):
     except OSError as e:
       raise ValueError(f'the file cannot be read ({e.strerror})') from e
 
+  def label(self, index: int) -> int:
+    return self._locate(index)[1]
+
   def record_name(self, index: int) -> str:
     return self._locate(index)[0]
 
@@ -109,11 +112,20 @@ def _list_classes(directory: str, class_names: list[str]) -> list[tuple[str, int
 
 def _slice(classes: list[tuple[str, int, np.ndarray]], start: int,
            stop: int) -> list[tuple[str, int, np.ndarray]]:
-  """Returns the classes with only the files from start to stop, counted over all of them."""
+  """Returns the classes with only the files of a slice, which is a sample of all classes.
+
+  As in a data set that TFDS has prepared: `start` and `stop` count in a fixed random order of all
+  files. The files themselves lie by class, so that the last 10 % would be other classes.
+  """
+  # RandomState, unlike Generator, promises the same permutation in every NumPy version.
+  ends = np.cumsum([len(files) for _, _, files in classes])
+  if (start, stop) == (0, ends[-1]):
+    return classes
+  chosen = np.sort(np.random.RandomState(0).permutation(ends[-1])[start:stop])
   parts = []
-  for directory, label, files in classes:
-    part = files[max(start, 0):max(stop, 0)]
+  for (directory, label, files), end in zip(classes, ends):
+    begin = end - len(files)
+    part = files[chosen[slice(*np.searchsorted(chosen, (begin, end)))] - begin]
     if len(part):
       parts.append((directory, label, part))
-    start, stop = start - len(files), stop - len(files)
   return parts

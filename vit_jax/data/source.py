@@ -53,6 +53,10 @@ class Source(abc.ABC):
       InputError: something that skipping the record would not cure.
     """
 
+  def label(self, index: int) -> int | np.ndarray:
+    """Returns the label alone, without reading the image where that can be; raises as indexing."""
+    return self[index]['label']
+
   @abc.abstractmethod
   def record_name(self, index: int) -> str:
     """Returns where the record lies: the image's path, or file and position in it."""
