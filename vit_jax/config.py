@@ -91,6 +91,9 @@ def default_config() -> ConfigDict:
   c.hang_seconds = 1800.  # without progress, compilation included: ends the process; 0: never
   c.log_every = 50  # steps between metric lines
   c.eval_every = 5_000  # steps between evaluations; 0: only after the last step
+  c.fewshot = ''  # data sets, as 'cifar100,dtd', for few-shot evaluation of the representation
+  c.fewshot_every = 0  # steps between these; 0: only after the last step
+  c.fewshot_shots = (1, 5, 10, 25)  # images of each class
   c.save_every = 1_000  # steps between checkpoints; 0: only at the end and when stopped
   c.keep = 3  # this many of the last checkpoints stay
   c.keep_every = 0  # checkpoints at multiples of this stay too (a multiple of save_every)
@@ -129,10 +132,11 @@ def check_config(c: ConfigDict) -> None:
   for field in ('batch_size', 'accumulate', 'image_size', 'log_every', 'keep'):
     if c[field] < 1:
       raise InputError(f'config.{field} must be at least 1, got {c[field]}')
-  for field in ('total_steps', 'num_epochs', 'warmup_steps', 'eval_every', 'save_every',
-                'keep_every', 'lr', 'weight_decay', 'clip_norm', 'mixup', 'max_bad_records', 'seed',
-                'num_threads', 'num_workers', 'hang_seconds', 'num_classes', 'num_layers',
-                'hidden_dim', 'mlp_dim', 'num_heads', 'representation_size', 'resize_size'):
+  for field in ('total_steps', 'num_epochs', 'warmup_steps', 'eval_every', 'fewshot_every',
+                'save_every', 'keep_every', 'lr', 'weight_decay', 'clip_norm', 'mixup',
+                'max_bad_records', 'seed', 'num_threads', 'num_workers', 'hang_seconds',
+                'num_classes', 'num_layers', 'hidden_dim', 'mlp_dim', 'num_heads',
+                'representation_size', 'resize_size'):
     if c[field] < 0:
       raise InputError(f'config.{field} must not be negative, got {c[field]}')
   first, last = c.profile_steps

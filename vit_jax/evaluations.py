@@ -14,6 +14,7 @@ from vit_jax.evaluate import evaluate
 from vit_jax.inputs import Inputs
 from vit_jax.metrics import duration, log
 from vit_jax.monitor import Monitor
+from vit_jax.transfer.fewshot import FewShot, make_represent_step
 from vit_jax.watchdog import Watchdog
 
 
@@ -26,30 +27,39 @@ class Evaluations:
     self._config, self._inputs, self._total_steps = c, inputs, total_steps
     self._should_stop, self._watchdog = should_stop, watchdog
     self._eval_step = spread.eval_step(step_lib.make_eval_step(model, loss=c.loss))
+    represent = spread.gather_step(make_represent_step(model))
+    self._fewshot = [
+        FewShot(name, represent, image_size=c.image_size, batch_size=c.batch_size,
+                shots=c.fewshot_shots, data_dir=c.data_dir or None,
+                num_threads=c.num_threads or None, max_bad_records=c.max_bad_records)
+        for name in c.fewshot.split(',') if name]
+    hosts.check_same({f'the number of batches of {fewshot.dataset}': fewshot.num_batches
+                      for fewshot in self._fewshot})
 
   def run(self, step: int, state: step_lib.TrainState, monitor: Monitor) -> bool:
     """Does what is due after `step` and is not on record; False when asked to stop meanwhile."""
-    if self._inputs.eval is None or not self._due(step, self._config.eval_every):
-      return True
-    if not _on_record(monitor, step, 'eval/accuracy'):
-      if not self._evaluate(step, state.params, monitor, ''):
-        return False
-    if isinstance(state, step_lib.AveragedState) and not _on_record(
-        monitor, step, 'eval/average_accuracy'):
-      return self._evaluate(step, state.average, monitor, 'average_')
-    return True
+    return all(evaluation() for name, evaluation in self._due_at(step, state, monitor)
+               if not hosts.gather(monitor.has(step, name))[0])  # process 0 alone keeps them
+
+  def _due_at(self, step, state, monitor):
+    """(a metric, what records it) of each evaluation that is due."""
+    if self._inputs.eval is not None and self._due(step, self._config.eval_every):
+      yield 'eval/accuracy', lambda: self._evaluate(step, state.params, monitor, '')
+      if isinstance(state, step_lib.AveragedState):
+        yield 'eval/average_accuracy', lambda: self._evaluate(
+            step, state.average, monitor, 'average_')
+    if self._due(step, self._config.fewshot_every):
+      for fewshot in self._fewshot:
+        yield fewshot.metric(fewshot.shots[-1]), lambda: self._fit_few(
+            step, state.params, monitor, fewshot)
 
   def _due(self, step: int, every: int) -> bool:
     return step == self._total_steps or bool(every and step % every == 0)
 
   def _evaluate(self, step: int, params: Any, monitor: Monitor, prefix: str) -> bool:
     """Evaluates and records; False when it was cut off by a request to stop."""
-    start = time.perf_counter()
-    self._watchdog.progress(f'evaluating step {step}')
+    start, should_stop = time.perf_counter(), self._asked_after_each_batch(step)
     with self._inputs.eval_batches() as batches:
-      def should_stop():  # asked after each batch
-        self._watchdog.progress(f'evaluating step {step}')
-        return self._should_stop()
       found = evaluate(self._eval_step, params, batches, should_stop)
       bad_records = len(set().union(*hosts.gather(sorted(batches.bad_records))))
     if found is None:
@@ -62,7 +72,21 @@ class Evaluations:
              f' ({bad_records} bad records skipped)' if bad_records else '')
     return True
 
+  def _fit_few(self, step: int, params: Any, monitor: Monitor, fewshot: FewShot) -> bool:
+    """Evaluates the representation and records; False when it was cut off."""
+    start = time.perf_counter()
+    found = fewshot(params, self._asked_after_each_batch(step))
+    if found is None:
+      return False
+    monitor.write(step, found)
+    log.info('step %d: few-shot accuracy on %s %s in %s', step, fewshot.dataset, ', '.join(
+        f'{100 * found[fewshot.metric(shots)]:.2f}% ({shots})' for shots in fewshot.shots),
+             duration(time.perf_counter() - start))
+    return True
 
-def _on_record(monitor: Monitor, step: int, name: str) -> bool:
-  """Whether the metric of `step` is on record, which process 0 alone keeps."""
-  return hosts.gather(monitor.has(step, name))[0]
+  def _asked_after_each_batch(self, step: int) -> Callable[[], bool]:
+    def should_stop():
+      self._watchdog.progress(f'evaluating step {step}')
+      return self._should_stop()
+    self._watchdog.progress(f'evaluating step {step}')
+    return should_stop
