@@ -15,17 +15,18 @@ ALLOWED = {
     'fingerprint': (), 'metrics': (), 'record': (), 'hosts': (), 'evaluate': (), 'devices': (),
     'flops': ('models',), 'monitor': ('metrics', 'record'), 'watchdog': ('hosts',),
     'config': (), 'config_args': (), 'recipes': ('config', 'data', 'models'),
-    'inputs': ('data',),
+    'inputs': ('data',), 'measures': (),
     'evaluations': ('evaluate', 'hosts', 'inputs', 'metrics', 'monitor', 'parallel', 'step',
-                    'watchdog'),
+                    'transfer', 'watchdog'),
     'train': ('models', 'pretrained', 'optim', 'step', 'parallel', 'checkpoint', 'metrics',
               'config', 'hosts', 'record', 'monitor', 'watchdog', 'devices', 'flops', 'inputs',
               'evaluations'),
-    'main': ('train', 'hosts', 'config_args'), 'aot': ('aot', 'devices', 'parallel'),
+    'program': ('hosts', 'config_args'), 'main': ('train', 'program'), 'aot': ('aot', 'devices', 'parallel'),
     'inference': ('data', 'models', 'pretrained'), 'export': ('models', 'pretrained'),
     'tools': ('data', 'models', 'pretrained', 'inference', 'export', 'config', 'config_args',
-              'train', 'tools', 'aot', 'devices', 'flops', 'parallel'),
-    'transfer': ('config', 'data', 'hosts', 'pretrained', 'train', 'transfer'), 'errors': (),
+              'train', 'tools', 'aot', 'devices', 'flops', 'parallel', 'measures', 'step'),
+    'transfer': ('config', 'data', 'hosts', 'pretrained', 'train', 'transfer', 'metrics', 'program',
+                 'recipes', 'models', 'parallel', 'tools'), 'errors': (),
     '__init__': ('models', 'pretrained', 'inference')}
 
 
@@ -50,7 +51,7 @@ def test_imports_point_one_way(path):
       target = name.split('.')[1]
       assert target == 'errors' or target in ALLOWED[part], f'{path.name} imports {name}'
     if name.split('.')[0] == 'ml_collections':
-      assert part in ('main', 'train', 'inputs', 'evaluations', 'tools', 'config',
+      assert part in ('program', 'train', 'inputs', 'evaluations', 'tools', 'config',
                       'config_args', 'recipes', 'transfer')
     assert name.split('.')[0] != 'tensorflow' or path.name == 'prepare.py'
 

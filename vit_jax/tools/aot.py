@@ -32,9 +32,7 @@ from vit_jax.parallel import Sharded
 from vit_jax.train import count_steps, make_training
 
 _GIB = 2**30
-# Training images and classes of data sets that need not be there to ask about them.
-_DATA = {'imagenet2012': (1_281_167, 1000), 'imagenet21k': (14_197_122 - 51_200, 21_843),
-         'jft_300m': (303_000_000, 18_291), 'cifar10': (50_000, 10), 'cifar100': (50_000, 100)}
+_JFT = 303_000_000, 18_291  # images and classes of JFT-300M, which nobody else has
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -147,15 +145,17 @@ def speed(text: str, topology: Topology, devices: Sequence[jax.Device], *, flops
 
 def _data(c: ConfigDict, num_images: int) -> tuple[int, int]:
   """(training images, classes) of a config's data set, which need not be here."""
-  known = _DATA.get(c.dataset)
-  if known is None and not (num_images and c.num_classes):
+  images, classes = _JFT if c.dataset == 'jft_300m' else (0, 0)
+  about = catalog.known(c.dataset)
+  if about:
+    images, classes = about.count(c.train_split or about.train_split), about.num_classes
+  if not (num_images or images) or not (c.num_classes or classes):
     try:
       about = catalog.describe(c.dataset, c.data_dir or None)
       source = open_source(c.dataset, c.train_split or about.train_split, c.data_dir or None)
     except InputError as e:
       raise InputError(f'{e}; or give --num_images and --config.num_classes') from e
-    known = len(source), source.num_classes
-  images, classes = known or (0, 0)
+    images, classes = len(source), source.num_classes
   return num_images or images, c.num_classes or classes
 
 
