@@ -1,7 +1,9 @@
 # Two commands: `make quickstart` trains a small ViT, `make test` runs the tests (`make test-slow`
 # those that take long).
-# Each sets up .venv first; PYTHON=python3.12 picks another interpreter.
+# Each sets up .venv first; PYTHON=python3.12 picks another interpreter, WORKERS=8 has so many
+# processes run the tests.
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := .venv/bin
 # On CPUs a step's memory stays with the process, in large pages: see RESULTS.md.
 MEMORY := glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000
@@ -19,7 +21,7 @@ quickstart: .venv/installed
 	@echo "or read configs/vit_b16.py, the paper's recipe. 'rm -r runs/quickstart' starts anew."
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q tests -m "not slow"
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile tests -m "not slow"
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -q tests -m slow

