@@ -65,7 +65,12 @@ def run(values: flags.FlagValues, argv: Sequence[str], about: str,
     workdir = directory(values.workdir or os.path.join('runs', name))
     hosts.start(values.coordinator_address, values.num_processes, values.process_id,
                 values.num_devices, values.start_timeout)
-    return work(config, workdir)
+    try:
+      return work(config, workdir)
+    except OSError as e:
+      if e.filename:
+        raise
+      raise OSError(e.errno, e.strerror or str(e), str(workdir)) from e  # a write names no file
   return guard(start, last=last)
 
 
