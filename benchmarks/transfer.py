@@ -4,10 +4,10 @@
 
 The checkpoint, pretrained on clothes at 28 px (configs/fashion_mnist.py), is fine-tuned at 36 px on
 the first 100, 400 and all 1,437 training images of digits and evaluated on its 360 test images; so
-are the same model from scratch, the same checkpoint with new position embeddings in place of the
-resized ones, and its head alone (a linear probe). Each way has its own learning rate: the best of
-some after training on the first 400 images, on the training images from the 1,000th on. The same
-command again goes on where it was stopped.
+are the same model from scratch, in as many steps and in four times as many, the same checkpoint
+with new position embeddings in place of the resized ones, and its head alone (a linear probe). Each
+way has its own learning rate: the best of some after training on the first 400 images, on the
+training images from the 1,000th on. The same command again goes on where it was stopped.
 """
 
 import argparse
@@ -27,11 +27,13 @@ from vit_jax.transfer.sweep import best
 
 STEPS = {100: 60, 400: 100, 1437: 200}  # by the number of training images
 SIZE = 36
-WAYS = {  # learning rates to choose from, and what is particular
-    'fine-tuned': ((.003, .01, .03), {}),
-    'fine-tuned, new positions': ((.003, .01, .03), {}),
-    'linear probe': ((.03, .1, .3), dict(trained_blocks=0)),
-    'from scratch': ((3e-4, 1e-3, 3e-3), dict(optimizer='adam', init_from='', new_head=False)),
+SCRATCH = dict(optimizer='adam', init_from='', new_head=False)
+WAYS = {  # learning rates to choose from, how many times STEPS, and what is particular
+    'fine-tuned': ((.003, .01, .03), 1, {}),
+    'fine-tuned, new positions': ((.003, .01, .03), 1, {}),
+    'linear probe': ((.03, .1, .3), 1, dict(trained_blocks=0)),
+    'from scratch': ((1e-4, 3e-4, 1e-3, 3e-3), 1, SCRATCH),
+    'from scratch, 4 times the steps': ((1e-4, 3e-4, 1e-3, 3e-3), 4, SCRATCH),
 }
 
 
@@ -63,23 +65,23 @@ def compare(checkpoint, workdir, seeds):
   pretrained = read_run(checkpoint)
   new_positions = with_new_positions(pretrained, checkpoint, workdir / 'new_positions.npz')
   tuning, final, chosen = {}, {}, {}
-  for way, (lrs, fields) in WAYS.items():
+  for way, (lrs, times, fields) in WAYS.items():
     start = new_positions if 'positions' in way else checkpoint
     for lr in lrs:
       tuning[way, lr] = config(pretrained, **{
-          'init_from': start, **fields, 'lr': lr, 'total_steps': STEPS[400],
+          'init_from': start, **fields, 'lr': lr, 'total_steps': times * STEPS[400],
           'train_split': 'train[:400]', 'eval_split': 'train[1000:]'})
   name = lambda key: '_'.join(map(str, key)).replace(' ', '_').replace(',', '')
   run = lambda configs: dict(zip(configs, run_all(
       {name(k): c for k, c in configs.items()}, workdir).values()))
   tuned = run(tuning)
-  for way, (lrs, _) in WAYS.items():
+  for way, (lrs, times, _) in WAYS.items():
     chosen[way] = best({lr: tuned[way, lr].get('accuracy', 0.) for lr in lrs})
     for count, steps in STEPS.items():
       for seed in range(seeds):
         c = final[way, count, seed] = copy.deepcopy(tuning[way, chosen[way]])
-        c.update(dict(train_split=f'train[:{count}]', eval_split='test', total_steps=steps,
-                      seed=seed))
+        c.update(dict(train_split=f'train[:{count}]', eval_split='test',
+                      total_steps=times * steps, seed=seed))
   results = run(final)
   return {way: (chosen[way], {count: [results[way, count, seed]['accuracy']
                                       for seed in range(seeds)] for count in STEPS})
