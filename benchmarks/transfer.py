@@ -4,8 +4,8 @@
 
 The checkpoint, pretrained on clothes at 28 px (configs/fashion_mnist.py), is fine-tuned at 36 px on
 the first 100, 400 and all 1,437 training images of digits and evaluated on its 360 test images; so
-are the same model from scratch, in as many steps and in four times as many, the same checkpoint
-with new position embeddings in place of the resized ones, and its head alone (a linear probe). Each
+is the same model from scratch, both in four times the steps too, the same checkpoint with new
+position embeddings in place of the resized ones, and its head alone (a linear probe). Each
 way has its own learning rate: the best of some after training on the first 400 images, on the
 training images from the 1,000th on. The same command again goes on where it was stopped.
 """
@@ -33,6 +33,7 @@ WAYS = {  # learning rates to choose from, how many times STEPS, and what is par
     'fine-tuned, new positions': ((.003, .01, .03), 1, {}),
     'linear probe': ((.03, .1, .3), 1, dict(trained_blocks=0)),
     'from scratch': ((1e-4, 3e-4, 1e-3, 3e-3), 1, SCRATCH),
+    'fine-tuned, 4 times the steps': ((.003, .01, .03), 4, {}),
     'from scratch, 4 times the steps': ((1e-4, 3e-4, 1e-3, 3e-3), 4, SCRATCH),
 }
 
