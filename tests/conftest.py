@@ -3,6 +3,7 @@ starts. Compiled programs are kept, since the tests of restarts run the same one
 
 import os
 import pathlib
+import signal
 
 import pytest
 
@@ -17,6 +18,8 @@ pytest.register_assert_rewrite('images')  # shows the values of its assertions
 
 
 def pytest_configure(config):
+  if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell's script starts 'pytest &'
+    signal.signal(signal.SIGINT, signal.default_int_handler)
   config.addinivalue_line('markers', 'slow: takes more than about 20 seconds')
 
 
