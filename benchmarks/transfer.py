@@ -104,7 +104,7 @@ def table(found):
 
 def plot(found, path):
   from matplotlib.figure import Figure
-  figure = Figure(figsize=(6.4, 4.2), dpi=110, layout='constrained')
+  figure = Figure(figsize=(6.4, 5), dpi=110, layout='constrained')
   axes = figure.subplots()
   for way, (_, by_count) in found.items():
     means, deviations = zip(*map(spread, by_count.values()))
@@ -115,7 +115,7 @@ def plot(found, path):
   axes.set(xlabel='training images', ylabel='accuracy on 360 test digits, %')
   axes.set_title(f'Pretrained on clothes at 28 px, fine-tuned on digits at {SIZE} px', fontsize=11)
   axes.grid(alpha=.3)
-  axes.legend(loc='lower right')
+  figure.legend(loc='outside lower center', ncols=2)
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path)
 
