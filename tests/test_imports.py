@@ -15,7 +15,7 @@ ALLOWED = {
     'fingerprint': (), 'metrics': (), 'record': (), 'hosts': (), 'evaluate': (), 'devices': (),
     'flops': ('models',), 'monitor': ('metrics', 'record'), 'watchdog': ('hosts',),
     'config': (), 'config_args': (), 'recipes': ('config', 'data', 'models'),
-    'inputs': ('data',), 'measures': (),
+    'inputs': ('data',), 'measures': (), 'dedup': ('dedup', 'data', 'models'),
     'evaluations': ('evaluate', 'hosts', 'inputs', 'metrics', 'monitor', 'parallel', 'step',
                     'transfer', 'watchdog'),
     'train': ('models', 'pretrained', 'optim', 'step', 'parallel', 'checkpoint', 'metrics',
@@ -24,7 +24,8 @@ ALLOWED = {
     'program': ('hosts', 'config_args'), 'main': ('train', 'program'), 'aot': ('aot', 'devices', 'parallel'),
     'inference': ('data', 'models', 'pretrained'), 'export': ('models', 'pretrained'),
     'tools': ('data', 'models', 'pretrained', 'inference', 'export', 'config', 'config_args',
-              'train', 'tools', 'aot', 'devices', 'flops', 'parallel', 'measures', 'step'),
+              'train', 'tools', 'aot', 'devices', 'flops', 'parallel', 'measures', 'step',
+              'dedup', 'metrics'),
     'transfer': ('config', 'data', 'hosts', 'pretrained', 'train', 'transfer', 'metrics', 'program',
                  'recipes', 'models', 'parallel', 'tools'), 'errors': (),
     '__init__': ('models', 'pretrained', 'inference')}

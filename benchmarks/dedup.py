@@ -1,0 +1,238 @@
+"""How many planted duplicates are found, how many others, and the time and memory of the join.
+
+    python -m benchmarks.dedup recall                  # tiles of photographs, clothes
+    python -m benchmarks.dedup embedding --checkpoint=PATH    # a model's say in the pairs
+    python -m benchmarks.dedup scale                   # 10,000, 100,000, 1,000,000 hashes
+
+The photographs are those of scikit-learn and Matplotlib, and of scikit-image where installed, cut
+into tiles; the clothes are Fashion-MNIST (Debian's dataset-fashion-mnist), left out where missing.
+"""
+
+import argparse
+import gzip
+import importlib.util
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+import cv2
+import numpy as np
+
+from vit_jax.dedup.bands import find_pairs, make_index
+from vit_jax.dedup.hashes import against_hashes, train_hashes
+
+THRESHOLDS = (4, 6, 8, 10, 12)
+DISTANCES = (.1, .2, .3, .4, .5)
+FASHION = pathlib.Path('/usr/share/datasets/fashion-mnist')
+SKIMAGE = ('astronaut', 'brick', 'camera', 'cell', 'chelsea', 'clock_motion', 'coffee', 'coins',
+           'grass', 'gravel', 'hubble_deep_field', 'ihc', 'moon', 'motorcycle_left', 'page',
+           'retina', 'rocket')
+
+
+def photographs():
+  """(H, W, 3) uint8 RGB each; no two show the same."""
+  import matplotlib
+  from sklearn.datasets import load_sample_images
+  paths = [os.path.join(matplotlib.get_data_path(), 'sample_data', 'grace_hopper.jpg')]
+  if found := importlib.util.find_spec('skimage'):
+    folder = pathlib.Path(found.origin).parent / 'data'
+    paths += sorted(str(p) for p in folder.iterdir() if p.stem in SKIMAGE)
+  return [*load_sample_images().images, *(cv2.imread(p)[..., ::-1] for p in paths)]
+
+
+def tiles(images, side):
+  """Squares that do not overlap, without those that are nearly of one colour."""
+  cut = [image[y:y + side, x:x + side] for image in images
+         for y in range(0, image.shape[0] - side + 1, side)
+         for x in range(0, image.shape[1] - side + 1, side)]
+  return [np.ascontiguousarray(tile) for tile in cut if tile.std() > 10]
+
+
+def fashion(name, count):
+  """(28, 28, 3) uint8 each."""
+  with gzip.open(FASHION / f'{name}-images-idx3-ubyte.gz') as f:
+    pixels = np.frombuffer(f.read(16 + 784 * count), np.uint8, offset=16)
+  return list(np.repeat(pixels.reshape(-1, 28, 28, 1), 3, axis=-1))
+
+
+def jpeg(image, quality):
+  return cv2.imdecode(cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1],
+                      cv2.IMREAD_COLOR)
+
+
+def scaled(image, factor):
+  return cv2.resize(image, None, fx=factor, fy=factor,
+                    interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+
+
+def cropped(image, share, rng):
+  """Without `share` of the height and of the width, at random."""
+  height, width = image.shape[:2]
+  h, w = round(height * (1 - share)), round(width * (1 - share))
+  y, x = rng.integers(height - h + 1), rng.integers(width - w + 1)
+  return image[y:y + h, x:x + w]
+
+
+def framed(image, share, level):
+  y, x = round(share * image.shape[0]), round(share * image.shape[1])
+  return cv2.copyMakeBorder(image, y, y, x, x, cv2.BORDER_CONSTANT, value=(level,) * 3)
+
+
+def brighter(image, factor):
+  return (image * np.float32(factor)).clip(0, 255).astype(np.uint8)
+
+
+KINDS = {
+    **{f'JPEG quality {q}': lambda x, _, q=q: jpeg(x, q) for q in (95, 75, 50, 30)},
+    **{f'resized {f}x': lambda x, _, f=f: jpeg(scaled(x, f), 90) for f in (.5, .7, 1.5, 2)},
+    'cropped 5 %': lambda x, rng: jpeg(cropped(x, .05, rng), 90),
+    'cropped 10 %': lambda x, rng: jpeg(cropped(x, .1, rng), 90),
+    'mirrored': lambda x, _: jpeg(np.ascontiguousarray(x[:, ::-1]), 90),
+    **{f'brightness {f}x': lambda x, _, f=f: jpeg(brighter(x, f), 90) for f in (.7, 1.3)},
+    'white border 5 %': lambda x, _: jpeg(framed(x, .05, 255), 90),
+    'black border 10 %': lambda x, _: jpeg(framed(x, .1, 0), 90),
+    'mirrored, cropped 5 %, .7x, JPEG 60': lambda x, rng: jpeg(scaled(cropped(
+        np.ascontiguousarray(x[:, ::-1]), .05, rng), .7), 60),
+}
+
+
+def hash_all(function, images):
+  hashes = [np.empty(0, np.uint64), *map(function, images)]
+  return np.concatenate(hashes), np.repeat(np.arange(len(images)), [len(h) for h in hashes[1:]])
+
+
+def recall(name, tests, others):
+  """Prints a row for each kind: shares of planted pairs found and of found pairs planted."""
+  start = time.process_time()
+  against = hash_all(against_hashes, tests)
+  index = make_index(*against, THRESHOLDS[-1])
+  seconds = time.process_time() - start
+  other_pairs = find_pairs(index, *hash_all(train_hashes, others))
+  print(f'\n{name}: {len(tests):,} test images, an altered copy of each, {len(others):,} others; '
+        f'{1e3 * seconds / len(tests):.2f} ms of CPU to hash a test image\n')
+  print('| recall, precision in % at a threshold of | ' + ' | '.join(map(str, THRESHOLDS)) + ' |')
+  print('|---' * (1 + len(THRESHOLDS)) + '|')
+  for kind, alter in KINDS.items():
+    rng = np.random.default_rng(0)
+    pairs = find_pairs(index, *hash_all(train_hashes, [alter(image, rng) for image in tests]))
+    print(f'| {kind} | ' + ' | '.join(map(lambda t: cell(pairs, len(tests), t), THRESHOLDS)) + ' |')
+  counts = [(other_pairs[:, 2] <= t).sum() for t in THRESHOLDS]
+  if others:
+    print('| pairs of a test image and one of the others, unaltered | '
+          + ' | '.join(f'{n:,}' for n in counts) + ' |')
+
+
+def speed():
+  """Prints the CPU time of a photograph of usual size."""
+  from benchmarks.input import make_jpegs
+  from vit_jax.data.decode import decode_image
+  jpegs = make_jpegs(16)
+  times = []
+  for function in (lambda x: x, train_hashes, against_hashes):
+    function(decode_image(jpegs[0]))  # imports
+    start = time.process_time()
+    for data in jpegs:
+      function(decode_image(data))
+    times.append(f'{1e3 * (time.process_time() - start) / len(jpegs):.1f} ms')
+  print('a 500 x 375 JPEG: decoded in {}, and hashed for training in {}, for a test set in {}'
+        .format(*times))
+
+
+def cell(pairs, count, threshold):
+  """'98.3, 99.5' of the pairs within a threshold."""
+  pairs = pairs[pairs[:, 2] <= threshold]
+  right = (pairs[:, 0] == pairs[:, 1]).sum()
+  return f'{100 * right / count:.1f}, ' + (f'{100 * right / len(pairs):.1f}' if len(pairs) else '-')
+
+
+def embedding(checkpoint, image_size, tests):
+  """Prints what a largest distance of representations leaves of the pairs of all kinds."""
+  from vit_jax.dedup.embed import embedding_distances
+  from vit_jax.pretrained.architecture import load_model
+  model, params, _ = load_model(checkpoint, image_size=image_size)
+  rng = np.random.default_rng(0)
+  train = [alter(image, rng) for alter in KINDS.values() for image in tests]
+  index = make_index(*hash_all(against_hashes, tests), THRESHOLDS[-1])
+  pairs = find_pairs(index, *hash_all(train_hashes, train))
+  start = time.perf_counter()
+  far = embedding_distances(model, params, pairs, train.__getitem__, tests.__getitem__)
+  print(f'{len(tests)} tiles, {len(train):,} copies of all kinds, {len(pairs):,} pairs, '
+        f'{time.perf_counter() - start:.0f} s; recall, precision in %\n')
+  print('| threshold | ' + ' | '.join(f'distance {d:g}' for d in DISTANCES) + ' | any |')
+  print('|---' * (2 + len(DISTANCES)) + '|')
+  pairs[:, 0] %= len(tests)  # the number of the image that it is a copy of
+  for threshold in THRESHOLDS:
+    near = [pairs[(far <= d) & (pairs[:, 2] <= threshold)] for d in (*DISTANCES, 2)]
+    print(f'| {threshold} | ' + ' | '.join(cell(p, len(train), threshold) for p in near) + ' |')
+
+
+def scale(train_count, against_count, variants, threshold):
+  """Joins random hashes by the tool's own pipeline; prints a row of the table."""
+  from vit_jax.dedup import pipeline
+  beam = pipeline.import_beam()
+  rng = np.random.default_rng(0)
+  train = rng.integers(0, 2**64, train_count, dtype=np.uint64)
+  tests = rng.integers(0, 2**64, (against_count, variants), dtype=np.uint64)
+  planted = rng.choice(train_count, train_count // 1000, replace=False)
+  train[planted] = tests[np.arange(len(planted)) % against_count, 0]
+  for row in planted:  # at most `threshold` bits away
+    for bit in rng.choice(64, rng.integers(threshold + 1), replace=False):
+      train[row] ^= np.uint64(1 << int(bit))
+  side = lambda hashes, images: [
+      pipeline.Hashed(hashes[i:i + 1024], images[i:i + 1024], [], [])
+      for i in range(0, len(hashes), 1024)]
+  sides = (side(train, np.arange(train_count)),
+           side(tests.ravel(), np.repeat(np.arange(against_count), variants)))
+  with tempfile.TemporaryDirectory() as folder:
+    def build(p):
+      made = [p | f'Make {i}' >> beam.Create(s) | f'Spread {i}' >> beam.Reshuffle()
+              for i, s in enumerate(sides)]
+      pipeline.join(*made, threshold) | beam.io.WriteToText(f'{folder}/parts/part')
+
+    start = time.perf_counter()
+    pipeline.run(build)
+    seconds = time.perf_counter() - start
+    found = pipeline.gather(f'{folder}/parts').pairs
+  hit = np.isin(planted, found[:, 0]).sum()
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+  compared = train_count * against_count * variants
+  print(f'| {train_count:,} | {against_count:,} x {variants} | {threshold} | {seconds:.1f} | '
+        f'{peak:,.0f} | {hit:,} of {len(planted):,} | {len(found) - hit:,} of {compared:.0e} |',
+        flush=True)
+
+
+def main():
+  parser = argparse.ArgumentParser(
+      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('what', choices=['recall', 'embedding', 'scale'])
+  parser.add_argument('--side', type=int, default=128, help='of the tiles, in pixels')
+  parser.add_argument('--checkpoint', metavar='PATH', help='of the model, for embedding')
+  parser.add_argument('--image_size', type=int, default=112, help='for the model')
+  parser.add_argument('--one', type=int, nargs=4, help=argparse.SUPPRESS)  # a row of scale
+  args = parser.parse_args()
+  if args.one:
+    return scale(*args.one)
+  if args.what == 'embedding':
+    return embedding(args.checkpoint, args.image_size, tiles(photographs(), args.side))
+  if args.what == 'recall':
+    speed()
+    recall(f'photographs, {args.side} px', tiles(photographs(), args.side), [])
+    if FASHION.exists():
+      recall('clothes, 28 px', fashion('t10k', 2000), fashion('train', 60000))
+    return
+  print('| training hashes | test images x hashes | threshold | s | MB | planted found | '
+        'others found, of pairs |\n' + '|---' * 7 + '|', flush=True)
+  counts = 10**4, 10**5, 10**6
+  rows = [(count, 10_000, variants, 8) for variants in (1, 22) for count in counts]
+  rows += [(count, count, 1, 8) for count in counts]
+  for row in rows:  # each in a process of its own, for its memory
+    subprocess.run([sys.executable, '-m', 'benchmarks.dedup', 'scale', '--one', *map(str, row)],
+                   check=True)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,88 @@
+"""What a record of a data set is called, so that it is the same one on another day."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import itertools
+import os
+import re
+from typing import NamedTuple
+
+from vit_jax.data import prepared, source, vtab
+
+
+class RecordId(NamedTuple):
+  """A record of a data set: 'train 1234'."""
+
+  split: str  # a whole one, never a slice
+  index: int  # in it, in the order of `open_source`
+
+  def __str__(self) -> str:
+    return f'{self.split} {self.index}'
+
+
+class Records:
+  """The records that a split expression stands for, and what they are called.
+
+  Attributes:
+    dataset: as given; ids of a task of VTAB-1k are those of the data set that it is part of.
+    split: in TFDS notation.
+    data_dir: where TFDS data sets lie.
+    identity: what must not change for ids to hold: 'cifar10/3.0.2', or 'folder'.
+    splits: for each split there is a record of, what must not change either: '50000', the number
+      of its records; of a folder with a digest of its file names, '812/9f86d081884c7d65'.
+  """
+
+  def __init__(self, dataset: str, split: str, data_dir: str | None = None):
+    """Raises InputError like `open_source`."""
+    self.dataset, self.split, self.data_dir = dataset, split, data_dir
+    self.source = source.open_source(dataset, split, data_dir)
+    if dataset.startswith('vtab/'):  # a task, made of parts of a data set
+      task = vtab.find_task(dataset.removeprefix('vtab/'))
+      dataset, split = task.dataset, task.splits[split]
+    names = source.split_names(dataset, data_dir)
+    used = names if split == 'all' else [n for n in names if n in source.named_splits(split)]
+    if source.is_folder(dataset):
+      self.identity = 'folder'
+      sizes, self.splits = _look_into_folder(dataset, used)
+    else:
+      info = prepared.read_info(prepared.find(dataset, data_dir))
+      self.identity = info.full_name
+      sizes = {name: info.splits[name].num_examples for name in used}
+      self.splits = {name: str(sizes[name]) for name in used}
+    ranges = source.split_ranges(split, {name: [sizes.get(name, 0)] for name in names})
+    self.ranges = [(name, start, stop) for name, start, stop in ranges if start < stop]
+    self._ends = list(itertools.accumulate(stop - start for _, start, stop in self.ranges))
+
+  def __len__(self) -> int:
+    return self._ends[-1]
+
+  def __str__(self) -> str:
+    return f'{self.dataset}:{self.split}'
+
+  def id(self, position: int) -> RecordId:
+    """The id of record `position` of the source."""
+    part = bisect.bisect_right(self._ends, position)
+    name, _, stop = self.ranges[part]
+    return RecordId(name, stop - (self._ends[part] - position))
+
+
+def _look_into_folder(directory: str, names: list[str]) -> tuple[dict[str, int], dict[str, str]]:
+  """({split: number of images}, {split: that and a digest of their names in order})."""
+  sizes, splits = {}, {}
+  root = os.path.expanduser(directory)
+  for name in names:
+    images = source.open_source(directory, name)
+    digest = hashlib.sha256()
+    for i in range(len(images)):
+      digest.update(os.fsencode(os.path.relpath(images.record_name(i), root)) + b'\n')
+    sizes[name] = len(images)
+    splits[name] = f'{len(images)}/{digest.hexdigest()[:16]}'
+  return sizes, splits
+
+
+def parse_records(text: str, default_split: str) -> tuple[str, str]:
+  """'cifar10:test' -> ('cifar10', 'test'); a version, which begins with a digit, is no split."""
+  match = re.fullmatch(r'(.+?):([A-Za-z][\w-]*(?:\[[^]]*\])?(?:\+[\w-]+(?:\[[^]]*\])?)*)', text)
+  return (match[1], match[2]) if match else (text, default_split)
