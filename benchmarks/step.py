@@ -42,8 +42,8 @@ def jax_steps(job):
   optimizer = make_optimizer(schedule, weight_decay=.1, clip_norm=1.)
   spread = parallel.Pmap(job['batch_size'])
   train_step = spread.train_step(
-      step_lib.make_train_step(model, optimizer, schedule, dropout_key=key))
-  eval_step = spread.eval_step(step_lib.make_eval_step(model))
+      step_lib.make_train_step(step_lib.supervised(model), optimizer, schedule, dropout_key=key))
+  eval_step = spread.eval_step(step_lib.make_eval_step(step_lib.supervised(model)))
   state = spread.init(lambda: step_lib.init_state(model, optimizer, key))
   batch = make_batch(np.random.default_rng(0), job) | {'mask': np.ones(job['batch_size'], bool)}
   if job['mode'] == 'infer':

@@ -35,8 +35,9 @@ def batch(seed=0):
 def setup(model=MODEL, average=0., is_trained=None, kind='sgd', **options):
   schedule = optim.make_schedule('cosine', peak=.1, total_steps=20, warmup_steps=0)
   optimizer = optim.make_optimizer(schedule, kind=kind)
-  step = step_lib.make_train_step(model, optimizer, schedule, dropout_key=jax.random.key(1),
-                                  average=average, is_trained=is_trained, **options)
+  step = step_lib.make_train_step(step_lib.supervised(model), optimizer, schedule,
+                                  dropout_key=jax.random.key(1), average=average,
+                                  is_trained=is_trained, **options)
   init = lambda: step_lib.init_state(model, optimizer, jax.random.key(0), is_trained=is_trained,
                                      average=bool(average))
   return step, init
@@ -213,7 +214,7 @@ def test_the_average_is_evaluated_resumed_and_exported(pretrained, digits_dir, t
   model = create_model(c.model, num_classes=10, image_size=8, hidden_dim=16, mlp_dim=32,
                        num_heads=2, num_layers=2)
   params = load_params(workdir, model)
-  step = jax.jit(step_lib.make_eval_step(model))
+  step = jax.jit(step_lib.make_eval_step(step_lib.supervised(model)))
   with Inputs(c).eval_batches() as batches:
     found = evaluate(step, params, batches)
   assert found['examples'] == metrics['eval/average_examples'] == 100

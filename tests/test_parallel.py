@@ -24,8 +24,8 @@ def setup(accumulate=1, moment_dtype='float32', **fields):
   schedule = lambda _: 3e-3
   optimizer = optim.make_optimizer(schedule, clip_norm=1., weight_decay=.1,
                                    moment_dtype=moment_dtype)
-  step = step_lib.make_train_step(model, optimizer, schedule, dropout_key=jax.random.key(1),
-                                  accumulate=accumulate)
+  step = step_lib.make_train_step(step_lib.supervised(model), optimizer, schedule,
+                                  dropout_key=jax.random.key(1), accumulate=accumulate)
   return step, lambda: step_lib.init_state(model, optimizer, jax.random.key(0))
 
 

@@ -23,8 +23,8 @@ def batch(size=32, seed=0):
 def setup(accumulate=1, model=MODEL, **options):
   schedule = lambda _: 1e-3
   optimizer = optim.make_optimizer(schedule, clip_norm=1., weight_decay=.1)
-  step = step_lib.make_train_step(model, optimizer, schedule, dropout_key=jax.random.key(1),
-                                  accumulate=accumulate, **options)
+  step = step_lib.make_train_step(step_lib.supervised(model), optimizer, schedule,
+                                  dropout_key=jax.random.key(1), accumulate=accumulate, **options)
   state = jax.jit(lambda: step_lib.init_state(model, optimizer, jax.random.key(0)))()
   # A head that is not zero, so that every parameter has a gradient.
   head = jax.random.normal(jax.random.key(2), state.params['head']['kernel'].shape) * .1
@@ -159,7 +159,8 @@ def test_evaluation_counts_every_example_once(examples):
       yield {k: np.pad(v, [(0, short)] + [(0, 0)] * (v.ndim - 1)) for k, v in part.items()}
 
   spread = parallel.Pmap(32)
-  found = evaluate(spread.eval_step(step_lib.make_eval_step(MODEL)), spread.put(params), padded())
+  step = step_lib.make_eval_step(step_lib.supervised(MODEL))
+  found = evaluate(spread.eval_step(step), spread.put(params), padded())
   losses = step_lib.cross_entropy(logits, data['label'])
   assert found['examples'] == examples
   assert found['accuracy'] == (logits.argmax(-1) == data['label']).sum() / examples
@@ -168,7 +169,7 @@ def test_evaluation_counts_every_example_once(examples):
 
 def test_a_stopped_evaluation_gives_nothing():
   spread = parallel.Pmap(32)
-  eval_step = spread.eval_step(step_lib.make_eval_step(MODEL))
+  eval_step = spread.eval_step(step_lib.make_eval_step(step_lib.supervised(MODEL)))
   assert evaluate(eval_step, spread.put(setup()[1].params), [batch()] * 3, lambda: True) is None
 
 

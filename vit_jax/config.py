@@ -65,6 +65,9 @@ def default_config() -> ConfigDict:
   c.total_steps = 0  # length of training in steps; 0: from num_epochs
   c.loss = 'softmax'  # 'softmax' or 'sigmoid' cross-entropy
   c.label_smoothing = 0.
+  c.pretext = ''  # 'masked_patches': predicts those instead of labels (paper B.1.2)
+  c.mpp_target = 'mean_color'  # of each patch; 'small_patch': of 4 x 4 cells; 'patch': all pixels
+  c.mpp_rate = .5  # share of the patches that are corrupted
   c.lr = 3e-3  # peak learning rate
   c.schedule = 'cosine'  # 'cosine' to 0, 'linear' to linear_end, 'steps': a tenth at each lr_drops
   c.linear_end = 1e-5
@@ -122,7 +125,8 @@ def check_config(c: ConfigDict) -> None:
     near = difflib.get_close_matches(unknown[0], default_config(), 1)
     raise InputError(f'unknown config field {unknown[0]!r}' +
                      (f'; did you mean {near[0]!r}?' if near else ''))
-  choices = dict(loss=('softmax', 'sigmoid'), schedule=('cosine', 'linear', 'steps'),
+  choices = dict(pretext=('', 'masked_patches'), loss=('softmax', 'sigmoid'),
+                 schedule=('cosine', 'linear', 'steps'),
                  decay=('kernels', 'all'), parallel=('pmap', 'mesh'), preset=('inception', 'bit'),
                  optimizer=('adam', 'sgd'), dtype=('float32', 'bfloat16'),
                  moment_dtype=('float32', 'bfloat16'), flip=('yes', 'no', 'auto'))

@@ -25,7 +25,7 @@ def evaluate(eval_step: Callable[..., Any], params: Any, batches: Iterable[Any],
     nonlocal loss, correct, examples
     sums = jax.device_get(sums)
     loss += float(sums['loss'])
-    correct += int(sums['correct'])
+    correct += sums['correct'].item()
     examples += int(sums['examples'])
 
   for batch in batches:

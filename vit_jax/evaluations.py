@@ -22,11 +22,11 @@ class Evaluations:
   """The evaluations of a run; each is on record before the next step, or made up for later."""
 
   def __init__(self, c: ConfigDict, inputs: Inputs, model: nn.Module,
-               spread: parallel.Pmap | parallel.Sharded, total_steps: int,
-               should_stop: Callable[[], bool], watchdog: Watchdog):
+               objective: step_lib.Objective, spread: parallel.Pmap | parallel.Sharded,
+               total_steps: int, should_stop: Callable[[], bool], watchdog: Watchdog):
     self._config, self._inputs, self._total_steps = c, inputs, total_steps
     self._should_stop, self._watchdog = should_stop, watchdog
-    self._eval_step = spread.eval_step(step_lib.make_eval_step(model, loss=c.loss))
+    self._eval_step = spread.eval_step(step_lib.make_eval_step(objective))
     represent = spread.gather_step(make_represent_step(model))
     self._fewshot = [
         FewShot(name, represent, image_size=c.image_size, batch_size=c.batch_size,

@@ -34,7 +34,7 @@ class Inputs:
     if self.num_classes < self.train.num_classes:
       raise InputError(f'config.num_classes={c.num_classes}, but {c.dataset} has '
                        f'{self.train.num_classes} classes')
-    if self.train.multi_label and c.loss != 'sigmoid':
+    if self.train.multi_label and c.loss != 'sigmoid' and not c.pretext:
       raise InputError(f'the images of {c.dataset} have several labels each, for which '
                        f'config.loss={c.loss!r} is not made; set config.loss=sigmoid')
     self._flip = about.flip if c.flip == 'auto' else c.flip == 'yes'

@@ -19,8 +19,8 @@ import numpy as np
 from vit_jax.errors import InputError
 
 
-# Counts on from run to run: jax, asked to stop before a run's first step, does so at the point after
-# the newest one that it has heard of.
+# Counts on from run to run: jax, asked to stop before a run's first step, does so at the point
+# after the newest one that it has heard of.
 _points = itertools.count(1)
 
 

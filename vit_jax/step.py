@@ -17,6 +17,9 @@ from vit_jax.models.io import to_input
 # image (B, H, W, 3) uint8, label (B,) int or multi-hot (B, K) uint8, mask (B,) bool
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+# (params, batch, key) -> losses (B,), and how far each example is right (B,): bool, or in [0, 1].
+# Without a key as it is evaluated: nothing is random.
+Objective = Callable[[Any, Batch, jax.Array | None], tuple[jax.Array, jax.Array]]
 IsTrained = Callable[[str], bool]  # of a name such as 'Transformer/encoderblock_0/...'
 
 
@@ -97,10 +100,36 @@ def _multi_hot(labels: jax.Array, num_classes: int) -> jax.Array:
   return jnp.pad(labels.astype(jnp.float32), ((0, 0), (0, num_classes - labels.shape[1])))
 
 
-def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation,
-                    schedule: optax.Schedule, *, dropout_key: jax.Array, loss: str = 'softmax',
-                    label_smoothing: float = 0., accumulate: int = 1, mixup: float = 0.,
-                    average: float = 0., is_trained: IsTrained | None = None
+def supervised(model: nn.Module, *, loss: str = 'softmax',
+               label_smoothing: float = 0.) -> Objective:
+  """The objective of classification: `cross_entropy` with an image's label.
+
+  Images and labels are mixed with their partners where the batch has these (`mixup`); an image
+  counts as correct by its own label, also then.
+  """
+
+  def objective(params: Any, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    images, labels = to_input(batch['image']), batch['label']
+    targets = _multi_hot(labels, model.num_classes)
+    if 'share' in batch:
+      others = _multi_hot(batch['previous_label'], model.num_classes)
+      images = _mix(images, to_input(batch['previous_image']), batch['share'])
+      targets = _mix(targets, others, batch['share'])
+    if key is None:
+      logits = model.apply({'params': params}, images)
+    else:
+      logits = model.apply({'params': params}, images, train=True, examples=batch['example'],
+                           rngs={'dropout': key})
+    smoothing = 0. if key is None else label_smoothing
+    return (cross_entropy(logits, targets, kind=loss, label_smoothing=smoothing),
+            is_correct(logits, labels))
+
+  return objective
+
+
+def make_train_step(objective: Objective, optimizer: optax.GradientTransformation,
+                    schedule: optax.Schedule, *, dropout_key: jax.Array, accumulate: int = 1,
+                    mixup: float = 0., average: float = 0., is_trained: IsTrained | None = None
                     ) -> Callable[..., Any]:
   """Makes train_step(state, batch, shard=0, mean=identity, ...) -> (state, metrics).
 
@@ -112,25 +141,18 @@ def make_train_step(model: nn.Module, optimizer: optax.GradientTransformation,
   gradient.
 
   Args:
+    objective: what is minimised; 'example' in its batch is each one's index in the global batch.
+    dropout_key: of all that is random in a step.
     mixup: p of Beta(p, p), from which each step draws how far an image and its label are mixed
       with those before it in the batch (arXiv 1710.09412); 0: not at all.
     average: factor of the parameters' average (paper section 4.1 has .9999); 0: there is none.
     is_trained: which parameters are; the others get no gradient.
 
   Metrics are of this step, before its update: loss, accuracy, grad_norm (before clipping), lr.
-  Accuracy counts against an image's own label, also when it is mixed.
   """
 
   def loss_and_accuracy(trained, frozen, part, key):
-    images, labels = to_input(part['image']), part['label']
-    targets = _multi_hot(labels, model.num_classes)
-    if mixup:
-      images = _mix(images, to_input(part['previous_image']), part['share'])
-      targets = _mix(targets, _multi_hot(part['previous_label'], model.num_classes), part['share'])
-    logits = model.apply({'params': merge_params(trained, frozen)}, images, train=True,
-                         examples=part['example'], rngs={'dropout': key})
-    losses = cross_entropy(logits, targets, kind=loss, label_smoothing=label_smoothing)
-    correct = is_correct(logits, labels)
+    losses, correct = objective(merge_params(trained, frozen), part, key)
     return jnp.mean(losses * part['mask']), jnp.mean(correct * part['mask'])
 
   def train_step(state: TrainState, batch: Batch, shard: jax.Array | int = 0,
@@ -199,22 +221,22 @@ def _averaged(average: Any, params: Any, step: jax.Array, factor: float) -> Any:
   return jax.tree.map(lambda a, p: a + weight * (p - a), average, params)
 
 
-def make_eval_step(model: nn.Module, *, loss: str = 'softmax') -> Callable[..., Metrics]:
+def make_eval_step(objective: Objective) -> Callable[..., Metrics]:
   """Makes eval_step(params, batch, total=identity) -> sums over the unmasked examples.
 
-  `total` sums over the devices. Returns loss (sum), correct and examples (int32 counts). Where
+  `total` sums over the devices. Returns loss and correct (sums) and examples (int32 count). Where
   images have several labels, those without any are left out (ReaL, arXiv 2006.07159).
   """
 
   def eval_step(params: Any, batch: Batch,
                 total: Callable[[Any], Any] = lambda x: x) -> Metrics:
-    logits = model.apply({'params': params}, to_input(batch['image']))
-    losses = cross_entropy(logits, batch['label'], kind=loss)
+    losses, correct = objective(params, batch, None)
     mask = batch['mask']
     if batch['label'].ndim == 2:
       mask &= batch['label'].any(-1)
+    counts = jnp.int32 if correct.dtype == bool else correct.dtype
     return total(dict(loss=jnp.sum(jnp.where(mask, losses, 0)),
-                      correct=jnp.sum(is_correct(logits, batch['label']) & mask, dtype=jnp.int32),
+                      correct=jnp.sum(jnp.where(mask, correct, 0), dtype=counts),
                       examples=jnp.sum(mask, dtype=jnp.int32)))
 
   return eval_step

@@ -33,6 +33,7 @@ from vit_jax.metrics import log, start_log, write_whole
 from vit_jax.models import create_model
 from vit_jax.models.trained import trained_names
 from vit_jax.monitor import STARTED, Monitor
+from vit_jax.pretext import masked_patches
 from vit_jax.pretrained import load_params
 from vit_jax.record import Record
 from vit_jax.watchdog import Watchdog
@@ -67,15 +68,24 @@ def train(config: ConfigDict, workdir: pathlib.Path | epath.Path) -> dict[str, f
 
 class Training(NamedTuple):
   """What a config computes, on whatever devices."""
-  model: nn.Module
+  model: nn.Module  # what the parameters are of, with others beside for a pretext
+  objective: step_lib.Objective
   init: Callable[[], step_lib.TrainState]
   step: Callable[..., Any]  # of step.make_train_step
 
 
 def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training:
-  """The model, its initial state and the train step of a config."""
-  model = create_model(c.model, num_classes=num_classes, image_size=c.image_size,
+  """The model, its objective, its initial state and the train step of a config."""
+  masked = c.pretext == 'masked_patches'
+  model = create_model(c.model, num_classes=0 if masked else num_classes, image_size=c.image_size,
                        **model_overrides(c))
+  init_key, dropout_key = jax.random.split(jax.random.key(c.seed))
+  if masked:
+    trained_model = masked_patches.make_model(model, c.mpp_target, c.mpp_rate)
+    objective = masked_patches.make_objective(trained_model, dropout_key)
+  else:
+    trained_model = model
+    objective = step_lib.supervised(model, loss=c.loss, label_smoothing=c.label_smoothing)
   schedule = optim.make_schedule(c.schedule, peak=c.lr, total_steps=total_steps,
                                  warmup_steps=c.warmup_steps, linear_end=c.linear_end,
                                  drops=c.lr_drops)
@@ -83,15 +93,13 @@ def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training
       schedule, kind=c.optimizer, beta1=c.beta1, beta2=c.beta2, momentum=c.momentum,
       moment_dtype=c.moment_dtype, weight_decay=c.weight_decay, decay=c.decay,
       clip_norm=c.clip_norm)
-  init_key, dropout_key = jax.random.split(jax.random.key(c.seed))
   is_trained = trained_names(model, c.trained_blocks) if c.trained_blocks >= 0 else None
-  init = lambda: step_lib.init_state(model, optimizer, init_key, is_trained=is_trained,
-                                     average=bool(c.average))
+  init = lambda: step_lib.init_state(trained_model, optimizer, init_key,
+                                     is_trained=is_trained, average=bool(c.average))
   step = step_lib.make_train_step(
-      model, optimizer, schedule, dropout_key=dropout_key, loss=c.loss,
-      label_smoothing=c.label_smoothing, accumulate=c.accumulate, mixup=c.mixup,
-      average=c.average, is_trained=is_trained)
-  return Training(model, init, step)
+      objective, optimizer, schedule, dropout_key=dropout_key, accumulate=c.accumulate,
+      mixup=c.mixup, average=c.average, is_trained=is_trained)
+  return Training(model, objective, init, step)
 
 
 def count_steps(c: ConfigDict, num_images: int) -> int:
@@ -111,11 +119,12 @@ class _Run:
     self.spread = (parallel.Pmap(c.batch_size, c.accumulate) if c.parallel == 'pmap' else
                    parallel.Sharded(c.batch_size, c.accumulate, c.mesh))
     self.total_steps = count_steps(c, len(self.data.train))
-    self.model, self.init, step = make_training(c, self.data.num_classes, self.total_steps)
+    self.model, objective, self.init, step = make_training(
+        c, self.data.num_classes, self.total_steps)
     self.train_step = self.spread.train_step(step)
     self.should_stop = parallel.Stopper()
-    self.evaluations = Evaluations(c, self.data, self.model, self.spread, self.total_steps,
-                                   self.should_stop, watchdog)
+    self.evaluations = Evaluations(c, self.data, self.model, objective, self.spread,
+                                   self.total_steps, self.should_stop, watchdog)
     self.checkpoints = Checkpoints(workdir / 'checkpoints', keep=c.keep, keep_every=c.keep_every)
     self.monitor = None  # opened once the step to resume from is known
     self.unchecked = []  # (step, metrics still on the device) since the last look

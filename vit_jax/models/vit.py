@@ -195,8 +195,12 @@ class VisionTransformer(nn.Module):
   @property
   def grid(self) -> tuple[int, int]:
     """Rows and columns of patches."""
-    stride = self.patch_size * (self.resnet.stride if self.resnet else 1)
-    return self.image_size[0] // stride, self.image_size[1] // stride
+    return self.image_size[0] // self.stride, self.image_size[1] // self.stride
+
+  @property
+  def stride(self) -> int:
+    """Side of a patch in pixels."""
+    return self.patch_size * (self.resnet.stride if self.resnet else 1)
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool = False,
@@ -211,27 +215,7 @@ class VisionTransformer(nn.Module):
     Returns:
       (B, num_classes) float32; the representation (B, D) when num_classes is 0.
     """
-    if images.shape[1:3] != self.image_size:
-      raise InputError(f'images are {images.shape[1]}x{images.shape[2]} but the model was made '
-                       f'for {self.image_size[0]}x{self.image_size[1]}; '
-                       'create_model(..., image_size=...) sets it')
-    keys = None
-    if train and self.dropout:
-      examples = jnp.arange(len(images)) if examples is None else examples
-      keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng('dropout'), examples)
-    x = images
-    if self.resnet:
-      x = hybrid_features(x, self.resnet, self.dtype)
-    dim = self.variant.hidden_dim
-    x = PatchEmbedding(self.patch_size, dim, self.patch_bias, self.dtype, name='embedding')(x)
-    tokens = lambda name, n, init: jnp.broadcast_to(
-        self.param(name, init, (1, n, dim)).astype(x.dtype), (x.shape[0], n, dim))
-    if self.head == 'token':
-      x = jnp.concatenate([tokens('cls', 1, nn.initializers.zeros), x], axis=1)
-    registers = None
-    if self.registers:
-      registers = tokens('registers', self.registers, nn.initializers.normal(1e-6))
-    x = self._encoder()(x, registers, keys)
+    x = self._encode(self._embed(images), self._dropout_keys(len(images), train, examples))
     x = self._pool(x)  # (B, L, D) -> (B, D)
     if self.representation_size:
       x = jnp.tanh(nn.Dense(self.representation_size, dtype=self.dtype, name='pre_logits')(x))
@@ -240,6 +224,37 @@ class VisionTransformer(nn.Module):
       return x
     return nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros,
                     bias_init=nn.initializers.constant(self.head_bias_init), name='head')(x)
+
+  def _dropout_keys(self, size: int, train: bool, examples: jax.Array | None) -> jax.Array | None:
+    """One for each image, None when nothing is dropped."""
+    if not (train and self.dropout):
+      return None
+    examples = jnp.arange(size) if examples is None else examples
+    return jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng('dropout'), examples)
+
+  def _embed(self, images: jax.Array) -> jax.Array:
+    """(B, H, W, 3) -> (B, N, D), the patches."""
+    if images.shape[1:3] != self.image_size:
+      raise InputError(f'images are {images.shape[1]}x{images.shape[2]} but the model was made '
+                       f'for {self.image_size[0]}x{self.image_size[1]}; '
+                       'create_model(..., image_size=...) sets it')
+    x = images
+    if self.resnet:
+      x = hybrid_features(x, self.resnet, self.dtype)
+    return PatchEmbedding(self.patch_size, self.variant.hidden_dim, self.patch_bias, self.dtype,
+                          name='embedding')(x)
+
+  def _encode(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
+    """(B, N, D) -> (B, [1 +] N [+ registers], D)."""
+    dim = self.variant.hidden_dim
+    tokens = lambda name, n, init: jnp.broadcast_to(
+        self.param(name, init, (1, n, dim)).astype(x.dtype), (x.shape[0], n, dim))
+    registers = None
+    if self.registers:
+      registers = tokens('registers', self.registers, nn.initializers.normal(1e-6))
+    if self.head == 'token':
+      x = jnp.concatenate([tokens('cls', 1, nn.initializers.zeros), x], axis=1)
+    return self._encoder()(x, registers, keys)
 
   def _layers(self) -> tuple[Layer, Layer, Layer]:
     """What makes attentions, MLPs and LayerNorms."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import logging
 import os
 import pathlib
 import tempfile
@@ -16,6 +17,9 @@ from vit_jax.errors import InputError, some
 from vit_jax.pretrained import files, npz, orbax, safetensors
 from vit_jax.pretrained.about import About
 
+log = logging.getLogger('vit_jax')
+
+_PRETEXT = ('mask_token', 'patch_head/')  # of vit_jax.pretext.masked_patches
 _SUFFIXES = ('.npz', '.safetensors', '.bin', '.pth', '.pt')  # of files; else a directory
 FORMATS = ('npz', 'timm', 'hf', 'orbax')
 PUBLISHED = About(activation='gelu_tanh', norm_eps=1e-6)  # of models whose files do not say
@@ -68,7 +72,7 @@ def read_checkpoint(path: str | os.PathLike, *, num_heads: int | None = None,
     if kind == 'npz':
       arrays = npz.read_npz(paths[0])
     elif kind == 'orbax':
-      arrays = npz.canonical(orbax.read_orbax(paths[0]), path)
+      arrays = npz.canonical(_without_pretext(orbax.read_orbax(paths[0]), path), path)
     else:
       arrays, kind = safetensors.read_safetensors(paths, about, num_heads=num_heads,
                                                   num_patches=num_patches)
@@ -77,6 +81,14 @@ def read_checkpoint(path: str | os.PathLike, *, num_heads: int | None = None,
   if wrong := _not_finite(arrays):
     raise InputError(f'{path} is damaged: not finite in {some(wrong)}')
   return Checkpoint(arrays, about._replace(format=kind))
+
+
+def _without_pretext(arrays, path):
+  """Leaves out what a pretext task trains beside the model."""
+  rest = {name: array for name, array in arrays.items() if not name.startswith(_PRETEXT)}
+  if len(rest) < len(arrays):
+    log.warning('%s: what only predicts masked patches is left out', path)
+  return rest
 
 
 def _not_finite(arrays):

@@ -85,7 +85,7 @@ def plan(c: ConfigDict, word: str, *, num_images: int = 0, mfu: float = .4) -> d
   jax.config.update('jax_platforms', 'cpu')  # where this tool itself computes
   devices = describe(topology)
   spread = Sharded(c.batch_size, c.accumulate, c.mesh if c.parallel == 'mesh' else (0, 1), devices)
-  model, init, step = make_training(c, num_classes, total_steps)
+  model, _, init, step = make_training(c, num_classes, total_steps)
   state = jax.eval_shape(init)
   available = find_device(topology.kind).memory
   found = dict(

@@ -1,0 +1,224 @@
+"""Masked patch prediction: what is corrupted, what is predicted, that nothing leaks, that it learns."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax import create_model, load_params
+from vit_jax import optim
+from vit_jax import parallel
+from vit_jax import step as step_lib
+from vit_jax.config import default_config
+from vit_jax.data.decode import decode_image
+from vit_jax.data.source import open_source
+from vit_jax.errors import InputError
+from vit_jax.models.io import to_input
+from vit_jax.pretext import masked_patches as mpp
+from vit_jax.train import train
+
+FIELDS = dict(hidden_dim=16, mlp_dim=32, num_heads=2, num_layers=2)
+BATCH = 16
+
+
+def vit(num_classes=0, **fields):
+  return create_model('ViT-Ti/4', **dict(num_classes=num_classes, image_size=16, **FIELDS) | fields)
+
+
+def pictures(seed=0, size=BATCH, side=16):
+  return np.random.default_rng(seed).integers(0, 256, (size, side, side, 3), dtype=np.uint8)
+
+
+def keys(count, seed=0):
+  return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(count))
+
+
+@pytest.mark.parametrize('rate', [.5, .15])
+def test_corruption_statistics(rate):
+  count, patches = 3000, 20
+  corrupted, source = map(np.asarray, mpp.corruption(keys(count), patches, rate))
+  number = round(rate * patches)
+  assert (corrupted.sum(1) == number).all()
+  place = np.arange(patches)
+  assert (source[~corrupted] == np.broadcast_to(place, source.shape)[~corrupted]).all()
+  total = number * count
+  masked, kept = (source == -1).sum() / total, (corrupted & (source == place)).sum() / total
+  for share, want in ((masked, .8), (kept, .1), (1 - masked - kept, .1)):
+    assert abs(share - want) < 4 * math.sqrt(want * (1 - want) / total)
+  assert np.abs(corrupted.mean(0) - rate).max() < 4 * math.sqrt(rate * (1 - rate) / count)
+  others = ((source - place) % patches)[corrupted & (source >= 0) & (source != place)]
+  share = np.bincount(others, minlength=patches)[1:] / len(others)  # of each of the 19 others
+  assert np.abs(share - 1 / 19).max() < 5 * math.sqrt(1 / 19 / len(others))
+
+
+def test_an_image_is_corrupted_by_its_own_key():
+  whole, part = mpp.corruption(keys(8), 20, .5), mpp.corruption(keys(8)[3:5], 20, .5)
+  for a, b in zip(whole, part):
+    np.testing.assert_array_equal(a[3:5], b)
+
+
+@pytest.mark.parametrize('target', mpp.TARGETS)
+def test_targets_are_those_of_a_loop(target):
+  images, stride = pictures(size=3, side=24), 8
+  found = np.asarray(mpp.make_targets(jnp.asarray(images), stride, target))
+  for b, image in enumerate(images):
+    for n in range(9):
+      row, column = divmod(n, 3)
+      patch = image[row * 8:row * 8 + 8, column * 8:column * 8 + 8].astype(float)
+      if target == 'patch':
+        np.testing.assert_allclose(found[b, n], patch.reshape(-1) / 127.5 - 1, atol=1e-6)
+        continue
+      side = 8 if target == 'mean_color' else 2
+      want = []
+      for y in range(0, 8, side):
+        for x in range(0, 8, side):
+          red, green, blue = np.floor(patch[y:y + side, x:x + side].mean((0, 1)) / 256 * 8)
+          want.append(red * 64 + green * 8 + blue)
+      np.testing.assert_array_equal(found[b, n], want)
+
+
+def setup(target='mean_color', **fields):
+  model = mpp.make_model(vit(**fields), target, .5)
+  params = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))['params']
+  head = jax.random.normal(jax.random.key(1), params['patch_head']['kernel'].shape) * .3
+  return model, params | {'patch_head': params['patch_head'] | {'kernel': head}}
+
+
+@pytest.mark.parametrize('target, shape', [
+    ('mean_color', (1, 512)), ('small_patch', (16, 512)), ('patch', (48,))])
+def test_the_loss_is_of_corrupted_patches_alone(target, shape):
+  model, params = setup(target)
+  images = pictures()
+  batch = {'image': jnp.asarray(images), 'example': jnp.arange(BATCH)}
+  key = jax.random.key(5)
+  losses, correct = mpp.make_objective(model, jax.random.key(0))(params, batch, key)
+  corrupted, source = mpp.corruption(jax.vmap(jax.random.fold_in, (None, 0))(
+      jax.random.fold_in(key, 0), jnp.arange(BATCH)), 16, .5)
+  predictions = model.apply({'params': params}, to_input(batch['image']), source=source)
+  assert predictions.shape == (BATCH, 16, *shape)
+  predictions = np.asarray(predictions, np.float64)
+  targets = np.asarray(mpp.make_targets(batch['image'], 4, target))
+  for b in range(BATCH):
+    which = np.flatnonzero(corrupted[b])
+    assert len(which) == 8
+    if target == 'patch':
+      want = np.mean([(predictions[b, n] - targets[b, n])**2 for n in which])
+    else:
+      log_sum = np.log(np.exp(predictions[b]).sum(-1))
+      want = np.mean([log_sum[n, c] - predictions[b, n, c, targets[b, n, c]]
+                      for n in which for c in range(shape[0])])
+      right = np.mean([predictions[b, n, c].argmax() == targets[b, n, c]
+                       for n in which for c in range(shape[0])])
+      np.testing.assert_allclose(correct[b], right, atol=1e-6)
+    np.testing.assert_allclose(losses[b], want, rtol=1e-5)
+
+
+def test_what_is_masked_reaches_no_output():
+  """Other pixels under every [mask], of patches that replace no other: the same bits come out."""
+  model, params = setup()
+  corrupted, source = map(np.asarray, mpp.corruption(keys(BATCH), 16, .5))
+  images = pictures()
+  hidden = np.array([[source[b, n] == -1 and n not in source[b] for n in range(16)]
+                     for b in range(BATCH)])
+  assert hidden.sum() > 60
+  pixels = hidden.reshape(BATCH, 4, 1, 4, 1, 1).repeat(4, 2).repeat(4, 4).reshape(
+      BATCH, 16, 16, 1)
+  apply = jax.jit(lambda x: model.apply({'params': params}, to_input(x), source=source))
+  same, seen = (np.where(mask, pictures(1), images) for mask in (pixels, ~pixels))
+  np.testing.assert_array_equal(apply(images), apply(same))
+  assert (apply(images) != apply(seen)).any()
+
+
+def test_without_corruption_it_is_the_vision_transformer():
+  model, params = setup(head='gap')
+  images = to_input(jnp.asarray(pictures()))
+  body = {k: v for k, v in params.items() if k not in mpp.ADDED}
+  want = vit(head='gap').apply({'params': body}, images)  # the mean of the patches
+  kernel = jnp.eye(16, 512)
+  probe = params | {'patch_head': {'kernel': kernel, 'bias': jnp.zeros(512)}}
+  found = model.apply({'params': probe}, images)[:, :, 0, :16].mean(1)
+  np.testing.assert_allclose(found, want, atol=1e-5)
+  assert set(params) - set(body) == set(mpp.ADDED)
+
+
+@pytest.mark.parametrize('fields', [{}, pytest.param(
+    {'head': 'gap', 'registers': 2, 'pos_embedding': 'relative'}, marks=pytest.mark.slow)])
+def test_every_layout_gives_the_same_steps(fields):
+  """One device, eight by pmap, and a mesh with accumulation, with dropout on."""
+  model = mpp.make_model(vit(dropout=.1, **fields), 'mean_color', .5)
+  schedule = lambda _: 1e-2
+  optimizer = optim.make_optimizer(schedule)
+  make = lambda accumulate: step_lib.make_train_step(
+      mpp.make_objective(model, jax.random.key(3)), optimizer, schedule,
+      dropout_key=jax.random.key(1), accumulate=accumulate)
+  init = lambda: step_lib.init_state(model, optimizer, jax.random.key(0))
+  batch = lambda k: {'image': pictures(k), 'label': np.zeros(BATCH, np.int32),
+                     'mask': np.ones(BATCH, bool)}
+  found = []
+  for spread, accumulate in ((None, 1), (parallel.Pmap(BATCH), 1),
+                             (parallel.Sharded(BATCH, 2, (2, 4)), 2)):
+    step = jax.jit(make(1)) if spread is None else spread.train_step(make(accumulate))
+    state, losses = init() if spread is None else spread.init(init), []
+    for k in range(3):
+      state, metrics = step(state, batch(k))
+      losses.append([float(metrics[m]) for m in ('loss', 'accuracy', 'grad_norm')])
+    found.append(losses)
+  for other in found[1:]:
+    np.testing.assert_allclose(other, found[0], rtol=1e-5, atol=1.5 / (BATCH * 8))  # one color
+    np.testing.assert_allclose(np.array(other)[:, ::2], np.array(found[0])[:, ::2], rtol=1e-5)
+
+
+def config(data_dir, **fields):
+  c = default_config()
+  c.update(FIELDS)
+  c.model, c.image_size, c.dtype, c.pretext = 'ViT-Ti/2', 8, 'float32', 'masked_patches'
+  c.dataset, c.data_dir, c.preset, c.resize_size = 'digits', data_dir, 'bit', 8
+  c.batch_size, c.total_steps, c.warmup_steps, c.lr, c.weight_decay = 64, 60, 0, 1e-2, 0.
+  c.eval_every, c.save_every, c.fewshot, c.fewshot_shots = 0, 0, 'digits', (5,)
+  c.update(fields)
+  return c
+
+
+@pytest.fixture(scope='module')
+def pretrained(digits_dir, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('mpp') / 'run'
+  return workdir, train(config(digits_dir), workdir)
+
+
+def test_it_learns_real_images(pretrained, digits_dir):
+  """Better than the commonest colour at every place, the best that needs no other patch."""
+  images = np.stack([decode_image(x['image']) for x in open_source('digits', 'test', digits_dir)])
+  colors = np.asarray(mpp.make_targets(jnp.asarray(images), 2, 'mean_color'))[..., 0]
+  commonest = np.mean([np.bincount(c).max() / len(c) for c in colors.T])
+  metrics = pretrained[1]
+  assert metrics['eval/accuracy'] > commonest + .05
+  assert metrics['eval/loss'] < .5 * math.log(512)
+  assert metrics['eval/examples'] == 360
+  assert metrics['fewshot/digits_5shot'] > .3  # of the representation; chance is .1
+
+
+def test_fine_tuning_starts_from_its_checkpoint(pretrained, digits_dir, tmp_path):
+  workdir, _ = pretrained
+  model = create_model('ViT-Ti/2', num_classes=10, image_size=8, **FIELDS)
+  params = load_params(workdir, model)
+  assert not set(mpp.ADDED) & set(params) and not params['head']['kernel'].any()
+  train(config(digits_dir, pretext='', init_from=str(workdir), total_steps=2, fewshot=''),
+        tmp_path / 'run')
+  log = (tmp_path / 'run' / 'log.txt').read_text()
+  assert 'what only predicts masked patches is left out' in log
+  assert 'it has no head; the head of 10 classes is new' in log
+
+
+@pytest.mark.parametrize('model, target, rate, words', [
+    (vit(), 'color', .5, "unknown target 'color' of masked patches; there are mean_color, small"),
+    (vit(patch_bias=False), 'mean_color', .01, 'rate 0.01 corrupts none or too many of 16 patches'),
+    (vit(), 'mean_color', 1.1, 'rate 1.1 corrupts none or too many of 16 patches'),
+    (vit(head='map'), 'mean_color', .5, "trains no head='map'"),
+    (create_model('BiT-R50x1', num_classes=0, image_size=32), 'mean_color', .5, 'is a ResNet'),
+    (create_model('ViT-Ti/14', num_classes=0, image_size=28), 'small_patch', .5,
+     'a side of 14 pixels does not allow')])
+def test_what_cannot_be(model, target, rate, words):
+  with pytest.raises(InputError, match=words):
+    mpp.make_model(model, target, rate)
