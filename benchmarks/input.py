@@ -47,11 +47,11 @@ def make_jpegs(count, seed=0):
   return jpegs
 
 
-def thread_pool_job(jpegs, extension):
+def thread_pool_job(jpegs, extension, augment=None):
   """Returns a function that runs the preset alone over count images in a pool of threads."""
   from vit_jax.data import decode
   from vit_jax.data.preprocess import make_preprocess
-  preprocess = make_preprocess('inception', image_size=SIZE, train=True)
+  preprocess = make_preprocess('inception', image_size=SIZE, train=True, augment=augment)
 
   def one(index):
     return preprocess(jpegs[index % len(jpegs)], np.random.default_rng((0, index)))
@@ -67,6 +67,8 @@ def thread_pool_job(jpegs, extension):
 
 class Memory:
   """The JPEGs over and over, as the records of a data set of ImageNet's size."""
+  multi_label = False
+
   def __init__(self, jpegs):
     self.jpegs = jpegs
 
@@ -187,11 +189,14 @@ def main():
   if args.images < BATCH or args.images % BATCH or args.rounds < 1:
     parser.error(f'--images must be a multiple of {BATCH} and --rounds at least 1')
 
+  from vit_jax.data.augment import make_augment
   from vit_jax.data.decode import _jpegcrop
   jpegs = make_jpegs(BATCH)
   rows = {'preset, whole decode': functools.partial(timed, thread_pool_job(jpegs, None))}
   if _jpegcrop is not None:
     rows['preset, partial decode'] = functools.partial(timed, thread_pool_job(jpegs, _jpegcrop))
+  rows['preset, RandAugment 2,15'] = functools.partial(
+      timed, thread_pool_job(jpegs, _jpegcrop, make_augment(2, 15)))
   rows['pipeline'] = functools.partial(timed, pipeline_job(jpegs))
   if args.tf_python:
     rows['tf.data'] = start_tf(args.tf_python, jpegs)

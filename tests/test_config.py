@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 import pytest
 
 from vit_jax import create_model
-from vit_jax.config import check_config, default_config, model_overrides
+from vit_jax.config import check_config, default_config, mixup, model_overrides, rand_augment
 from vit_jax.models.vit import VisionTransformer
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
@@ -97,6 +97,8 @@ def test_every_field_has_a_comment():
 
 @pytest.mark.parametrize('change, words', [
     ({'loss': 'hinge'}, 'config.loss=.hinge. is not one of softmax, sigmoid'),
+    ({'augment': 'heavy1'}, "config.augment='heavy1' is not one of none, light1, light2, m"),
+    ({'rand_augment': (2,)}, r'config.rand_augment=\(2,\) must be two numbers'),
     ({'batch_size': 0}, 'config.batch_size must be at least 1'),
     ({'lr': -1.}, 'config.lr must not be negative'),
     ({'total_steps': 0, 'num_epochs': 0.}, 'both 0'),
@@ -117,6 +119,38 @@ def test_unknown_and_mistyped_fields():
     c.batch_size = 'many'
   with pytest.raises(ValueError, match="field 'batchsize'; did you mean 'batch_size'"):
     check_config(ConfigDict({**default_config(), 'batchsize': 3}))
+
+
+@pytest.mark.parametrize('level, p, operations', [
+    ('none', 0, (0, 0)), ('light1', 0, (2, 0)), ('light2', .2, (2, 10)), ('medium1', .2, (2, 15)),
+    ('medium2', .5, (2, 15)), ('strong1', .5, (2, 20)), ('strong2', .8, (2, 20))])
+def test_augreg_levels(level, p, operations):
+  c = load('augreg', f'S/16,{level}')
+  assert (c.model, c.augment, mixup(c), rand_augment(c)) == ('ViT-S/16', level, p, operations)
+  c.mixup, c.rand_augment = .3, (1, 7)  # a config's own come first
+  assert (mixup(c), rand_augment(c)) == (.3, (1, 7))
+
+
+def test_augreg_recipe():
+  c = load('augreg', 'R26+S/32,light1,imagenet21k')
+  assert (c.model, c.dataset, c.loss, c.head_bias_init) == (
+      'R26+ViT-S/32', 'imagenet21k', 'sigmoid', -10)
+  assert (c.batch_size, c.num_epochs, c.lr, c.warmup_steps, c.schedule) == (
+      4096, 300, 1e-3, 10_000, 'cosine')
+  assert (c.optimizer, c.beta1, c.beta2, c.weight_decay, c.clip_norm) == ('adam', .9, .999, .1, 1)
+  assert (c.dropout, c.stochastic_depth, c.representation_size) == (0, 0, 0)
+  assert load('augreg', 'ViT-B/16').augment == 'medium2'
+  assert load('augreg', 'B/16').loss == 'softmax'
+  check_config(c)
+
+
+@pytest.mark.parametrize('arg, words', [
+    ('S/16,heavy', "unknown level 'heavy' after the colon of --config; there are none, light1, "
+                   'light2, medium1, medium2, strong1, strong2$'),
+    ('S/16,light1,jft', "unknown pretraining data 'jft' .* there are imagenet2012, imagenet21k$")])
+def test_augreg_of_what_is_not_there(arg, words):
+  with pytest.raises(ValueError, match=words):
+    load('augreg', arg)
 
 
 @pytest.mark.parametrize('dataset, steps, drops, mixup, sizes', [

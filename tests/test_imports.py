@@ -15,7 +15,8 @@ ALLOWED = {
     'fingerprint': (), 'metrics': (), 'record': (), 'hosts': (), 'evaluate': (), 'devices': (),
     'flops': ('models',), 'monitor': ('metrics', 'record'), 'watchdog': ('hosts',),
     'config': (), 'config_args': (), 'recipes': ('config', 'data', 'models'),
-    'inputs': ('data',), 'measures': (), 'dedup': ('dedup', 'data', 'models'),
+    'inputs': ('config', 'data'), 'measures': (), 'dedup': ('dedup', 'data', 'models'),
+    'figures': ('figures', 'models', 'pretrained'),
     'evaluations': ('evaluate', 'hosts', 'inputs', 'metrics', 'monitor', 'parallel', 'step',
                     'transfer', 'watchdog'),
     'train': ('models', 'pretrained', 'optim', 'step', 'parallel', 'checkpoint', 'metrics',
@@ -26,7 +27,7 @@ ALLOWED = {
     'inference': ('data', 'models', 'pretrained'), 'export': ('models', 'pretrained'),
     'tools': ('data', 'models', 'pretrained', 'inference', 'export', 'config', 'config_args',
               'train', 'tools', 'aot', 'devices', 'flops', 'parallel', 'measures', 'step',
-              'dedup', 'metrics'),
+              'dedup', 'metrics', 'figures'),
     'transfer': ('config', 'data', 'hosts', 'pretrained', 'train', 'transfer', 'metrics', 'program',
                  'recipes', 'models', 'parallel', 'tools'), 'errors': (),
     '__init__': ('models', 'pretrained', 'inference')}

@@ -9,6 +9,7 @@ from PIL import Image
 import pytest
 
 from images import IMAGE, assert_close, encode, smooth_image
+from vit_jax.data.augment import make_augment
 from vit_jax.data.decode import decode_image
 from vit_jax.data.preprocess import bit_sizes, inception_box, make_preprocess, resize
 from vit_jax.errors import InputError
@@ -233,6 +234,18 @@ def test_pure_function_of_bytes_and_key_from_threads_and_pickles(preset):
       np.testing.assert_array_equal(image, again, err_msg=f'seed {job[1]}')
   # 'bit' has 8 * 8 offsets and 2 flips to draw from, so some of the 80 coincide.
   assert len({image.tobytes() for image in expected}) > (79 if preset == 'inception' else 60)
+
+
+@pytest.mark.parametrize('preset', ['inception', 'bit'])
+def test_augment_comes_last_and_in_training_alone(preset):
+  augment, data = make_augment(2, 15), BYTES['jpeg']
+  make = lambda train, **options: make_preprocess(preset, image_size=40, train=train, **options)
+  plain, augmented = make(True), pickle.loads(pickle.dumps(make(True, augment=augment)))
+  for seed in range(20):
+    rng = np.random.default_rng(seed)
+    expected = augment(plain(data, rng), rng)
+    np.testing.assert_array_equal(augmented(data, np.random.default_rng(seed)), expected)
+  np.testing.assert_array_equal(make(False, augment=augment)(data, None), make(False)(data, None))
 
 
 def test_flip_probability_is_half():

@@ -12,6 +12,11 @@ from ml_collections import ConfigDict
 
 from vit_jax.errors import InputError
 
+# AugReg's levels (arXiv 2106.10270, 3.3): p of mixup, and RandAugment's operations and magnitude.
+AUGREG = {'none': (0., (0, 0)), 'light1': (0., (2, 0)), 'light2': (.2, (2, 10)),
+          'medium1': (.2, (2, 15)), 'medium2': (.5, (2, 15)), 'strong1': (.5, (2, 20)),
+          'strong2': (.8, (2, 20))}
+
 
 def default_config() -> ConfigDict:
   """The fields, their meaning and defaults; ViT-B/16 on ImageNet where a recipe says nothing."""
@@ -31,6 +36,7 @@ def default_config() -> ConfigDict:
   c.representation_size = 0  # width of the head's hidden tanh layer; 0: none
   c.head_bias_init = 0.  # initial bias of the head; -10 goes with sigmoid cross-entropy
   c.dropout = 0.  # after every dense layer but q, k, v and after the position embedding
+  c.stochastic_depth = 0.  # how often the last block drops a branch; linear from 0, the first
   c.pos_embedding = 'learned'  # 'learned2d', 'relative', 'sincos2d', 'none' (paper D.4)
   c.pos_embedding_at = 'stem'  # added once; 'every': each layer its own; 'shared' by all layers
   c.attention = 'full'  # 'axial': along rows, then along columns (paper D.6)
@@ -54,6 +60,9 @@ def default_config() -> ConfigDict:
   c.preset = 'inception'  # 'inception': area crop, for pretraining; 'bit': resize and crop
   c.resize_size = 0  # pixels before the crop; 0: the preset's ratio to image_size
   c.flip = 'auto'  # random horizontal flip: 'yes', 'no', 'auto': as the data set allows
+  c.augment = 'none'  # AugReg's level of RandAugment and mixup: 'light1' ... 'strong2'
+  c.rand_augment = (0, 0)  # operations on an image, their magnitude (to 30); 0 as augment says
+  c.augment_ops = ()  # the names of RandAugment's operations to draw from; (): all 16
   c.max_bad_records = 0  # this many corrupt images are skipped and counted; one more stops
   c.num_threads = 0  # decoding threads per host; 0: as many as there are cores
   c.num_workers = 0  # decoding processes per host instead of threads; 0: threads
@@ -81,7 +90,7 @@ def default_config() -> ConfigDict:
   c.weight_decay = .3  # decoupled, scaled by the learning rate
   c.decay = 'kernels'  # which parameters decay: 'kernels' or 'all'
   c.clip_norm = 1.  # global norm of the gradient; 0: no clipping
-  c.mixup = 0.  # p of Beta(p, p), by which images and labels are mixed in pairs; 0: they are not
+  c.mixup = 0.  # p of Beta(p, p), by which images and labels are mixed in pairs; 0 as augment says
   c.trained_blocks = -1  # n: the last n blocks and the head; 0: the head alone; -1: everything
   c.average = 0.  # factor, as .9999, of an average of the parameters over the steps; 0: none
 
@@ -106,9 +115,9 @@ def default_config() -> ConfigDict:
 # What of a config goes to create_model by the same name.
 MODEL_FIELDS = (
     'num_layers', 'hidden_dim', 'mlp_dim', 'num_heads', 'resnet_stages', 'head',
-    'representation_size', 'head_bias_init', 'dropout', 'pos_embedding', 'pos_embedding_at',
-    'attention', 'activation', 'norm_eps', 'pre_norm', 'patch_bias', 'qkv_bias', 'layer_scale',
-    'registers', 'scan', 'remat', 'dtype')
+    'representation_size', 'head_bias_init', 'dropout', 'stochastic_depth', 'pos_embedding',
+    'pos_embedding_at', 'attention', 'activation', 'norm_eps', 'pre_norm', 'patch_bias',
+    'qkv_bias', 'layer_scale', 'registers', 'scan', 'remat', 'dtype')
 
 
 def model_overrides(c: ConfigDict) -> dict[str, Any]:
@@ -116,6 +125,16 @@ def model_overrides(c: ConfigDict) -> dict[str, Any]:
   none_if_0 = ('num_layers', 'hidden_dim', 'mlp_dim', 'num_heads', 'resnet_stages',
                'representation_size')
   return {f: (c[f] or None) if f in none_if_0 else c[f] for f in MODEL_FIELDS}
+
+
+def mixup(c: ConfigDict) -> float:
+  """p of mixup's Beta(p, p): the config's own, else that of its level of augmentation."""
+  return c.mixup or AUGREG[c.augment][0]
+
+
+def rand_augment(c: ConfigDict) -> tuple[int, int]:
+  """RandAugment's operations and magnitude: the config's own, else those of its level."""
+  return tuple(c.rand_augment) if c.rand_augment[0] else AUGREG[c.augment][1]
 
 
 def check_config(c: ConfigDict) -> None:
@@ -129,7 +148,8 @@ def check_config(c: ConfigDict) -> None:
                  schedule=('cosine', 'linear', 'steps'),
                  decay=('kernels', 'all'), parallel=('pmap', 'mesh'), preset=('inception', 'bit'),
                  optimizer=('adam', 'sgd'), dtype=('float32', 'bfloat16'),
-                 moment_dtype=('float32', 'bfloat16'), flip=('yes', 'no', 'auto'))
+                 moment_dtype=('float32', 'bfloat16'), flip=('yes', 'no', 'auto'),
+                 augment=tuple(AUGREG))
   for field, values in choices.items():
     if c[field] not in values:
       raise InputError(f'config.{field}={c[field]!r} is not one of {", ".join(values)}')
@@ -143,6 +163,9 @@ def check_config(c: ConfigDict) -> None:
                 'representation_size', 'resize_size'):
     if c[field] < 0:
       raise InputError(f'config.{field} must not be negative, got {c[field]}')
+  if len(c.rand_augment) != 2:
+    raise InputError(f'config.rand_augment={tuple(c.rand_augment)} must be two numbers: operations '
+                     'on an image and their magnitude')
   first, last = c.profile_steps
   if last < first or first < 0:
     raise InputError(f'config.profile_steps={tuple(c.profile_steps)} must be the first and the '

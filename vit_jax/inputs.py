@@ -5,7 +5,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from vit_jax.config import rand_augment
 from vit_jax.data import catalog
+from vit_jax.data.augment import make_augment
 from vit_jax.data.pipeline import Batches, eval_batches, train_batches
 from vit_jax.data.preprocess import make_preprocess
 from vit_jax.data.source import Source, open_source
@@ -38,6 +40,7 @@ class Inputs:
       raise InputError(f'the images of {c.dataset} have several labels each, for which '
                        f'config.loss={c.loss!r} is not made; set config.loss=sigmoid')
     self._flip = about.flip if c.flip == 'auto' else c.flip == 'yes'
+    self._augment = make_augment(*rand_augment(c), c.augment_ops or None)
 
   def train_batches(self, start_step: int) -> Batches:
     """This process's share of the training batches from `start_step` on."""
@@ -53,7 +56,8 @@ class Inputs:
   def _open(self, source: Source, train: bool) -> tuple[Any, dict[str, Any]]:
     c = self._config
     preprocess = make_preprocess(c.preset, image_size=c.image_size, train=train, flip=self._flip,
-                                 apply_exif=source.apply_exif, resize_size=c.resize_size or None)
+                                 apply_exif=source.apply_exif, resize_size=c.resize_size or None,
+                                 augment=self._augment)
     options = dict(batch_size=c.batch_size, process_index=jax.process_index(),
                    process_count=jax.process_count(), num_threads=c.num_threads or None,
                    num_workers=c.num_workers, max_bad_records=c.max_bad_records)

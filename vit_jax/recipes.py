@@ -1,10 +1,10 @@
-"""The paper's recipes: pretraining (table 3) and fine-tuning (table 4), by model and data."""
+"""The papers' recipes, by model and data: pretraining (table 3; AugReg), fine-tuning (table 4)."""
 
 import re
 
 from ml_collections import ConfigDict
 
-from vit_jax.config import default_config
+from vit_jax.config import AUGREG, default_config
 from vit_jax.data.preprocess import bit_sizes
 from vit_jax.errors import InputError
 from vit_jax.models.variants import VARIANTS
@@ -52,6 +52,36 @@ def pretrain(model: str, data: str = 'imagenet2012') -> ConfigDict:
     c.loss, c.head_bias_init, c.schedule, c.clip_norm = 'sigmoid', -10., 'linear', 0.
   if model.startswith('BiT-'):
     c.dropout = 0.
+  return c
+
+
+def augreg(model: str, level: str = 'medium2', data: str = 'imagenet2012') -> ConfigDict:
+  """Pretraining at one of AugReg's levels of augmentation (arXiv 2106.10270, 3.2 to 3.4).
+
+  Batch 4096, 300 epochs, Adam (.9, .999), 1e-3 after a warmup of 10k, cosine, gradients clipped to
+  norm 1, 224 px, a head without a hidden layer. The paper's sweep also has weight_decay .03, with
+  each of them dropout and stochastic_depth both .1, and on ImageNet-21k 30 epochs.
+
+  Args:
+    model: a name for create_model, or as in the paper's tables: 'S/16', 'R26+S/32'.
+    level: 'none', 'light1', 'light2', 'medium1', 'medium2', 'strong1' or 'strong2'; without one,
+      that which the released configuration takes from S/16 on.
+    data: 'imagenet2012' or 'imagenet21k'.
+  Raises:
+    InputError: for another level or other data.
+  """
+  if level not in AUGREG:
+    raise InputError(f'unknown level {level!r} after the colon of --config; there are '
+                     f'{", ".join(AUGREG)}')
+  if data not in ('imagenet2012', 'imagenet21k'):
+    raise InputError(f'unknown pretraining data {data!r} after the colon of --config; '
+                     'there are imagenet2012, imagenet21k')
+  c = default_config()
+  c.model = re.sub(r'(^|\+)(\w+/\d+)$', r'\1ViT-\2', model)
+  c.augment, c.dataset, c.num_epochs = level, data, 300.
+  c.lr, c.schedule, c.weight_decay, c.clip_norm = 1e-3, 'cosine', .1, 1.
+  if data == 'imagenet21k':
+    c.loss, c.head_bias_init = 'sigmoid', -10.
   return c
 
 

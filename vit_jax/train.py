@@ -23,7 +23,7 @@ from vit_jax import optim
 from vit_jax import parallel
 from vit_jax import step as step_lib
 from vit_jax.checkpoint import Checkpoints
-from vit_jax.config import check_config, model_overrides
+from vit_jax.config import check_config, mixup, model_overrides
 from vit_jax.devices import find_device
 from vit_jax.errors import InputError, Interrupted, NotFinite, reason
 from vit_jax.evaluations import Evaluations
@@ -98,7 +98,7 @@ def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training
                                      is_trained=is_trained, average=bool(c.average))
   step = step_lib.make_train_step(
       objective, optimizer, schedule, dropout_key=dropout_key, accumulate=c.accumulate,
-      mixup=c.mixup, average=c.average, is_trained=is_trained)
+      mixup=mixup(c), average=c.average, is_trained=is_trained)
   return Training(model, objective, init, step)
 
 

@@ -12,6 +12,7 @@ from typing import Callable
 import cv2
 import numpy as np
 
+from vit_jax.data.augment import Augment
 from vit_jax.data.decode import Box, decode_crop, decode_image, use_one_opencv_thread
 from vit_jax.errors import InputError
 
@@ -23,7 +24,7 @@ _ATTEMPTS = 100
 
 def make_preprocess(
     preset: str, *, image_size: int, train: bool, flip: bool = True, apply_exif: bool = False,
-    resize_size: int | None = None,
+    resize_size: int | None = None, augment: Augment | None = None,
 ) -> Preprocess:
   """Returns the function that turns (bytes, generator) into (S, S, 3) uint8 RGB, S = image_size.
 
@@ -36,6 +37,7 @@ def make_preprocess(
   Args:
     flip: in training, mirror left to right with probability 1/2.
     apply_exif: turn images as their EXIF orientation says.
+    augment: in training, what happens to the (S, S, 3) uint8 image after that.
 
   The function can be pickled and called from many threads at once and raises ValueError for bytes
   that are not a whole image. When not train, it ignores the generator, and also takes an image
@@ -54,13 +56,13 @@ def make_preprocess(
     raise InputError(f'resize_size ({resize_size}) is smaller than image_size ({image_size})')
   if preset == 'inception':
     if train:
-      return functools.partial(
-          _inception_train, size=image_size, flip=flip, apply_exif=apply_exif)
+      return functools.partial(_inception_train, size=image_size, flip=flip,
+                               apply_exif=apply_exif, augment=augment)
     return functools.partial(
         _inception_eval, size=image_size, resize_size=resize_size, apply_exif=apply_exif)
   if train:
-    return functools.partial(
-        _bit_train, size=image_size, resize_size=resize_size, flip=flip, apply_exif=apply_exif)
+    return functools.partial(_bit_train, size=image_size, resize_size=resize_size, flip=flip,
+                             apply_exif=apply_exif, augment=augment)
   return functools.partial(_bit_eval, size=image_size, apply_exif=apply_exif)
 
 
@@ -120,10 +122,11 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _inception_train(
-    data: bytes, rng: np.random.Generator, *, size: int, flip: bool, apply_exif: bool
+    data: bytes, rng: np.random.Generator, *, size: int, flip: bool, apply_exif: bool,
+    augment: Augment | None,
 ) -> np.ndarray:
   crop = decode_crop(data, lambda h, w: inception_box(h, w, rng), apply_exif=apply_exif)
-  return _random_flip(resize(crop, size, size), rng, flip)
+  return _augmented(resize(crop, size, size), rng, flip, augment)
 
 
 def _inception_eval(
@@ -148,11 +151,11 @@ def _inception_eval(
 
 def _bit_train(
     data: bytes, rng: np.random.Generator, *, size: int, resize_size: int, flip: bool,
-    apply_exif: bool,
+    apply_exif: bool, augment: Augment | None,
 ) -> np.ndarray:
   image = resize(decode_image(data, apply_exif=apply_exif), resize_size, resize_size)
   y, x = (int(offset) for offset in rng.integers(resize_size - size + 1, size=2))
-  return _random_flip(np.ascontiguousarray(image[y:y + size, x:x + size]), rng, flip)
+  return _augmented(np.ascontiguousarray(image[y:y + size, x:x + size]), rng, flip, augment)
 
 
 def _bit_eval(
@@ -166,6 +169,9 @@ def _decoded(data: bytes | np.ndarray, apply_exif: bool) -> np.ndarray:
   return data if isinstance(data, np.ndarray) else decode_image(data, apply_exif=apply_exif)
 
 
-def _random_flip(image: np.ndarray, rng: np.random.Generator, flip: bool) -> np.ndarray:
-  # cv2.flip: copying a view with a negative stride takes NumPy 20 times as long.
-  return cv2.flip(image, 1) if flip and rng.random() < 0.5 else image
+def _augmented(image: np.ndarray, rng: np.random.Generator, flip: bool,
+               augment: Augment | None) -> np.ndarray:
+  if flip and rng.random() < 0.5:
+    # cv2.flip: copying a view with a negative stride takes NumPy 20 times as long.
+    image = cv2.flip(image, 1)
+  return augment(image, rng) if augment else image

@@ -120,8 +120,9 @@ def _check_values(name, overrides):
     if field in overrides and overrides[field] not in choices:
       raise InputError(f'unknown {field} {overrides[field]!r}; there are {", ".join(choices)}')
   get = lambda field: overrides.get(field, getattr(VisionTransformer, field))
-  if not 0 <= get('dropout') < 1:
-    raise InputError(f'dropout must be in [0, 1), got {get("dropout")}')
+  for field in ('dropout', 'stochastic_depth'):
+    if not 0 <= get(field) < 1:
+      raise InputError(f'{field} must be in [0, 1), got {get(field)}')
   if get('registers') < 0 or get('layer_scale') < 0:
     raise InputError(f'registers and layer_scale of {name} must not be negative')
   if get('attention') == 'axial' and (get('head') == 'token' or get('registers')):

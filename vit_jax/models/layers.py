@@ -25,7 +25,7 @@ def xavier_uniform(in_axis: int | tuple[int, ...] = 0, out_axis: int | tuple[int
   return nn.initializers.variance_scaling(1., 'fan_avg', 'uniform', in_axis, out_axis)
 
 
-def dropout_mask(keys: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
+def dropout_mask(keys: jax.Array, shape: tuple[int, ...], rate: float | jax.Array) -> jax.Array:
   """Keep-mask (B, *shape) drawn from one key per example.
 
   A mask depends on its example's key alone, so it is the same however the batch is split
@@ -63,6 +63,22 @@ class Dropout(nn.Module):
       return x
     keep = dropout_mask(fold_in(keys, self.site), x.shape[1:], self.rate)
     return jnp.where(keep, x / (1 - self.rate), 0)
+
+
+class StochasticDepth(nn.Module):
+  """Drops residual branches of whole examples and rescales the rest (arXiv 1603.09382).
+
+  In `Dropout`'s way, but the rate comes with the input: it differs from block to block.
+  """
+  site: int
+
+  def __call__(self, branch: jax.Array, keys: jax.Array | None,
+               rate: jax.Array | None) -> jax.Array:
+    """(B, L, D) -> (B, L, D); keys or rate None turns it off."""
+    if keys is None or rate is None:
+      return branch
+    keep = dropout_mask(fold_in(keys, self.site), (1, 1), rate)
+    return jnp.where(keep, (branch / (1 - rate)).astype(branch.dtype), 0)
 
 
 class PatchEmbedding(nn.Module):

@@ -11,11 +11,12 @@ from typing import Any
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vit_jax.errors import InputError
 from vit_jax.models.layers import (
-    Dropout, LayerScale, MlpBlock, MultiHeadDotProductAttention, PatchEmbedding, fold_in,
-    shard_batch, xavier_uniform)
+    Dropout, LayerScale, MlpBlock, MultiHeadDotProductAttention, PatchEmbedding, StochasticDepth,
+    fold_in, shard_batch, xavier_uniform)
 from vit_jax.models.position import PositionEmbedding, RelativePosition
 from vit_jax.models.resnet import hybrid_features
 from vit_jax.models.variants import ResNet, Variant
@@ -43,7 +44,7 @@ class EncoderBlock(nn.Module):
   along: Callable[[Callable], Callable] | None = None  # wraps attention to run along an axis
 
   @nn.compact
-  def __call__(self, x, keys, relative=None):
+  def __call__(self, x, keys, relative=None, drop_rate=None):
     scale = lambda y, name: LayerScale(self.layer_scale, name=name)(y) if self.layer_scale else y
     attention = self.attention(name='MultiHeadDotProductAttention_0')
 
@@ -55,9 +56,11 @@ class EncoderBlock(nn.Module):
       x = self.position(name='posembed_input')(x)
     y = self.norm(name='LayerNorm_0')(x)
     y = scale((self.along(attend) if self.along else attend)(y), 'LayerScale_0')
-    x = x + Dropout(self.dropout, 2)(y, keys)
+    y = Dropout(self.dropout, 2)(y, keys)
+    x = x + StochasticDepth(3)(y, keys, drop_rate)
     y = self.norm(name='LayerNorm_1')(x)
-    return x + scale(self.mlp(name='MlpBlock_0')(y, keys), 'LayerScale_1')
+    y = scale(self.mlp(name='MlpBlock_0')(y, keys), 'LayerScale_1')
+    return x + StochasticDepth(4)(y, keys, drop_rate)
 
 
 class AxialBlock(nn.Module):
@@ -67,7 +70,7 @@ class AxialBlock(nn.Module):
   grid: tuple[int, int]
 
   @nn.compact
-  def __call__(self, x, keys, relative=None):
+  def __call__(self, x, keys, relative=None, drop_rate=None):
     if self.position:
       x = self.position(name='posembed_input')(x)
     b, n, d = x.shape
@@ -84,7 +87,7 @@ class AxialBlock(nn.Module):
 
     for i, (name, along) in enumerate([('row', along_rows), ('column', along_columns)]):
       block = self.block(position=None, along=along, name=name)
-      x = block(x, None if keys is None else fold_in(keys, i), relative)
+      x = block(x, None if keys is None else fold_in(keys, i), relative, drop_rate)
     return x
 
 
@@ -98,6 +101,7 @@ class Encoder(nn.Module):
   relative: Layer | None  # makes the one table of relative positions
   pre_norm: bool
   dropout: float
+  stochastic_depth: float
   scan: bool
   remat: str
 
@@ -113,16 +117,20 @@ class Encoder(nn.Module):
     if self.pre_norm:
       x = self.norm(name='pre_norm')(x)
     shared = position if self.share else None
+    rates = None  # of dropping a block's branches: from 0 in the first to the full in the last
+    if self.stochastic_depth:
+      rates = np.linspace(0, self.stochastic_depth, self.num_layers, dtype=np.float32)
     if self.is_initializing() or not (self.scan or self.remat != 'none'):
       for i in range(self.num_layers):
         x = shard_batch(shared(x) if shared else x)
         block = self.block(name=f'encoderblock_{i}')
-        x = block(x, None if keys is None else fold_in(keys, i + 1), relative)
+        x = block(x, None if keys is None else fold_in(keys, i + 1), relative,
+                  None if rates is None else rates[i])
     else:
-      x = self._transformed_blocks(x, keys, relative)
+      x = self._transformed_blocks(x, keys, relative, rates)
     return self.norm(name='encoder_norm')(shard_batch(x))
 
-  def _transformed_blocks(self, x, keys, relative):
+  def _transformed_blocks(self, x, keys, relative, rates):
     """The same blocks under jax.checkpoint and in a scan.
 
     Parameters stay one tree per block, as on disk: they are stacked here, a copy whose time is
@@ -132,19 +140,20 @@ class Encoder(nn.Module):
     block = self.block(parent=None)
 
     def apply(x, inputs):
-      params_of_block, i = inputs
+      params_of_block, i, rate = inputs
       if self.share and self.position:
         x = self.position(parent=None).apply({'params': params.get('posembed_input', {})}, x)
       block_keys = None if keys is None else fold_in(keys, i + 1)
-      return block.apply({'params': params_of_block}, shard_batch(x), block_keys, relative), None
+      return block.apply({'params': params_of_block}, shard_batch(x), block_keys, relative,
+                         rate), None
 
     apply = REMAT[self.remat](apply)
     blocks = [params[f'encoderblock_{i}'] for i in range(self.num_layers)]
     if self.scan:
       stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
-      return jax.lax.scan(apply, x, (stacked, jnp.arange(self.num_layers)))[0]
+      return jax.lax.scan(apply, x, (stacked, jnp.arange(self.num_layers), rates))[0]
     for i, params_of_block in enumerate(blocks):
-      x, _ = apply(x, (params_of_block, i))
+      x, _ = apply(x, (params_of_block, i, None if rates is None else rates[i]))
     return x
 
 
@@ -178,6 +187,7 @@ class VisionTransformer(nn.Module):
   representation_size: int | None = None  # width of the pretraining head's hidden layer
   head_bias_init: float = 0.
   dropout: float = 0.
+  stochastic_depth: float = 0.  # how often the last block drops a branch; linear from 0, the first
   pos_embedding: str = 'learned'  # 'learned2d', 'relative', 'sincos2d', 'none' (paper D.4)
   pos_embedding_at: str = 'stem'  # 'stem': added once; 'every' layer its own; 'shared' by all
   attention: str = 'full'  # or 'axial' (paper D.6)
@@ -209,9 +219,9 @@ class VisionTransformer(nn.Module):
 
     Args:
       images: (B, H, W, 3) in [-1, 1], of `image_size`.
-      train: turns dropout on; needs rngs={'dropout': key}.
+      train: turns dropout and stochastic depth on; needs rngs={'dropout': key}.
       examples: (B,) each image's index in the global batch; None: 0, 1, ... An example gets
-        the same dropout masks on whatever device and in whatever pass it is computed.
+        the same masks on whatever device and in whatever pass it is computed.
     Returns:
       (B, num_classes) float32; the representation (B, D) when num_classes is 0.
     """
@@ -227,7 +237,7 @@ class VisionTransformer(nn.Module):
 
   def _dropout_keys(self, size: int, train: bool, examples: jax.Array | None) -> jax.Array | None:
     """One for each image, None when nothing is dropped."""
-    if not (train and self.dropout):
+    if not (train and (self.dropout or self.stochastic_depth)):
       return None
     examples = jnp.arange(size) if examples is None else examples
     return jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng('dropout'), examples)
@@ -281,8 +291,8 @@ class VisionTransformer(nn.Module):
     else:
       block = functools.partial(block, position=own_position)
     return Encoder(self.variant.num_layers, block, norm, None if own_position else position, share,
-                   relative if share else None, self.pre_norm, self.dropout, self.scan, self.remat,
-                   name='Transformer')
+                   relative if share else None, self.pre_norm, self.dropout, self.stochastic_depth,
+                   self.scan, self.remat, name='Transformer')
 
   def _pool(self, x: jax.Array) -> jax.Array:
     if self.head == 'token':

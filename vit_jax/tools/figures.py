@@ -1,0 +1,192 @@
+"""Draws the paper's figures of a checkpoint: what its filters, positions and attention look like.
+
+  python -m vit_jax.tools.figures --checkpoint=ViT-B_16-224.npz --images=photos/ --out=figures/
+
+Writes filters.png, position_similarity.png, attention_distance.png, rollout.png and
+attention_maps.png, and curves.png of the run that wrote the checkpoint or of --runs. What a model
+does not have is left out with a word.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+import importlib.resources
+import os
+import pathlib
+import sys
+from typing import Any
+
+from flax import linen as nn
+import jax
+import numpy as np
+import tqdm
+
+from vit_jax import figures
+from vit_jax.data.decode import decode_image
+from vit_jax.data.preprocess import resize
+from vit_jax.errors import InputError
+from vit_jax.figures import draw
+from vit_jax.figures.attention import FUSIONS, Views, attention_grid
+from vit_jax.models.io import to_input
+from vit_jax.models.resnet import BiT
+from vit_jax.pretrained import orbax
+from vit_jax.tools import checkpoint_args
+from vit_jax.tools.evaluation_report import make_directory
+from vit_jax.tools.predict import find_images
+
+Save = Callable[[str, Any], None]  # of a file name and a matplotlib figure
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command line; returns the exit code."""
+  args = _parser().parse_args(argv)
+  try:
+    _draw(args)
+  except InputError as e:
+    print(f'error: {e}', file=sys.stderr)
+    return 1
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+      prog='python -m vit_jax.tools.figures', description=__doc__.split('\n')[0],
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      epilog="""examples:
+  python -m vit_jax.tools.figures --checkpoint=runs/mine --images=photos/ --out=figures/
+  python -m vit_jax.tools.figures --checkpoint=ViT-B_16-224.npz --image_size=384 --out=figures/
+  python -m vit_jax.tools.figures --checkpoint=runs/a --runs runs/a runs/b --out=figures/""")
+  checkpoint_args.add_arguments(parser, labels=False)
+  add = parser.add_argument
+  add('--out', required=True, metavar='DIR', help='directory to write the pictures to')
+  add('--images', nargs='+', metavar='PATH', help='JPEG, PNG or WebP files, or folders (with all '
+      'below them); both sides are resized (default: two photographs of scikit-learn)')
+  add('--num_images', type=int, default=128, metavar='N', help='the attention distance is the mean '
+      'over the first N images (default: %(default)s)')
+  add('--num_shown', type=int, default=4, metavar='N', help='images in rollout.png; the maps are '
+      'of the first (default: %(default)s)')
+  add('--layer', type=int, default=-1, metavar='I', help='attention whose maps are drawn, 0 the '
+      'first, -1 the last, which is that of a MAP head (default: %(default)s)')
+  add('--heads', choices=FUSIONS, default='mean', help='how rollout joins heads (default: '
+      '%(default)s)')
+  add('--batch_size', type=int, default=8, metavar='N', help='images computed at once (default: '
+      '%(default)s)')
+  add('--runs', nargs='+', metavar='WORKDIR', help='of which runs to draw the learning curves '
+      '(default: the one of the checkpoint, if it is of any)')
+  add('--metrics', nargs='+', metavar='NAME', help='which curves, such as eval/accuracy (default: '
+      'losses, accuracies, learning rate, norm of the gradient)')
+  return parser
+
+
+def _draw(args: argparse.Namespace) -> None:
+  for name in ('num_images', 'num_shown', 'batch_size'):
+    if getattr(args, name) < 1:
+      raise InputError(f'--{name} must be at least 1, got {getattr(args, name)}')
+  directory = make_directory(args.out)
+
+  def save(name, figure):
+    draw.save(figure, directory / name)
+    print(f'wrote {directory / name}', flush=True)
+
+  runs = args.runs or _own_run(args.checkpoint)
+  if runs:
+    curves = {_name(run, runs): figures.read_curves(run) for run in runs}
+    save('curves.png', draw.draw_curves(curves, args.metrics))
+  else:
+    print('no curves: the checkpoint is of no run with a metrics.jsonl; name runs with --runs')
+  model, params, _ = checkpoint_args.load(args)[0]
+  _draw_weights(model, params, save)
+  try:
+    attention_grid(model)
+  except InputError as e:
+    print(f'no attention distance, rollout and maps: {e}')
+    return
+  _draw_attention(args, model, params, save)
+
+
+def _own_run(checkpoint: str) -> list[pathlib.Path]:
+  """The workdir of the run that wrote the checkpoint, when it has metrics; else nothing."""
+  step = orbax.find(checkpoint) if os.path.isdir(checkpoint) else None
+  if step is None or not (step.parent.parent / 'metrics.jsonl').exists():
+    return []
+  return [step.parent.parent]
+
+
+def _name(run: str, runs: Sequence[str]) -> str:
+  """The last part of a path that tells it from the others."""
+  name = lambda path: pathlib.Path(path).resolve().name
+  return name(run) if len({name(r) for r in runs}) == len(runs) else str(run)
+
+
+def _draw_weights(model: nn.Module, params: Any, save: Save) -> None:
+  of = ('first convolution' if isinstance(model, BiT) or model.resnet else 'patch embedding')
+  save('filters.png', draw.draw_filters(figures.principal_filters(figures.rgb_kernel(params)), of))
+  try:
+    embedding = figures.position_embedding(model, params)
+  except InputError as e:
+    print(f'no position similarity: {e}')
+    return
+  save('position_similarity.png',
+       draw.draw_position_similarity(figures.position_similarity(embedding)))
+
+
+def _draw_attention(args: argparse.Namespace, model: nn.Module, params: Any, save: Save) -> None:
+  names = _names_of_layers(model)
+  if not -len(names) <= args.layer < len(names):
+    raise InputError(f'--layer={args.layer} is not there: the model has attentions 0 to '
+                     f'{len(names) - 1}')
+  images, views = _look(args, model, params)
+  h, w = model.grid
+  patch = model.image_size[0] / h, model.image_size[1] / w
+  save('attention_distance.png', draw.draw_attention_distance(
+      views.distance.mean(1), figures.uniform_distance((h, w), patch), model.image_size,
+      views.distance.shape[1], axial=model.attention == 'axial'))
+  save('rollout.png', draw.draw_rollout(images, views.rollout, args.heads))
+  save('attention_maps.png', draw.draw_attention_maps(
+      images[0], views.maps[args.layer, 0], names[args.layer]))
+
+
+def _names_of_layers(model: nn.Module) -> list[str]:
+  """What to call the maps of each attention."""
+  axes = [', along rows', ', along columns'] if model.attention == 'axial' else ['']
+  by = 'from the class token' if model.head == 'token' else 'mean of all patches'
+  names = [f'block {i}{axis}, {by}' for i in range(model.variant.num_layers) for axis in axes]
+  return names + ['the MAP head'] * (model.head == 'map')
+
+
+def _look(args: argparse.Namespace, model: nn.Module, params: Any) -> tuple[np.ndarray, Views]:
+  """The first images, (num_shown, H, W, 3) uint8; their views, with the distances of all."""
+  photos = importlib.resources.files('sklearn.datasets') / 'images'
+  paths = find_images(args.images or [str(photos / 'china.jpg'), str(photos / 'flower.jpg')])
+  paths = paths[:max(args.num_images, args.num_shown)]
+  size, shown, views = min(args.batch_size, len(paths)), [], []
+  params = jax.device_put(params)
+  with tqdm.tqdm(total=len(paths), unit=' images', disable=not sys.stderr.isatty()) as bar:
+    for start in range(0, len(paths), size):
+      batch = np.stack([_read(path, model.image_size) for path in paths[start:start + size]])
+      padded = np.concatenate([batch, np.zeros((size - len(batch), *batch.shape[1:]), np.uint8)])
+      seen = figures.look(model, params, to_input(padded), heads=args.heads)
+      keep = max(0, min(len(batch), args.num_shown - start))
+      shown.append(batch[:keep])
+      views.append(Views(np.asarray(seen.distance)[:, :len(batch)],
+                         np.asarray(seen.rollout)[:keep], np.asarray(seen.maps)[:, :keep]))
+      bar.update(len(batch))
+  distance, rollout, maps = zip(*views)
+  distance = np.concatenate(distance, 1)[:, :args.num_images]
+  return np.concatenate(shown), Views(distance, np.concatenate(rollout), np.concatenate(maps, 1))
+
+
+def _read(path: str, image_size: tuple[int, int]) -> np.ndarray:
+  """An image as the model takes it, (H, W, 3) uint8."""
+  try:
+    with open(path, 'rb') as f:
+      return resize(decode_image(f.read(), apply_exif=True), *image_size)
+  except OSError as e:
+    raise InputError(f'{path} cannot be read: {e.strerror}') from e
+  except ValueError as e:
+    raise InputError(f'{path} cannot be read: {e}') from e
+
+
+if __name__ == '__main__':
+  sys.exit(main())
