@@ -260,7 +260,13 @@ def test_ids_of_a_folder_hold_while_its_files_have_the_same_names(tmp_path):
   one = folder(tmp_path / 'one')
   ids = read_ids(write(tmp_path / 'i', Records(one, 'train'), [('train', 1)]))
   two = shutil.copytree(one, tmp_path / 'moved')
-  assert excluded_positions(ids, str(two), 'train[1:]').tolist() == [0]
+  names = lambda split: (lambda part: [part.record_name(i) for i in range(len(part))])(
+      open_source(str(two), split))
+  for split in ('train', 'train[1:]', 'train[:1]+train[1:]'):  # slices are samples
+    left_out = [names(split)[i] for i in excluded_positions(ids, str(two), split)]
+    assert left_out == [name for name in names(split) if name.endswith('/b.png')]
+    records = Records(str(two), split)
+    assert [names('train')[records.id(i).index] for i in range(len(records))] == names(split)
   os.rename(two / 'train/cat/a.png', two / 'train/cat/z.png')
   with pytest.raises(InputError, match='have other names than when the ids in .* were made: make'):
     excluded_positions(ids, str(two), 'train')

@@ -55,6 +55,7 @@ def default_config() -> ConfigDict:
   c.dataset = 'imagenet2012'  # a TFDS name, or a folder with {train,val}/<class>/<image>
   c.data_dir = ''  # where TFDS data sets are prepared; '': the TFDS default
   c.train_split = ''  # a TFDS split expression, e.g. 'train[:98%]'; '': the data set's own
+  c.exclude_ids = ''  # a file of vit_jax.tools.dedup: images that training leaves out
   c.eval_split = ''  # '': the data set's own; 'none': do not evaluate
   c.num_classes = 0  # width of the head; 0: as many as the data set has
   c.preset = 'inception'  # 'inception': area crop, for pretraining; 'bit': resize and crop

@@ -11,7 +11,10 @@ from vit_jax.data.augment import make_augment
 from vit_jax.data.pipeline import Batches, eval_batches, train_batches
 from vit_jax.data.preprocess import make_preprocess
 from vit_jax.data.source import Source, open_source
+from vit_jax.data.subset import Without
+from vit_jax.dedup.ids import excluded_positions, read_ids
 from vit_jax.errors import InputError
+from vit_jax.metrics import log
 
 
 class Inputs:
@@ -28,6 +31,8 @@ class Inputs:
     about = catalog.describe(c.dataset, c.data_dir or None)
     self._config = c
     self.train = open_source(c.dataset, c.train_split or about.train_split, c.data_dir or None)
+    if c.exclude_ids:
+      self.train = _without(self.train, c, c.train_split or about.train_split)
     self.eval_name = c.eval_split or about.eval_split
     self.eval = None
     if self.eval_name != 'none':
@@ -62,3 +67,11 @@ class Inputs:
                    process_count=jax.process_count(), num_threads=c.num_threads or None,
                    num_workers=c.num_workers, max_bad_records=c.max_bad_records)
     return preprocess, options
+
+
+def _without(source: Source, c: ConfigDict, split: str) -> Source:
+  """The training images without those that config.exclude_ids lists."""
+  positions = excluded_positions(read_ids(c.exclude_ids), c.dataset, split, c.data_dir or None)
+  log.info('%s: %s of %s training images are left out, as %s says', c.dataset,
+           f'{len(positions):,}', f'{len(source):,}', c.exclude_ids)
+  return Without(source, positions)

@@ -110,18 +110,23 @@ def _list_classes(directory: str, class_names: list[str]) -> list[tuple[str, int
   return classes
 
 
-def _slice(classes: list[tuple[str, int, np.ndarray]], start: int,
-           stop: int) -> list[tuple[str, int, np.ndarray]]:
-  """Returns the classes with only the files of a slice, which is a sample of all classes.
+def sample(size: int, start: int, stop: int) -> np.ndarray:
+  """Returns which images of a split a slice takes: (stop - start,) int, ascending.
 
-  As in a data set that TFDS has prepared: `start` and `stop` count in a fixed random order of all
-  files. The files themselves lie by class, so that the last 10 % would be other classes.
+  As in a data set that TFDS has prepared, `start` and `stop` count in a fixed random order of all
+  `size` files. The files themselves lie by class, so that the last 10 % would be other classes.
   """
   # RandomState, unlike Generator, promises the same permutation in every NumPy version.
+  return np.sort(np.random.RandomState(0).permutation(size)[start:stop])
+
+
+def _slice(classes: list[tuple[str, int, np.ndarray]], start: int,
+           stop: int) -> list[tuple[str, int, np.ndarray]]:
+  """Returns the classes with only the files of a slice."""
   ends = np.cumsum([len(files) for _, _, files in classes])
   if (start, stop) == (0, ends[-1]):
     return classes
-  chosen = np.sort(np.random.RandomState(0).permutation(ends[-1])[start:stop])
+  chosen = sample(ends[-1], start, stop)
   parts = []
   for (directory, label, files), end in zip(classes, ends):
     begin = end - len(files)

@@ -133,12 +133,7 @@ def excluded_positions(ids: Ids, dataset: str, split: str,
                        f'made for {", ".join(ids.splits)}')
     if size != ids.splits[name]:
       raise InputError(_what_changed(ids, dataset, name, size))
-  positions, start = [np.empty(0, np.int64)], 0
-  for name, first, stop in records.ranges:
-    indices = ids.indices[name]
-    positions.append(indices[(indices >= first) & (indices < stop)] - first + start)
-    start += stop - first
-  return np.concatenate(positions)
+  return records.positions(ids.indices)
 
 
 def _what_changed(ids: Ids, dataset: str, name: str, size: str) -> str:

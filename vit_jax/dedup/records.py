@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Mapping
 import hashlib
 import itertools
 import os
 import re
 from typing import NamedTuple
 
-from vit_jax.data import prepared, source, vtab
+import numpy as np
+
+from vit_jax.data import folder, prepared, source, vtab
 
 
 class RecordId(NamedTuple):
@@ -53,6 +56,10 @@ class Records:
       self.splits = {name: str(sizes[name]) for name in used}
     ranges = source.split_ranges(split, {name: [sizes.get(name, 0)] for name in names})
     self.ranges = [(name, start, stop) for name, start, stop in ranges if start < stop]
+    # Of slices of a folder which images they are; those of TFDS are ranges.
+    self._taken = [folder.sample(sizes[name], start, stop)
+                   if self.identity == 'folder' and stop - start < sizes[name] else None
+                   for name, start, stop in self.ranges]
     self._ends = list(itertools.accumulate(stop - start for _, start, stop in self.ranges))
 
   def __len__(self) -> int:
@@ -64,8 +71,25 @@ class Records:
   def id(self, position: int) -> RecordId:
     """The id of record `position` of the source."""
     part = bisect.bisect_right(self._ends, position)
-    name, _, stop = self.ranges[part]
-    return RecordId(name, stop - (self._ends[part] - position))
+    (name, start, stop), taken = self.ranges[part], self._taken[part]
+    offset = stop - start - (self._ends[part] - position)
+    return RecordId(name, start + offset if taken is None else int(taken[offset]))
+
+  def positions(self, indices: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The inverse of `id`: where records are in the source, (n,) int64, ascending.
+
+    Args:
+      indices: {split: (m,) ascending}, of every split there is; those that the split expression
+        does not take are passed over.
+    """
+    found, begin = [np.empty(0, np.int64)], 0
+    for (name, start, stop), taken in zip(self.ranges, self._taken):
+      wanted = indices[name]
+      offsets = (wanted[(wanted >= start) & (wanted < stop)] - start if taken is None else
+                 np.flatnonzero(np.isin(taken, wanted)))
+      found.append(offsets + begin)
+      begin += stop - start
+    return np.concatenate(found)
 
 
 def _look_into_folder(directory: str, names: list[str]) -> tuple[dict[str, int], dict[str, str]]:

@@ -1,0 +1,74 @@
+"""Training that leaves out the images of a file of ids."""
+
+import numpy as np
+import pytest
+
+from vit_jax.config import default_config
+from vit_jax.data.source import open_source
+from vit_jax.data.subset import Without
+from vit_jax.dedup.ids import format_ids
+from vit_jax.dedup.records import RecordId, Records
+from vit_jax.errors import InputError
+from vit_jax.inputs import Inputs
+from vit_jax.train import train
+
+
+def config(data_dir, ids, **fields):
+  c = default_config()
+  c.update(dict(model='ViT-Ti/4', num_layers=1, hidden_dim=16, mlp_dim=32, num_heads=2, dtype='float32',
+                dataset='digits', data_dir=data_dir, image_size=8, resize_size=8, preset='bit',
+                flip='no', train_split='train[:60]', eval_split='none', batch_size=16,
+                total_steps=6, warmup_steps=0, exclude_ids=str(ids)) | fields)
+  return c
+
+
+@pytest.fixture
+def ids(digits_dir, tmp_path):
+  """A file that names training images 3, 17, 59 and 700."""
+  path = tmp_path / 'ids.txt'
+  path.write_text(format_ids(
+      Records('digits', 'train', digits_dir), threshold='8', against='digits:test',
+      reasons={RecordId('train', i): 'a test' for i in (3, 17, 59, 700)}))
+  return path
+
+
+def pixels(batch):
+  return {image.tobytes() for image in batch['image']}
+
+
+def test_the_images_never_come_and_all_others_do(ids, digits_dir):
+  inputs = Inputs(config(digits_dir, ids))
+  assert len(inputs.train) == 57
+  with inputs.train_batches(0) as batches:
+    seen = set().union(*(pixels(next(batches)) for _ in range(4)))  # more than an epoch
+  whole = Inputs(config(digits_dir, ''))
+  with whole.train_batches(0) as batches:
+    everything = set().union(*(pixels(next(batches)) for _ in range(4)))
+  assert len(everything) == 60 and len(seen) == 57 and seen < everything
+  with inputs.train_batches(2) as batches:  # as a run goes on
+    later = next(batches)
+  with inputs.train_batches(0) as batches:
+    np.testing.assert_array_equal([next(batches)['image'] for _ in range(3)][2], later['image'])
+
+
+def test_a_run_says_how_many(ids, digits_dir, tmp_path):
+  train(config(digits_dir, ids), tmp_path / 'run')
+  log = (tmp_path / 'run' / 'log.txt').read_text()
+  assert f'digits: 3 of 60 training images are left out, as {ids} says' in log
+  assert 'digits: 57 training images' in log
+
+
+def test_without(digits_dir):
+  source = open_source('digits', 'train[:5]', digits_dir)
+  rest = Without(source, np.array([0, 3]))
+  assert [rest.record_name(i) for i in range(3)] == [source.record_name(i) for i in (1, 2, 4)]
+  assert [rest.label(i) for i in range(3)] == [source[i]['label'] for i in (1, 2, 4)]
+  with pytest.raises(InputError, match='all 5 records are left out'):
+    Without(source, np.arange(5))
+
+
+def test_ids_of_another_data_set(ids, shapes, tmp_path):
+  with pytest.raises(InputError, match='the ids in .* are of digits/1.0.0, not of shapes/1.2.0'):
+    Inputs(config(shapes[0], ids, dataset='shapes', train_split=''))
+  with pytest.raises(InputError, match='nowhere.txt cannot be read: No such file'):
+    Inputs(config(shapes[0], tmp_path / 'nowhere.txt', dataset='shapes', train_split=''))
