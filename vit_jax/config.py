@@ -107,6 +107,7 @@ def default_config() -> ConfigDict:
   c.fewshot = ''  # data sets, as 'cifar100,dtd', for few-shot evaluation of the representation
   c.fewshot_every = 0  # steps between these; 0: only after the last step
   c.fewshot_shots = (1, 5, 10, 25)  # images of each class
+  c.figures_every = 0  # steps between pictures of filters, positions and predictions; 0: none
   c.save_every = 1_000  # steps between checkpoints; 0: only at the end and when stopped
   c.keep = 3  # this many of the last checkpoints stay
   c.keep_every = 0  # checkpoints at multiples of this stay too (a multiple of save_every)
@@ -158,8 +159,8 @@ def check_config(c: ConfigDict) -> None:
     if c[field] < 1:
       raise InputError(f'config.{field} must be at least 1, got {c[field]}')
   for field in ('total_steps', 'num_epochs', 'warmup_steps', 'eval_every', 'fewshot_every',
-                'save_every', 'keep_every', 'lr', 'weight_decay', 'clip_norm', 'mixup',
-                'max_bad_records', 'seed', 'num_threads', 'num_workers', 'hang_seconds',
+                'figures_every', 'save_every', 'keep_every', 'lr', 'weight_decay', 'clip_norm',
+                'mixup', 'max_bad_records', 'seed', 'num_threads', 'num_workers', 'hang_seconds',
                 'num_classes', 'num_layers', 'hidden_dim', 'mlp_dim', 'num_heads',
                 'representation_size', 'resize_size'):
     if c[field] < 0:

@@ -1,9 +1,9 @@
 """The training run, read top-down.
 
 The order of effects at a step, which exact resume rests on:
-  compute -> find the loss finite -> log -> save -> evaluate -> stop if asked.
+  compute -> find the loss finite -> log -> save -> evaluate -> draw -> stop if asked.
 A checkpoint therefore never holds a non-finite state, and its log line is always on record
-before it; an evaluation that a kill cut off is made up for after the restart.
+before it; an evaluation or a picture that a kill cut off is made up for after the restart.
 """
 
 from collections.abc import Callable
@@ -24,9 +24,12 @@ from vit_jax import parallel
 from vit_jax import step as step_lib
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.config import check_config, mixup, model_overrides
+from vit_jax.data.preprocess import make_preprocess
 from vit_jax.devices import find_device
 from vit_jax.errors import InputError, Interrupted, NotFinite, reason
 from vit_jax.evaluations import Evaluations
+from vit_jax.figures.during import Drawings
+from vit_jax.figures.examples import Predictor
 from vit_jax.flops import train_flops
 from vit_jax.inputs import Inputs
 from vit_jax.metrics import log, start_log, write_whole
@@ -44,8 +47,8 @@ def train(config: ConfigDict, workdir: pathlib.Path | epath.Path) -> dict[str, f
 
   Args:
     config: the fields of `vit_jax.config.default_config`.
-    workdir: gets checkpoints/, metrics.jsonl, tensorboard/, config.json, log.txt; the same for
-      all processes. An epath.Path where it is on gs://.
+    workdir: gets checkpoints/, metrics.jsonl, tensorboard/, figures/, config.json, log.txt; the
+      same for all processes. An epath.Path where it is on gs://.
   Returns:
     The final metrics: train/loss ..., eval/accuracy ....
   Raises:
@@ -126,7 +129,7 @@ class _Run:
     self.evaluations = Evaluations(c, self.data, self.model, objective, self.spread,
                                    self.total_steps, self.should_stop, watchdog)
     self.checkpoints = Checkpoints(workdir / 'checkpoints', keep=c.keep, keep_every=c.keep_every)
-    self.monitor = None  # opened once the step to resume from is known
+    self.monitor = self.drawings = None  # opened once the step to resume from is known
     self.unchecked = []  # (step, metrics still on the device) since the last look
     self.saved_step = None
     self.bad_records = set()  # names of the training records that could not be read
@@ -136,6 +139,9 @@ class _Run:
     self.monitor = self._open_monitor(first_step)
     if first_step and not self.evaluations.run(first_step, state, self.monitor):
       self._stop(first_step, state)
+    self.drawings = self._open_drawings(first_step)
+    if first_step:
+      self.drawings.run(first_step, state.params)
     if first_step == self.total_steps:
       log.info('this run was finished before: all %d steps are done', first_step)
     else:
@@ -164,6 +170,8 @@ class _Run:
         if stop or last or (c.save_every and step % c.save_every == 0):
           self._save(step, state)
         stop = stop or not self.evaluations.run(step, state, monitor)
+        if not stop:
+          self.drawings.run(step, state.params)
       if stop:
         self._stop(step, state)
 
@@ -174,6 +182,16 @@ class _Run:
                    peak_images=peak.flops / train_flops(self.model)
                    if peak and c.trained_blocks < 0 else None,
                    profile_steps=c.profile_steps)
+
+  def _open_drawings(self, first_step: int) -> Drawings:
+    c, source, predictor = self.config, self.data.eval, None
+    if c.figures_every and source is not None and self.model.num_classes:
+      preprocess = make_preprocess(c.preset, image_size=c.image_size, train=False,
+                                   apply_exif=source.apply_exif, resize_size=c.resize_size or None)
+      predictor = Predictor(self.model, source, preprocess, self.spread, loss=c.loss, count=16,
+                            num_threads=c.num_threads or None, max_bad_records=c.max_bad_records)
+    return Drawings(self.workdir, self.record and self.record.directory, self.model, predictor,
+                    every=c.figures_every, first_step=first_step, total_steps=self.total_steps)
 
   def _start(self) -> tuple[step_lib.TrainState, int]:
     """The newest checkpoint; else config.init_from; else a fresh state; and its step."""
@@ -281,8 +299,9 @@ class _Run:
     return latest
 
   def close(self) -> None:
-    if self.monitor:
-      self.monitor.close()
+    for writer in (self.monitor, self.drawings):
+      if writer:
+        writer.close()
     try:
       self.checkpoints.close()
     finally:

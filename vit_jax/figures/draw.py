@@ -20,6 +20,7 @@ from vit_jax.pretrained.files import replacing
 
 if typing.TYPE_CHECKING:
   from matplotlib.figure import Figure
+  from vit_jax.figures.examples import Examples
 
 _MOST_CELLS = 210  # along a side of the grid of grids: room for 14 x 14, ViT-B/16's at 224 pixels
 _COLOR_SHARE = .6  # of an overlay, the rest is the image
@@ -224,19 +225,48 @@ def _legend_of_runs(figure, names):
     text.set_parse_math(False)
 
 
-def save(figure: Figure, path: str | os.PathLike, most_bytes: int = 300_000) -> None:
-  """Writes a PNG in one piece, with fewer pixels when it would be larger than `most_bytes`.
+def draw_predictions(examples: Examples, names: Sequence[str]) -> Figure:
+  """Images with what they are taken for, how surely, and, where that is wrong, what they are.
 
-  Raises:
-    InputError: it cannot be written.
+  Args:
+    names: of the classes.
   """
+  columns = min(4, len(examples.images))
+  rows = -(-len(examples.images) // columns)
+  figure = _figure(1.9 * columns, 2.1 * rows + .5)
+  grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+  for axes in grid:
+    axes.axis('off')
+  correct = examples.correct
+  for axes, image, (label, predicted), probability, right in zip(
+      grid, examples.images, examples.captions(names), examples.probability, correct):
+    axes.imshow(image)
+    text = f'{"✓" if right else "✗"} {_short(predicted)} {100 * probability:.0f} %'
+    axes.set_title(text if right else f'{text}\nis {_short(label)}', fontsize=8, parse_math=False,
+                   color=_COLORS[0] if right else _COLORS[1])
+  figure.suptitle(f'{np.count_nonzero(correct)} of {_count(len(correct), "image")} right',
+                  fontsize=10)
+  return figure
+
+
+def _short(name, most=22):
+  return name if len(name) <= most else name[:most - 1] + '…'
+
+
+def save(figure: Figure, path: str | os.PathLike, most_bytes: int = 300_000) -> None:
+  """Writes a PNG in one piece, as of `png`; raises InputError when it cannot be written."""
+  with replacing(path) as temporary:
+    temporary.write_bytes(png(figure, most_bytes))
+
+
+def png(figure: Figure, most_bytes: int = 300_000) -> bytes:
+  """The figure as a PNG, with fewer pixels when it would be larger than `most_bytes`."""
   for dpi in (110, 90, 75, 60, 45, 35, 25):
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png', dpi=dpi)
     if buffer.tell() < most_bytes:
       break
-  with replacing(path) as temporary:
-    temporary.write_bytes(buffer.getvalue())
+  return buffer.getvalue()
 
 
 def _figure(width: float, height: float) -> Figure:

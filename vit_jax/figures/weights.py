@@ -22,6 +22,21 @@ class Filters(NamedTuple):
   variance: np.ndarray  # (n,) the share of all variance that each explains
 
 
+def of_first_layers(params: Any) -> Any:
+  """The part of the parameters that `rgb_kernel` and `position_embedding` read."""
+  arrays = traverse_util.flatten_dict(params, sep='/')
+  read = (*_CONVOLUTIONS, 'embedding/kernel', 'Transformer/posembed_input/',
+          'Transformer/encoderblock_0/posembed_input/')
+  return traverse_util.unflatten_dict(
+      {name: x for name, x in arrays.items() if name.startswith(read)}, sep='/')
+
+
+def name_of_first_layer(model: nn.Module) -> str:
+  """What to call the layer of `rgb_kernel`."""
+  return ('patch embedding' if isinstance(model, VisionTransformer) and not model.resnet else
+          'first convolution')
+
+
 def rgb_kernel(params: Any) -> np.ndarray:
   """The kernel (P, P, 3, D) of the layer that sees the pixels.
 
@@ -66,7 +81,7 @@ def position_embedding(model: nn.Module, params: Any) -> np.ndarray:
   if model.pos_embedding == 'relative':
     raise InputError('the model has embeddings of relative positions, not of each position')
   (h, w), prefix = model.grid, int(model.head == 'token')
-  tree = params['Transformer']
+  tree = params.get('Transformer', {})
   if model.pos_embedding_at == 'every':
     tree = tree.get('encoderblock_0', {})
   nothing = jnp.zeros((1, prefix + h * w, model.variant.hidden_dim))

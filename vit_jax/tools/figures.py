@@ -10,11 +10,13 @@ does not have is left out with a word.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import importlib.resources
+import itertools
 import os
 import pathlib
 import sys
+import typing
 from typing import Any
 
 from flax import linen as nn
@@ -29,13 +31,13 @@ from vit_jax.errors import InputError
 from vit_jax.figures import draw
 from vit_jax.figures.attention import FUSIONS, Views, attention_grid
 from vit_jax.models.io import to_input
-from vit_jax.models.resnet import BiT
 from vit_jax.pretrained import orbax
 from vit_jax.tools import checkpoint_args
 from vit_jax.tools.evaluation_report import make_directory
 from vit_jax.tools.predict import find_images
 
-Save = Callable[[str, Any], None]  # of a file name and a matplotlib figure
+if typing.TYPE_CHECKING:
+  from matplotlib.figure import Figure
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,23 +88,75 @@ def _draw(args: argparse.Namespace) -> None:
   directory = make_directory(args.out)
 
   def save(name, figure):
-    draw.save(figure, directory / name)
-    print(f'wrote {directory / name}', flush=True)
+    path = directory / f'{name}.png'
+    draw.save(figure, path)
+    print(f'wrote {path}', flush=True)
 
   runs = args.runs or _own_run(args.checkpoint)
   if runs:
     curves = {_name(run, runs): figures.read_curves(run) for run in runs}
-    save('curves.png', draw.draw_curves(curves, args.metrics))
+    save('curves', draw.draw_curves(curves, args.metrics))
   else:
     print('no curves: the checkpoint is of no run with a metrics.jsonl; name runs with --runs')
   model, params, _ = checkpoint_args.load(args)[0]
-  _draw_weights(model, params, save)
+  for name, found in pictures(model, params, _images(args, model), **_options(args)):
+    if isinstance(found, InputError):
+      print(f'no {name}: {found}')
+    else:
+      save(name, found)
+
+
+def _options(args):
+  return {name: getattr(args, name) for name in (
+      'num_images', 'num_shown', 'layer', 'heads', 'batch_size')}
+
+
+def pictures(model: nn.Module, params: Any, images: Iterable[np.ndarray], *, num_images: int = 128,
+             num_shown: int = 4, layer: int = -1, heads: str = 'mean', batch_size: int = 8,
+             ) -> Iterator[tuple[str, Figure | InputError]]:
+  """Draws all that a model has, one picture at a time.
+
+  Args:
+    model: made by `create_model`.
+    params: its parameters.
+    images: (H, W, 3) uint8, each as the model takes it.
+    num_images, num_shown, layer, heads, batch_size: as the flags of the same names.
+  Yields:
+    (name, figure); and for what the model does not have what that is, and why.
+  Raises:
+    InputError: there is no such layer.
+  """
+  of = figures.name_of_first_layer(model)
+  yield 'filters', draw.draw_filters(figures.principal_filters(figures.rgb_kernel(params)), of)
+  try:
+    embedding = figures.position_embedding(model, params)
+    yield 'position_similarity', draw.draw_position_similarity(
+        figures.position_similarity(embedding))
+  except InputError as e:
+    yield 'position similarity', e
   try:
     attention_grid(model)
   except InputError as e:
-    print(f'no attention distance, rollout and maps: {e}')
+    yield 'attention distance, rollout and maps', e
     return
-  _draw_attention(args, model, params, save)
+  images = iter(images)
+  first = next(images, None)
+  if first is None:
+    yield 'attention distance, rollout and maps', InputError('there are no images to look at')
+    return
+  names = _names_of_layers(model)
+  if not -len(names) <= layer < len(names):
+    raise InputError(f'--layer={layer} is not there: the model has attentions 0 to '
+                     f'{len(names) - 1}')
+  shown, views = _look(model, params, itertools.chain([first], images), num_images, num_shown,
+                       heads, batch_size)
+  h, w = model.grid
+  patch = model.image_size[0] / h, model.image_size[1] / w
+  yield 'attention_distance', draw.draw_attention_distance(
+      views.distance.mean(1), figures.uniform_distance((h, w), patch), model.image_size,
+      views.distance.shape[1], axial=model.attention == 'axial')
+  yield 'rollout', draw.draw_rollout(shown, views.rollout, heads)
+  yield 'attention_maps', draw.draw_attention_maps(shown[0], views.maps[layer, 0], names[layer])
 
 
 def _own_run(checkpoint: str) -> list[pathlib.Path]:
@@ -119,34 +173,6 @@ def _name(run: str, runs: Sequence[str]) -> str:
   return name(run) if len({name(r) for r in runs}) == len(runs) else str(run)
 
 
-def _draw_weights(model: nn.Module, params: Any, save: Save) -> None:
-  of = ('first convolution' if isinstance(model, BiT) or model.resnet else 'patch embedding')
-  save('filters.png', draw.draw_filters(figures.principal_filters(figures.rgb_kernel(params)), of))
-  try:
-    embedding = figures.position_embedding(model, params)
-  except InputError as e:
-    print(f'no position similarity: {e}')
-    return
-  save('position_similarity.png',
-       draw.draw_position_similarity(figures.position_similarity(embedding)))
-
-
-def _draw_attention(args: argparse.Namespace, model: nn.Module, params: Any, save: Save) -> None:
-  names = _names_of_layers(model)
-  if not -len(names) <= args.layer < len(names):
-    raise InputError(f'--layer={args.layer} is not there: the model has attentions 0 to '
-                     f'{len(names) - 1}')
-  images, views = _look(args, model, params)
-  h, w = model.grid
-  patch = model.image_size[0] / h, model.image_size[1] / w
-  save('attention_distance.png', draw.draw_attention_distance(
-      views.distance.mean(1), figures.uniform_distance((h, w), patch), model.image_size,
-      views.distance.shape[1], axial=model.attention == 'axial'))
-  save('rollout.png', draw.draw_rollout(images, views.rollout, args.heads))
-  save('attention_maps.png', draw.draw_attention_maps(
-      images[0], views.maps[args.layer, 0], names[args.layer]))
-
-
 def _names_of_layers(model: nn.Module) -> list[str]:
   """What to call the maps of each attention."""
   axes = [', along rows', ', along columns'] if model.attention == 'axial' else ['']
@@ -155,26 +181,34 @@ def _names_of_layers(model: nn.Module) -> list[str]:
   return names + ['the MAP head'] * (model.head == 'map')
 
 
-def _look(args: argparse.Namespace, model: nn.Module, params: Any) -> tuple[np.ndarray, Views]:
-  """The first images, (num_shown, H, W, 3) uint8; their views, with the distances of all."""
+def _images(args: argparse.Namespace, model: nn.Module) -> Iterator[np.ndarray]:
+  """Reads the images that are asked for, one at a time."""
   photos = importlib.resources.files('sklearn.datasets') / 'images'
   paths = find_images(args.images or [str(photos / 'china.jpg'), str(photos / 'flower.jpg')])
   paths = paths[:max(args.num_images, args.num_shown)]
-  size, shown, views = min(args.batch_size, len(paths)), [], []
+  for path in tqdm.tqdm(paths, unit=' images', disable=not sys.stderr.isatty()):
+    yield _read(path, model.image_size)
+
+
+def _look(model: nn.Module, params: Any, images: Iterable[np.ndarray], num_images: int,
+          num_shown: int, heads: str, batch_size: int) -> tuple[np.ndarray, Views]:
+  """The first images, (num_shown, H, W, 3) uint8; their views, with the distances of all."""
+  size, start, shown, views = 0, 0, [], []
   params = jax.device_put(params)
-  with tqdm.tqdm(total=len(paths), unit=' images', disable=not sys.stderr.isatty()) as bar:
-    for start in range(0, len(paths), size):
-      batch = np.stack([_read(path, model.image_size) for path in paths[start:start + size]])
-      padded = np.concatenate([batch, np.zeros((size - len(batch), *batch.shape[1:]), np.uint8)])
-      seen = figures.look(model, params, to_input(padded), heads=args.heads)
-      keep = max(0, min(len(batch), args.num_shown - start))
-      shown.append(batch[:keep])
-      views.append(Views(np.asarray(seen.distance)[:, :len(batch)],
-                         np.asarray(seen.rollout)[:keep], np.asarray(seen.maps)[:, :keep]))
-      bar.update(len(batch))
+  images = iter(images)
+  while batch := list(itertools.islice(images, batch_size)):
+    size = size or len(batch)  # the last batch is padded, for one compilation alone
+    padded = np.zeros((size, *batch[0].shape), np.uint8)
+    padded[:len(batch)] = batch
+    seen = figures.look(model, params, to_input(padded), heads=heads)
+    keep = max(0, min(len(batch), num_shown - start))
+    shown += batch[:keep]
+    views.append(Views(np.asarray(seen.distance)[:, :len(batch)], np.asarray(seen.rollout)[:keep],
+                       np.asarray(seen.maps)[:, :keep]))
+    start += len(batch)
   distance, rollout, maps = zip(*views)
-  distance = np.concatenate(distance, 1)[:, :args.num_images]
-  return np.concatenate(shown), Views(distance, np.concatenate(rollout), np.concatenate(maps, 1))
+  distance = np.concatenate(distance, 1)[:, :num_images]
+  return np.stack(shown), Views(distance, np.concatenate(rollout), np.concatenate(maps, 1))
 
 
 def _read(path: str, image_size: tuple[int, int]) -> np.ndarray:

@@ -1,0 +1,252 @@
+"""The page of a run: what it says, what it says of what is missing, and how a browser sees it."""
+
+import datetime
+import html.parser
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import cv2
+import numpy as np
+import pytest
+
+from vit_jax import train as train_lib
+from vit_jax.config import default_config
+from vit_jax.report import page, run
+from vit_jax.tools import report as tool
+
+SECTIONS = ['Learning curves', 'Final metrics', 'Example predictions', 'What the model learned',
+            'Throughput', 'Config', 'Checkpoints']
+PICTURES = ['learning curves', 'filters', 'position similarity', 'attention distance', 'rollout',
+            'attention maps']
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, digits_dir):
+  """The workdir of a small run that has everything."""
+  c = default_config()
+  c.update(dict(
+      model='ViT-Ti/4', num_layers=2, hidden_dim=32, mlp_dim=64, num_heads=2, image_size=16,
+      dtype='float32', dataset='digits', data_dir=digits_dir, preset='bit', batch_size=32,
+      total_steps=40, lr=3e-3, warmup_steps=5, log_every=10, eval_every=20, save_every=20,
+      num_threads=2))
+  workdir = tmp_path_factory.mktemp('runs') / 'a <small> run'
+  train_lib.train(c, workdir)
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def written(trained, tmp_path_factory):
+  """The page of that run."""
+  out = tmp_path_factory.mktemp('page') / 'report.html'
+  assert tool.main([str(trained), f'--out={out}', '--num_images=64']) == 0
+  return out
+
+
+class Page(html.parser.HTMLParser):
+  """What is on a page: headings, cells of each section's tables, images, words that say why not."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.headings, self.images, self.addresses, self.missing = [], [], [], []
+    self.tables, self._at, self._in = {}, None, None
+    self.feed(text)
+
+  def handle_starttag(self, tag, attributes):
+    attributes = dict(attributes)
+    self._in = 'missing' if attributes.get('class') == 'missing' else tag
+    if tag == 'section':
+      self._at = attributes['id']
+    if tag == 'tr':
+      self.tables.setdefault(self._at, []).append([])
+    if tag in ('td', 'th'):
+      self.tables[self._at][-1].append('')
+    if tag == 'img':
+      self.images.append(attributes)
+    self.addresses += [v for k, v in attributes.items() if k in ('src', 'href', 'srcset')]
+
+  def handle_data(self, data):
+    if self._in == 'h2':
+      self.headings.append(data)
+    elif self._in == 'missing':
+      self.missing.append(data)
+    elif self._in in ('td', 'th', 'code') and self.tables.get(self._at):
+      if data.strip():
+        self.tables[self._at][-1][-1] += data
+
+  def handle_endtag(self, tag):
+    self._in = None
+
+
+def last(workdir, name):
+  lines = map(json.loads, (workdir / 'metrics.jsonl').read_text().splitlines())
+  return [line[name] for line in lines if name in line][-1]
+
+
+def test_page(trained, written):
+  text = written.read_text()
+  found = Page(text)
+  assert len(text.encode()) < 3_000_000
+  assert all(address.startswith('data:') for address in found.addresses)
+  assert not re.search(r'url\(|@import|<script|<link (?!rel="icon" href="data:,")', text)
+  assert (found.headings, found.missing) == (SECTIONS, [])
+  assert '<h1>a &lt;small&gt; run</h1>' in text
+  assert [i['alt'] for i in found.images if i['alt'] in PICTURES] == PICTURES
+  metrics = {row[0]: row[1:] for row in found.tables['metrics']}
+  accuracy = last(trained, 'eval/accuracy')
+  assert metrics['eval/accuracy'] == [f'{accuracy:.2%}', '40']
+  assert metrics['eval/examples'] == ['360', '40']
+  assert metrics['train/loss'] == [f'{last(trained, "train/loss"):.4g}', '40']
+  config = {row[0]: row[1:] for row in found.tables['config']}
+  assert config['hidden_dim'] == ['32', '0'] and config['model'] == ['"ViT-Ti/4"', '"ViT-B/16"']
+  assert config['mesh'] == ['[0, 1]']  # folded
+  assert set(config) - {'field'} == set(default_config())
+  speed = {row[0]: row[1:] for row in found.tables['throughput']}
+  assert speed['images per second'][1] == f'{last(trained, "train/images_per_second"):,.1f}'
+  assert speed['goodput, share of all time since the start'][0] == ''
+  assert [row[0] for row in found.tables['checkpoints']] == ['step', '40', '20']
+
+
+def test_examples_right_and_wrong(trained, written):
+  text = written.read_text()
+  right, = re.findall(r'<p>(\d+) of 64 images of digits, test, spread', text)
+  wrong = re.findall(r'<b>✗ (\d)</b> (\d+)&nbsp;%<br>is (\d)<', text)
+  assert 0 < int(right) < 64 and len(wrong) == min(12, 64 - int(right))
+  assert all(predicted != label for predicted, _, label in wrong)
+  sure = [int(p) for _, p, _ in wrong]
+  assert sure == sorted(sure, reverse=True)
+  assert len(re.findall('<figure class="right">', text)) == min(12, int(right))
+
+
+def browser():
+  names = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
+  found = next(filter(None, map(shutil.which, names)), None)
+  if not found:
+    pytest.skip(f'there is no browser: none of {", ".join(names)} is installed')
+  return found
+
+
+def browse(written, tmp_path, *flags):
+  return subprocess.run(
+      [browser(), '--headless', '--no-sandbox', '--disable-gpu', '--hide-scrollbars',
+       '--disable-dev-shm-usage', f'--user-data-dir={tmp_path}/profile',
+       '--virtual-time-budget=5000', *flags, written.as_uri()],
+      check=True, capture_output=True, text=True, timeout=120,
+      env={**os.environ, 'HOME': str(tmp_path)})
+
+
+CHECK = """<script>addEventListener('load', () => {
+  const images = [...document.images], root = document.documentElement;
+  root.dataset.seen = JSON.stringify({
+    widths: images.map(i => i.naturalWidth),
+    shown: images.map(i => i.getBoundingClientRect().width),
+    headings: [...document.querySelectorAll('h2')].map(h => h.innerText),
+    accuracy: [...document.querySelectorAll('#metrics tr')].map(r => r.innerText.split('\\t')),
+    scroll: root.scrollWidth, client: root.clientWidth,
+    requests: performance.getEntriesByType('resource').filter(
+      r => !r.name.startsWith('data:')).map(r => r.name),
+    ink: getComputedStyle(document.body).color,
+    paper: getComputedStyle(document.body).backgroundColor})})</script>"""
+
+
+@pytest.mark.parametrize('width', [1200, 500])
+def test_in_a_browser(trained, written, tmp_path, width):
+  checked = tmp_path / 'checked.html'
+  checked.write_text(written.read_text().replace('</head>', CHECK + '</head>'))
+  dom = browse(checked, tmp_path, f'--window-size={width},900', '--dump-dom').stdout
+  seen = json.loads(html.unescape(re.search(r'data-seen="([^"]*)"', dom)[1]))
+  assert seen['headings'] == SECTIONS
+  assert len(seen['widths']) == len(Page(written.read_text()).images)
+  assert min(seen['widths']) >= 16 and min(seen['shown']) > 50
+  assert ['eval/accuracy', f'{last(trained, "eval/accuracy"):.2%}', '40'] in seen['accuracy']
+  assert seen['scroll'] == seen['client'] == width  # nothing sticks out
+  assert seen['requests'] == []
+  assert seen['ink'] != seen['paper']
+
+
+def test_light_and_dark(written, tmp_path):
+  def paper(*flags):
+    browse(written, tmp_path, '--window-size=800,1000', f'--screenshot={tmp_path}/shot.png', *flags)
+    pixels = cv2.imread(str(tmp_path / 'shot.png'))
+    assert pixels.shape == (1000, 800, 3) and pixels.std() > 10
+    return pixels[2, 2].tolist()
+  assert paper() == [255, 255, 255]
+  assert paper('--blink-settings=preferredColorScheme=0') == [0x1b, 0x17, 0x14]
+
+
+def test_a_run_that_has_just_begun(trained, tmp_path, capsys):
+  workdir = tmp_path / 'new'
+  workdir.mkdir()
+  (workdir / 'config.json').write_text((trained / 'config.json').read_text())
+  assert tool.main([str(workdir)]) == 0
+  assert capsys.readouterr().out.startswith(f'wrote {workdir}/report.html (0.0 MB)')
+  found = Page((workdir / 'report.html').read_text())
+  assert found.headings == SECTIONS and not found.images
+  no_metrics = (f'{workdir}/metrics.jsonl cannot be read: No such file or directory; give the '
+                'workdir of a run')
+  no_checkpoint = 'There is no checkpoint yet: it is made after save_every steps.'
+  assert found.missing == [no_metrics, no_metrics, no_checkpoint, no_checkpoint, no_metrics,
+                           no_checkpoint]
+  assert ['model', '"ViT-Ti/4"', '"ViT-B/16"'] in found.tables['config']
+
+
+def test_data_set_not_on_disk(trained, tmp_path):
+  workdir = tmp_path / 'moved'
+  shutil.copytree(trained, workdir)
+  config = json.loads((workdir / 'config.json').read_text())
+  config |= dict(dataset='cifar10', data_dir=str(tmp_path / 'nowhere'))
+  (workdir / 'config.json').write_text(json.dumps(config))
+  found = Page(tool.make_report(str(workdir)))
+  assert len(found.missing) == 2 and 'cifar10' in found.missing[0], found.missing
+  assert found.missing[1] == ('No attention distance, rollout and maps: there are no images to '
+                              'look at.')
+  assert [i['alt'] for i in found.images] == PICTURES[:3]
+
+
+@pytest.mark.parametrize('content, words', [
+    (None, '{} is not the workdir of a run: it has no config.json'),
+    ('{', '{}/config.json is not a readable config of a run (Expecting property name'),
+    ('{"a": 1}', '{}/config.json is not the config of a run: it names no model and no data set')])
+def test_no_run(tmp_path, capsys, content, words):
+  if content:
+    (tmp_path / 'config.json').write_text(content)
+  assert tool.main([str(tmp_path)]) == 1
+  error = capsys.readouterr().err
+  assert error.startswith('error: ' + words.format(tmp_path)) and error.count('\n') == 1
+  assert not (tmp_path / 'report.html').exists()
+
+
+def test_arguments(tmp_path, capsys):
+  assert tool.main([str(tmp_path), '--num_images=0']) == 1
+  assert capsys.readouterr().err == 'error: --num_images must be at least 1, got 0\n'
+
+
+def test_what_differs_and_what_is_listed(tmp_path):
+  assert run.differing({'b': [1, 2], 'a': 1, 'old': 3}, {'a': 2, 'b': (1, 2), 'new': 0}) == [
+      ('a', 1, 2), ('old', 3, 'no field of this version')]
+  steps = np.array([1, 2, 3])
+  curves = {'train/loss': (steps, np.array([3., 2., 1.])),
+            'eval/accuracy': (steps[:2], steps[:2] / 4),
+            'train/images_per_second': (steps, np.array([10., 2000., 30.])),
+            'train/mfu': (steps, np.array([.1, .3, .25])), 'train/goodput': (steps, steps / 4),
+            'train/seconds_waiting_for_data': (steps, steps)}
+  assert run.last_values(curves) == [('eval/accuracy', 2, .5), ('train/loss', 3, 1.)]
+  assert run.speeds(curves) == [('images per second', '30.0', '30.0'),
+                                ('MFU, share of the peak FLOP/s', '25.0%', '25.0%'),
+                                ('goodput, share of all time since the start', '', '75.0%')]
+  for step, size in ((5, 3), (40, 4)):
+    (tmp_path / 'checkpoints' / str(step) / 'state').mkdir(parents=True)
+    (tmp_path / 'checkpoints' / str(step) / 'state' / 'x').write_bytes(bytes(size))
+    os.utime(tmp_path / 'checkpoints' / str(step), (1e9, 1e9))
+  (tmp_path / 'checkpoints' / '60.orbax-checkpoint-tmp').mkdir()
+  then = datetime.datetime.fromtimestamp(1e9)
+  assert run.find_checkpoints(tmp_path) == [(40, 4, then), (5, 3, then)]
+
+
+def test_names_are_no_markup():
+  made = page.example(b'\x89PNG', 8, '<b>"cat"', 'a & b', .5, right=False)
+  assert '<b>✗ a &amp; b</b> 50&nbsp;%<br>is &lt;b&gt;&quot;cat&quot;<' in made
+  assert 'alt="&lt;b&gt;&quot;cat&quot;"' in made and 'class="small"' in made
+  assert page.table(['<'], [['&']]).count('&lt;') == 1

@@ -1,0 +1,1 @@
+"""The page of a run: what is in it, and its HTML."""

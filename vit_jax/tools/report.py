@@ -1,0 +1,288 @@
+"""Writes one HTML page about a training run, which needs no other file and no network.
+
+  python -m vit_jax.tools.report runs/mine
+
+Config, learning curves, final metrics, speed, the figures of vit_jax.tools.figures, images that the
+newest checkpoint gets right and wrong, checkpoints. What a run does not have is told on the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+import json
+import pathlib
+import sys
+from typing import Any, NamedTuple
+
+import cv2
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+
+from vit_jax import figures
+from vit_jax import parallel
+from vit_jax.config import default_config
+from vit_jax.data import catalog
+from vit_jax.data.preprocess import make_preprocess
+from vit_jax.data.source import open_source
+from vit_jax.errors import InputError
+from vit_jax.figures import draw
+from vit_jax.figures.curves import Curve
+from vit_jax.figures.examples import Examples, Predictor
+from vit_jax.pretrained.architecture import Loaded
+from vit_jax.pretrained.files import local, replacing
+from vit_jax.report import page, run
+from vit_jax.tools import checkpoint_args
+from vit_jax.tools.figures import pictures
+
+_PICTURE_BYTES = 200_000  # at most, of each of 6: the page stays below 3 MB
+_EXAMPLE_SIDE = 160  # pixels at most, of an example
+_SHOWN = 12  # examples right, and as many wrong
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command line; returns the exit code."""
+  args = _parser().parse_args(argv)
+  try:
+    if args.num_images < 1:
+      raise InputError(f'--num_images must be at least 1, got {args.num_images}')
+    out = local(args.out or pathlib.Path(args.workdir, 'report.html'))
+    text = make_report(args.workdir, num_images=args.num_images, batch_size=args.batch_size)
+    with replacing(out) as path:
+      path.write_text(text, encoding='utf-8')
+  except InputError as e:
+    print(f'error: {e}', file=sys.stderr)
+    return 1
+  print(f'wrote {out} ({len(text.encode()) / 1e6:.1f} MB)')
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+      prog='python -m vit_jax.tools.report', description=__doc__.split('\n')[0],
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      epilog="""examples:
+  python -m vit_jax.tools.report runs/mine
+  python -m vit_jax.tools.report runs/mine --out=mine.html --num_images=1024""")
+  add = parser.add_argument
+  add('workdir', metavar='WORKDIR', help='of the run, which may still be going on')
+  add('--out', metavar='FILE', help='(default: WORKDIR/report.html)')
+  add('--num_images', type=int, default=256, metavar='N', help='images of the evaluation split, '
+      'spread evenly over it, that are predicted and looked at (default: %(default)s)')
+  add('--batch_size', type=int, default=16, metavar='N', help='images computed at once (default: '
+      '%(default)s)')
+  return parser
+
+
+class _Model(NamedTuple):
+  """The newest checkpoint, and what it says of images of the evaluation split."""
+  loaded: Loaded
+  examples: Examples | InputError  # or why there are none
+  names: list[str]  # of the classes
+  split: str
+
+
+def make_report(workdir: str, *, num_images: int = 256, batch_size: int = 16) -> str:
+  """The page as HTML.
+
+  Args:
+    workdir: of a run.
+    num_images: of its evaluation split, to predict and to look at.
+    batch_size: images computed at once.
+  Raises:
+    InputError: there is no run; what else is missing is told on the page.
+  """
+  directory = local(workdir)
+  config = run.read_config(directory)
+  curves, saved = _try(lambda: figures.read_curves(directory)), run.find_checkpoints(directory)
+  model = _try(lambda: _open_model(directory, bool(saved), num_images, batch_size))
+  parts = [
+      ('curves', 'Learning curves', lambda: page.drawing(_png(draw.draw_curves(
+          {directory.name: _there(curves)})), 'learning curves')),
+      ('metrics', 'Final metrics', lambda: _metrics(_there(curves))),
+      ('examples', 'Example predictions', lambda: _examples(_there(model))),
+      ('figures', 'What the model learned', lambda: _figures(_there(model), batch_size)),
+      ('throughput', 'Throughput', lambda: _throughput(_there(curves))),
+      ('config', 'Config', lambda: _config(config)),
+      ('checkpoints', 'Checkpoints', lambda: _checkpoints(saved))]
+  body = [_head(directory, config, curves, saved)]
+  for name, title, make in parts:
+    found = _try(make)
+    body.append(page.section(name, title, page.missing(found)
+                             if isinstance(found, InputError) else found))
+  return page.page(f'{directory.name}: {config["model"]} on {config["dataset"]}', '\n'.join(body))
+
+
+def _try(make: Callable[[], Any]) -> Any:
+  """What `make` returns, or the InputError that says why there is none."""
+  try:
+    return make()
+  except InputError as e:
+    return e
+
+
+def _there(found: Any) -> Any:
+  if isinstance(found, InputError):
+    raise found
+  return found
+
+
+def _open_model(workdir: pathlib.Path, is_saved: bool, num_images: int, batch_size: int) -> _Model:
+  if not is_saved:
+    raise InputError('There is no checkpoint yet: it is made after save_every steps.')
+  parser = argparse.ArgumentParser()
+  checkpoint_args.add_arguments(parser, dtype=None)
+  loaded, config = checkpoint_args.load(parser.parse_args([f'--checkpoint={workdir}']))
+  split = config.eval_split
+  try:
+    split = split or catalog.describe(config.dataset, config.data_dir or None).eval_split
+    examples, names = _predict(loaded, config, split, num_images, batch_size)
+  except InputError as e:
+    return _Model(loaded, e, [], split)
+  return _Model(loaded, examples, names, f'{config.dataset}, {split}')
+
+
+def _predict(loaded: Loaded, config: ConfigDict, split: str, num_images: int,
+             batch_size: int) -> tuple[Examples, list[str]]:
+  """What the model says of images of the run's own evaluation split, and the names it uses."""
+  if not loaded.model.num_classes:
+    raise InputError('The model has no head: it predicts no classes.')
+  if split == 'none':
+    raise InputError('The run has no evaluation split (config.eval_split=none).')
+  source = open_source(config.dataset, split, config.data_dir or None)
+  preprocess = make_preprocess(config.preset, image_size=config.image_size, train=False,
+                               apply_exif=source.apply_exif,
+                               resize_size=config.resize_size or None)
+  spread = parallel.Sharded(batch_size * jax.device_count())
+  predictor = Predictor(loaded.model, source, preprocess, spread, loss=config.loss,
+                        count=num_images, batch_size=batch_size,
+                        max_bad_records=config.max_bad_records)
+  return predictor(spread.put(loaded.params)), predictor.names
+
+
+def _head(workdir: pathlib.Path, config: Mapping[str, Any],
+          curves: Mapping[str, Curve] | InputError, saved: Sequence[run.Saved]) -> str:
+  facts = []
+  if not isinstance(curves, InputError):
+    newest = {name: value for name, _, value in run.last_values(curves)}
+    for name, what in (('eval/accuracy', 'accuracy'),
+                       ('eval/average_accuracy', 'accuracy of the average')):
+      if name in newest:
+        facts.append((f'{what}, evaluation', f'{newest[name]:.2%}'))
+    if 'train/loss' in newest:
+      facts.append(('loss, training batch', f'{newest["train/loss"]:.4f}'))
+    facts.append(('steps', f'{max(int(steps[-1]) for steps, _ in curves.values()):,}'))
+    if 'train/images_per_second' in curves:
+      rate = np.median(curves['train/images_per_second'][1])
+      facts.append(('images per second, median', f'{rate:,.0f}' if rate >= 10 else f'{rate:.2f}'))
+  facts.append(('checkpoints', str(len(saved))))
+  side = config.get('image_size')
+  return (f'<header>\n<h1>{page.text(workdir.name)}</h1>\n<p class="soft">'
+          f'{page.text(config["model"])} on {page.text(config["dataset"])}'
+          f'{f", {side} pixels" if side else ""} &middot; <code>{page.text(workdir)}</code></p>\n'
+          f'{page.tiles(facts)}\n</header>')
+
+
+def _config(config: Mapping[str, Any]) -> str:
+  changed = run.differing(config, default_config())
+  fields = {field for field, _, _ in changed}
+  rest = [(f, _value(config[f])) for f in default_config() if f in config and f not in fields]
+  return ('<p class="soft">What differs from the defaults of vit_jax/config.py.</p>\n'
+          + page.table(['field', 'value', 'default'],
+                       [(f, _value(a), _value(b)) for f, a, b in changed], code=(0, 1, 2))
+          + page.folded(f'The other {len(rest)} fields, as by default',
+                        page.table(['field', 'value'], rest, code=(0, 1))))
+
+
+def _value(value):
+  return value if value == 'no field of this version' else json.dumps(value)
+
+
+def _metrics(curves: Mapping[str, Curve]) -> str:
+  rows = [(name, _number(name, value), f'{step:,}')
+          for name, step, value in run.last_values(curves)]
+  return page.table(['metric', 'value', 'step'], rows, numbers=(1, 2), code=(0,))
+
+
+def _number(name: str, value: float) -> str:
+  if 'accuracy' in name or 'shot' in name:
+    return f'{value:.2%}'
+  return f'{value:,.0f}' if value == round(value) and abs(value) >= 1 else f'{value:.4g}'
+
+
+def _throughput(curves: Mapping[str, Curve]) -> str:
+  rows = run.speeds(curves)
+  if not rows:
+    raise InputError('metrics.jsonl has no speeds: the run has not reached its first log_every.')
+  note = ('' if 'train/mfu' in curves else
+          '<p class="soft">No MFU: the peak of this device is not known, or not all parameters '
+          'were trained.</p>')
+  return page.table(['', 'median', 'newest'], rows, numbers=(1, 2)) + note
+
+
+def _figures(model: _Model, batch_size: int) -> str:
+  """Those of vit_jax.tools.figures, of images of the evaluation split where there are any."""
+  examples, note = model.examples, ''
+  images = [] if isinstance(examples, InputError) else examples.images
+  if len(images):
+    note = (f'<p class="soft">Attention over {len(images):,} images of '
+            f'{page.text(model.split)}.</p>')
+  shown, words = [], []
+  each = pictures(model.loaded.model, model.loaded.params, images, num_images=len(images),
+                  batch_size=batch_size)
+  for name, found in each:
+    if isinstance(found, InputError):
+      words.append(page.missing(f'No {name}: {found}.'))
+    else:
+      shown.append(page.drawing(_png(found), name.replace('_', ' ')))
+  return note + ''.join(shown + words)
+
+
+def _examples(model: _Model) -> str:
+  examples = _there(model.examples)
+  correct = examples.correct
+  surest = np.argsort(-examples.probability, kind='stable')
+  wrong, right = surest[~correct[surest]], np.flatnonzero(correct)
+  right = right[np.linspace(0, len(right) - 1, min(_SHOWN, len(right))).round().astype(int)]
+  head = (f'<p>{np.count_nonzero(correct):,} of {len(correct):,} images of '
+          f'{page.text(model.split)}, spread evenly over it, are right.</p>')
+  return (head + '<h3>Wrong, the surest first</h3>'
+          + (_grid(examples.take(wrong[:_SHOWN]), model.names) if len(wrong) else
+             page.missing('None of these images is taken for something else.'))
+          + '<h3>Right</h3>'
+          + (_grid(examples.take(right), model.names) if len(right) else
+             page.missing('None of these images is right.')))
+
+
+def _grid(examples: Examples, names: list[str]) -> str:
+  return '<div class="examples">' + '\n'.join(
+      page.example(_encode(image), image.shape[1], label, predicted, probability, right)
+      for image, (label, predicted), probability, right in zip(
+          examples.images, examples.captions(names), examples.probability, examples.correct)
+  ) + '</div>'
+
+
+def _encode(image: np.ndarray) -> bytes:
+  """A small PNG, or a JPEG of what is larger."""
+  scale = _EXAMPLE_SIDE / max(image.shape)
+  if scale < 1:
+    image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+  kind = '.png' if max(image.shape) < 100 else '.jpg'
+  return cv2.imencode(kind, image[..., ::-1])[1].tobytes()
+
+
+def _checkpoints(saved: Sequence[run.Saved]) -> str:
+  if not saved:
+    raise InputError('There is no checkpoint yet: it is made after save_every steps.')
+  return page.table(['step', 'size', 'saved'], [
+      (f'{s.step:,}', f'{s.size / 1e6:,.1f} MB', f'{s.date:%Y-%m-%d %H:%M}') for s in saved],
+                    numbers=(0, 1))
+
+
+def _png(figure: Any) -> bytes:
+  return draw.png(figure, _PICTURE_BYTES)
+
+
+if __name__ == '__main__':
+  sys.exit(main())
