@@ -117,9 +117,9 @@ def test_flags_set_fields():
 
 
 def test_images_and_classes_of_data_that_is_not_here():
-  assert tool._data(pretrain('ViT-B/16', 'jft'), 0) == (303_000_000, 18_291)
-  assert tool._data(pretrain('ViT-B/16'), 1000) == (1000, 1000)
-  assert tool._data(config(dataset='mine', num_classes=7), 99) == (99, 7)
+  assert tool.size_of_data(pretrain('ViT-B/16', 'jft'), 0) == (303_000_000, 18_291)
+  assert tool.size_of_data(pretrain('ViT-B/16'), 1000) == (1000, 1000)
+  assert tool.size_of_data(config(dataset='mine', num_classes=7), 99) == (99, 7)
 
 
 FOUND = dict(

@@ -30,7 +30,7 @@ def _gpu(teraflops, gb, gb_per_second):
 # TPUs: docs.cloud.google.com/tpu/docs, the page of each version. NVIDIA: data sheets, the half of
 # what those of A100 and later say "with sparsity"; the GeForce cards: the GA102 and AD102 white
 # papers, accumulating in float32. V100 and T4 have float16 only.
-_DEVICES = {
+DEVICES = {
     'TPU v2': _tpu(45, 16, 700, 2),
     'TPU v3': _tpu(123, 32, 900, 2),
     'TPU v4': _tpu(275, 32, 1228),
@@ -68,7 +68,7 @@ _DEVICES = {
 
 def find_device(kind: str) -> Device | None:
   """The limits of `jax.devices()[0].device_kind`; None for CPUs and what is not in the table."""
-  return _DEVICES.get(_short(kind))
+  return DEVICES.get(_short(kind))
 
 
 def _short(kind):

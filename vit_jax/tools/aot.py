@@ -80,7 +80,7 @@ def plan(c: ConfigDict, word: str, *, num_images: int = 0, mfu: float = .4) -> d
   """
   check_config(c)
   topology = parse_topology(word)
-  num_images, num_classes = _data(c, num_images)
+  num_images, num_classes = size_of_data(c, num_images)
   total_steps = count_steps(c, num_images)
   jax.config.update('jax_platforms', 'cpu')  # where this tool itself computes
   devices = describe(topology)
@@ -143,7 +143,7 @@ def speed(text: str, topology: Topology, devices: Sequence[jax.Device], *, flops
       mfu=mfu, mfu_bound=at_peak / terms.seconds, seconds_at_mfu=at_peak / mfu)
 
 
-def _data(c: ConfigDict, num_images: int) -> tuple[int, int]:
+def size_of_data(c: ConfigDict, num_images: int) -> tuple[int, int]:
   """(training images, classes) of a config's data set, which need not be here."""
   images, classes = _JFT if c.dataset == 'jft_300m' else (0, 0)
   about = catalog.known(c.dataset)

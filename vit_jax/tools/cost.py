@@ -22,10 +22,9 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from vit_jax import config_args
-from vit_jax import devices
 from vit_jax.config import check_config
 from vit_jax.cost import PUBLISHED, Published, activation_bytes, device_days, implied_mfu
-from vit_jax.devices import find_device
+from vit_jax.devices import DEVICES, find_device
 from vit_jax.errors import InputError
 from vit_jax.flops import forward_flops, train_flops
 from vit_jax.recipes import pretrain
@@ -56,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       found = paper(names or [_PAPER], values.mfu)
     else:
       found = dict(config=values['config'].config_filename) | cost(
-          config, names or known_devices(), values.mfu, num_images=values.num_images)
+          config, names or DEVICES, values.mfu, num_images=values.num_images)
   except InputError as e:
     print(f'error: {e}', file=sys.stderr)
     return 1
@@ -92,16 +91,11 @@ def _config(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict | None:
   return None
 
 
-def known_devices() -> list[str]:
-  """The names that --device takes."""
-  return list(devices._DEVICES)
-
-
 def check_devices(names: Sequence[str]) -> list[str]:
   """Returns the names; raises InputError for one that is not known."""
   for name in names:
     if find_device(name) is None:
-      raise InputError(f'unknown device {name!r}; there are {", ".join(known_devices())}')
+      raise InputError(f'unknown device {name!r}; there are {", ".join(DEVICES)}')
   return list(names)
 
 
@@ -118,7 +112,7 @@ def cost(c: ConfigDict, names: Sequence[str], mfu: float, *, num_images: int = 0
     InputError: for what the user can mend.
   """
   check_config(c)
-  num_images, num_classes = aot._data(c, num_images)
+  num_images, num_classes = aot.size_of_data(c, num_images)
   steps = count_steps(c, num_images)
   model, objective, init, _ = make_training(c, num_classes, steps)
   state = jax.eval_shape(init)
