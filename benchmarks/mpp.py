@@ -1,0 +1,121 @@
+"""What masked patch prediction is worth where few images have labels: 600 of Fashion-MNIST's.
+
+  python -m vit_jax.main --config=configs/fashion_mnist.py --config.pretext=masked_patches \\
+    --config.num_epochs=4 --workdir=runs/fashion_mnist_mpp
+  python -m benchmarks.mpp --checkpoint=runs/fashion_mnist_mpp --out=pictures/mpp.png
+
+Fine-tunes the checkpoint, which saw no label, on 1 % of the training images and trains the same
+model from scratch on them, both with Adam and as many steps, and evaluates on the 10,000 test
+images. Each has its own learning rate: the best on the last 1,000 training images. --out gets a
+picture of what the checkpoint fills in. The same command again goes on where it was stopped.
+"""
+
+import argparse
+import copy
+import pathlib
+import statistics
+
+from flax import traverse_util
+import jax
+import numpy as np
+
+from vit_jax import create_model, hosts
+from vit_jax.config import default_config, model_overrides
+from vit_jax.data.decode import decode_image
+from vit_jax.data.source import open_source
+from vit_jax.pretext import masked_patches, pictures
+from vit_jax.pretrained import orbax
+from vit_jax.tools.checkpoint_args import read_run
+from vit_jax.transfer.runs import run_all
+from vit_jax.transfer.sweep import best
+
+DATASET, LABELED, DEV = 'fashion_mnist', 'train[:600]', 'train[59000:]'
+LRS = (3e-4, 1e-3, 3e-3)
+WAYS = {'fine-tuned': True, 'from scratch': False}  # whether it starts from the checkpoint
+
+
+def config(pretrained, steps, **fields):
+  c = default_config()
+  same = ('model', 'image_size', 'resize_size', 'preset', 'data_dir', *model_overrides(c))
+  c.update({field: pretrained[field] for field in same} | dict(
+      dataset=DATASET, representation_size=0, batch_size=32, total_steps=steps, warmup_steps=50,
+      weight_decay=0., eval_every=0, save_every=0, log_every=100, keep=1) | fields)
+  return c
+
+
+def compare(checkpoint, workdir, steps, seeds):
+  """{way: (learning rate, accuracies)}."""
+  pretrained = read_run(checkpoint)
+  tuning = {(way, lr): config(
+      pretrained, steps, lr=lr, train_split=LABELED, eval_split=DEV,
+      init_from=checkpoint if starts else '', new_head=starts)
+            for way, starts in WAYS.items() for lr in LRS}
+  tuned = run({f'{way}_{lr}': c for (way, lr), c in tuning.items()}, workdir)
+  chosen = {way: best({lr: tuned[f'{way}_{lr}'] for lr in LRS}) for way in WAYS}
+  final = {}
+  for way in WAYS:
+    for seed in range(seeds):
+      c = final[f'{way}_{seed}'] = copy.deepcopy(tuning[way, chosen[way]])
+      c.update(dict(eval_split='test', seed=seed))
+  found = run(final, workdir)
+  return {way: (chosen[way], [found[f'{way}_{seed}'] for seed in range(seeds)]) for way in WAYS}
+
+
+def run(configs, workdir):
+  """{name: accuracy}; 0 for what diverged."""
+  results = run_all({name.replace(' ', '_'): c for name, c in configs.items()}, workdir)
+  return {name: results[name.replace(' ', '_')].get('accuracy', 0.) for name in configs}
+
+
+def fill_in(checkpoint, count):
+  """(images, as the model sees them, as it fills them in), (count, H, W, 3) uint8 each."""
+  c = read_run(checkpoint)
+  model = masked_patches.make_model(create_model(
+      c.model, num_classes=0, image_size=c.image_size, **model_overrides(c)),
+                                    c.mpp_target, c.mpp_rate)
+  arrays = orbax.read_orbax(orbax.find(checkpoint))
+  params = traverse_util.unflatten_dict(arrays, sep='/')
+  source = open_source(DATASET, 'test', c.data_dir or None)
+  images = np.stack([decode_image(source[i]['image']) for i in range(count)])
+  return images, *pictures.fill_in(model, params, images, jax.random.key(0))
+
+
+def plot(rows, path):
+  from matplotlib.figure import Figure
+  count, size = len(rows[0]), rows[0].shape[1]
+  figure = Figure(figsize=(count * .8 + 1.1, 2.6), dpi=110, layout='constrained')
+  for axes, images, title in zip(figure.subplots(3), rows, ('image', 'corrupted', 'filled in')):
+    gap = np.full((size, 2, 3), 255, np.uint8)
+    axes.imshow(np.concatenate([x for image in images for x in (image, gap)][:-1], axis=1),
+                interpolation='nearest')
+    axes.set_ylabel(title, rotation=0, ha='right', va='center')
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  figure.savefig(path)
+
+
+def main():
+  parser = argparse.ArgumentParser(prog='python -m benchmarks.mpp',
+                                   description=__doc__.split('\n')[0])
+  parser.add_argument('--checkpoint', default='runs/fashion_mnist_mpp', metavar='DIR',
+                      help='workdir of the pretraining run (default: %(default)s)')
+  parser.add_argument('--workdir', default='runs/mpp', type=pathlib.Path, metavar='DIR',
+                      help='gets a directory for each run (default: %(default)s)')
+  parser.add_argument('--steps', default=600, type=int, metavar='N', help='default: %(default)s')
+  parser.add_argument('--seeds', default=3, type=int, metavar='N', help='default: %(default)s')
+  parser.add_argument('--out', type=pathlib.Path, metavar='FILE',
+                      help='a picture of what is filled in, as PNG')
+  args = parser.parse_args()
+  hosts.start()
+  if args.out:
+    plot(fill_in(args.checkpoint, 10), args.out)
+  found = compare(args.checkpoint, args.workdir, args.steps, args.seeds)
+  print('| | lr | accuracy, % |\n|---|---|---|')
+  for way, (lr, accuracies) in found.items():
+    print('| %s | %g | %.1f ± %.1f |' % (way, lr, 100 * statistics.mean(accuracies),
+                                         100 * statistics.stdev(accuracies)))
+
+
+if __name__ == '__main__':
+  main()
