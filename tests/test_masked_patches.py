@@ -147,8 +147,8 @@ def test_without_corruption_it_is_the_vision_transformer():
 @pytest.mark.parametrize('fields', [{}, pytest.param(
     {'head': 'gap', 'registers': 2, 'pos_embedding': 'relative'}, marks=pytest.mark.slow)])
 def test_every_layout_gives_the_same_steps(fields):
-  """One device, eight by pmap, and a mesh with accumulation, with dropout on."""
-  model = mpp.make_model(vit(dropout=.1, **fields), 'mean_color', .5)
+  """One device, eight by pmap, and a mesh with accumulation, with dropout and stochastic depth."""
+  model = mpp.make_model(vit(dropout=.1, stochastic_depth=.2, **fields), 'mean_color', .5)
   schedule = lambda _: 1e-2
   optimizer = optim.make_optimizer(schedule)
   make = lambda accumulate: step_lib.make_train_step(
