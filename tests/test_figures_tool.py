@@ -65,16 +65,18 @@ def test_photographs_are_at_hand(capsys, tmp_path):
 def test_batches_do_not_matter(tmp_path, album):
   """The padded last batch, and fewer images than a batch, give what all at once give."""
   save(tmp_path / 'x.npz', 'ViT-Ti/4', image_size=8, head='gap', **TINY)
-  args = lambda *more: tool._parser().parse_args(
-      [f'--checkpoint={tmp_path}/x.npz', f'--out={tmp_path}', '--images', *album, *more])
-  model, params, _ = tool.checkpoint_args.load(args())[0]
-  images, views = tool._look(args('--batch_size=2', '--num_images=3'), model, params)
-  at_once = tool._look(args('--batch_size=8'), model, params)
+  args = tool._parser().parse_args(
+      [f'--checkpoint={tmp_path}/x.npz', f'--out={tmp_path}', '--images', *album])
+  model, params, _ = tool.checkpoint_args.load(args)[0]
+  look = lambda num_images, num_shown, batch_size: tool._look(
+      model, params, tool._images(args, model), num_images, num_shown, 'mean', batch_size)
+  images, views = look(3, 4, 2)
+  at_once = look(128, 4, 8)
   np.testing.assert_array_equal(images, at_once[0])
   assert images.shape == (3, 8, 8, 3)
   for got, expected in zip(views, at_once[1]):
     np.testing.assert_allclose(got, expected, rtol=1e-5)
-  fewer, views = tool._look(args('--num_shown=1', '--num_images=2'), model, params)
+  fewer, views = look(2, 1, 8)
   np.testing.assert_array_equal(fewer, images[:1])
   assert [x.shape for x in views] == [(2, 2, 2), (1, 2, 2), (2, 1, 2, 2, 2)]
 

@@ -1,5 +1,6 @@
 """Masked patch prediction: what is corrupted, what is predicted, that nothing leaks, that it learns."""
 
+import argparse
 import math
 
 import jax
@@ -17,6 +18,7 @@ from vit_jax.data.source import open_source
 from vit_jax.errors import InputError
 from vit_jax.models.io import to_input
 from vit_jax.pretext import masked_patches as mpp
+from vit_jax.tools import checkpoint_args
 from vit_jax.train import train
 
 FIELDS = dict(hidden_dim=16, mlp_dim=32, num_heads=2, num_layers=2)
@@ -185,7 +187,7 @@ def config(data_dir, **fields):
 @pytest.fixture(scope='module')
 def pretrained(digits_dir, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('mpp') / 'run'
-  return workdir, train(config(digits_dir), workdir)
+  return workdir, train(config(digits_dir, representation_size=8), workdir)
 
 
 @pytest.mark.slow
@@ -210,6 +212,15 @@ def test_fine_tuning_starts_from_its_checkpoint(pretrained, digits_dir, tmp_path
   log = (tmp_path / 'run' / 'log.txt').read_text()
   assert 'what only predicts masked patches is left out' in log
   assert 'it has no head; the head of 10 classes is new' in log
+
+
+def test_tools_open_its_workdir(pretrained, caplog):
+  """As a model without head, whatever head the config has for labels."""
+  parser = argparse.ArgumentParser()
+  checkpoint_args.add_arguments(parser)
+  loaded, _ = checkpoint_args.load(parser.parse_args([f'--checkpoint={pretrained[0]}']))
+  assert loaded.model.num_classes == 0 and not loaded.model.representation_size
+  assert 'head of zeros' not in caplog.text
 
 
 @pytest.mark.parametrize('model, target, rate, words', [

@@ -126,7 +126,10 @@ def model_overrides(c: ConfigDict) -> dict[str, Any]:
   """The fields of a config that `create_model` takes besides name, classes and image size."""
   none_if_0 = ('num_layers', 'hidden_dim', 'mlp_dim', 'num_heads', 'resnet_stages',
                'representation_size')
-  return {f: (c[f] or None) if f in none_if_0 else c[f] for f in MODEL_FIELDS}
+  overrides = {f: (c[f] or None) if f in none_if_0 else c[f] for f in MODEL_FIELDS}
+  if c.pretext:  # trains no head of labels
+    overrides['representation_size'] = None
+  return overrides
 
 
 def mixup(c: ConfigDict) -> float:

@@ -102,7 +102,8 @@ def load(args: argparse.Namespace) -> tuple[Loaded, ConfigDict | None]:
     overrides['image_size'] = args.image_size
   loaded = load_model(args.checkpoint, args.model or (run.model if run else None), **overrides)
   params = traverse_util.flatten_dict(loaded.params, sep='/')
-  if not any(params[k].any() for k in params if k.endswith(('head/kernel', 'head/conv2d/kernel'))):
+  heads = [x for k, x in params.items() if k.endswith(('head/kernel', 'head/conv2d/kernel'))]
+  if heads and not any(x.any() for x in heads):
     log.warning('%s has a head of zeros, as the ImageNet-21k originals: it was not trained, and '
                 'says nothing about an image', args.checkpoint)
   return loaded, run

@@ -166,7 +166,7 @@ def _head(workdir: pathlib.Path, config: Mapping[str, Any],
   facts = []
   if not isinstance(curves, InputError):
     newest = {name: value for name, _, value in run.last_values(curves)}
-    for name, what in (('eval/accuracy', 'accuracy'),
+    for name, what in (('eval/accuracy', 'masked patches' if config.get('pretext') else 'accuracy'),
                        ('eval/average_accuracy', 'accuracy of the average')):
       if name in newest:
         facts.append((f'{what}, evaluation', f'{newest[name]:.2%}'))
