@@ -80,17 +80,26 @@ def fill_in(checkpoint, count):
   return images, *pictures.fill_in(model, params, images, jax.random.key(0))
 
 
+def by_place_alone(checkpoint):
+  """Accuracy of the commonest color at each place: the best that looks at no other patch."""
+  c = read_run(checkpoint)
+  grid = create_model(c.model, num_classes=0, image_size=c.image_size).grid
+  source = open_source(DATASET, 'test', c.data_dir or None)
+  images = np.stack([decode_image(source[i]['image']) for i in range(len(source))])
+  colors = masked_patches.make_targets(images, c.image_size // grid[0], 'mean_color')
+  return statistics.mean(np.bincount(place).max() / len(place) for place in colors[..., 0].T)
+
+
 def plot(rows, path):
   from matplotlib.figure import Figure
   count, size = len(rows[0]), rows[0].shape[1]
-  figure = Figure(figsize=(count * .8 + 1.1, 2.6), dpi=110, layout='constrained')
-  for axes, images, title in zip(figure.subplots(3), rows, ('image', 'corrupted', 'filled in')):
+  figure = Figure(figsize=(count * .8, 3), dpi=110, layout='constrained')
+  for axes, images, title in zip(figure.subplots(3), rows, ('images', 'corrupted', 'filled in')):
     gap = np.full((size, 2, 3), 255, np.uint8)
     axes.imshow(np.concatenate([x for image in images for x in (image, gap)][:-1], axis=1),
                 interpolation='nearest')
-    axes.set_ylabel(title, rotation=0, ha='right', va='center')
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
+    axes.set_title(title, loc='left', fontsize=10)
+    axes.set_axis_off()
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path)
 
@@ -110,6 +119,9 @@ def main():
   hosts.start()
   if args.out:
     plot(fill_in(args.checkpoint, 10), args.out)
+  if read_run(args.checkpoint).mpp_target == 'mean_color':
+    print('the commonest color at each place is that of %.1f %% of the patches'
+          % (100 * by_place_alone(args.checkpoint)))
   found = compare(args.checkpoint, args.workdir, args.steps, args.seeds)
   print('| | lr | accuracy, % |\n|---|---|---|')
   for way, (lr, accuracies) in found.items():

@@ -69,7 +69,7 @@ def test_batches_do_not_matter(tmp_path, album):
       [f'--checkpoint={tmp_path}/x.npz', f'--out={tmp_path}', '--images', *album])
   model, params, _ = tool.checkpoint_args.load(args)[0]
   look = lambda num_images, num_shown, batch_size: tool._look(
-      model, params, tool._images(args, model), num_images, num_shown, 'mean', batch_size)
+      model, params, tool._images(args, model, None), num_images, num_shown, 'mean', batch_size)
   images, views = look(3, 4, 2)
   at_once = look(128, 4, 8)
   np.testing.assert_array_equal(images, at_once[0])

@@ -21,6 +21,7 @@ from typing import Any
 
 from flax import linen as nn
 import jax
+from ml_collections import ConfigDict
 import numpy as np
 import tqdm
 
@@ -30,6 +31,7 @@ from vit_jax.data.preprocess import resize
 from vit_jax.errors import InputError
 from vit_jax.figures import draw
 from vit_jax.figures.attention import FUSIONS, Views, attention_grid
+from vit_jax.figures.examples import evaluation_split
 from vit_jax.models.io import to_input
 from vit_jax.pretrained import orbax
 from vit_jax.tools import checkpoint_args
@@ -63,7 +65,8 @@ def _parser() -> argparse.ArgumentParser:
   add = parser.add_argument
   add('--out', required=True, metavar='DIR', help='directory to write the pictures to')
   add('--images', nargs='+', metavar='PATH', help='JPEG, PNG or WebP files, or folders (with all '
-      'below them); both sides are resized (default: two photographs of scikit-learn)')
+      'below them); both sides are resized (default: those that the run of the checkpoint '
+      'evaluates on, evenly over them; of no run: two photographs of scikit-learn)')
   add('--num_images', type=int, default=128, metavar='N', help='the attention distance is the mean '
       'over the first N images (default: %(default)s)')
   add('--num_shown', type=int, default=4, metavar='N', help='images in rollout.png; the maps are '
@@ -98,8 +101,8 @@ def _draw(args: argparse.Namespace) -> None:
     save('curves', draw.draw_curves(curves, args.metrics))
   else:
     print('no curves: the checkpoint is of no run with a metrics.jsonl; name runs with --runs')
-  model, params, _ = checkpoint_args.load(args)[0]
-  for name, found in pictures(model, params, _images(args, model), **_options(args)):
+  (model, params, _), config = checkpoint_args.load(args)
+  for name, found in pictures(model, params, _images(args, model, config), **_options(args)):
     if isinstance(found, InputError):
       print(f'no {name}: {found}')
     else:
@@ -181,12 +184,22 @@ def _names_of_layers(model: nn.Module) -> list[str]:
   return names + ['the MAP head'] * (model.head == 'map')
 
 
-def _images(args: argparse.Namespace, model: nn.Module) -> Iterator[np.ndarray]:
+def _images(args: argparse.Namespace, model: nn.Module,
+            config: ConfigDict | None) -> Iterator[np.ndarray]:
   """Reads the images that are asked for, one at a time."""
+  count = max(args.num_images, args.num_shown)
+  if config and not args.images and len(set(model.image_size)) == 1:
+    try:
+      split = evaluation_split(config, model.image_size[0])
+    except InputError as e:
+      print(f'images: two photographs, as those that the run evaluated on cannot be had: {e}')
+    else:
+      print(f'images: {split.name}')
+      yield from split.images(count, max_bad_records=config.max_bad_records)
+      return
   photos = importlib.resources.files('sklearn.datasets') / 'images'
   paths = find_images(args.images or [str(photos / 'china.jpg'), str(photos / 'flower.jpg')])
-  paths = paths[:max(args.num_images, args.num_shown)]
-  for path in tqdm.tqdm(paths, unit=' images', disable=not sys.stderr.isatty()):
+  for path in tqdm.tqdm(paths[:count], unit=' images', disable=not sys.stderr.isatty()):
     yield _read(path, model.image_size)
 
 

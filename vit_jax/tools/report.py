@@ -23,13 +23,10 @@ import numpy as np
 from vit_jax import figures
 from vit_jax import parallel
 from vit_jax.config import default_config
-from vit_jax.data import catalog
-from vit_jax.data.preprocess import make_preprocess
-from vit_jax.data.source import open_source
 from vit_jax.errors import InputError
 from vit_jax.figures import draw
 from vit_jax.figures.curves import Curve
-from vit_jax.figures.examples import Examples, Predictor
+from vit_jax.figures.examples import Examples, Predictor, Split, evaluation_split
 from vit_jax.pretrained.architecture import Loaded
 from vit_jax.pretrained.files import local, replacing
 from vit_jax.report import page, run
@@ -78,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 class _Model(NamedTuple):
   """The newest checkpoint, and what it says of images of the evaluation split."""
   loaded: Loaded
+  images: Sequence[np.ndarray]  # (H, W, 3) uint8 each, as the model sees them
   examples: Examples | InputError  # or why there are none
   names: list[str]  # of the classes
   split: str
@@ -134,28 +132,23 @@ def _open_model(workdir: pathlib.Path, is_saved: bool, num_images: int, batch_si
   parser = argparse.ArgumentParser()
   checkpoint_args.add_arguments(parser, dtype=None)
   loaded, config = checkpoint_args.load(parser.parse_args([f'--checkpoint={workdir}']))
-  split = config.eval_split
   try:
-    split = split or catalog.describe(config.dataset, config.data_dir or None).eval_split
+    split = evaluation_split(config)
+    if not loaded.model.num_classes:
+      images = list(split.images(num_images, max_bad_records=config.max_bad_records))
+      none = InputError('The model has no head: it predicts no classes.')
+      return _Model(loaded, images, none, [], split.name)
     examples, names = _predict(loaded, config, split, num_images, batch_size)
   except InputError as e:
-    return _Model(loaded, e, [], split)
-  return _Model(loaded, examples, names, f'{config.dataset}, {split}')
+    return _Model(loaded, [], e, [], '')
+  return _Model(loaded, examples.images, examples, names, split.name)
 
 
-def _predict(loaded: Loaded, config: ConfigDict, split: str, num_images: int,
+def _predict(loaded: Loaded, config: ConfigDict, split: Split, num_images: int,
              batch_size: int) -> tuple[Examples, list[str]]:
-  """What the model says of images of the run's own evaluation split, and the names it uses."""
-  if not loaded.model.num_classes:
-    raise InputError('The model has no head: it predicts no classes.')
-  if split == 'none':
-    raise InputError('The run has no evaluation split (config.eval_split=none).')
-  source = open_source(config.dataset, split, config.data_dir or None)
-  preprocess = make_preprocess(config.preset, image_size=config.image_size, train=False,
-                               apply_exif=source.apply_exif,
-                               resize_size=config.resize_size or None)
+  """What the model says of the images, and the names it uses."""
   spread = parallel.Sharded(batch_size * jax.device_count())
-  predictor = Predictor(loaded.model, source, preprocess, spread, loss=config.loss,
+  predictor = Predictor(loaded.model, split.source, split.preprocess, spread, loss=config.loss,
                         count=num_images, batch_size=batch_size,
                         max_bad_records=config.max_bad_records)
   return predictor(spread.put(loaded.params)), predictor.names
@@ -223,8 +216,7 @@ def _throughput(curves: Mapping[str, Curve]) -> str:
 
 def _figures(model: _Model, batch_size: int) -> str:
   """Those of vit_jax.tools.figures, of images of the evaluation split where there are any."""
-  examples, note = model.examples, ''
-  images = [] if isinstance(examples, InputError) else examples.images
+  images, note = model.images, ''
   if len(images):
     note = (f'<p class="soft">Attention over {len(images):,} images of '
             f'{page.text(model.split)}.</p>')
