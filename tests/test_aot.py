@@ -25,7 +25,7 @@ def config(model='ViT-Ti/8', **fields):
 
 def make(c):
   """The train step of a config and the shapes of its state."""
-  _, init, step = make_training(c, 1000, 1000)
+  _, _, init, step = make_training(c, 1000, 1000)
   return step, jax.eval_shape(init)
 
 

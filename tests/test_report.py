@@ -14,8 +14,14 @@ import pytest
 
 from vit_jax import train as train_lib
 from vit_jax.config import default_config
+from vit_jax.data.decode import decode_image
+from vit_jax.data.preprocess import resize
+from vit_jax.data.source import open_source
 from vit_jax.report import page, run
+from vit_jax.tools import figures
 from vit_jax.tools import report as tool
+from vit_jax.tools.checkpoint_args import read_run
+from vit_jax.tools.run_images import evaluation_split
 
 SECTIONS = ['Learning curves', 'Final metrics', 'Example predictions', 'What the model learned',
             'Throughput', 'Config', 'Checkpoints']
@@ -192,7 +198,19 @@ def test_a_run_that_has_just_begun(trained, tmp_path, capsys):
   assert ['model', '"ViT-Ti/4"', '"ViT-B/16"'] in found.tables['config']
 
 
-def test_data_set_not_on_disk(trained, tmp_path):
+def test_the_figures_tool_takes_the_same_images(trained, digits_dir, tmp_path, capsys):
+  """Without --images, those that the run evaluates on."""
+  split = evaluation_split(read_run(str(trained)))
+  images = list(split.images(3))
+  source = open_source('digits', 'test', digits_dir)
+  assert split.name == 'digits, test' and len(images) == 3
+  for image, i in zip(images, (0, 180, 359)):
+    np.testing.assert_array_equal(image, resize(decode_image(source[i]['image']), 16, 16))
+  assert figures.main([f'--checkpoint={trained}', f'--out={tmp_path}', '--num_images=3']) == 0
+  assert 'images: digits, test\n' in capsys.readouterr().out
+
+
+def test_data_set_not_on_disk(trained, tmp_path, capsys):
   workdir = tmp_path / 'moved'
   shutil.copytree(trained, workdir)
   config = json.loads((workdir / 'config.json').read_text())
@@ -203,6 +221,9 @@ def test_data_set_not_on_disk(trained, tmp_path):
   assert found.missing[1] == ('No attention distance, rollout and maps: there are no images to '
                               'look at.')
   assert [i['alt'] for i in found.images] == PICTURES[:3]
+  assert figures.main([f'--checkpoint={workdir}', f'--out={tmp_path}/out']) == 0
+  assert ('images: two photographs, as those that the run evaluated on cannot be had: '
+          in capsys.readouterr().out)
 
 
 @pytest.mark.parametrize('content, words', [

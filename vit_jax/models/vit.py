@@ -225,7 +225,7 @@ class VisionTransformer(nn.Module):
     Returns:
       (B, num_classes) float32; the representation (B, D) when num_classes is 0.
     """
-    x = self._encode(self._embed(images), self._dropout_keys(len(images), train, examples))
+    x = self._encode(self._embed(images), self._dropout_keys(images.shape[0], train, examples))
     x = self._pool(x)  # (B, L, D) -> (B, D)
     if self.representation_size:
       x = jnp.tanh(nn.Dense(self.representation_size, dtype=self.dtype, name='pre_logits')(x))
