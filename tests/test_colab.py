@@ -95,7 +95,7 @@ def test_offline_it_goes_on_with_the_tiny_model_and_tunes_it(offline, digits_dir
 @pytest.mark.slow
 def test_offline_figures(offline):
   pictures = figures(offline[0])
-  assert list(pictures) == ['classify', 'curves', 'grid']
+  assert list(pictures) == ['classify', 'look', 'curves', 'grid']
   for picture in pictures.values():
     assert picture.shape[1] > 900 and picture.std() > 20
   grid = pictures['grid'].astype(int)
@@ -139,7 +139,7 @@ def test_online_it_takes_the_published_checkpoint(tmp_path):
   assert (tmp_path / 'runs/checkpoints' / address.rsplit('/')[-1]).exists()
   names = re.findall(r'picture \d: (.*?) [\d.]+%', text(notebook, 'classify'))
   assert len(names) == 2 and set(names) <= set(imagenet.class_names(1000))
-  assert figures(notebook)['classify'].std() > 20
+  assert all(figures(notebook)[c].std() > 20 for c in ('classify', 'look'))
   config = text(notebook, 'config')
   assert 'its head of 1000 classes is dropped; the head of 10 classes is new' in config
   assert 'resized from 14x14 patches to the grid of 4x4' in config

@@ -122,6 +122,7 @@ def overlay(image: np.ndarray, attention: np.ndarray) -> np.ndarray:
   Dark blue is where the map is smallest, yellow from its 98 % quantile on.
   """
   from matplotlib import colormaps
+  attention = np.asarray(attention)  # OpenCV takes no arrays of JAX
   low, high = attention.min(), np.quantile(attention, _YELLOW)
   share = ((attention - low) / (high - low)).clip(0, 1) if high > low else np.ones_like(attention)
   share = cv2.resize(share.astype(np.float32), image.shape[1::-1])
