@@ -314,7 +314,7 @@ def test_pictures_show_the_numbers():
 
 def test_overlay_is_yellow_where_the_map_is_largest():
   image = np.full((4, 8, 3), 200, np.uint8)
-  got = draw.overlay(image, jax.numpy.array([[.2, .4]]))
+  got = draw.overlay(image, jnp.array([[.2, .4]]))
   blue, yellow = np.array([68, 1, 84]), np.array([253, 231, 37])  # the ends of viridis
   np.testing.assert_allclose(got[:, 0], np.tile(.6 * blue + .4 * 200, (4, 1)), atol=1)
   np.testing.assert_allclose(got[:, -1], np.tile(.6 * yellow + .4 * 200, (4, 1)), atol=1)
