@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -313,7 +314,8 @@ def test_stopped_again_and_again(digits_dir, tmp_path):
   assert 'resuming in' in process.log()
   process.send_signal(signal.SIGTERM)
   assert process.wait(120) == 42, process.log()
-  assert 'stopped at step 1 of 1500' in process.log()
+  # jax's runtime looks for signals once a second, and a step takes milliseconds.
+  assert int(re.search(r'stopped at step (\d+) of 1500', process.log())[1]) < 300
   first = result.stat().st_mtime_ns
   process = start(workdir, digits_dir, *flags)
   wait_for(process, ' step 300/')
