@@ -392,5 +392,5 @@ def test_ctrl_c(folder, capsys, monkeypatch):
   monkeypatch.setattr(tool, 'make_step', make)
   assert tool.main([f'--checkpoint={folder}/model.npz', f'--dataset={folder}/images',
                     f'--out={folder}/out']) == 130
-  assert capsys.readouterr().err == 'error: stopped before the end: there is no result\n'
+  assert capsys.readouterr().err == 'error: stopped before the end\n'
   assert not list((folder / 'out').iterdir())

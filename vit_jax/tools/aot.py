@@ -29,25 +29,23 @@ from vit_jax.devices import find_device, find_interconnect
 from vit_jax.errors import InputError
 from vit_jax.flops import train_flops
 from vit_jax.parallel import Sharded
+from vit_jax.tools.exits import tells_errors
 from vit_jax.train import count_steps, make_training
 
 _GIB = 2**30
 _JFT = 303_000_000, 18_291  # images and classes of JFT-300M, which nobody else has
 
 
+@tells_errors
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code: 2 when the step does not fit."""
   values = _flags()
-  try:
-    argv = sys.argv if argv is None else ['aot', *argv]
-    if '--help' in argv or '-h' in argv:
-      print(__doc__ + '\n' + values.get_help())
-      return 0
-    config = config_args.parse(values, argv)
-    found = plan(config, values.topology, num_images=values.num_images, mfu=values.mfu)
-  except InputError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 1
+  argv = sys.argv if argv is None else ['aot', *argv]
+  if '--help' in argv or '-h' in argv:
+    print(__doc__ + '\n' + values.get_help())
+    return 0
+  config = config_args.parse(values, argv)
+  found = plan(config, values.topology, num_images=values.num_images, mfu=values.mfu)
   found['config'] = values['config'].config_filename
   print(json.dumps(found) if values.json else tell(found))
   return 0 if found['fits'] else 2

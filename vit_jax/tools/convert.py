@@ -16,6 +16,7 @@ from vit_jax.pretrained.about import About
 from vit_jax.pretrained.formats import FORMATS, PUBLISHED, format_for, read_checkpoint, write_arrays
 from vit_jax.pretrained.npz import SPELLINGS
 from vit_jax.tools.checkpoint_args import size
+from vit_jax.tools.exits import tells_errors
 
 
 def convert(src: str, dst: str, *, to: str | None = None, spelling: str = 'pre_linen',
@@ -75,6 +76,7 @@ def _notes(about: About, to: str) -> list[str]:
           ] * bool(assumed)
 
 
+@tells_errors
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   parser = argparse.ArgumentParser(
@@ -97,11 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument('--image_size', type=size, metavar='N|H,W',
                       help='pixels, for the config.json (default: as SRC says, else a square)')
   parser.add_argument('--force', action='store_true', help='replaces what is at DST')
-  try:
-    lines = convert(**vars(parser.parse_args(argv)))
-  except InputError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 1
+  lines = convert(**vars(parser.parse_args(argv)))
   print('\n'.join(lines))
   return 0
 

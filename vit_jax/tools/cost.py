@@ -29,6 +29,7 @@ from vit_jax.errors import InputError
 from vit_jax.flops import forward_flops, train_flops
 from vit_jax.recipes import pretrain
 from vit_jax.tools import aot
+from vit_jax.tools.exits import tells_errors
 from vit_jax.train import count_steps, make_training
 
 _MIB, _GIB, _EXA = 2**20, 2**30, 1e18
@@ -36,29 +37,26 @@ _PAPER = 'TPU v3'  # what table 2 counts the days of
 _DATA = dict(imagenet2012='ImageNet', imagenet21k='ImageNet-21k', jft='JFT-300M')
 
 
+@tells_errors
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   values = _flags()
-  try:
-    argv = sys.argv if argv is None else ['cost', *argv]
-    if '--help' in argv or '-h' in argv:
-      print(__doc__ + '\n' + values.get_help())
-      return 0
-    config = _config(values, argv)
-    if not 0 < values.mfu <= 1:
-      raise InputError(f'--mfu={values.mfu:g} must be more than 0 and at most 1: a share of the '
-                       'peak, as .4')
-    names = check_devices(values.device)
-    if config is None:
-      if values.num_images:
-        raise InputError('--num_images is of the data set of a --config; give that, too')
-      found = paper(names or [_PAPER], values.mfu)
-    else:
-      found = dict(config=values['config'].config_filename) | cost(
-          config, names or DEVICES, values.mfu, num_images=values.num_images)
-  except InputError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 1
+  argv = sys.argv if argv is None else ['cost', *argv]
+  if '--help' in argv or '-h' in argv:
+    print(__doc__ + '\n' + values.get_help())
+    return 0
+  config = _config(values, argv)
+  if not 0 < values.mfu <= 1:
+    raise InputError(f'--mfu={values.mfu:g} must be more than 0 and at most 1: a share of the '
+                     'peak, as .4')
+  names = check_devices(values.device)
+  if config is None:
+    if values.num_images:
+      raise InputError('--num_images is of the data set of a --config; give that, too')
+    found = paper(names or [_PAPER], values.mfu)
+  else:
+    found = dict(config=values['config'].config_filename) | cost(
+        config, names or DEVICES, values.mfu, num_images=values.num_images)
   tell = tell_paper if config is None else tell_run
   print(json.dumps(found) if values.json else tell(found))
   return 0

@@ -28,22 +28,20 @@ from vit_jax.dedup import ids, pipeline, records, sheet
 from vit_jax.errors import InputError
 from vit_jax.metrics import write_whole
 from vit_jax.tools import checkpoint_args
+from vit_jax.tools.exits import tells_errors
 
 log = logging.getLogger('vit_jax')
 
 _SHOWN = 48  # pairs of a contact sheet
 
 
+@tells_errors
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   parser = _parser()
   args, beam_args = parser.parse_known_args(argv)
-  try:
-    _check(args, beam_args, parser)
-    print(_dedup(args, beam_args))
-  except InputError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 1
+  _check(args, beam_args, parser)
+  print(_dedup(args, beam_args))
   return 0
 
 

@@ -37,11 +37,11 @@ from vit_jax.pretrained.architecture import Loaded
 from vit_jax.step import cross_entropy
 from vit_jax.tools import checkpoint_args
 from vit_jax.tools import evaluation_report
+from vit_jax.tools.exits import tells_errors
 
 log = logging.getLogger('vit_jax')
 
 _REAL = 'imagenet2012_real'  # arXiv 2006.07159, as TFDS has it
-_EXIT_INTERRUPTED = 130  # the shell's, of Ctrl-C
 
 
 class Predictions(NamedTuple):
@@ -117,17 +117,11 @@ def _predictions(labels, top, confidence, loss=None) -> Predictions:
                      classes, correct[images])
 
 
+@tells_errors
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   args = _parser().parse_args(argv)
-  try:
-    _evaluate(args)
-  except InputError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 1
-  except KeyboardInterrupt:
-    print('error: stopped before the end: there is no result', file=sys.stderr)
-    return _EXIT_INTERRUPTED
+  _evaluate(args)
   return 0
 
 

@@ -12,6 +12,7 @@ import sys
 from vit_jax.errors import InputError
 from vit_jax.export import WEIGHTS, export_onnx, export_stablehlo
 from vit_jax.tools import checkpoint_args
+from vit_jax.tools.exits import tells_errors
 
 _READ = """run it, for images (B, H, W, 3) uint8 RGB, with:
   from jax import export
@@ -19,14 +20,11 @@ _READ = """run it, for images (B, H, W, 3) uint8 RGB, with:
   probabilities = jax.jit(program.call)({arguments})"""
 
 
+@tells_errors
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   args = _parser().parse_args(argv)
-  try:
-    print(_export(args))
-  except InputError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 1
+  print(_export(args))
   return 0
 
 

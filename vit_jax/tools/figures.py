@@ -35,6 +35,7 @@ from vit_jax.models.io import to_input
 from vit_jax.pretrained import orbax
 from vit_jax.tools import checkpoint_args
 from vit_jax.tools.evaluation_report import make_directory
+from vit_jax.tools.exits import tells_errors
 from vit_jax.tools.predict import find_images
 from vit_jax.tools.run_images import evaluation_split
 
@@ -42,14 +43,11 @@ if typing.TYPE_CHECKING:
   from matplotlib.figure import Figure
 
 
+@tells_errors
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   args = _parser().parse_args(argv)
-  try:
-    _draw(args)
-  except InputError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 1
+  _draw(args)
   return 0
 
 
@@ -88,6 +86,7 @@ def _draw(args: argparse.Namespace) -> None:
   for name in ('num_images', 'num_shown', 'batch_size'):
     if getattr(args, name) < 1:
       raise InputError(f'--{name} must be at least 1, got {getattr(args, name)}')
+  (model, params, _), config = checkpoint_args.load(args)
   directory = make_directory(args.out)
 
   def save(name, figure):
@@ -101,7 +100,6 @@ def _draw(args: argparse.Namespace) -> None:
     save('curves', draw.draw_curves(curves, args.metrics))
   else:
     print('no curves: the checkpoint is of no run with a metrics.jsonl; name runs with --runs')
-  (model, params, _), config = checkpoint_args.load(args)
   for name, found in pictures(model, params, _images(args, model, config), **_options(args)):
     if isinstance(found, InputError):
       print(f'no {name}: {found}')

@@ -24,16 +24,15 @@ from vit_jax.errors import InputError
 from vit_jax.inference import Prediction, predict_each
 from vit_jax.pretrained.files import is_remote
 from vit_jax.tools import checkpoint_args
+from vit_jax.tools.exits import tells_errors
 
 
+@tells_errors
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   args = _parser().parse_args(argv)
   try:
     return _predict(args)
-  except InputError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 1
   except BrokenPipeError:  # who reads the output has had enough
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's flush at exit
     return 0

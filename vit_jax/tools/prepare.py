@@ -21,6 +21,7 @@ import sys
 from vit_jax.data import prepared
 from vit_jax.data import source
 from vit_jax.errors import InputError
+from vit_jax.tools.exits import tells_errors
 
 
 def prepare(name: str, *, data_dir: str | None = None, file_format: str = 'array_record',
@@ -79,6 +80,7 @@ def _missing_package(name: str, error: ImportError) -> str:
   return f'preparing {name} needs a package that is not installed: {" ".join(str(error).split())}'
 
 
+@tells_errors
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   parser = argparse.ArgumentParser(
@@ -92,12 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                       '(default: DATA_DIR/downloads/manual)')
   parser.add_argument('--download_dir', help='default: DATA_DIR/downloads')
   args = parser.parse_args(argv)
-  try:
-    directory = prepare(**vars(args))
-    splits = prepared.read_info(directory).splits.values()
-  except InputError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 1
+  directory = prepare(**vars(args))
+  splits = prepared.read_info(directory).splits.values()
   print(f'{args.name} is in {directory}: '
         + ', '.join(f'{split.name} {split.num_examples:,} examples' for split in splits))
   print('train on it with: python -m vit_jax.main --config=configs/vit_b16.py --workdir=DIR '

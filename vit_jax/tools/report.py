@@ -31,6 +31,7 @@ from vit_jax.pretrained.architecture import Loaded
 from vit_jax.pretrained.files import local, replacing
 from vit_jax.report import page, run
 from vit_jax.tools import checkpoint_args
+from vit_jax.tools.exits import tells_errors
 from vit_jax.tools.figures import pictures
 from vit_jax.tools.run_images import Split, evaluation_split
 
@@ -39,19 +40,16 @@ _EXAMPLE_SIDE = 160  # pixels at most, of an example
 _SHOWN = 12  # examples right, and as many wrong
 
 
+@tells_errors
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   args = _parser().parse_args(argv)
-  try:
-    if args.num_images < 1:
-      raise InputError(f'--num_images must be at least 1, got {args.num_images}')
-    out = local(args.out or pathlib.Path(args.workdir, 'report.html'))
-    text = make_report(args.workdir, num_images=args.num_images, batch_size=args.batch_size)
-    with replacing(out) as path:
-      path.write_text(text, encoding='utf-8')
-  except InputError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 1
+  if args.num_images < 1:
+    raise InputError(f'--num_images must be at least 1, got {args.num_images}')
+  out = local(args.out or pathlib.Path(args.workdir, 'report.html'))
+  text = make_report(args.workdir, num_images=args.num_images, batch_size=args.batch_size)
+  with replacing(out) as path:
+    path.write_text(text, encoding='utf-8')
   print(f'wrote {out} ({len(text.encode()) / 1e6:.1f} MB)')
   return 0
 

@@ -12,12 +12,13 @@ import argparse
 from collections.abc import Sequence
 import sys
 
-from vit_jax.errors import InputError
 from vit_jax.pretrained.posembed import METHODS
 from vit_jax.pretrained.resize import resize_checkpoint
 from vit_jax.tools.checkpoint_args import size
+from vit_jax.tools.exits import tells_errors
 
 
+@tells_errors
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   parser = argparse.ArgumentParser(
@@ -40,12 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                       help='of safetensors without a config.json (default: as usual for the width)')
   parser.add_argument('--force', action='store_true', help='replaces what is at OUT')
   args = parser.parse_args(argv)
-  try:
-    changes = resize_checkpoint(**{k: v for k, v in vars(args).items() if k != 'ckpt'},
-                                path=args.ckpt)
-  except InputError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 1
+  changes = resize_checkpoint(**{k: v for k, v in vars(args).items() if k != 'ckpt'},
+                              path=args.ckpt)
   for name, (old, new) in changes.items():
     print(f'{name}: {old} -> {new}')
   print(f'{args.out} is written; {_next(args)}')
