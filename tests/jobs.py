@@ -12,6 +12,9 @@ import cv2
 import pytest
 from sklearn import datasets
 
+from vit_jax import parallel
+from vit_jax import train as train_lib
+from vit_jax.errors import Interrupted
 from vit_jax.fingerprint import fingerprint
 from vit_jax.pretrained.formats import read_arrays
 
@@ -153,3 +156,22 @@ def reads(process):
   """{training example: record} of the batches up to the last step."""
   found = dict(map(int, line.split()) for line in process.reads.read_text().splitlines())
   return {k: v for k, v in found.items() if k < STEPS * ROWS}
+
+
+class StopAt:
+  """A stand-in for the preemption signal: asks to stop at the given call."""
+
+  def __init__(self, call):
+    self.call = call
+
+  def __call__(self):
+    self.call -= 1
+    return self.call <= 0
+
+
+def interrupted(monkeypatch, call, c, workdir):
+  """Trains until it is asked for the call-th time whether to stop."""
+  monkeypatch.setattr(parallel, 'Stopper', lambda: StopAt(call))
+  with pytest.raises(Interrupted):
+    train_lib.train(c, workdir)
+  monkeypatch.undo()

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from jobs import FIGURES, end, images, start  # noqa: the last two are fixtures
+from jobs import FIGURES, end, images, interrupted, start  # noqa: images, start are fixtures
 from vit_jax import parallel
 from vit_jax import train as train_lib
 from vit_jax.config import default_config
 from vit_jax.data.preprocess import make_preprocess
 from vit_jax.data.source import open_source
-from vit_jax.errors import InputError, Interrupted
+from vit_jax.errors import InputError
 from vit_jax.figures.examples import Examples, Predictor
 from vit_jax.inference import predict
 from vit_jax.models import create_model
@@ -87,29 +87,11 @@ def test_pictures_are_drawn_and_training_is_the_same(tmp_path, digits_dir, mode)
     assert pixels.std() > 5 and path.stat().st_size < 300_000
 
 
-class StopAt:
-  """A stand-in for the preemption signal: asks to stop at the given call."""
-
-  def __init__(self, call):
-    self.call = call
-
-  def __call__(self):
-    self.call -= 1
-    return self.call <= 0
-
-
-def stopped(monkeypatch, call, c, workdir):
-  monkeypatch.setattr(parallel, 'Stopper', lambda: StopAt(call))
-  with pytest.raises(Interrupted):
-    train_lib.train(c, workdir)
-  monkeypatch.undo()
-
-
 def test_resume_without_gaps_or_doubles(tmp_path, digits_dir, monkeypatch):
   c = config(digits_dir, figures_every=2, eval_split='test[:16]')
-  stopped(monkeypatch, 2, c, tmp_path)  # after the save of step 2, before its pictures
+  interrupted(monkeypatch, 2, c, tmp_path)  # after the save of step 2, before its pictures
   assert drawn(tmp_path) == {}
-  stopped(monkeypatch, 1, c, tmp_path)  # makes up for them, and stops after step 3
+  interrupted(monkeypatch, 1, c, tmp_path)  # makes up for them, and stops after step 3
   assert drawn(tmp_path) == {2: ALL}
   # A kill: step 4 is drawn, but not saved.
   with monkeypatch.context() as m:

@@ -10,11 +10,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jobs import FIGURES
-from vit_jax import parallel
+from jobs import FIGURES, interrupted
 from vit_jax import train as train_lib
 from vit_jax.config import default_config
-from vit_jax.errors import Interrupted
 
 
 @pytest.fixture(scope='session')
@@ -84,24 +82,6 @@ def test_epochs_and_no_evaluation(tmp_path, data_dir):
   train_lib.train(c, tmp_path)
   assert saved(tmp_path) == [2]  # .05 * 640 / 16
   assert not any('eval/accuracy' in r for r in lines(tmp_path))
-
-
-class StopAt:
-  """A stand-in for the preemption signal: asks to stop at the given call."""
-
-  def __init__(self, call):
-    self.call = call
-
-  def __call__(self):
-    self.call -= 1
-    return self.call <= 0
-
-
-def interrupted(monkeypatch, call, c, workdir):
-  monkeypatch.setattr(parallel, 'Stopper', lambda: StopAt(call))
-  with pytest.raises(Interrupted):
-    train_lib.train(c, workdir)
-  monkeypatch.undo()
 
 
 def test_stopping_anywhere_changes_nothing(tmp_path, data_dir, monkeypatch):
