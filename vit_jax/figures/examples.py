@@ -1,6 +1,5 @@
 """What a model says of a few images of a data set, spread evenly over it."""
 
-import re
 from typing import Any, NamedTuple
 
 from flax import linen as nn
@@ -68,7 +67,8 @@ class Predictor:
                          * spread.num_devices, num_threads=num_threads,
                          max_bad_records=max_bad_records)
     self._batches: list[dict[str, np.ndarray]] = []
-    self.names = _names(source, model.num_classes)
+    self.names = imagenet.readable_names(source.class_names or [], source.num_classes,
+                                         model.num_classes)
 
     def predict(params, batch):
       logits = model.apply({'params': params}, to_input(batch['image']))
@@ -88,11 +88,3 @@ class Predictor:
     rows = found['mask']
     return Examples(found['image'][rows], found['label'][rows], found['predicted'][rows],
                     found['probability'][rows])
-
-
-def _names(source: Source, num_classes: int) -> list[str]:
-  """Of all classes of the model, which may have more than the data set."""
-  names = source.class_names or []
-  if all(re.fullmatch(r'n\d{8}', name) for name in names):  # WordNet's, or none
-    names = imagenet.class_names(source.num_classes) or names
-  return names + [f'class {i}' for i in range(len(names), num_classes)]

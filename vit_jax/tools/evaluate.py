@@ -273,12 +273,9 @@ def _compute(loaded: Loaded, source: Source, preprocess: Preprocess, loss: str, 
 
 def _names(args: argparse.Namespace, loaded: Loaded, source: Source) -> list[str]:
   """Names of all classes of the model: a given file's, the data set's, the checkpoint's."""
-  size = loaded.model.num_classes
   told = checkpoint_args.class_names(args, loaded)
   names = told if args.class_names else source.class_names or told or []
-  if all(re.fullmatch(r'n\d{8}', name) for name in names) and names == sorted(names):
-    names = imagenet.class_names(source.num_classes) or names  # WordNet ids, or none at all
-  return names + [f'class {i}' for i in range(len(names), size)]
+  return imagenet.readable_names(names, source.num_classes, loaded.model.num_classes)
 
 
 if __name__ == '__main__':
