@@ -18,8 +18,8 @@ import jax
 import numpy as np
 
 from vit_jax.export import export_onnx, export_stablehlo, load_exported
-from vit_jax.models import create_model
-from vit_jax.models.io import to_input
+from vit_jax.models.create import create_model
+from vit_jax.models.pixels import to_input
 from vit_jax.pretrained import abstract_params
 
 

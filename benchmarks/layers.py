@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax.models.layers import Dropout, MultiHeadDotProductAttention
-from vit_jax.models.variants import VARIANTS
+from vit_jax.models.sizes import VARIANTS
 
 
 def patchify_ways(patch):

@@ -23,7 +23,8 @@ from vit_jax import create_model, hosts
 from vit_jax.config import default_config, model_overrides
 from vit_jax.data.decode import decode_image
 from vit_jax.data.source import open_source
-from vit_jax.pretext import masked_patches, pictures
+from vit_jax.pretext import pictures
+from vit_jax.models import masked_patches
 from vit_jax.pretrained import orbax
 from vit_jax.tools.checkpoint_args import read_run
 from vit_jax.transfer.runs import run_all

@@ -8,7 +8,7 @@ clipping, state donated. The peers: uint8 images in, scaled on the device, cross
 AdamW, clip_grad_norm_, SDPA; in bfloat16 autocast, or bfloat16 weights for inference. Each way is
 a process of its own with as many threads as this one may use; they take turns, round by round,
 one computing while the others wait, so that other load on the machine meets all of them. Figures
-are medians over the rounds. TFLOP/s are of the model (vit_jax.flops), the peak is that of the
+are medians over the rounds. TFLOP/s are of the model (vit_jax.models.flops), the peak is that of the
 faster of two large matrix products, measured in the same rounds. CPU-s are of all threads, also
 of those that wait in a loop, as OpenMP's do: on a busy machine only OMP_WAIT_POLICY=passive makes
 them comparable, and wall times not even then.
@@ -271,7 +271,7 @@ def main():
   if args.serve:
     return serve(args.serve)
   from vit_jax import create_model
-  from vit_jax.flops import forward_flops, train_flops
+  from vit_jax.models.flops import forward_flops, train_flops
   model = create_model(args.model, num_classes=1000, image_size=args.image_size)
   job = dict(model=args.model, variant=model.variant, patch_size=model.patch_size,
              num_classes=1000, image_size=args.image_size, batch_size=args.batch_size,

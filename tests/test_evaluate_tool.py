@@ -16,7 +16,7 @@ from vit_jax import create_model, load_params, save_params
 from vit_jax import train as train_lib
 from vit_jax.config import default_config
 from vit_jax.data import decode, imagenet, preprocess, source
-from vit_jax.models.io import to_input
+from vit_jax.models.pixels import to_input
 from vit_jax.tools import evaluate as tool
 
 TINY = dict(hidden_dim=16, mlp_dim=32, num_heads=2, num_layers=1)

@@ -18,7 +18,7 @@ from vit_jax.data.source import open_source
 from vit_jax.errors import InputError
 from vit_jax.figures.examples import Examples, Predictor
 from vit_jax.inference import predict
-from vit_jax.models import create_model
+from vit_jax.models.create import create_model
 from vit_jax.pretrained.formats import read_arrays
 
 ALL = ['filters', 'position_similarity', 'predictions']

@@ -16,8 +16,8 @@ from vit_jax.errors import InputError
 from vit_jax.evaluate import evaluate
 from vit_jax.fingerprint import named_leaves
 from vit_jax.inputs import Inputs
-from vit_jax.models.io import to_input
-from vit_jax.models.trained import trained_names
+from vit_jax.models.pixels import to_input
+from vit_jax.models.freeze import trained_names
 from vit_jax.pretrained import abstract_params
 from vit_jax.train import train
 

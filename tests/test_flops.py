@@ -9,8 +9,8 @@ import pytest
 
 from vit_jax import create_model
 from vit_jax.devices import find_device
-from vit_jax.flops import forward_flops, train_flops
-from vit_jax.models.variants import ResNet
+from vit_jax.models.flops import forward_flops, train_flops
+from vit_jax.models.sizes import ResNet
 
 SMALL = dict(hidden_dim=24, mlp_dim=40, num_heads=2, num_layers=2)
 

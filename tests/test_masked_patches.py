@@ -16,8 +16,8 @@ from vit_jax.config import default_config
 from vit_jax.data.decode import decode_image
 from vit_jax.data.source import open_source
 from vit_jax.errors import InputError
-from vit_jax.models.io import to_input
-from vit_jax.pretext import masked_patches as mpp
+from vit_jax.models.pixels import to_input
+from vit_jax.models import masked_patches as mpp
 from vit_jax.tools import checkpoint_args
 from vit_jax.train import train
 

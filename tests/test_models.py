@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vit_jax import create_model, load_params
-from vit_jax.models.variants import VARIANTS, Variant
+from vit_jax.models.sizes import VARIANTS, Variant
 from vit_jax.models.layers import dropout_mask
 from vit_jax.models.vit import VisionTransformer
 from vit_jax.pretrained import abstract_params

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vit_jax import create_model
-from vit_jax.pretext import masked_patches as mpp
+from vit_jax.models import masked_patches as mpp
 from vit_jax.pretext import pictures
 
 KEY = jax.random.key(3)

@@ -9,7 +9,7 @@ import pytest
 
 from vit_jax import create_model, load_params
 from vit_jax.models.resnet import BiT, standardize
-from vit_jax.models.variants import ResNet, Variant
+from vit_jax.models.sizes import ResNet, Variant
 from vit_jax.models.vit import VisionTransformer
 from vit_jax.pretrained import abstract_params
 

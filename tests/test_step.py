@@ -7,8 +7,8 @@ from vit_jax import optim
 from vit_jax import parallel
 from vit_jax import step as step_lib
 from vit_jax.evaluate import evaluate
-from vit_jax.models.io import to_input
-from vit_jax.models.variants import Variant
+from vit_jax.models.pixels import to_input
+from vit_jax.models.sizes import Variant
 from vit_jax.models.vit import VisionTransformer
 
 MODEL = VisionTransformer(Variant(32, 64, 2, 2), 8, (16, 16), 10, dropout=.2)

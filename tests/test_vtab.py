@@ -9,7 +9,7 @@ import pytest
 from vit_jax.config import model_overrides
 from vit_jax.data import vtab as data
 from vit_jax.errors import InputError, Interrupted, NotFinite
-from vit_jax.models import create_model
+from vit_jax.models.create import create_model
 from vit_jax.pretrained import load_params, save_params
 from vit_jax.transfer import runs as runs_lib
 from vit_jax.transfer import vtab

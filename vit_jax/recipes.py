@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from vit_jax.config import AUGREG, default_config
 from vit_jax.data.preprocess import bit_sizes
 from vit_jax.errors import InputError
-from vit_jax.models.variants import VARIANTS
+from vit_jax.models.sizes import VARIANTS
 
 # On JFT-300M: epochs and peak learning rate. Table 3 also has L/16 and R50+L/16 for 7 epochs.
 _JFT = {'ViT-B/16': (7, 8e-4), 'ViT-B/32': (7, 8e-4), 'ViT-L/32': (7, 6e-4),

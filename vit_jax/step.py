@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from vit_jax.errors import InputError
-from vit_jax.models.io import to_input
+from vit_jax.models.pixels import to_input
 
 # image (B, H, W, 3) uint8, label (B,) int or multi-hot (B, K) uint8, mask (B,) bool
 Batch = dict[str, jax.Array]

@@ -30,13 +30,13 @@ from vit_jax.errors import InputError, Interrupted, NotFinite, reason
 from vit_jax.evaluations import Evaluations
 from vit_jax.figures.during import Drawings
 from vit_jax.figures.examples import Predictor
-from vit_jax.flops import train_flops
+from vit_jax.models.flops import train_flops
 from vit_jax.inputs import Inputs
 from vit_jax.metrics import log, start_log, write_whole
-from vit_jax.models import create_model
-from vit_jax.models.trained import trained_names
+from vit_jax.models.create import create_model
+from vit_jax.models.freeze import trained_names
 from vit_jax.monitor import STARTED, Monitor
-from vit_jax.pretext import masked_patches
+from vit_jax.models import masked_patches
 from vit_jax.pretrained import load_params
 from vit_jax.record import Record
 from vit_jax.watchdog import Watchdog

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from vit_jax.data.preprocess import resize
-from vit_jax.models.io import to_input
+from vit_jax.models.pixels import to_input
 
 _BATCH = 32
 Pixels = Callable[[int], np.ndarray]

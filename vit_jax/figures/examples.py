@@ -13,7 +13,7 @@ from vit_jax.data.pipeline import eval_batches
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.source import Source
 from vit_jax.data.subset import Without
-from vit_jax.models.io import to_input, to_probabilities
+from vit_jax.models.pixels import to_input, to_probabilities
 
 
 def spread_evenly(source: Source, count: int) -> Source:

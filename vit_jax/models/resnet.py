@@ -12,7 +12,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from vit_jax.models.variants import ResNet
+from vit_jax.models.sizes import ResNet
 
 
 def standardize(kernel: jax.Array, *, eps: float, eps_in_root: bool) -> jax.Array:

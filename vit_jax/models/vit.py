@@ -19,7 +19,7 @@ from vit_jax.models.layers import (
     fold_in, shard_batch, xavier_uniform)
 from vit_jax.models.position import PositionEmbedding, RelativePosition
 from vit_jax.models.resnet import hybrid_features
-from vit_jax.models.variants import ResNet, Variant
+from vit_jax.models.sizes import ResNet, Variant
 
 HEADS = ('token', 'gap', 'map')
 Layer = Callable[..., nn.Module]  # makes a layer, given its name

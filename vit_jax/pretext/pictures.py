@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax.models.io import to_input
-from vit_jax.pretext.masked_patches import MaskedPatchTransformer, corruption
+from vit_jax.models.pixels import to_input
+from vit_jax.models.masked_patches import MaskedPatchTransformer, corruption
 
 _MASK = 128  # gray, where the model has [mask]
 

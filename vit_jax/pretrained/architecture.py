@@ -10,8 +10,8 @@ from flax import traverse_util
 import numpy as np
 
 from vit_jax.errors import InputError
-from vit_jax.models import create_model
-from vit_jax.models.variants import RESNET_UNITS, VARIANTS, ResNet, Variant
+from vit_jax.models.create import create_model
+from vit_jax.models.sizes import RESNET_UNITS, VARIANTS, ResNet, Variant
 from vit_jax.pretrained import abstract_params
 from vit_jax.pretrained.about import About
 from vit_jax.pretrained.fit import fit

@@ -19,7 +19,7 @@ from vit_jax.pretrained.about import About
 
 log = logging.getLogger('vit_jax')
 
-_PRETEXT = ('mask_token', 'patch_head/')  # of vit_jax.pretext.masked_patches
+_PRETEXT = ('mask_token', 'patch_head/')  # of vit_jax.models.masked_patches
 _SUFFIXES = ('.npz', '.safetensors', '.bin', '.pth', '.pt')  # of files; else a directory
 FORMATS = ('npz', 'timm', 'hf', 'orbax')
 PUBLISHED = About(activation='gelu_tanh', norm_eps=1e-6)  # of models whose files do not say

@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from vit_jax.errors import InputError
-from vit_jax.models.variants import ResNet
+from vit_jax.models.sizes import ResNet
 from vit_jax.pretrained.formats import PUBLISHED, read_checkpoint, write_arrays
 from vit_jax.pretrained.posembed import resize_patch_embedding, resize_posembed
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from vit_jax.errors import InputError
-from vit_jax.models.variants import VARIANTS
+from vit_jax.models.sizes import VARIANTS
 from vit_jax.pretrained import config_json, torch_layout
 from vit_jax.pretrained.about import About
 from vit_jax.pretrained.files import local, replacing

@@ -27,7 +27,7 @@ from vit_jax.data import catalog
 from vit_jax.data.source import open_source
 from vit_jax.devices import find_device, find_interconnect
 from vit_jax.errors import InputError
-from vit_jax.flops import train_flops
+from vit_jax.models.flops import train_flops
 from vit_jax.parallel import Sharded
 from vit_jax.tools.exits import tells_errors
 from vit_jax.train import count_steps, make_training

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.config import default_config, model_overrides
 from vit_jax.errors import InputError
-from vit_jax.models.io import LOSSES
+from vit_jax.models.pixels import LOSSES
 from vit_jax.pretrained import orbax
 from vit_jax.pretrained.architecture import Loaded, load_model
 

@@ -32,7 +32,7 @@ from vit_jax.data.pipeline import eval_batches
 from vit_jax.data.preprocess import PRESETS, Preprocess, make_preprocess, resize
 from vit_jax.data.source import Source, open_source
 from vit_jax.errors import InputError
-from vit_jax.models.io import to_input, to_probabilities
+from vit_jax.models.pixels import to_input, to_probabilities
 from vit_jax.pretrained.architecture import Loaded
 from vit_jax.step import cross_entropy
 from vit_jax.tools import checkpoint_args

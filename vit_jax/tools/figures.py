@@ -31,7 +31,7 @@ from vit_jax.data.preprocess import resize
 from vit_jax.errors import InputError
 from vit_jax.figures import draw
 from vit_jax.figures.attention import FUSIONS, Views, attention_grid
-from vit_jax.models.io import to_input
+from vit_jax.models.pixels import to_input
 from vit_jax.pretrained import orbax
 from vit_jax.tools import checkpoint_args
 from vit_jax.tools.evaluation_report import make_directory

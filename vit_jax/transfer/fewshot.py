@@ -27,7 +27,7 @@ from vit_jax.data.pipeline import eval_batches
 from vit_jax.data.preprocess import make_preprocess
 from vit_jax.data.source import Source, open_source
 from vit_jax.errors import InputError
-from vit_jax.models.io import to_input
+from vit_jax.models.pixels import to_input
 from vit_jax.tools import checkpoint_args
 from vit_jax.transfer.ridge import Classifier, fit_classifier
 from vit_jax.transfer.shots import Shots

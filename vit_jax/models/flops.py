@@ -9,7 +9,7 @@ count would not do, it takes the body of a scan once.
 from flax import linen as nn
 
 from vit_jax.models.resnet import BiT
-from vit_jax.models.variants import ResNet
+from vit_jax.models.sizes import ResNet
 from vit_jax.models.vit import VisionTransformer
 
 

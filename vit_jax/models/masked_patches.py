@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax.errors import InputError
-from vit_jax.models.io import to_input
+from vit_jax.models.pixels import to_input
 from vit_jax.models.vit import VisionTransformer
 
 TARGETS = ('mean_color', 'small_patch', 'patch')
