@@ -32,7 +32,8 @@ def jax_steps(job):
   import jax
   import jax.numpy as jnp
   import numpy as np
-  from vit_jax import create_model, parallel
+  from vit_jax import create_model
+  from vit_jax.parallel import partitioner
   from vit_jax import step as step_lib
   from vit_jax.optim import make_optimizer, make_schedule
   device, key = jax.devices()[0], jax.random.key(0)
@@ -40,7 +41,7 @@ def jax_steps(job):
                        dtype=job['dtype'])
   schedule = make_schedule('cosine', peak=1e-3, total_steps=100_000, warmup_steps=1000)
   optimizer = make_optimizer(schedule, weight_decay=.1, clip_norm=1.)
-  spread = parallel.Pmap(job['batch_size'])
+  spread = partitioner.Pmap(job['batch_size'])
   train_step = spread.train_step(
       step_lib.make_train_step(step_lib.supervised(model), optimizer, schedule, dropout_key=key))
   eval_step = spread.eval_step(step_lib.make_eval_step(step_lib.supervised(model)))
@@ -232,7 +233,7 @@ def measure(workers, rounds, round_seconds):
 
 
 def report(job, flops, workers, times, matmuls):
-  from vit_jax.devices import find_device
+  from vit_jax.parallel.devices import find_device
   peaks = {name: 2 * job['matmul']**3 / statistics.median(s) for name, s in matmuls.items()}
   hello = next(iter(workers.values())).hello
   published = find_device(hello['kind'])

@@ -12,7 +12,7 @@ import cv2
 import pytest
 from sklearn import datasets
 
-from vit_jax import parallel
+from vit_jax.parallel import partitioner
 from vit_jax import train as train_lib
 from vit_jax.errors import Interrupted
 from vit_jax.fingerprint import fingerprint
@@ -171,7 +171,7 @@ class StopAt:
 
 def interrupted(monkeypatch, call, c, workdir):
   """Trains until it is asked for the call-th time whether to stop."""
-  monkeypatch.setattr(parallel, 'Stopper', lambda: StopAt(call))
+  monkeypatch.setattr(partitioner, 'Stopper', lambda: StopAt(call))
   with pytest.raises(Interrupted):
     train_lib.train(c, workdir)
   monkeypatch.undo()

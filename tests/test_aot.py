@@ -8,7 +8,7 @@ import pytest
 from vit_jax import aot
 from vit_jax import config_args
 from vit_jax.config import default_config
-from vit_jax.parallel import Sharded
+from vit_jax.parallel.partitioner import Sharded
 from vit_jax.recipes import pretrain
 from vit_jax.tools import aot as tool
 from vit_jax.train import make_training

@@ -13,7 +13,7 @@ import pytest
 from vit_jax import create_model
 from vit_jax.config import default_config
 from vit_jax.cost import PUBLISHED, activation_bytes, device_days, implied_mfu
-from vit_jax.devices import find_device
+from vit_jax.parallel.devices import find_device
 from vit_jax.models.flops import train_flops
 from vit_jax.models.resnet import BiT
 from vit_jax.step import supervised

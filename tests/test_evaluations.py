@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from vit_jax import create_model, load_params, parallel
+from vit_jax import create_model, load_params
+from vit_jax.parallel import partitioner
 from vit_jax.config import default_config
 from vit_jax.errors import InputError
 from vit_jax.train import train
@@ -40,7 +41,7 @@ def test_few_shot_accuracy_of_the_last_step_is_that_of_the_checkpoint(run, digit
   assert list(on_record(workdir, 'eval/accuracy')) == [2, 4]
   assert list(on_record(workdir, 'fewshot/digits_5shot')) == [3, 4]
   model = create_model('ViT-Ti/4', num_classes=10, image_size=8, representation_size=12, **FIELDS)
-  spread = parallel.Sharded(64)
+  spread = partitioner.Sharded(64)
   fewshot = FewShot('digits', spread.gather_step(make_represent_step(model)), image_size=8,
                     batch_size=64, data_dir=digits_dir)
   found = fewshot(spread.put(load_params(workdir, model)))

@@ -14,7 +14,8 @@ from sklearn.linear_model import Ridge
 from images import encode, smooth_image
 from jobs import free_port
 from shapes import write_shapes
-from vit_jax import create_model, load_params, parallel
+from vit_jax import create_model, load_params
+from vit_jax.parallel import partitioner
 from vit_jax.data.preprocess import make_preprocess
 from vit_jax.data.source import open_source
 from vit_jax.errors import InputError
@@ -204,7 +205,7 @@ def test_the_representation_is_what_the_head_is_applied_to(name, overrides):
       jax.jit(model.apply)({'params': params}, images / np.float32(127.5) - 1), atol=1e-4)
 
 
-@pytest.mark.parametrize('spread', [parallel.Pmap, parallel.Sharded])
+@pytest.mark.parametrize('spread', [partitioner.Pmap, partitioner.Sharded])
 def test_a_vit_on_digits(digits_dir, spread):
   """Not trained, it tells digits apart far better than chance; and as the reference does."""
   model = create_model('ViT-Ti/4', num_classes=3, image_size=16, **TINY)

@@ -10,7 +10,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from jobs import FIGURES, end, images, interrupted, start  # noqa: images, start are fixtures
-from vit_jax import parallel
+from vit_jax.parallel import partitioner
 from vit_jax import train as train_lib
 from vit_jax.config import default_config
 from vit_jax.data.preprocess import make_preprocess
@@ -148,7 +148,7 @@ def test_predictions_are_those_of_predict(digits_dir):
   params = jax.tree.map(lambda x: rng.normal(0, .3, x.shape).astype(np.float32), jax.eval_shape(
       lambda: model.init(jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32)))['params'])
   source = open_source('digits', 'test', digits_dir)
-  spread = parallel.Sharded(16)
+  spread = partitioner.Sharded(16)
   predictor = Predictor(model, source, make_preprocess('bit', image_size=16, train=False,
                                                        apply_exif=False),
                         spread, loss='softmax', count=20)

@@ -9,7 +9,7 @@ import pytest
 
 from vit_jax import create_model, load_params
 from vit_jax import optim
-from vit_jax import parallel
+from vit_jax.parallel import partitioner
 from vit_jax import step as step_lib
 from vit_jax.config import default_config
 from vit_jax.errors import InputError
@@ -119,11 +119,11 @@ def test_an_unreadable_image_is_mixed_into_none():
 
 
 @pytest.mark.parametrize('make', [
-    lambda: parallel.Pmap(BATCH, 1), lambda: parallel.Pmap(BATCH, 2),
-    lambda: parallel.Sharded(BATCH, 2, (2, 4))])
+    lambda: partitioner.Pmap(BATCH, 1), lambda: partitioner.Pmap(BATCH, 2),
+    lambda: partitioner.Sharded(BATCH, 2, (2, 4))])
 def test_mixup_and_average_are_the_same_on_every_layout(make):
   spread = make()
-  accumulate = 2 if BATCH // spread.num_devices == 2 and isinstance(spread, parallel.Sharded) else 1
+  accumulate = 2 if BATCH // spread.num_devices == 2 and isinstance(spread, partitioner.Sharded) else 1
   one, init = setup(mixup=.8, average=.9)
   alone, one = with_head(init()), jax.jit(one)
   step, _ = setup(mixup=.8, average=.9, accumulate=accumulate)
@@ -135,8 +135,8 @@ def test_mixup_and_average_are_the_same_on_every_layout(make):
   close(alone.average, jax.device_get(many.average), 1e-5)
 
 
-@pytest.mark.parametrize('make', [lambda: parallel.Pmap(BATCH),
-                                  lambda: parallel.Sharded(BATCH, 1, (2, 4))])
+@pytest.mark.parametrize('make', [lambda: partitioner.Pmap(BATCH),
+                                  lambda: partitioner.Sharded(BATCH, 1, (2, 4))])
 def test_gather_step_gives_every_row_in_order(make):
   spread = make()
   state = spread.put(with_head(setup()[1]()))

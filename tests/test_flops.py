@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from vit_jax import create_model
-from vit_jax.devices import find_device
+from vit_jax.parallel.devices import find_device
 from vit_jax.models.flops import forward_flops, train_flops
 from vit_jax.models.sizes import ResNet
 

@@ -7,7 +7,7 @@ import pytest
 
 from jobs import (ROWS, STEPS, Clock, end, fingerprints, free_port, images, lines, reads, saved,
                   start, wait_for_first_step, wait_for_step)
-from vit_jax import hosts
+from vit_jax.parallel import hosts
 from vit_jax.errors import InputError
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from vit_jax import create_model, load_params
 from vit_jax import optim
-from vit_jax import parallel
+from vit_jax.parallel import partitioner
 from vit_jax import step as step_lib
 from vit_jax.config import default_config
 from vit_jax.data.decode import decode_image
@@ -160,8 +160,8 @@ def test_every_layout_gives_the_same_steps(fields):
   batch = lambda k: {'image': pictures(k), 'label': np.zeros(BATCH, np.int32),
                      'mask': np.ones(BATCH, bool)}
   found = []
-  for spread, accumulate in ((None, 1), (parallel.Pmap(BATCH), 1),
-                             (parallel.Sharded(BATCH, 2, (2, 4)), 2)):
+  for spread, accumulate in ((None, 1), (partitioner.Pmap(BATCH), 1),
+                             (partitioner.Sharded(BATCH, 2, (2, 4)), 2)):
     step = jax.jit(make(1)) if spread is None else spread.train_step(make(accumulate))
     state, losses = init() if spread is None else spread.init(init), []
     for k in range(3):

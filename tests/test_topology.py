@@ -7,7 +7,7 @@ import pytest
 
 from vit_jax.aot.cuda_target import GPUS, target_config
 from vit_jax.aot.topology import Topology, describe, parse_topology
-from vit_jax.devices import find_device, find_interconnect
+from vit_jax.parallel.devices import find_device, find_interconnect
 from vit_jax.errors import InputError
 
 

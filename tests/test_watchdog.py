@@ -6,7 +6,7 @@ import time
 
 
 def run(code):
-  program = f'import threading, time\nfrom vit_jax.watchdog import Watchdog\n{code}'
+  program = f'import threading, time\nfrom vit_jax.parallel.watchdog import Watchdog\n{code}'
   return subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=60)
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vit_jax.devices import Device
+from vit_jax.parallel.devices import Device
 from vit_jax.step import Objective
 
 _DAY = 24 * 3600

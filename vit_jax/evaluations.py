@@ -7,22 +7,22 @@ from typing import Any
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from vit_jax import hosts
-from vit_jax import parallel
+from vit_jax.parallel import hosts
+from vit_jax.parallel import partitioner
 from vit_jax import step as step_lib
 from vit_jax.evaluate import evaluate
 from vit_jax.inputs import Inputs
 from vit_jax.metrics import duration, log
 from vit_jax.monitor import Monitor
 from vit_jax.transfer.fewshot import FewShot, make_represent_step
-from vit_jax.watchdog import Watchdog
+from vit_jax.parallel.watchdog import Watchdog
 
 
 class Evaluations:
   """The evaluations of a run; each is on record before the next step, or made up for later."""
 
   def __init__(self, c: ConfigDict, inputs: Inputs, model: nn.Module,
-               objective: step_lib.Objective, spread: parallel.Pmap | parallel.Sharded,
+               objective: step_lib.Objective, spread: partitioner.Pmap | partitioner.Sharded,
                total_steps: int, should_stop: Callable[[], bool], watchdog: Watchdog):
     self._config, self._inputs, self._total_steps = c, inputs, total_steps
     self._should_stop, self._watchdog = should_stop, watchdog

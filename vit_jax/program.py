@@ -17,7 +17,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax import config_args
-from vit_jax import hosts
+from vit_jax.parallel import hosts
 from vit_jax.errors import InputError, Interrupted
 
 EXIT_INTERRUPTED = 42

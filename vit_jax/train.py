@@ -18,14 +18,14 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from vit_jax import hosts
+from vit_jax.parallel import hosts
 from vit_jax import optim
-from vit_jax import parallel
+from vit_jax.parallel import partitioner
 from vit_jax import step as step_lib
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.config import check_config, mixup, model_overrides
 from vit_jax.data.preprocess import make_preprocess
-from vit_jax.devices import find_device
+from vit_jax.parallel.devices import find_device
 from vit_jax.errors import InputError, Interrupted, NotFinite, reason
 from vit_jax.evaluations import Evaluations
 from vit_jax.figures.during import Drawings
@@ -39,7 +39,7 @@ from vit_jax.monitor import STARTED, Monitor
 from vit_jax.models import masked_patches
 from vit_jax.pretrained import load_params
 from vit_jax.record import Record
-from vit_jax.watchdog import Watchdog
+from vit_jax.parallel.watchdog import Watchdog
 
 
 def train(config: ConfigDict, workdir: pathlib.Path | epath.Path) -> dict[str, float]:
@@ -119,13 +119,13 @@ class _Run:
     self.workdir, self.record, self.watchdog = workdir, record, watchdog
     self.data = Inputs(c)
     hosts.check_same(_common(c, self.data))
-    self.spread = (parallel.Pmap(c.batch_size, c.accumulate) if c.parallel == 'pmap' else
-                   parallel.Sharded(c.batch_size, c.accumulate, c.mesh))
+    self.spread = (partitioner.Pmap(c.batch_size, c.accumulate) if c.parallel == 'pmap' else
+                   partitioner.Sharded(c.batch_size, c.accumulate, c.mesh))
     self.total_steps = count_steps(c, len(self.data.train))
     self.model, objective, self.init, step = make_training(
         c, self.data.num_classes, self.total_steps)
     self.train_step = self.spread.train_step(step)
-    self.should_stop = parallel.Stopper()
+    self.should_stop = partitioner.Stopper()
     self.evaluations = Evaluations(c, self.data, self.model, objective, self.spread,
                                    self.total_steps, self.should_stop, watchdog)
     self.checkpoints = Checkpoints(workdir / 'checkpoints', keep=c.keep, keep_every=c.keep_every)

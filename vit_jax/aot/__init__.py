@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vit_jax.parallel import Sharded
+from vit_jax.parallel.partitioner import Sharded
 
 _GIB = 2**30
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 
-from vit_jax.devices import find_device
+from vit_jax.parallel.devices import find_device
 from vit_jax.errors import InputError
 
 

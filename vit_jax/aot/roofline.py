@@ -8,7 +8,7 @@ import jax
 
 from vit_jax.aot.hlo import BETWEEN_SLICES, Collective
 from vit_jax.aot.topology import Topology
-from vit_jax.devices import Device, Interconnect
+from vit_jax.parallel.devices import Device, Interconnect
 
 
 class Roofline(NamedTuple):

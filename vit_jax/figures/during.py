@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 import tensorboardX
 
-from vit_jax import hosts
+from vit_jax.parallel import hosts
 from vit_jax.errors import InputError
 from vit_jax.figures import draw
 from vit_jax.figures import weights

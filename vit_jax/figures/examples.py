@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from vit_jax import measures
-from vit_jax import parallel
+from vit_jax.parallel import partitioner
 from vit_jax.data import imagenet
 from vit_jax.data.pipeline import eval_batches
 from vit_jax.data.preprocess import Preprocess
@@ -48,7 +48,7 @@ class Predictor:
   """Predicts the same few images again and again, as the parameters change."""
 
   def __init__(self, model: nn.Module, source: Source, preprocess: Preprocess,
-               spread: parallel.Pmap | parallel.Sharded, *, loss: str, count: int,
+               spread: partitioner.Pmap | partitioner.Sharded, *, loss: str, count: int,
                batch_size: int = 16, num_threads: int | None = None, max_bad_records: int = 0):
     """Reads nothing yet.
 

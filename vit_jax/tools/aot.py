@@ -25,10 +25,10 @@ from vit_jax.aot.topology import Topology, describe, parse_topology
 from vit_jax.config import check_config
 from vit_jax.data import catalog
 from vit_jax.data.source import open_source
-from vit_jax.devices import find_device, find_interconnect
+from vit_jax.parallel.devices import find_device, find_interconnect
 from vit_jax.errors import InputError
 from vit_jax.models.flops import train_flops
-from vit_jax.parallel import Sharded
+from vit_jax.parallel.partitioner import Sharded
 from vit_jax.tools.exits import tells_errors
 from vit_jax.train import count_steps, make_training
 

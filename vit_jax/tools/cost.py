@@ -24,7 +24,7 @@ from tqdm import tqdm
 from vit_jax import config_args
 from vit_jax.config import check_config
 from vit_jax.cost import PUBLISHED, Published, activation_bytes, device_days, implied_mfu
-from vit_jax.devices import DEVICES, find_device
+from vit_jax.parallel.devices import DEVICES, find_device
 from vit_jax.errors import InputError
 from vit_jax.models.flops import forward_flops, train_flops
 from vit_jax.recipes import pretrain

@@ -25,7 +25,7 @@ import numpy as np
 import tqdm
 
 from vit_jax import measures
-from vit_jax import parallel
+from vit_jax.parallel import partitioner
 from vit_jax.data import catalog, imagenet
 from vit_jax.data.decode import decode_image
 from vit_jax.data.pipeline import eval_batches
@@ -262,7 +262,7 @@ def _compute(loaded: Loaded, source: Source, preprocess: Preprocess, loss: str, 
   step = make_step(loaded.model, loss, with_loss=not source.multi_label or loss == 'sigmoid')
   if batch_size < 1:
     raise InputError(f'--batch_size must be at least 1, got {batch_size}')
-  spread = parallel.Sharded(batch_size)
+  spread = partitioner.Sharded(batch_size)
   params = spread.put(loaded.params)
   with tqdm.tqdm(total=len(source), unit=' images', disable=not sys.stderr.isatty()) as bar:
     with eval_batches(source, preprocess, batch_size=batch_size,

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from vit_jax import figures
-from vit_jax import parallel
+from vit_jax.parallel import partitioner
 from vit_jax.config import default_config
 from vit_jax.errors import InputError
 from vit_jax.figures import draw
@@ -146,7 +146,7 @@ def _open_model(workdir: pathlib.Path, is_saved: bool, num_images: int, batch_si
 def _predict(loaded: Loaded, config: ConfigDict, split: Split, num_images: int,
              batch_size: int) -> tuple[Examples, list[str]]:
   """What the model says of the images, and the names it uses."""
-  spread = parallel.Sharded(batch_size * jax.device_count())
+  spread = partitioner.Sharded(batch_size * jax.device_count())
   predictor = Predictor(loaded.model, split.source, split.preprocess, spread, loss=config.loss,
                         count=num_images, batch_size=batch_size,
                         max_bad_records=config.max_bad_records)

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import tqdm
 
-from vit_jax import parallel
+from vit_jax.parallel import partitioner
 from vit_jax.data import catalog
 from vit_jax.data.pipeline import eval_batches
 from vit_jax.data.preprocess import make_preprocess
@@ -251,7 +251,7 @@ def _run(args: argparse.Namespace) -> None:
     raise InputError(f'images of the model are {height}x{width}, but few-shot evaluation crops '
                      'squares: give --image_size=N')
   batch_size = 32 * jax.device_count() if args.batch_size is None else args.batch_size
-  spread = parallel.Sharded(batch_size)
+  spread = partitioner.Sharded(batch_size)
   represent = spread.gather_step(make_represent_step(model))
   # All before any is computed: what is missing shows at once.
   evaluations = [

@@ -16,7 +16,7 @@ from etils import epath
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax import hosts
+from vit_jax.parallel import hosts
 from vit_jax.errors import InputError, NotFinite
 from vit_jax.metrics import start_log, write_whole
 from vit_jax.train import train

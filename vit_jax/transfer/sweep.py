@@ -32,7 +32,7 @@ from absl import flags
 import jax
 from ml_collections import ConfigDict, config_flags
 
-from vit_jax import hosts
+from vit_jax.parallel import hosts
 from vit_jax import program
 from vit_jax.config import check_config
 from vit_jax.data import catalog

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax import hosts
+from vit_jax.parallel import hosts
 from vit_jax import program
 from vit_jax.config import check_config, default_config
 from vit_jax.data import source

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 
-from vit_jax import hosts
+from vit_jax.parallel import hosts
 
 
 class Watchdog:
