@@ -21,7 +21,7 @@ import numpy as np
 
 from vit_jax import create_model
 from vit_jax.parallel import hosts
-from vit_jax.config import default_config, model_overrides
+from vit_jax.config.fields import default_config, model_overrides
 from vit_jax.data.decode import decode_image
 from vit_jax.data.source import open_source
 from vit_jax.pretext import pictures

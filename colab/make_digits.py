@@ -11,7 +11,7 @@ import tempfile
 from ml_collections import ConfigDict
 
 from vit_jax import create_model, load_params, save_params
-from vit_jax.config import default_config, model_overrides
+from vit_jax.config.fields import default_config, model_overrides
 from vit_jax.data.source import open_source
 from vit_jax.train import train
 

@@ -7,7 +7,7 @@ default), strong1 or strong2; DATA imagenet2012 (the default) or imagenet21k. Th
 values: --config.weight_decay=.03, --config.dropout=.1 --config.stochastic_depth=.1.
 """
 
-from vit_jax.recipes import augreg
+from vit_jax.config.recipes import augreg
 
 
 def get_config(arg='B/16,medium2'):

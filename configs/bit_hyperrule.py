@@ -8,7 +8,7 @@ DATASET is a TFDS name or a folder of images; its number of images and their siz
 
 from vit_jax.data.catalog import describe
 from vit_jax.data.source import open_source
-from vit_jax.recipes import bit_hyperrule
+from vit_jax.config.recipes import bit_hyperrule
 
 
 def get_config(arg='BiT-R50x1,cifar10'):

@@ -5,7 +5,7 @@
 DATASET is a TFDS name or a folder of images; FILE anything that load_params reads.
 """
 
-from vit_jax.recipes import finetune
+from vit_jax.config.recipes import finetune
 
 
 def get_config(arg='ViT-B/16,cifar10'):

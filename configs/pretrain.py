@@ -4,7 +4,7 @@ MODEL is a name for create_model, e.g. R50+ViT-B/16 or BiT-R50x1; DATA is imagen
 default), imagenet21k or jft.
 """
 
-from vit_jax.recipes import pretrain
+from vit_jax.config.recipes import pretrain
 
 
 def get_config(arg='R50+ViT-B/16'):

@@ -1,6 +1,6 @@
 """ViT-H/14 pretraining (paper table 3): on ImageNet, or :imagenet21k, :jft after the file's name."""
 
-from vit_jax.recipes import pretrain
+from vit_jax.config.recipes import pretrain
 
 
 def get_config(data='imagenet2012'):

@@ -6,10 +6,10 @@ import jax
 import pytest
 
 from vit_jax import aot
-from vit_jax import config_args
-from vit_jax.config import default_config
+from vit_jax.config.flags import parse_config
+from vit_jax.config.fields import default_config
 from vit_jax.parallel.partitioner import Sharded
-from vit_jax.recipes import pretrain
+from vit_jax.config.recipes import pretrain
 from vit_jax.tools import aot as tool
 from vit_jax.train import make_training
 
@@ -111,7 +111,7 @@ def test_errors_are_one_sentence(arguments, sentence, capsys, monkeypatch):
 
 def test_flags_set_fields():
   values = tool._flags()
-  c = config_args.parse(values, ['aot', '--config=configs/vit_b16.py:jft', '--config.mesh=4,2',
+  c = parse_config(values, ['aot', '--config=configs/vit_b16.py:jft', '--config.mesh=4,2',
                                  '--config.scan=True', '--topology=v4:2x2x1'])
   assert (c.dataset, c.mesh, c.scan, values.topology) == ('jft_300m', (4, 2), True, 'v4:2x2x1')
 

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 import pytest
 
 from vit_jax import create_model
-from vit_jax.config import check_config, default_config, mixup, model_overrides, rand_augment
+from vit_jax.config.fields import check_config, default_config, mixup, model_overrides, rand_augment
 from vit_jax.models.vit import VisionTransformer
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'

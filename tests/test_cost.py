@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from vit_jax import create_model
-from vit_jax.config import default_config
+from vit_jax.config.fields import default_config
 from vit_jax.cost import PUBLISHED, activation_bytes, device_days, implied_mfu
 from vit_jax.parallel.devices import find_device
 from vit_jax.models.flops import train_flops
@@ -174,7 +174,7 @@ def test_cost_of_a_config():
 
 def test_prints_a_config(capsys, tmp_path):
   path = tmp_path / 'tiny.py'
-  path.write_text('from vit_jax.config import default_config\n\n\ndef get_config():\n'
+  path.write_text('from vit_jax.config.fields import default_config\n\n\ndef get_config():\n'
                   '  c = default_config()\n  c.model, c.image_size, c.num_layers = "ViT-Ti/16", 32, 1'
                   '\n  c.num_epochs = 2.\n  return c\n')
   argv = [f'--config={path}', '--config.batch_size=256', '--device=TPU v3', '--device=H200']

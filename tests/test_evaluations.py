@@ -6,7 +6,7 @@ import pytest
 
 from vit_jax import create_model, load_params
 from vit_jax.parallel import partitioner
-from vit_jax.config import default_config
+from vit_jax.config.fields import default_config
 from vit_jax.errors import InputError
 from vit_jax.train import train
 from vit_jax.transfer.fewshot import FewShot, make_represent_step

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vit_jax.config import default_config
+from vit_jax.config.fields import default_config
 from vit_jax.data.source import open_source
 from vit_jax.data.subset import Without
 from vit_jax.dedup.ids import format_ids

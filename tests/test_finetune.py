@@ -11,7 +11,7 @@ from vit_jax import create_model, load_params
 from vit_jax import optim
 from vit_jax.parallel import partitioner
 from vit_jax import step as step_lib
-from vit_jax.config import default_config
+from vit_jax.config.fields import default_config
 from vit_jax.errors import InputError
 from vit_jax.evaluate import evaluate
 from vit_jax.fingerprint import named_leaves

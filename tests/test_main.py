@@ -238,5 +238,5 @@ def test_a_failing_disk_is_the_last_word(tmp_path, data_dir):
 def test_help_names_the_flags():
   shown = run('--help')
   assert shown.returncode == 0
-  for words in ('--config', '--workdir', '--num_devices', 'vit_jax/config.py', 'Exit code'):
+  for words in ('--config', '--workdir', '--num_devices', 'vit_jax/config/fields.py', 'Exit code'):
     assert words in shown.stdout

@@ -12,7 +12,7 @@ from vit_jax import create_model, load_params
 from vit_jax import optim
 from vit_jax.parallel import partitioner
 from vit_jax import step as step_lib
-from vit_jax.config import default_config
+from vit_jax.config.fields import default_config
 from vit_jax.data.decode import decode_image
 from vit_jax.data.source import open_source
 from vit_jax.errors import InputError

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from vit_jax import train as train_lib
-from vit_jax.config import default_config
+from vit_jax.config.fields import default_config
 from vit_jax.data.decode import decode_image
 from vit_jax.data.preprocess import resize
 from vit_jax.data.source import open_source

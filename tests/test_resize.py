@@ -12,7 +12,7 @@ import pytest
 
 from vit_jax import create_model, load_params
 from vit_jax import train as train_lib
-from vit_jax.config import default_config
+from vit_jax.config.fields import default_config
 from vit_jax.errors import InputError
 from vit_jax.pretrained import abstract_params
 from vit_jax.pretrained.formats import read_arrays, read_checkpoint

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from jobs import free_port
-from vit_jax.config import default_config
+from vit_jax.config.fields import default_config
 from vit_jax.errors import InputError
 from vit_jax.pretrained.formats import read_arrays
-from vit_jax.recipes import finetune
+from vit_jax.config.recipes import finetune
 from vit_jax.train import train
 from vit_jax.transfer import runs
 from vit_jax.transfer import sweep as lib
@@ -279,7 +279,7 @@ def test_help_names_the_flags(capsys):
   assert lib.main(['--help']) == 0
   out = capsys.readouterr().out
   for words in ('--lrs', '--seeds', '--dev_split', '--discard', '--num_processes', 'Exit code',
-                'vit_jax/config.py', 'section 4.1'):
+                'vit_jax/config/fields.py', 'section 4.1'):
     assert words in out
 
 

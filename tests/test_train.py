@@ -12,7 +12,7 @@ import pytest
 
 from jobs import FIGURES, interrupted
 from vit_jax import train as train_lib
-from vit_jax.config import default_config
+from vit_jax.config.fields import default_config
 
 
 @pytest.fixture(scope='session')

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax.config import model_overrides
+from vit_jax.config.fields import model_overrides
 from vit_jax.data import vtab as data
 from vit_jax.errors import InputError, Interrupted, NotFinite
 from vit_jax.models.create import create_model

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax.config import rand_augment
+from vit_jax.config.fields import rand_augment
 from vit_jax.data import catalog
 from vit_jax.data.augment import make_augment
 from vit_jax.data.pipeline import Batches, eval_batches, train_batches

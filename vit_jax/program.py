@@ -16,7 +16,7 @@ from etils import epath
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax import config_args
+from vit_jax.config.flags import define_config, parse_config
 from vit_jax.parallel import hosts
 from vit_jax.errors import InputError, Interrupted
 
@@ -26,7 +26,7 @@ EXIT_INTERRUPTED = 42
 def define_flags() -> flags.FlagValues:
   """The flags of a program that trains what --config says, on all processes of a job."""
   values = flags.FlagValues()
-  config_args.define(values)
+  define_config(values)
   text = lambda *about: flags.DEFINE_string(*about, flag_values=values)
   number = lambda *about: flags.DEFINE_integer(*about, flag_values=values)
   text('workdir', None, 'Directory for checkpoints and metrics; a run found there is resumed. '
@@ -56,11 +56,11 @@ def run(values: flags.FlagValues, argv: Sequence[str], about: str,
   """
   if '--help' in argv or '-h' in argv:
     print(about + values.get_help())
-    print('\nThe fields of a config, with their meaning: vit_jax/config.py')
+    print('\nThe fields of a config, with their meaning: vit_jax/config/fields.py')
     return 0
 
   def start():
-    config = config_args.parse(values, argv)
+    config = parse_config(values, argv)
     name = pathlib.Path(values['config'].config_filename.split(':')[0]).stem
     workdir = directory(values.workdir or os.path.join('runs', name))
     hosts.start(values.coordinator_address, values.num_processes, values.process_id,

@@ -23,7 +23,7 @@ from vit_jax import optim
 from vit_jax.parallel import partitioner
 from vit_jax import step as step_lib
 from vit_jax.checkpoint import Checkpoints
-from vit_jax.config import check_config, mixup, model_overrides
+from vit_jax.config.fields import check_config, mixup, model_overrides
 from vit_jax.data.preprocess import make_preprocess
 from vit_jax.parallel.devices import find_device
 from vit_jax.errors import InputError, Interrupted, NotFinite, reason
@@ -46,7 +46,7 @@ def train(config: ConfigDict, workdir: pathlib.Path | epath.Path) -> dict[str, f
   """Trains to the last step, from the newest checkpoint in `workdir` when there is one.
 
   Args:
-    config: the fields of `vit_jax.config.default_config`.
+    config: the fields of `vit_jax.config.fields.default_config`.
     workdir: gets checkpoints/, metrics.jsonl, tensorboard/, figures/, config.json, log.txt; the
       same for all processes. An epath.Path where it is on gs://.
   Returns:

@@ -18,11 +18,11 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax import aot
-from vit_jax import config_args
+from vit_jax.config.flags import define_config, parse_config
 from vit_jax.aot.hlo import KINDS, read_program
 from vit_jax.aot.roofline import roofline
 from vit_jax.aot.topology import Topology, describe, parse_topology
-from vit_jax.config import check_config
+from vit_jax.config.fields import check_config
 from vit_jax.data import catalog
 from vit_jax.data.source import open_source
 from vit_jax.parallel.devices import find_device, find_interconnect
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if '--help' in argv or '-h' in argv:
     print(__doc__ + '\n' + values.get_help())
     return 0
-  config = config_args.parse(values, argv)
+  config = parse_config(values, argv)
   found = plan(config, values.topology, num_images=values.num_images, mfu=values.mfu)
   found['config'] = values['config'].config_filename
   print(json.dumps(found) if values.json else tell(found))
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _flags() -> flags.FlagValues:
   values = flags.FlagValues()
-  config_args.define(values)
+  define_config(values)
   flags.DEFINE_string('topology', 'v5e:16x16', 'What to compile for: v4, v5e, v5p or v6e, and the '
                       'chips along the axes of a slice; 2xv5e:16x16 are two slices.',
                       flag_values=values)
@@ -69,7 +69,7 @@ def plan(c: ConfigDict, word: str, *, num_images: int = 0, mfu: float = .4) -> d
   """Compiles a config's train step for a topology; returns what it needs, as `tell` tells it.
 
   Args:
-    c: the fields of `vit_jax.config.default_config`.
+    c: the fields of `vit_jax.config.fields.default_config`.
     word: as for parse_topology.
     num_images: in the training split; 0: as known of the data set.
     mfu: share of the peak, for the second estimate of the time.

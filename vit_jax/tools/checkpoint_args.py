@@ -11,7 +11,7 @@ import os
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from vit_jax.config import default_config, model_overrides
+from vit_jax.config.fields import default_config, model_overrides
 from vit_jax.errors import InputError
 from vit_jax.models.pixels import LOSSES
 from vit_jax.pretrained import orbax

@@ -21,13 +21,13 @@ import jax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from vit_jax import config_args
-from vit_jax.config import check_config
+from vit_jax.config.flags import define_config, parse_config
+from vit_jax.config.fields import check_config
 from vit_jax.cost import PUBLISHED, Published, activation_bytes, device_days, implied_mfu
 from vit_jax.parallel.devices import DEVICES, find_device
 from vit_jax.errors import InputError
 from vit_jax.models.flops import forward_flops, train_flops
-from vit_jax.recipes import pretrain
+from vit_jax.config.recipes import pretrain
 from vit_jax.tools import aot
 from vit_jax.tools.exits import tells_errors
 from vit_jax.train import count_steps, make_training
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _flags() -> flags.FlagValues:
   values = flags.FlagValues()
-  config_args.define(values)
+  define_config(values)
   flags.DEFINE_float('mfu', .4, 'Share of the peak that the run is taken to reach: more than 0, at '
                      'most 1.', flag_values=values)
   flags.DEFINE_multi_string('device', [], 'A device, as jax names it, to tell the days of; can be '
@@ -79,7 +79,7 @@ def _flags() -> flags.FlagValues:
 def _config(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict | None:
   """The config of a command line; None where it gives none."""
   if any(x.lstrip('-').startswith('config') for x in argv[1:]):
-    return config_args.parse(values, argv)
+    return parse_config(values, argv)
   try:
     rest = values(list(argv))
   except flags.Error as e:
@@ -102,7 +102,7 @@ def cost(c: ConfigDict, names: Sequence[str], mfu: float, *, num_images: int = 0
   """What the run of a config costs, as `tell_run` tells it.
 
   Args:
-    c: the fields of `vit_jax.config.default_config`.
+    c: the fields of `vit_jax.config.fields.default_config`.
     names: of devices, whose days are wanted.
     mfu: share of the peak that the run is taken to reach.
     num_images: in the training split; 0: as known of the data set.

@@ -22,7 +22,7 @@ import numpy as np
 
 from vit_jax import figures
 from vit_jax.parallel import partitioner
-from vit_jax.config import default_config
+from vit_jax.config.fields import default_config
 from vit_jax.errors import InputError
 from vit_jax.figures import draw
 from vit_jax.figures.curves import Curve
@@ -180,7 +180,7 @@ def _config(config: Mapping[str, Any]) -> str:
   changed = run.differing(config, default_config())
   fields = {field for field, _, _ in changed}
   rest = [(f, _value(config[f])) for f in default_config() if f in config and f not in fields]
-  return ('<p class="soft">What differs from the defaults of vit_jax/config.py.</p>\n'
+  return ('<p class="soft">What differs from the defaults of vit_jax/config/fields.py.</p>\n'
           + page.table(['field', 'value', 'default'],
                        [(f, _value(a), _value(b)) for f, a, b in changed], code=(0, 1, 2))
           + page.folded(f'The other {len(rest)} fields, as by default',

@@ -34,12 +34,12 @@ from ml_collections import ConfigDict, config_flags
 
 from vit_jax.parallel import hosts
 from vit_jax import program
-from vit_jax.config import check_config
+from vit_jax.config.fields import check_config
 from vit_jax.data import catalog
 from vit_jax.data import source
 from vit_jax.errors import InputError
 from vit_jax.metrics import write_whole
-from vit_jax.recipes import learning_rates
+from vit_jax.config.recipes import learning_rates
 from vit_jax.transfer.runs import Path, Result, run_all
 
 log = logging.getLogger('vit_jax')

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.parallel import hosts
 from vit_jax import program
-from vit_jax.config import check_config, default_config
+from vit_jax.config.fields import check_config, default_config
 from vit_jax.data import source
 from vit_jax.data.vtab import GROUPS, TASKS, find_task
 from vit_jax.errors import InputError

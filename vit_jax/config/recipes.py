@@ -4,7 +4,7 @@ import re
 
 from ml_collections import ConfigDict
 
-from vit_jax.config import AUGREG, default_config
+from vit_jax.config.fields import AUGREG, default_config
 from vit_jax.data.preprocess import bit_sizes
 from vit_jax.errors import InputError
 from vit_jax.models.sizes import VARIANTS

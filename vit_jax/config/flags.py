@@ -10,14 +10,14 @@ from ml_collections import ConfigDict, config_flags
 from vit_jax.errors import InputError
 
 
-def define(flag_values: flags.FlagValues) -> None:
+def define_config(flag_values: flags.FlagValues) -> None:
   """Adds --config."""
   config_flags.DEFINE_config_file(
       'config', None, 'A file of configs/, with an argument after a colon where it takes one; '
       'any field is set by --config.FIELD=VALUE.', lock_config=True, flag_values=flag_values)
 
 
-def parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
+def parse_config(flag_values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
   """Reads the flags of a command line; returns the config.
 
   Raises:
