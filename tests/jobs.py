@@ -15,7 +15,7 @@ from sklearn import datasets
 from vit_jax.parallel import partitioner
 from vit_jax import train as train_lib
 from vit_jax.errors import Interrupted
-from vit_jax.fingerprint import fingerprint
+from vit_jax.pretrained.fingerprint import fingerprint
 from vit_jax.pretrained.formats import read_arrays
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -11,8 +11,8 @@ import pytest
 
 from vit_jax import create_model, load_params
 from vit_jax.errors import InputError
-from vit_jax.pretrained import abstract_params
-from vit_jax.pretrained.about import About
+from vit_jax.pretrained.load import abstract_params
+from vit_jax.pretrained.metadata import About
 from vit_jax.pretrained.architecture import infer_model, load_model
 
 DATA = pathlib.Path(__file__).parent / 'data'

@@ -20,7 +20,7 @@ from vit_jax import create_model, load_params, predict, save_params
 from vit_jax.data import imagenet
 from vit_jax.data.decode import decode_image
 from vit_jax.data.source import open_source
-from vit_jax.pretrained import abstract_params
+from vit_jax.pretrained.load import abstract_params
 
 COLAB = pathlib.Path(__file__).parent.parent / 'colab'
 TINY = dict(hidden_dim=64, mlp_dim=128, num_heads=4, num_layers=2)

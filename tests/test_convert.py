@@ -4,7 +4,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from vit_jax.pretrained.about import About
+from vit_jax.pretrained.metadata import About
 from vit_jax.pretrained.formats import read_arrays, read_checkpoint, write_arrays
 from vit_jax.tools import convert
 

@@ -9,7 +9,7 @@ import pytest
 
 from vit_jax import create_model, load_params, save_params
 from vit_jax.models.sizes import VARIANTS
-from vit_jax.pretrained import abstract_params
+from vit_jax.pretrained.load import abstract_params
 
 # Published counts: 1000 classes at 224 px; BiT: 21,843 classes.
 PUBLISHED = {

@@ -17,7 +17,7 @@ from vit_jax import create_model, load_params
 from vit_jax import export
 from vit_jax.errors import InputError
 from vit_jax.export import export_onnx, export_stablehlo, load_exported
-from vit_jax.pretrained import abstract_params
+from vit_jax.pretrained.load import abstract_params
 from vit_jax.tools import export as tool
 
 CHECKPOINT = pathlib.Path(__file__).parent / 'data' / 'vit_token.npz'

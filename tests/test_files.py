@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from vit_jax.pretrained import files
+from vit_jax import files
 from vit_jax.pretrained.formats import read_arrays, read_class_names, read_checkpoint
 
 DATA = pathlib.Path(__file__).parent / 'data'

@@ -14,11 +14,11 @@ from vit_jax import step as step_lib
 from vit_jax.config.fields import default_config
 from vit_jax.errors import InputError
 from vit_jax.evaluate import evaluate
-from vit_jax.fingerprint import named_leaves
+from vit_jax.pretrained.fingerprint import named_leaves
 from vit_jax.inputs import Inputs
 from vit_jax.models.pixels import to_input
 from vit_jax.models.freeze import trained_names
-from vit_jax.pretrained import abstract_params
+from vit_jax.pretrained.load import abstract_params
 from vit_jax.train import train
 
 BATCH = 16

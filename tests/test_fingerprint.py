@@ -3,7 +3,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 import numpy as np
 
-from vit_jax.fingerprint import fingerprint
+from vit_jax.pretrained.fingerprint import fingerprint
 
 
 def test_any_single_flipped_bit_changes_the_fingerprint():

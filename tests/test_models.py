@@ -11,7 +11,7 @@ from vit_jax import create_model, load_params
 from vit_jax.models.sizes import VARIANTS, Variant
 from vit_jax.models.layers import dropout_mask
 from vit_jax.models.vit import VisionTransformer
-from vit_jax.pretrained import abstract_params
+from vit_jax.pretrained.load import abstract_params
 
 DATA = pathlib.Path(__file__).parent / 'data'
 MINI = Variant(hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=2)

@@ -12,7 +12,7 @@ from vit_jax import create_model
 from vit_jax import optim
 from vit_jax.parallel import partitioner
 from vit_jax import step as step_lib
-from vit_jax.pretrained import abstract_params
+from vit_jax.pretrained.load import abstract_params
 
 BATCH = 32
 TINY = dict(num_classes=16, image_size=32, hidden_dim=64, mlp_dim=128, num_heads=4, num_layers=2,

@@ -12,7 +12,7 @@ from vit_jax import create_model
 from vit_jax.models.layers import MlpBlock, MultiHeadDotProductAttention, relative_logits
 from vit_jax.models.position import PLACES, POSITIONS, sincos2d
 from vit_jax.models.vit import EncoderBlock
-from vit_jax.pretrained import abstract_params
+from vit_jax.pretrained.load import abstract_params
 
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (3, 16, 24, 3)).astype(np.float32)
 

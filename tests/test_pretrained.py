@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from vit_jax import create_model, load_params, save_params
-from vit_jax.pretrained import abstract_params
+from vit_jax.pretrained.load import abstract_params
 from vit_jax.pretrained.formats import read_arrays, read_class_names, write_arrays
 
 DATA = pathlib.Path(__file__).parent / 'data'
@@ -150,7 +150,7 @@ def test_a_backbone_gets_a_fresh_head(warnings):
 def test_the_head_of_a_bit_resnet_is_swapped_too():
   arrays = read_arrays(DATA / 'bit_v2.npz')
   assert arrays['resnet/head/conv2d/kernel'].shape == (1, 1, 256, 10)
-  from vit_jax.pretrained.about import About
+  from vit_jax.pretrained.metadata import About
   from vit_jax.pretrained.fit import fit
   want = {k: jax.ShapeDtypeStruct((*v.shape[:-1], 3) if 'head' in k else v.shape, v.dtype)
           for k, v in arrays.items()}

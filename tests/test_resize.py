@@ -14,7 +14,7 @@ from vit_jax import create_model, load_params
 from vit_jax import train as train_lib
 from vit_jax.config.fields import default_config
 from vit_jax.errors import InputError
-from vit_jax.pretrained import abstract_params
+from vit_jax.pretrained.load import abstract_params
 from vit_jax.pretrained.formats import read_arrays, read_checkpoint
 from vit_jax.pretrained.posembed import resize_patch_embedding, resize_posembed
 from vit_jax.pretrained.resize import resize_arrays

@@ -11,7 +11,7 @@ from vit_jax import create_model, load_params
 from vit_jax.models.resnet import BiT, standardize
 from vit_jax.models.sizes import ResNet, Variant
 from vit_jax.models.vit import VisionTransformer
-from vit_jax.pretrained import abstract_params
+from vit_jax.pretrained.load import abstract_params
 
 DATA = pathlib.Path(__file__).parent / 'data'
 MINI = Variant(32, 64, 2, 2)

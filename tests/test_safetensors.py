@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from vit_jax import create_model, load_params, save_params
-from vit_jax.pretrained import abstract_params
+from vit_jax.pretrained.load import abstract_params
 from vit_jax.pretrained.architecture import infer_model
 from vit_jax.pretrained.formats import read_arrays, read_checkpoint, write_arrays
 from vit_jax.pretrained.torch_layout import read_positions, write_positions

@@ -10,7 +10,7 @@ from vit_jax.config.fields import model_overrides
 from vit_jax.data import vtab as data
 from vit_jax.errors import InputError, Interrupted, NotFinite
 from vit_jax.models.create import create_model
-from vit_jax.pretrained import load_params, save_params
+from vit_jax.pretrained.load import load_params, save_params
 from vit_jax.transfer import runs as runs_lib
 from vit_jax.transfer import vtab
 from vtab_files import TEST_SIZES, write_dataset

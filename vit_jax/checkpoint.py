@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from vit_jax.errors import InputError, NotFinite, os_error, reason, some
-from vit_jax.fingerprint import fingerprint, named_leaves
+from vit_jax.pretrained.fingerprint import fingerprint, named_leaves
 
 
 @jax.jit

@@ -37,7 +37,7 @@ from vit_jax.models.create import create_model
 from vit_jax.models.freeze import trained_names
 from vit_jax.monitor import STARTED, Monitor
 from vit_jax.models import masked_patches
-from vit_jax.pretrained import load_params
+from vit_jax.pretrained.load import load_params
 from vit_jax.record import Record
 from vit_jax.parallel.watchdog import Watchdog
 

@@ -16,7 +16,7 @@ import numpy as np
 from vit_jax.errors import InputError
 from vit_jax.figures.curves import Curve
 from vit_jax.figures.weights import Filters
-from vit_jax.pretrained.files import replacing
+from vit_jax.files import replacing
 
 if typing.TYPE_CHECKING:
   from matplotlib.figure import Figure

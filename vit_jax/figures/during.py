@@ -23,7 +23,7 @@ from vit_jax.errors import InputError
 from vit_jax.figures import draw
 from vit_jax.figures import weights
 from vit_jax.figures.examples import Predictor
-from vit_jax.pretrained.files import replacing
+from vit_jax.files import replacing
 
 if typing.TYPE_CHECKING:
   from matplotlib.figure import Figure

@@ -12,8 +12,8 @@ import numpy as np
 from vit_jax.errors import InputError
 from vit_jax.models.create import create_model
 from vit_jax.models.sizes import RESNET_UNITS, VARIANTS, ResNet, Variant
-from vit_jax.pretrained import abstract_params
-from vit_jax.pretrained.about import About
+from vit_jax.pretrained.load import abstract_params
+from vit_jax.pretrained.metadata import About
 from vit_jax.pretrained.fit import fit
 from vit_jax.pretrained.formats import read_checkpoint
 

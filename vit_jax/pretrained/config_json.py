@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.errors import InputError
-from vit_jax.pretrained.about import About
+from vit_jax.pretrained.metadata import About
 from vit_jax.pretrained.npz import POSITIONS
 
 _HF_ACTIVATIONS = {'gelu': 'gelu', 'gelu_pytorch_tanh': 'gelu_tanh', 'gelu_new': 'gelu_tanh',

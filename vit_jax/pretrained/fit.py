@@ -9,7 +9,7 @@ from flax import linen as nn
 import numpy as np
 
 from vit_jax.errors import InputError, some
-from vit_jax.pretrained.about import About
+from vit_jax.pretrained.metadata import About
 from vit_jax.pretrained.posembed import resize_posembed
 
 _HEADS = ('head/', 'resnet/head/')

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.errors import InputError, some
-from vit_jax.pretrained import files, npz, orbax, safetensors
-from vit_jax.pretrained.about import About
+from vit_jax.pretrained import npz, orbax, safetensors
+from vit_jax import files
+from vit_jax.pretrained.metadata import About
 
 log = logging.getLogger('vit_jax')
 

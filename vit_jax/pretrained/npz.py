@@ -12,7 +12,7 @@ import re
 import numpy as np
 
 from vit_jax.errors import InputError, some
-from vit_jax.pretrained.files import replacing
+from vit_jax.files import replacing
 
 POSITIONS = 'Transformer/posembed_input/pos_embedding'
 _ROOT_POSITIONS = 'pos_embedding'  # of the newer dialect

@@ -15,9 +15,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from vit_jax.errors import InputError, reason, some
-from vit_jax.fingerprint import fingerprint, named_leaves
-from vit_jax.pretrained.about import About
-from vit_jax.pretrained.files import local
+from vit_jax.pretrained.fingerprint import fingerprint, named_leaves
+from vit_jax.pretrained.metadata import About
+from vit_jax.files import local
 
 _STEP, _PARAMS, _META = 'state', 'params', 'meta'  # items of Orbax's composite checkpoints
 _AVERAGE = 'average'  # of the parameters, in the state of a run that keeps one

@@ -18,8 +18,8 @@ from safetensors.numpy import save_file
 from vit_jax.errors import InputError
 from vit_jax.models.sizes import VARIANTS
 from vit_jax.pretrained import config_json, torch_layout
-from vit_jax.pretrained.about import About
-from vit_jax.pretrained.files import local, replacing
+from vit_jax.pretrained.metadata import About
+from vit_jax.files import local, replacing
 
 FILE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 CONFIG, PREPROCESSOR = 'config.json', 'preprocessor_config.json'

@@ -12,7 +12,7 @@ import sys
 
 from vit_jax.errors import InputError
 from vit_jax.models.layers import ACTIVATIONS
-from vit_jax.pretrained.about import About
+from vit_jax.pretrained.metadata import About
 from vit_jax.pretrained.formats import FORMATS, PUBLISHED, format_for, read_checkpoint, write_arrays
 from vit_jax.pretrained.npz import SPELLINGS
 from vit_jax.tools.checkpoint_args import size

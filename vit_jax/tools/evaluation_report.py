@@ -13,7 +13,7 @@ import numpy as np
 
 from vit_jax import measures
 from vit_jax.errors import InputError
-from vit_jax.pretrained.files import local, replacing
+from vit_jax.files import local, replacing
 
 _BINS = 15  # of the calibration error, as in arXiv 1706.04599
 _MOST_DRAWN = 30  # classes that have room in a picture

@@ -28,7 +28,7 @@ from vit_jax.figures import draw
 from vit_jax.figures.curves import Curve
 from vit_jax.figures.examples import Examples, Predictor
 from vit_jax.pretrained.architecture import Loaded
-from vit_jax.pretrained.files import local, replacing
+from vit_jax.files import local, replacing
 from vit_jax.report import page, run
 from vit_jax.tools import checkpoint_args
 from vit_jax.tools.exits import tells_errors
