@@ -17,7 +17,7 @@ import time
 import jax
 import numpy as np
 
-from vit_jax.export import export_onnx, export_stablehlo, load_exported
+from vit_jax.inference.export import export_onnx, export_stablehlo, load_exported
 from vit_jax.models.create import create_model
 from vit_jax.models.pixels import to_input
 from vit_jax.pretrained.load import abstract_params

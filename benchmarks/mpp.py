@@ -27,7 +27,7 @@ from vit_jax.data.source import open_source
 from vit_jax.pretext import pictures
 from vit_jax.models import masked_patches
 from vit_jax.pretrained import orbax
-from vit_jax.tools.checkpoint_args import read_run
+from vit_jax.inference.checkpoint_args import read_run
 from vit_jax.transfer.runs import run_all
 from vit_jax.transfer.sweep import best
 

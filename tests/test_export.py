@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from vit_jax import create_model, load_params
-from vit_jax import export
+from vit_jax.inference import export
 from vit_jax.errors import InputError
-from vit_jax.export import export_onnx, export_stablehlo, load_exported
+from vit_jax.inference.export import export_onnx, export_stablehlo, load_exported
 from vit_jax.pretrained.load import abstract_params
 from vit_jax.tools import export as tool
 

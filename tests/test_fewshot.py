@@ -21,8 +21,8 @@ from vit_jax.data.source import open_source
 from vit_jax.errors import InputError
 from vit_jax.transfer import fewshot
 from vit_jax.transfer.fewshot import FewShot, make_represent_step
-from vit_jax.transfer.ridge import fit_classifier, ridge
-from vit_jax.transfer.shots import pick
+from vit_jax.evaluation.ridge import fit_classifier, ridge
+from vit_jax.evaluation.shots import pick
 
 DATA = pathlib.Path(__file__).parent / 'data'
 TINY = dict(hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=1)

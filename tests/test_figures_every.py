@@ -17,7 +17,7 @@ from vit_jax.data.preprocess import make_preprocess
 from vit_jax.data.source import open_source
 from vit_jax.errors import InputError
 from vit_jax.figures.examples import Examples, Predictor
-from vit_jax.inference import predict
+from vit_jax.inference.predict import predict
 from vit_jax.models.create import create_model
 from vit_jax.pretrained.formats import read_arrays
 

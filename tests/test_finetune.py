@@ -13,7 +13,7 @@ from vit_jax.parallel import partitioner
 from vit_jax import step as step_lib
 from vit_jax.config.fields import default_config
 from vit_jax.errors import InputError
-from vit_jax.evaluate import evaluate
+from vit_jax.evaluation.evaluate import evaluate
 from vit_jax.pretrained.fingerprint import named_leaves
 from vit_jax.inputs import Inputs
 from vit_jax.models.pixels import to_input

@@ -14,7 +14,7 @@ from vit_jax import create_model, load_params, predict
 from vit_jax.data import imagenet
 from vit_jax.data.preprocess import make_preprocess, resize
 from vit_jax.errors import InputError
-from vit_jax.inference import Prediction, _most_probable, predict_each
+from vit_jax.inference.predict import Prediction, _most_probable, predict_each
 
 DATA = pathlib.Path(__file__).parent / 'data'
 IMAGES = [smooth_image(30 + 7 * i, 64 - 5 * i, seed=i) for i in range(7)]

@@ -18,7 +18,7 @@ from vit_jax.data.source import open_source
 from vit_jax.errors import InputError
 from vit_jax.models.pixels import to_input
 from vit_jax.models import masked_patches as mpp
-from vit_jax.tools import checkpoint_args
+from vit_jax.inference import checkpoint_args
 from vit_jax.train import train
 
 FIELDS = dict(hidden_dim=16, mlp_dim=32, num_heads=2, num_layers=2)

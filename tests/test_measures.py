@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vit_jax import measures
+from vit_jax.evaluation import scores
 
 
 def random_predictions(seed, size=2000, num_classes=7):
@@ -35,7 +35,7 @@ def calibration_error_by_loops(confidence, correct, bins):
     ([.2, .21], [1, 0], .505),  # .2 is the end of a bin, .21 in the next: off by .8 and .21
     ([0., .9], [0, 1], .05), ([.3], [1], .7)])
 def test_calibration_error(confidence, correct, want):
-  found = measures.calibration_error(np.array(confidence), np.array(correct, bool))
+  found = scores.calibration_error(np.array(confidence), np.array(correct, bool))
   assert found == pytest.approx(want, abs=1e-12)
 
 
@@ -45,12 +45,12 @@ def test_calibration_error_equals_loops(bins):
   confidence[:2 * bins + 1] = np.arange(2 * bins + 1) / (2 * bins)  # ends and middles of bins
   confidence[confidence == 0] = 1e-9  # the definition has no bin for 0
   correct = labels == predictions
-  assert measures.calibration_error(confidence, correct, bins) == pytest.approx(
+  assert scores.calibration_error(confidence, correct, bins) == pytest.approx(
       calibration_error_by_loops(confidence, correct, bins), abs=1e-12)
 
 
 def test_bins_without_images():
-  found = measures.confidence_bins(np.array([0, .25, .26, 1]), np.array([1, 0, 1, 1], bool), 4)
+  found = scores.confidence_bins(np.array([0, .25, .26, 1]), np.array([1, 0, 1, 1], bool), 4)
   np.testing.assert_array_equal(found.images, [2, 1, 0, 1])
   np.testing.assert_allclose(found.confidence, [.125, .26, 0, 1])
   np.testing.assert_allclose(found.accuracy, [.5, 1, 0, 1])
@@ -59,51 +59,51 @@ def test_bins_without_images():
 def test_is_among():
   predictions = np.array([[2, 0], [1, 2], [5, 1], [0, 1]])
   labels = np.array([2, 2, 2, 2])
-  np.testing.assert_array_equal(measures.is_among(predictions, labels), [1, 1, 0, 0])
-  np.testing.assert_array_equal(measures.is_among(predictions[:, :1], labels), [1, 0, 0, 0])
+  np.testing.assert_array_equal(scores.is_among(predictions, labels), [1, 1, 0, 0])
+  np.testing.assert_array_equal(scores.is_among(predictions[:, :1], labels), [1, 0, 0, 0])
   several = np.array([[0, 0, 1], [1, 0, 1], [0, 0, 1], [0, 0, 0]], np.uint8)
-  np.testing.assert_array_equal(measures.is_among(predictions, several), [1, 1, 0, 0])
+  np.testing.assert_array_equal(scores.is_among(predictions, several), [1, 1, 0, 0])
   one_hot = np.eye(3, dtype=np.uint8)[labels]  # class 5 is none of these
-  np.testing.assert_array_equal(measures.is_among(predictions, one_hot),
-                                measures.is_among(predictions, labels))
+  np.testing.assert_array_equal(scores.is_among(predictions, one_hot),
+                                scores.is_among(predictions, labels))
 
 
 def test_per_class():
   correct = np.array([1, 0, 1, 1], bool)
-  images, right = measures.per_class(np.array([0, 0, 3, 3]), correct, 5)
+  images, right = scores.per_class(np.array([0, 0, 3, 3]), correct, 5)
   np.testing.assert_array_equal(images, [2, 0, 0, 2, 0])
   np.testing.assert_array_equal(right, [1, 0, 0, 2, 0])
 
 
 def test_several_labels_count_in_each_of_their_classes():
   labels = np.array([[1, 1, 0], [0, 0, 0], [0, 1, 0]], np.uint8)
-  image, label = measures.label_pairs(labels)
+  image, label = scores.label_pairs(labels)
   np.testing.assert_array_equal(image, [0, 0, 2])
   np.testing.assert_array_equal(label, [0, 1, 1])
-  images, right = measures.per_class(label, np.array([1, 0, 0], bool)[image], 3)
+  images, right = scores.per_class(label, np.array([1, 0, 0], bool)[image], 3)
   np.testing.assert_array_equal(images, [1, 2, 0])
   np.testing.assert_array_equal(right, [1, 1, 0])
-  np.testing.assert_array_equal(measures.label_pairs(np.array([7, 4])), [[0, 1], [7, 4]])
+  np.testing.assert_array_equal(scores.label_pairs(np.array([7, 4])), [[0, 1], [7, 4]])
 
 
 def test_confusions():
   labels = np.array([0, 9, 9, 9, 3, 3, 0, 21_842, 5])
   predictions = np.array([1, 8, 8, 7, 3, 0, 1, 0, 5])
-  found = measures.confusions(labels, predictions)
+  found = scores.confusions(labels, predictions)
   assert list(zip(*(x.tolist() for x in found))) == [
       (0, 1, 2), (9, 8, 2), (3, 0, 1), (9, 7, 1), (21_842, 0, 1)]
-  assert [len(x) for x in measures.confusions(labels, labels)] == [0, 0, 0]
+  assert [len(x) for x in scores.confusions(labels, labels)] == [0, 0, 0]
 
 
 def test_most_confused():
-  found = measures.confusions(np.array([4, 4, 4, 2, 1, 1]), np.array([0, 0, 6, 0, 1, 6]))
+  found = scores.confusions(np.array([4, 4, 4, 2, 1, 1]), np.array([0, 0, 6, 0, 1, 6]))
   # Errors: class 0 has 3, 1 has 1, 2 has 1, 4 has 3, 6 has 2; 3 and 5 none.
-  assert measures.most_confused(found, 7, 2).tolist() == [0, 4]
-  assert measures.most_confused(found, 7, 4).tolist() == [0, 1, 4, 6]
-  assert measures.most_confused(found, 5, 3).tolist() == [0, 1, 4]  # 6 is of a wider head
-  assert measures.most_confused(found, 7, 99).tolist() == list(range(7))
-  nothing = measures.confusions(np.array([1]), np.array([1]))
-  assert measures.most_confused(nothing, 5, 2).tolist() == [0, 1]
+  assert scores.most_confused(found, 7, 2).tolist() == [0, 4]
+  assert scores.most_confused(found, 7, 4).tolist() == [0, 1, 4, 6]
+  assert scores.most_confused(found, 5, 3).tolist() == [0, 1, 4]  # 6 is of a wider head
+  assert scores.most_confused(found, 7, 99).tolist() == list(range(7))
+  nothing = scores.confusions(np.array([1]), np.array([1]))
+  assert scores.most_confused(nothing, 5, 2).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize('classes', [[0, 1, 2, 3, 4, 5, 6], [1, 4, 6], [3]])
@@ -114,6 +114,6 @@ def test_confusion_matrix_equals_loops(classes):
     if label in classes:
       column = classes.index(prediction) if prediction in classes else len(classes)
       want[classes.index(label), column] += 1
-  found = measures.confusion_matrix(labels, predictions, np.array(classes))
+  found = scores.confusion_matrix(labels, predictions, np.array(classes))
   np.testing.assert_array_equal(found, want)
   assert found.sum() == np.isin(labels, classes).sum()

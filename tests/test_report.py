@@ -20,8 +20,8 @@ from vit_jax.data.source import open_source
 from vit_jax.report import page, run
 from vit_jax.tools import figures
 from vit_jax.tools import report as tool
-from vit_jax.tools.checkpoint_args import read_run
-from vit_jax.tools.run_images import evaluation_split
+from vit_jax.inference.checkpoint_args import read_run
+from vit_jax.evaluation.run_split import evaluation_split
 
 SECTIONS = ['Learning curves', 'Final metrics', 'Example predictions', 'What the model learned',
             'Throughput', 'Config', 'Checkpoints']

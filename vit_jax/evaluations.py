@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from vit_jax.parallel import hosts
 from vit_jax.parallel import partitioner
 from vit_jax import step as step_lib
-from vit_jax.evaluate import evaluate
+from vit_jax.evaluation.evaluate import evaluate
 from vit_jax.inputs import Inputs
 from vit_jax.metrics import duration, log
 from vit_jax.monitor import Monitor

@@ -6,7 +6,7 @@ from flax import linen as nn
 import jax
 import numpy as np
 
-from vit_jax import measures
+from vit_jax.evaluation import scores
 from vit_jax.parallel import partitioner
 from vit_jax.data import imagenet
 from vit_jax.data.pipeline import eval_batches
@@ -32,7 +32,7 @@ class Examples(NamedTuple):
   @property
   def correct(self) -> np.ndarray:
     """(N,) bool: whether the prediction is the label, or one of the labels."""
-    return measures.is_among(self.predicted[:, None], self.labels)
+    return scores.is_among(self.predicted[:, None], self.labels)
 
   def take(self, rows: np.ndarray) -> 'Examples':
     return Examples(*(x[rows] for x in self))

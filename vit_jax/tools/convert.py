@@ -15,7 +15,7 @@ from vit_jax.models.layers import ACTIVATIONS
 from vit_jax.pretrained.metadata import About
 from vit_jax.pretrained.formats import FORMATS, PUBLISHED, format_for, read_checkpoint, write_arrays
 from vit_jax.pretrained.npz import SPELLINGS
-from vit_jax.tools.checkpoint_args import size
+from vit_jax.inference.checkpoint_args import size
 from vit_jax.tools.exits import tells_errors
 
 

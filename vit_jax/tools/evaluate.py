@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 import numpy as np
 import tqdm
 
-from vit_jax import measures
+from vit_jax.evaluation import scores
 from vit_jax.parallel import partitioner
 from vit_jax.data import catalog, imagenet
 from vit_jax.data.decode import decode_image
@@ -35,8 +35,8 @@ from vit_jax.errors import InputError
 from vit_jax.models.pixels import to_input, to_probabilities
 from vit_jax.pretrained.architecture import Loaded
 from vit_jax.step import cross_entropy
-from vit_jax.tools import checkpoint_args
-from vit_jax.tools import evaluation_report
+from vit_jax.inference import checkpoint_args
+from vit_jax.evaluation import per_class_report
 from vit_jax.tools.exits import tells_errors
 
 log = logging.getLogger('vit_jax')
@@ -110,10 +110,10 @@ def predict_all(step: Callable[..., Any], params: Any, batches: Iterable[dict[st
 
 def _predictions(labels, top, confidence, loss=None) -> Predictions:
   """Of one batch: labels (B,) or multi-hot (B, K), top (B, k), confidence and loss (B,)."""
-  correct = measures.is_among(top[:, :1], labels)
-  images, classes = measures.label_pairs(labels)
+  correct = scores.is_among(top[:, :1], labels)
+  images, classes = scores.label_pairs(labels)
   single = labels if labels.ndim == 1 else np.where(labels.sum(1) == 1, labels.argmax(1), -1)
-  return Predictions(single, top[:, 0], confidence, correct, measures.is_among(top, labels), loss,
+  return Predictions(single, top[:, 0], confidence, correct, scores.is_among(top, labels), loss,
                      classes, correct[images])
 
 
@@ -161,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _evaluate(args: argparse.Namespace) -> None:
   """Evaluates, writes and prints."""
-  out = evaluation_report.make_directory(args.out) if args.out else None
+  out = per_class_report.make_directory(args.out) if args.out else None
   loaded, run = checkpoint_args.load(args)
   dataset, split, data_dir = _choose_data(args, run)
   source = open_source(dataset, split, data_dir)
@@ -179,10 +179,10 @@ def _evaluate(args: argparse.Namespace) -> None:
                image_size=list(loaded.model.image_size), preset=preset,
                dtype=str(jnp.dtype(loaded.model.dtype)), loss_kind=loss,
                averaged=bool(run and run.average), skipped=skipped, bad_records=bad_records)
-  report = about | evaluation_report.make_report(predictions, names, source.num_classes)
+  report = about | per_class_report.make_report(predictions, names, source.num_classes)
   if out:
-    evaluation_report.write(out, report, predictions)
-  print(json.dumps(report) if args.json else evaluation_report.as_table(report))
+    per_class_report.write(out, report, predictions)
+  print(json.dumps(report) if args.json else per_class_report.as_table(report))
 
 
 def _choose_data(args: argparse.Namespace,

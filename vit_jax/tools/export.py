@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import sys
 
 from vit_jax.errors import InputError
-from vit_jax.export import WEIGHTS, export_onnx, export_stablehlo
-from vit_jax.tools import checkpoint_args
+from vit_jax.inference.export import WEIGHTS, export_onnx, export_stablehlo
+from vit_jax.inference import checkpoint_args
 from vit_jax.tools.exits import tells_errors
 
 _READ = """run it, for images (B, H, W, 3) uint8 RGB, with:

@@ -33,11 +33,11 @@ from vit_jax.figures import draw
 from vit_jax.figures.attention import FUSIONS, Views, attention_grid
 from vit_jax.models.pixels import to_input
 from vit_jax.pretrained import orbax
-from vit_jax.tools import checkpoint_args
-from vit_jax.tools.evaluation_report import make_directory
+from vit_jax.inference import checkpoint_args
+from vit_jax.evaluation.per_class_report import make_directory
 from vit_jax.tools.exits import tells_errors
 from vit_jax.tools.predict import find_images
-from vit_jax.tools.run_images import evaluation_split
+from vit_jax.evaluation.run_split import evaluation_split
 
 if typing.TYPE_CHECKING:
   from matplotlib.figure import Figure

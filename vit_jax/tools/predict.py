@@ -21,9 +21,9 @@ import tqdm
 from vit_jax.data.folder import EXTENSIONS
 from vit_jax.data.preprocess import PRESETS
 from vit_jax.errors import InputError
-from vit_jax.inference import Prediction, predict_each
+from vit_jax.inference.predict import Prediction, predict_each
 from vit_jax.files import is_remote
-from vit_jax.tools import checkpoint_args
+from vit_jax.inference import checkpoint_args
 from vit_jax.tools.exits import tells_errors
 
 

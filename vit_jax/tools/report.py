@@ -30,10 +30,10 @@ from vit_jax.figures.examples import Examples, Predictor
 from vit_jax.pretrained.architecture import Loaded
 from vit_jax.files import local, replacing
 from vit_jax.report import page, run
-from vit_jax.tools import checkpoint_args
+from vit_jax.inference import checkpoint_args
 from vit_jax.tools.exits import tells_errors
 from vit_jax.tools.figures import pictures
-from vit_jax.tools.run_images import Split, evaluation_split
+from vit_jax.evaluation.run_split import Split, evaluation_split
 
 _PICTURE_BYTES = 200_000  # at most, of each of 6: the page stays below 3 MB
 _EXAMPLE_SIDE = 160  # pixels at most, of an example

@@ -14,7 +14,7 @@ import sys
 
 from vit_jax.pretrained.posembed import METHODS
 from vit_jax.pretrained.resize import resize_checkpoint
-from vit_jax.tools.checkpoint_args import size
+from vit_jax.inference.checkpoint_args import size
 from vit_jax.tools.exits import tells_errors
 
 

@@ -28,9 +28,9 @@ from vit_jax.data.preprocess import make_preprocess
 from vit_jax.data.source import Source, open_source
 from vit_jax.errors import InputError
 from vit_jax.models.pixels import to_input
-from vit_jax.tools import checkpoint_args
-from vit_jax.transfer.ridge import Classifier, fit_classifier
-from vit_jax.transfer.shots import Shots
+from vit_jax.inference import checkpoint_args
+from vit_jax.evaluation.ridge import Classifier, fit_classifier
+from vit_jax.evaluation.shots import Shots
 
 SHOTS = (1, 5, 10, 25)
 SEEDS = 3

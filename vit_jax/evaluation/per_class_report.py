@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax import measures
+from vit_jax.evaluation import scores
 from vit_jax.errors import InputError
 from vit_jax.files import local, replacing
 
@@ -33,11 +33,11 @@ def make_report(predictions: Any, names: list[str], num_classes: int) -> Report:
     num_classes: of the data set; at most as many.
   """
   p, notes = predictions, []
-  images, right = measures.per_class(p.class_label, p.class_correct, num_classes)
+  images, right = scores.per_class(p.class_label, p.class_correct, num_classes)
   accuracies = right[images > 0] / images[images > 0]
   single = p.label >= 0
-  found = measures.confusions(p.label[single], p.prediction[single])
-  bins = measures.confidence_bins(p.confidence, p.correct, _BINS)
+  found = scores.confusions(p.label[single], p.prediction[single])
+  bins = scores.confidence_bins(p.confidence, p.correct, _BINS)
   if len(names) <= 5:
     notes.append(f'no top-5: the model has {len(names)} classes')
   if p.loss is None:
@@ -51,7 +51,7 @@ def make_report(predictions: Any, names: list[str], num_classes: int) -> Report:
       'top5_accuracy': float(p.top5.mean()) if len(names) > 5 else None,
       'mean_class_accuracy': float(accuracies.mean()),
       'loss': None if p.loss is None else float(p.loss.mean(dtype=np.float64)),
-      'calibration_error': measures.calibration_error(p.confidence, p.correct, _BINS),
+      'calibration_error': scores.calibration_error(p.confidence, p.correct, _BINS),
       'notes': notes,
       'calibration_bins': [
           {'above': i / _BINS, 'images': int(n), 'confidence': float(c), 'accuracy': float(a)}
@@ -135,9 +135,9 @@ def draw_confusions(path: pathlib.Path, report: Report, predictions: Any) -> Non
   names = [c['name'] for c in report['classes']]
   classes = np.arange(len(names))
   if len(names) > _MOST_DRAWN:
-    classes = measures.most_confused(measures.confusions(labels, predicted), len(names),
+    classes = scores.most_confused(scores.confusions(labels, predicted), len(names),
                                      _DRAWN_OF_MORE)
-  counts = measures.confusion_matrix(labels, predicted, classes)
+  counts = scores.confusion_matrix(labels, predicted, classes)
   shown = [_shorten(names[i]) for i in classes]
   title = f'{report["dataset"]}, {report["split"]}: accuracy {100 * report["accuracy"]:.2f} %'
   if len(classes) < len(names):

@@ -1,0 +1,1 @@
+"""A model at work: predictions, exported programs, and the arguments that choose a checkpoint."""
