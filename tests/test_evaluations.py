@@ -9,7 +9,7 @@ from vit_jax.parallel import partitioner
 from vit_jax.config.fields import default_config
 from vit_jax.errors import InputError
 from vit_jax.train import train
-from vit_jax.transfer.fewshot import FewShot, make_represent_step
+from vit_jax.evaluation.fewshot import FewShot, make_represent_step
 
 FIELDS = dict(num_layers=1, hidden_dim=16, mlp_dim=32, num_heads=2)
 

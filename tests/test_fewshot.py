@@ -20,7 +20,7 @@ from vit_jax.data.preprocess import make_preprocess
 from vit_jax.data.source import open_source
 from vit_jax.errors import InputError
 from vit_jax.transfer import fewshot
-from vit_jax.transfer.fewshot import FewShot, make_represent_step
+from vit_jax.evaluation.fewshot import FewShot, make_represent_step
 from vit_jax.evaluation.ridge import fit_classifier, ridge
 from vit_jax.evaluation.shots import pick
 
@@ -369,7 +369,7 @@ import sys
 import jax
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
-from vit_jax.transfer.fewshot import FewShot
+from vit_jax.evaluation.fewshot import FewShot
 port, index, data_dir = sys.argv[1:]
 jax.distributed.initialize(f'localhost:{port}', 2, int(index))
 def represent(params, batch):

@@ -14,7 +14,7 @@ from vit_jax.evaluation.evaluate import evaluate
 from vit_jax.inputs import Inputs
 from vit_jax.metrics import duration, log
 from vit_jax.monitor import Monitor
-from vit_jax.transfer.fewshot import FewShot, make_represent_step
+from vit_jax.evaluation.fewshot import FewShot, make_represent_step
 from vit_jax.parallel.watchdog import Watchdog
 
 
