@@ -24,7 +24,7 @@ from vit_jax.parallel import hosts
 from vit_jax.config.fields import default_config, model_overrides
 from vit_jax.data.decode import decode_image
 from vit_jax.data.source import open_source
-from vit_jax.pretext import pictures
+from vit_jax.figures import fill_in
 from vit_jax.models import masked_patches
 from vit_jax.pretrained import orbax
 from vit_jax.inference.checkpoint_args import read_run
@@ -81,7 +81,7 @@ def fill_in(checkpoint, count):
   params = traverse_util.unflatten_dict(arrays, sep='/')
   source = open_source(DATASET, 'test', c.data_dir or None)
   images = np.stack([decode_image(source[i]['image']) for i in range(count)])
-  return images, *pictures.fill_in(model, params, images, jax.random.key(0))
+  return images, *fill_in.fill_in(model, params, images, jax.random.key(0))
 
 
 def by_place_alone(checkpoint):

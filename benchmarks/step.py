@@ -3,7 +3,7 @@
     python -m benchmarks.step --model=ViT-B/16 --batch_size=8 --dtype=float32 \\
         --torch_python=/path/to/an/environment/with/torch/timm/transformers/bin/python
 
-Ours is the step of vit_jax.train on one device: uint8 images in, Adam with weight decay and
+Ours is the step of vit_jax.training.loop on one device: uint8 images in, Adam with weight decay and
 clipping, state donated. The peers: uint8 images in, scaled on the device, cross-entropy, fused
 AdamW, clip_grad_norm_, SDPA; in bfloat16 autocast, or bfloat16 weights for inference. Each way is
 a process of its own with as many threads as this one may use; they take turns, round by round,
@@ -34,8 +34,8 @@ def jax_steps(job):
   import numpy as np
   from vit_jax import create_model
   from vit_jax.parallel import partitioner
-  from vit_jax import step as step_lib
-  from vit_jax.optim import make_optimizer, make_schedule
+  from vit_jax.training import step as step_lib
+  from vit_jax.training.optim import make_optimizer, make_schedule
   device, key = jax.devices()[0], jax.random.key(0)
   model = create_model(job['model'], num_classes=job['num_classes'], image_size=job['image_size'],
                        dtype=job['dtype'])

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from vit_jax import create_model, load_params, save_params
 from vit_jax.config.fields import default_config, model_overrides
 from vit_jax.data.source import open_source
-from vit_jax.train import train
+from vit_jax.training.loop import train
 
 NUM_CLASSES = 5
 OUT = pathlib.Path(__file__).with_name('digits.npz')

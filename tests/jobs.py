@@ -13,7 +13,7 @@ import pytest
 from sklearn import datasets
 
 from vit_jax.parallel import partitioner
-from vit_jax import train as train_lib
+from vit_jax.training import loop as train_lib
 from vit_jax.errors import Interrupted
 from vit_jax.pretrained.fingerprint import fingerprint
 from vit_jax.pretrained.formats import read_arrays

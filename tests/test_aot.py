@@ -11,7 +11,7 @@ from vit_jax.config.fields import default_config
 from vit_jax.parallel.partitioner import Sharded
 from vit_jax.config.recipes import pretrain
 from vit_jax.tools import aot as tool
-from vit_jax.train import make_training
+from vit_jax.training.loop import make_training
 
 GIB = 2**30
 

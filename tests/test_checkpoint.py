@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax import checkpoint
-from vit_jax.checkpoint import Checkpoints
+from vit_jax.training import checkpoint
+from vit_jax.training.checkpoint import Checkpoints
 from vit_jax.errors import InputError
 
 

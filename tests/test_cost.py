@@ -16,7 +16,7 @@ from vit_jax.cost import PUBLISHED, activation_bytes, device_days, implied_mfu
 from vit_jax.parallel.devices import find_device
 from vit_jax.models.flops import train_flops
 from vit_jax.models.resnet import BiT
-from vit_jax.step import supervised
+from vit_jax.training.step import supervised
 from vit_jax.tools import cost
 
 TPU_V3 = find_device('TPU v3')

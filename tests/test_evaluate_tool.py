@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from vit_jax import create_model, load_params, save_params
-from vit_jax import train as train_lib
+from vit_jax.training import loop as train_lib
 from vit_jax.config.fields import default_config
 from vit_jax.data import decode, imagenet, preprocess, source
 from vit_jax.models.pixels import to_input

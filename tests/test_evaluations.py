@@ -8,7 +8,7 @@ from vit_jax import create_model, load_params
 from vit_jax.parallel import partitioner
 from vit_jax.config.fields import default_config
 from vit_jax.errors import InputError
-from vit_jax.train import train
+from vit_jax.training.loop import train
 from vit_jax.evaluation.fewshot import FewShot, make_represent_step
 
 FIELDS = dict(num_layers=1, hidden_dim=16, mlp_dim=32, num_heads=2)

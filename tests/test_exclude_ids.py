@@ -9,8 +9,8 @@ from vit_jax.data.subset import Without
 from vit_jax.dedup.ids import format_ids
 from vit_jax.dedup.records import RecordId, Records
 from vit_jax.errors import InputError
-from vit_jax.inputs import Inputs
-from vit_jax.train import train
+from vit_jax.training.inputs import Inputs
+from vit_jax.training.loop import train
 
 
 def config(data_dir, ids, **fields):

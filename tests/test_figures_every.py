@@ -11,7 +11,7 @@ from tensorboardX.proto import event_pb2
 
 from jobs import FIGURES, end, images, interrupted, start  # noqa: images, start are fixtures
 from vit_jax.parallel import partitioner
-from vit_jax import train as train_lib
+from vit_jax.training import loop as train_lib
 from vit_jax.config.fields import default_config
 from vit_jax.data.preprocess import make_preprocess
 from vit_jax.data.source import open_source

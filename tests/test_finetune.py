@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from vit_jax import create_model, load_params
-from vit_jax import optim
+from vit_jax.training import optim
 from vit_jax.parallel import partitioner
-from vit_jax import step as step_lib
+from vit_jax.training import step as step_lib
 from vit_jax.config.fields import default_config
 from vit_jax.errors import InputError
 from vit_jax.evaluation.evaluate import evaluate
 from vit_jax.pretrained.fingerprint import named_leaves
-from vit_jax.inputs import Inputs
+from vit_jax.training.inputs import Inputs
 from vit_jax.models.pixels import to_input
 from vit_jax.models.freeze import trained_names
 from vit_jax.pretrained.load import abstract_params
-from vit_jax.train import train
+from vit_jax.training.loop import train
 
 BATCH = 16
 MODEL = create_model('ViT-Ti/4', num_classes=5, image_size=8, hidden_dim=16, mlp_dim=32,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from vit_jax import create_model, load_params
-from vit_jax import optim
+from vit_jax.training import optim
 from vit_jax.parallel import partitioner
-from vit_jax import step as step_lib
+from vit_jax.training import step as step_lib
 from vit_jax.config.fields import default_config
 from vit_jax.data.decode import decode_image
 from vit_jax.data.source import open_source
@@ -19,7 +19,7 @@ from vit_jax.errors import InputError
 from vit_jax.models.pixels import to_input
 from vit_jax.models import masked_patches as mpp
 from vit_jax.inference import checkpoint_args
-from vit_jax.train import train
+from vit_jax.training.loop import train
 
 FIELDS = dict(hidden_dim=16, mlp_dim=32, num_heads=2, num_layers=2)
 LARGER = dict(hidden_dim=64, mlp_dim=128, num_heads=4)

@@ -5,8 +5,8 @@ import struct
 import pytest
 from tensorboardX.proto import event_pb2
 
-from vit_jax import metrics
-from vit_jax.metrics import Meter, MetricsWriter, duration
+from vit_jax.training import metrics
+from vit_jax.training.metrics import Meter, MetricsWriter, duration
 
 
 def lines(workdir):

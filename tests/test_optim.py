@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax import optim
+from vit_jax.training import optim
 
 
 def test_cosine_schedule_values():

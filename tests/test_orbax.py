@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from vit_jax import create_model, load_params, save_params
-from vit_jax.checkpoint import Checkpoints
+from vit_jax.training.checkpoint import Checkpoints
 from vit_jax.pretrained.metadata import About
 from vit_jax.pretrained.formats import read_arrays, read_checkpoint, read_class_names, write_arrays
 

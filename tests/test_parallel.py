@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from vit_jax import create_model
-from vit_jax import optim
+from vit_jax.training import optim
 from vit_jax.parallel import partitioner
-from vit_jax import step as step_lib
+from vit_jax.training import step as step_lib
 from vit_jax.pretrained.load import abstract_params
 
 BATCH = 32

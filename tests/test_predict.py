@@ -11,7 +11,7 @@ import pytest
 
 from images import encode, smooth_image
 from vit_jax import create_model, load_params, predict, save_params
-from vit_jax.checkpoint import Checkpoints
+from vit_jax.training.checkpoint import Checkpoints
 from vit_jax.inference.predict import Prediction
 from vit_jax.tools import predict as tool
 

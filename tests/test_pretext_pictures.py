@@ -7,7 +7,7 @@ import pytest
 
 from vit_jax import create_model
 from vit_jax.models import masked_patches as mpp
-from vit_jax.pretext import pictures
+from vit_jax.figures import fill_in
 
 KEY = jax.random.key(3)
 
@@ -18,9 +18,9 @@ def images(side=16, size=6):
 
 def test_patches_and_back():
   x = images()
-  patches = pictures.to_patches(x, 4)
+  patches = fill_in.to_patches(x, 4)
   np.testing.assert_array_equal(patches[2, 5], x[2, 4:8, 4:8])
-  np.testing.assert_array_equal(pictures.from_patches(patches, (16, 16)), x)
+  np.testing.assert_array_equal(fill_in.from_patches(patches, (16, 16)), x)
 
 
 @pytest.mark.parametrize('target, error', [('mean_color', 16), ('small_patch', 16), ('patch', 0)])
@@ -30,7 +30,7 @@ def test_who_predicts_the_targets_draws_the_image(target, error):
   x = cells.repeat(32 // cells.shape[1], 1).repeat(32 // cells.shape[1], 2)
   targets = np.asarray(mpp.make_targets(jnp.asarray(x), 8, target))
   predictions = targets if target == 'patch' else np.eye(512)[targets]
-  drawn = pictures.from_patches(pictures.to_pixels(predictions, 8), (32, 32))
+  drawn = fill_in.from_patches(fill_in.to_pixels(predictions, 8), (32, 32))
   assert np.abs(drawn.astype(int) - x).max() == pytest.approx(error, abs=.5)
 
 
@@ -40,10 +40,10 @@ def test_only_corrupted_patches_are_filled_in():
   params = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))['params']
   params['patch_head']['bias'] = jnp.zeros(512).at[0o725].set(1.)  # this colour, whatever it sees
   x = images()
-  seen, filled = map(lambda x: pictures.to_patches(x, 4), pictures.fill_in(model, params, x, KEY))
+  seen, filled = map(lambda x: fill_in.to_patches(x, 4), fill_in.fill_in(model, params, x, KEY))
   corrupted, source = map(np.asarray, mpp.corruption(
       jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(6)), 16, .5))
-  patches = pictures.to_patches(x, 4)
+  patches = fill_in.to_patches(x, 4)
   for b in range(6):
     for n in range(16):
       place = source[b, n]

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vit_jax import train as train_lib
+from vit_jax.training import loop as train_lib
 from vit_jax.config.fields import default_config
 from vit_jax.data.decode import decode_image
 from vit_jax.data.preprocess import resize

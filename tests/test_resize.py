@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vit_jax import create_model, load_params
-from vit_jax import train as train_lib
+from vit_jax.training import loop as train_lib
 from vit_jax.config.fields import default_config
 from vit_jax.errors import InputError
 from vit_jax.pretrained.load import abstract_params

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax import optim
+from vit_jax.training import optim
 from vit_jax.parallel import partitioner
-from vit_jax import step as step_lib
+from vit_jax.training import step as step_lib
 from vit_jax.evaluation.evaluate import evaluate
 from vit_jax.models.pixels import to_input
 from vit_jax.models.sizes import Variant

@@ -18,7 +18,7 @@ from vit_jax.config.fields import default_config
 from vit_jax.errors import InputError
 from vit_jax.pretrained.formats import read_arrays
 from vit_jax.config.recipes import finetune
-from vit_jax.train import train
+from vit_jax.training.loop import train
 from vit_jax.transfer import runs
 from vit_jax.transfer import sweep as lib
 from vit_jax.transfer.sweep import Splits

@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jobs import FIGURES, interrupted
-from vit_jax import train as train_lib
+from vit_jax.training import loop as train_lib
 from vit_jax.config.fields import default_config
 
 

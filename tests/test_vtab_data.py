@@ -120,7 +120,7 @@ def test_every_task_from_files_to_a_batch(vtab_dir, name):
   assert both[799] == opened['train800'][799] and both[800] == val[0] and both[999] == val[199]
 
   config = vtab.task_config(name, {'model': 'ViT-Ti/8', 'image_size': 16})
-  make = lambda train: make_preprocess(  # as vit_jax.train does
+  make = lambda train: make_preprocess(  # as vit_jax.training.loop does
       config.preset, image_size=16, train=train, flip=config.flip == 'yes',
       resize_size=config.resize_size)
   with train_batches(both, make(True), batch_size=8, seed=0) as batches:

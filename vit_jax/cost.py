@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax.parallel.devices import Device
-from vit_jax.step import Objective
+from vit_jax.training.step import Objective
 
 _DAY = 24 * 3600
 

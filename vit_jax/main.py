@@ -6,16 +6,16 @@ again to go on), 1 on an error, named in the last line.
 
 import sys
 
-from vit_jax import program
-from vit_jax.train import train
+from vit_jax.training import command_line
+from vit_jax.training.loop import train
 
 
 def main(argv: list[str], *, last: bool = False) -> int:
   """Runs the command line `argv` and returns the exit code; `last` as for `program.guard`."""
   def work(config, workdir):
     train(config, workdir)
-  return program.run(program.define_flags(), argv, __doc__, work, last=last)
+  return command_line.run(command_line.define_flags(), argv, __doc__, work, last=last)
 
 
 if __name__ == '__main__':
-  program.leave(main(sys.argv, last=True))
+  command_line.leave(main(sys.argv, last=True))

@@ -30,7 +30,7 @@ from vit_jax.errors import InputError
 from vit_jax.models.flops import train_flops
 from vit_jax.parallel.partitioner import Sharded
 from vit_jax.tools.exits import tells_errors
-from vit_jax.train import count_steps, make_training
+from vit_jax.training.loop import count_steps, make_training
 
 _GIB = 2**30
 _JFT = 303_000_000, 18_291  # images and classes of JFT-300M, which nobody else has

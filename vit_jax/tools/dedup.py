@@ -26,7 +26,7 @@ from vit_jax.data import catalog
 from vit_jax.data.decode import decode_image
 from vit_jax.dedup import ids, pipeline, records, sheet
 from vit_jax.errors import InputError
-from vit_jax.metrics import write_whole
+from vit_jax.training.metrics import write_whole
 from vit_jax.inference import checkpoint_args
 from vit_jax.tools.exits import tells_errors
 

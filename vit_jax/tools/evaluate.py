@@ -34,7 +34,7 @@ from vit_jax.data.source import Source, open_source
 from vit_jax.errors import InputError
 from vit_jax.models.pixels import to_input, to_probabilities
 from vit_jax.pretrained.architecture import Loaded
-from vit_jax.step import cross_entropy
+from vit_jax.training.step import cross_entropy
 from vit_jax.inference import checkpoint_args
 from vit_jax.evaluation import per_class_report
 from vit_jax.tools.exits import tells_errors

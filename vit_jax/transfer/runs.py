@@ -18,8 +18,8 @@ from ml_collections import ConfigDict
 
 from vit_jax.parallel import hosts
 from vit_jax.errors import InputError, NotFinite
-from vit_jax.metrics import start_log, write_whole
-from vit_jax.train import train
+from vit_jax.training.metrics import start_log, write_whole
+from vit_jax.training.loop import train
 
 log = logging.getLogger('vit_jax')
 

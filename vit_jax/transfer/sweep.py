@@ -33,12 +33,12 @@ import jax
 from ml_collections import ConfigDict, config_flags
 
 from vit_jax.parallel import hosts
-from vit_jax import program
+from vit_jax.training import command_line
 from vit_jax.config.fields import check_config
 from vit_jax.data import catalog
 from vit_jax.data import source
 from vit_jax.errors import InputError
-from vit_jax.metrics import write_whole
+from vit_jax.training.metrics import write_whole
 from vit_jax.config.recipes import learning_rates
 from vit_jax.transfer.runs import Path, Result, run_all
 
@@ -217,11 +217,11 @@ def main(argv: Sequence[str] | None = None, *, last: bool = False) -> int:
                   keep=not values.discard)
     if jax.process_index() == 0:
       print(table(found))
-  return program.run(values, argv, __doc__, work, last=last)
+  return command_line.run(values, argv, __doc__, work, last=last)
 
 
 def _flags() -> flags.FlagValues:
-  values = program.define_flags()
+  values = command_line.define_flags()
   flags.DEFINE_string('lrs', None, 'Learning rates to try, such as .001,.003,.01. Default: those '
                       "that the paper tries on the config's data set.", flag_values=values)
   flags.DEFINE_integer('seeds', 3, 'Final runs with the best of them: config.seed and the seeds '
@@ -250,4 +250,4 @@ def parse_lrs(text: str) -> tuple[float, ...]:
 
 
 if __name__ == '__main__':
-  program.leave(main(last=True))
+  command_line.leave(main(last=True))

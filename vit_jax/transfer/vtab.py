@@ -20,7 +20,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.parallel import hosts
-from vit_jax import program
+from vit_jax.training import command_line
 from vit_jax.config.fields import check_config, default_config
 from vit_jax.data import source
 from vit_jax.data.vtab import GROUPS, TASKS, find_task
@@ -124,7 +124,7 @@ def table(results: Mapping[str, Result]) -> str:
 def main(argv: Sequence[str] | None = None, *, last: bool = False) -> int:
   """Runs the command line; returns the exit code; `last` as for `program.guard`."""
   args = _parser().parse_args(argv)
-  return program.guard(lambda: _run(args), last=last)
+  return command_line.guard(lambda: _run(args), last=last)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -132,7 +132,7 @@ def _run(args: argparse.Namespace) -> int:
   fields = checkpoint_fields(args.checkpoint) | {
       'data_dir': args.data_dir or '', 'seed': args.seed, **dict(args.set)}
   configs = {name: task_config(name, fields) for name in tasks}
-  workdir = program.directory(args.workdir)
+  workdir = command_line.directory(args.workdir)
   hosts.start()
   done = read_results(configs, workdir)
   missing = {}
@@ -185,4 +185,4 @@ _field.__name__ = 'FIELD=VALUE'  # in argparse's messages
 
 
 if __name__ == '__main__':
-  program.leave(main(last=True))
+  command_line.leave(main(last=True))

@@ -19,26 +19,26 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from vit_jax.parallel import hosts
-from vit_jax import optim
+from vit_jax.training import optim
 from vit_jax.parallel import partitioner
-from vit_jax import step as step_lib
-from vit_jax.checkpoint import Checkpoints
+from vit_jax.training import step as step_lib
+from vit_jax.training.checkpoint import Checkpoints
 from vit_jax.config.fields import check_config, mixup, model_overrides
 from vit_jax.data.preprocess import make_preprocess
 from vit_jax.parallel.devices import find_device
 from vit_jax.errors import InputError, Interrupted, NotFinite, reason
-from vit_jax.evaluations import Evaluations
-from vit_jax.figures.during import Drawings
+from vit_jax.training.periodic_evaluation import Evaluations
+from vit_jax.training.pictures import Drawings
 from vit_jax.figures.examples import Predictor
 from vit_jax.models.flops import train_flops
-from vit_jax.inputs import Inputs
-from vit_jax.metrics import log, start_log, write_whole
+from vit_jax.training.inputs import Inputs
+from vit_jax.training.metrics import log, start_log, write_whole
 from vit_jax.models.create import create_model
 from vit_jax.models.freeze import trained_names
-from vit_jax.monitor import STARTED, Monitor
+from vit_jax.training.monitor import STARTED, Monitor
 from vit_jax.models import masked_patches
 from vit_jax.pretrained.load import load_params
-from vit_jax.record import Record
+from vit_jax.training.mirror import Record
 from vit_jax.parallel.watchdog import Watchdog
 
 

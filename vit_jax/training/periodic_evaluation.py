@@ -9,11 +9,11 @@ from ml_collections import ConfigDict
 
 from vit_jax.parallel import hosts
 from vit_jax.parallel import partitioner
-from vit_jax import step as step_lib
+from vit_jax.training import step as step_lib
 from vit_jax.evaluation.evaluate import evaluate
-from vit_jax.inputs import Inputs
-from vit_jax.metrics import duration, log
-from vit_jax.monitor import Monitor
+from vit_jax.training.inputs import Inputs
+from vit_jax.training.metrics import duration, log
+from vit_jax.training.monitor import Monitor
 from vit_jax.evaluation.fewshot import FewShot, make_represent_step
 from vit_jax.parallel.watchdog import Watchdog
 

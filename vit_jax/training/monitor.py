@@ -7,8 +7,8 @@ import time
 
 import jax
 
-from vit_jax.metrics import Meter, MetricsWriter, Progress, duration, log, write_whole
-from vit_jax.record import Record
+from vit_jax.training.metrics import Meter, MetricsWriter, Progress, duration, log, write_whole
+from vit_jax.training.mirror import Record
 
 STARTED = 'started'  # the file of a record that says when its run first started
 

@@ -14,7 +14,7 @@ from vit_jax.data.source import Source, open_source
 from vit_jax.data.subset import Without
 from vit_jax.dedup.ids import excluded_positions, read_ids
 from vit_jax.errors import InputError
-from vit_jax.metrics import log
+from vit_jax.training.metrics import log
 
 
 class Inputs:
