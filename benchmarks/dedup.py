@@ -151,7 +151,7 @@ def cell(pairs, count, threshold):
 
 def embedding(checkpoint, image_size, tests):
   """Prints what a largest distance of representations leaves of the pairs of all kinds."""
-  from vit_jax.dedup.embed import embedding_distances
+  from vit_jax.dedup.embedding import embedding_distances
   from vit_jax.pretrained.architecture import load_model
   model, params, _ = load_model(checkpoint, image_size=image_size)
   rng = np.random.default_rng(0)
@@ -172,8 +172,8 @@ def embedding(checkpoint, image_size, tests):
 
 def scale(train_count, against_count, variants, threshold):
   """Joins random hashes by the tool's own pipeline; prints a row of the table."""
-  from vit_jax.dedup import pipeline
-  beam = pipeline.import_beam()
+  from vit_jax.dedup import beam
+  beam = beam.import_beam()
   rng = np.random.default_rng(0)
   train = rng.integers(0, 2**64, train_count, dtype=np.uint64)
   tests = rng.integers(0, 2**64, (against_count, variants), dtype=np.uint64)
@@ -183,7 +183,7 @@ def scale(train_count, against_count, variants, threshold):
     for bit in rng.choice(64, rng.integers(threshold + 1), replace=False):
       train[row] ^= np.uint64(1 << int(bit))
   side = lambda hashes, images: [
-      pipeline.Hashed(hashes[i:i + 1024], images[i:i + 1024], [], [])
+      beam.Hashed(hashes[i:i + 1024], images[i:i + 1024], [], [])
       for i in range(0, len(hashes), 1024)]
   sides = (side(train, np.arange(train_count)),
            side(tests.ravel(), np.repeat(np.arange(against_count), variants)))
@@ -191,12 +191,12 @@ def scale(train_count, against_count, variants, threshold):
     def build(p):
       made = [p | f'Make {i}' >> beam.Create(s) | f'Spread {i}' >> beam.Reshuffle()
               for i, s in enumerate(sides)]
-      pipeline.join(*made, threshold) | beam.io.WriteToText(f'{folder}/parts/part')
+      beam.join(*made, threshold) | beam.io.WriteToText(f'{folder}/parts/part')
 
     start = time.perf_counter()
-    pipeline.run(build)
+    beam.run(build)
     seconds = time.perf_counter() - start
-    found = pipeline.gather(f'{folder}/parts').pairs
+    found = beam.gather(f'{folder}/parts').pairs
   hit = np.isin(planted, found[:, 0]).sum()
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
   compared = train_count * against_count * variants

@@ -5,7 +5,7 @@ import json
 import jax
 import pytest
 
-from vit_jax import aot
+from vit_jax.cost import compile_step
 from vit_jax.config.flags import parse_config
 from vit_jax.config.fields import default_config
 from vit_jax.parallel.partitioner import Sharded
@@ -31,7 +31,7 @@ def make(c):
 
 def compiled_here(c, mesh):
   spread, (step, state) = Sharded(c.batch_size, c.accumulate, mesh), make(c)
-  return state, spread, aot.compile_step(spread, step, state, c.image_size, c.batch_size, 1e12, {})
+  return state, spread, compile_step.compile_step(spread, step, state, c.image_size, c.batch_size, 1e12, {})
 
 
 def test_every_byte_has_its_kind():
@@ -46,20 +46,20 @@ def test_every_byte_has_its_kind():
   analysis = compiled.memory_analysis()
   assert memory.padding == 0 and memory.temporaries == analysis.temp_size_in_bytes
   assert memory.total == sum(memory) and memory.outputs < 4096
-  assert aot.state_bytes(spread.like(state)) == memory[:3]
+  assert compile_step.state_bytes(spread.like(state)) == memory[:3]
 
 
 def test_what_does_not_fit_is_refused():
   c = config()
   (step, state), spread = make(c), Sharded(c.batch_size, mesh=(8, 1))
-  with pytest.raises(aot.OutOfMemory, match=r'^the step needs \d\.\d\d of 0.01 GiB$'):
-    aot.compile_step(spread, step, state, 32, 256, GIB / 100, {})
+  with pytest.raises(compile_step.OutOfMemory, match=r'^the step needs \d\.\d\d of 0.01 GiB$'):
+    compile_step.compile_step(spread, step, state, 32, 256, GIB / 100, {})
 
 
 def test_state_of_h14_per_device_is_one_over_fsdp():
   _, state = make(pretrain('ViT-H/14'))
   for fsdp in (1, 2, 4, 8):
-    parameters, moments, _ = aot.state_bytes(Sharded(4096, mesh=(0, fsdp)).like(state))
+    parameters, moments, _ = compile_step.state_bytes(Sharded(4096, mesh=(0, fsdp)).like(state))
     assert parameters == 632_045_800 * 4 // fsdp + 1280 * 1281 * 4 // fsdp
     assert moments == 2 * parameters
 
@@ -72,11 +72,11 @@ def test_state_of_h14_per_device_is_one_over_fsdp():
      '(29.88G) exceeds available HBM (15.75G).', 'its temporaries alone need 29.88GiB of 15.75GiB'),
     ('RESOURCE_EXHAUSTED: something else\nmore', 'RESOURCE_EXHAUSTED: something else')])
 def test_the_compilers_words_are_shortened(message, words):
-  assert aot._shorten(message) == words
+  assert compile_step._shorten(message) == words
 
 
 def test_advice_names_flags():
-  found = aot.advice(mesh=(256, 1), state=7 * GIB, available=16 * GIB, remat='none', scan=False,
+  found = compile_step.advice(mesh=(256, 1), state=7 * GIB, available=16 * GIB, remat='none', scan=False,
                      batch_size=4096, accumulate=1, moment_dtype='float32')
   assert [line.split(':')[0] for line in found] == [
       '--config.parallel=mesh --config.mesh=64,4', '--config.remat=dots', '--config.remat=full',
@@ -84,7 +84,7 @@ def test_advice_names_flags():
       '--config.batch_size=2048, which is another recipe', 'a larger slice']
   assert 'take 1.75 instead of 7.00 GiB' in found[0]
   assert 'passes of 8 images on each chip instead of 16' in found[4]
-  assert aot.advice(mesh=(2, 128), state=GIB // 10, available=16 * GIB, remat='full', scan=True,
+  assert compile_step.advice(mesh=(2, 128), state=GIB // 10, available=16 * GIB, remat='full', scan=True,
                     batch_size=4096, accumulate=16, moment_dtype='bfloat16') == [
       '--config.batch_size=2048, which is another recipe', 'a larger slice']
 

@@ -12,7 +12,7 @@ import pytest
 
 from vit_jax import create_model
 from vit_jax.config.fields import default_config
-from vit_jax.cost import PUBLISHED, activation_bytes, device_days, implied_mfu
+from vit_jax.cost.estimate import PUBLISHED, activation_bytes, device_days, implied_mfu
 from vit_jax.parallel.devices import find_device
 from vit_jax.models.flops import train_flops
 from vit_jax.models.resnet import BiT

@@ -13,7 +13,7 @@ from vit_jax.dedup.bands import find_pairs, make_index
 from vit_jax.dedup.hashes import against_hashes, train_hashes, trim_borders
 from vit_jax.dedup.ids import excluded_positions, format_ids, read_ids
 from vit_jax.dedup.records import RecordId, Records, parse_records
-from vit_jax.dedup.sheet import choose_pairs, draw_sheet
+from vit_jax.dedup.contact_sheet import choose_pairs, draw_sheet
 from vit_jax.errors import InputError
 
 

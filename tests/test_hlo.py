@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vit_jax import create_model
-from vit_jax.aot.hlo import Collective, array_bytes, read_program
+from vit_jax.cost.hlo import Collective, array_bytes, read_program
 
 # Written by hand as the TPU compiler writes: 16 devices; a loop of 3 turns without a note of its
 # length, in which an asynchronous gather stands twice, a sum that is cut up, arrays in fast memory.

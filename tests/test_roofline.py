@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from vit_jax.aot.hlo import Collective
-from vit_jax.aot.roofline import Roofline, roofline
-from vit_jax.aot.topology import Topology
+from vit_jax.cost.hlo import Collective
+from vit_jax.cost.roofline import Roofline, roofline
+from vit_jax.cost.topology import Topology
 from vit_jax.parallel.devices import Device, Interconnect
 
 DEVICE, WIRES = Device(200e12, 16e9, 800e9), Interconnect(50e9, 5e9)

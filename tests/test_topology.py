@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from vit_jax.aot.cuda_target import GPUS, target_config
-from vit_jax.aot.topology import Topology, describe, parse_topology
+from vit_jax.cost.cuda_target import GPUS, target_config
+from vit_jax.cost.topology import Topology, describe, parse_topology
 from vit_jax.parallel.devices import find_device, find_interconnect
 from vit_jax.errors import InputError
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from vit_jax.errors import InputError
-from vit_jax.figures.curves import Curve
+from vit_jax.config.run import Curve
 from vit_jax.figures.weights import Filters
 from vit_jax.files import replacing
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vit_jax.errors import InputError
-from vit_jax.figures.curves import Curve
+from vit_jax.config.run import Curve
 
 _SPEEDS = {  # metric -> (what it is called, how its value is written)
     'train/images_per_second': ('images per second', '{:,.1f}'),

@@ -17,11 +17,11 @@ from absl import flags
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax import aot
+from vit_jax.cost import compile_step
 from vit_jax.config.flags import define_config, parse_config
-from vit_jax.aot.hlo import KINDS, read_program
-from vit_jax.aot.roofline import roofline
-from vit_jax.aot.topology import Topology, describe, parse_topology
+from vit_jax.cost.hlo import KINDS, read_program
+from vit_jax.cost.roofline import roofline
+from vit_jax.cost.topology import Topology, describe, parse_topology
 from vit_jax.config.fields import check_config
 from vit_jax.data import catalog
 from vit_jax.data.source import open_source
@@ -96,14 +96,14 @@ def plan(c: ConfigDict, word: str, *, num_images: int = 0, mfu: float = .4) -> d
         ('' if c.scan else '; --config.scan=True compiles one block instead of all, in a fraction '
          'of the time'), file=sys.stderr)
   try:
-    compiled, memory, seconds = aot.compile_step(
+    compiled, memory, seconds = compile_step.compile_step(
         spread, step, state, c.image_size, c.batch_size, available,
         topology.compiler_options)
-  except aot.OutOfMemory as e:
-    parameters, moments, _ = aot.state_bytes(spread.like(state))
+  except compile_step.OutOfMemory as e:
+    parameters, moments, _ = compile_step.state_bytes(spread.like(state))
     return found | dict(
         fits=False, why=str(e), memory=dict(parameters=parameters, moments=moments),
-        advice=aot.advice(
+        advice=compile_step.advice(
             mesh=found['mesh'], state=parameters + moments, available=available,
             remat=c.remat, scan=c.scan, batch_size=c.batch_size, accumulate=c.accumulate,
             moment_dtype=c.moment_dtype))

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from vit_jax.config.flags import define_config, parse_config
 from vit_jax.config.fields import check_config
-from vit_jax.cost import PUBLISHED, Published, activation_bytes, device_days, implied_mfu
+from vit_jax.cost.estimate import PUBLISHED, Published, activation_bytes, device_days, implied_mfu
 from vit_jax.parallel.devices import DEVICES, find_device
 from vit_jax.errors import InputError
 from vit_jax.models.flops import forward_flops, train_flops

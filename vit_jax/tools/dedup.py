@@ -24,7 +24,9 @@ import numpy as np
 
 from vit_jax.data import catalog
 from vit_jax.data.decode import decode_image
-from vit_jax.dedup import ids, pipeline, records, sheet
+from vit_jax.dedup import ids, records
+from vit_jax.dedup import beam
+from vit_jax.dedup import contact_sheet
 from vit_jax.errors import InputError
 from vit_jax.training.metrics import write_whole
 from vit_jax.inference import checkpoint_args
@@ -107,7 +109,7 @@ def _dedup(args: argparse.Namespace, beam_args: Sequence[str]) -> str:
   model = args.embedding_checkpoint and _load(args.embedding_checkpoint)
   searched = records.Records(*records.parse_records(args.train, 'train'), args.data_dir)
   tests = [_open_against(text, args.data_dir) for text in args.against.split(',')]
-  found = pipeline.find_duplicates(searched, tests, threshold=args.threshold,
+  found = beam.find_duplicates(searched, tests, threshold=args.threshold,
                                    parts=f'{args.out}.parts', beam_args=beam_args)
   train, against = _Images([searched]), _Images(tests)
   _warn(train, found.damaged_train)
@@ -185,7 +187,7 @@ def _warn(images: _Images, damaged: Sequence[int]) -> None:
 def _embed(model: tuple[nn.Module, Any], pairs: np.ndarray, train: _Images,
            against: _Images) -> np.ndarray:
   """Cosine distances of pairs (P,)."""
-  from vit_jax.dedup.embed import embedding_distances
+  from vit_jax.dedup.embedding import embedding_distances
   return embedding_distances(*model, pairs, train.pixels, against.pixels)
 
 
@@ -196,11 +198,11 @@ def _tell_distance(distance: int, cosine: float | None) -> str:
 def _draw(path: str, pairs: np.ndarray, cosines: Sequence[float | None], train: _Images,
           against: _Images, title: str) -> None:
   """Writes the contact sheet."""
-  chosen = sheet.choose_pairs(pairs[:, 2], _SHOWN)
+  chosen = contact_sheet.choose_pairs(pairs[:, 2], _SHOWN)
   drawn = [(train.pixels(pairs[i, 0]), against.pixels(pairs[i, 1]),
             (_tell_distance(pairs[i, 2], cosines[i]), train.name(pairs[i, 0]),
              against.name(pairs[i, 1]))) for i in chosen]
-  image = sheet.draw_sheet(drawn, title)
+  image = contact_sheet.draw_sheet(drawn, title)
   epath.Path(path).write_bytes(cv2.imencode('.png', image[..., ::-1])[1].tobytes())
 
 

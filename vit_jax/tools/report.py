@@ -25,7 +25,7 @@ from vit_jax.parallel import partitioner
 from vit_jax.config.fields import default_config
 from vit_jax.errors import InputError
 from vit_jax.figures import draw
-from vit_jax.figures.curves import Curve
+from vit_jax.config.run import Curve
 from vit_jax.figures.examples import Examples, Predictor
 from vit_jax.pretrained.architecture import Loaded
 from vit_jax.files import local, replacing

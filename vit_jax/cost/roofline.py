@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import jax
 
-from vit_jax.aot.hlo import BETWEEN_SLICES, Collective
-from vit_jax.aot.topology import Topology
+from vit_jax.cost.hlo import BETWEEN_SLICES, Collective
+from vit_jax.cost.topology import Topology
 from vit_jax.parallel.devices import Device, Interconnect
 
 

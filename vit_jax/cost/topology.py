@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from vit_jax.aot.cuda_target import COMPILER_OPTIONS, GPUS, describe_gpus
+from vit_jax.cost.cuda_target import COMPILER_OPTIONS, GPUS, describe_gpus
 from vit_jax.errors import InputError
 
 _2D = ((2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
