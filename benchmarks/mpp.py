@@ -23,7 +23,7 @@ from vit_jax import create_model
 from vit_jax.parallel import hosts
 from vit_jax.config.fields import default_config, model_overrides
 from vit_jax.data.decode import decode_image
-from vit_jax.data.source import open_source
+from vit_jax.data.open_source import open_source
 from vit_jax.figures import fill_in
 from vit_jax.models import masked_patches
 from vit_jax.pretrained import orbax

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from vit_jax import create_model, load_params, save_params
 from vit_jax.config.fields import default_config, model_overrides
-from vit_jax.data.source import open_source
+from vit_jax.data.open_source import open_source
 from vit_jax.training.loop import train
 
 NUM_CLASSES = 5

@@ -6,8 +6,8 @@ r"""BiT's rule for fine-tuning a ResNet: --config=configs/bit_hyperrule.py:MODEL
 DATASET is a TFDS name or a folder of images; its number of images and their size decide.
 """
 
-from vit_jax.data.catalog import describe
-from vit_jax.data.source import open_source
+from vit_jax.data.open_source import describe
+from vit_jax.data.open_source import open_source
 from vit_jax.config.recipes import bit_hyperrule
 
 

@@ -45,9 +45,9 @@ def shapes(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def digits_dir(tmp_path_factory):
-  from vit_jax.data import source
+  from vit_jax.data.open_source import open_source
   data_dir = tmp_path_factory.mktemp('digits')
-  source.open_source('digits', 'train', str(data_dir))
+  open_source('digits', 'train', str(data_dir))
   return str(data_dir)
 
 

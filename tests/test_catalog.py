@@ -4,7 +4,9 @@ import shutil
 
 import pytest
 
-from vit_jax.data import catalog, prepared, source
+from vit_jax.data import catalog, prepared
+from vit_jax.data.open_source import describe
+from vit_jax.data.splits import split_ranges
 from vit_jax.errors import InputError
 
 NOT_IN_TFDS = {'imagenet21k'}
@@ -12,20 +14,20 @@ UNLABELLED = {'clevr', 'dsprites', 'kitti'}  # by one class an image
 
 
 def test_catalog(photos, shapes):
-  found = catalog.describe('imagenet2012')
+  found = describe('imagenet2012')
   assert (found.train_split, found.eval_split, found.flip) == ('train', 'validation', True)
   assert found.num_classes == 1000 and found.preset == 'inception'
-  assert catalog.describe('imagenet2012:5.1.0') == found
+  assert describe('imagenet2012:5.1.0') == found
   for name in ('digits', 'mnist', 'svhn_cropped'):
-    assert not catalog.describe(name).flip
+    assert not describe(name).flip
   for name in ('cifar10', 'cifar100', 'oxford_iiit_pet', 'oxford_flowers102', 'fashion_mnist'):
-    assert catalog.describe(name).flip and catalog.describe(name).eval_split == 'test'
-  assert catalog.describe('shapes', shapes[0]) == catalog.DatasetInfo('train', 'test')
-  assert catalog.describe(str(photos)) == catalog.DatasetInfo('train', 'val')
+    assert describe(name).flip and describe(name).eval_split == 'test'
+  assert describe('shapes', shapes[0]) == catalog.DatasetInfo('train', 'test')
+  assert describe(str(photos)) == catalog.DatasetInfo('train', 'val')
   shutil.rmtree(photos / 'val')
-  assert catalog.describe(str(photos)).eval_split == 'none'
+  assert describe(str(photos)).eval_split == 'none'
   with pytest.raises(InputError, match='not public'):
-    catalog.describe('jft_300m', shapes[0])
+    describe('jft_300m', shapes[0])
 
 
 @pytest.mark.parametrize('name, train, test, tune, dev', [
@@ -37,17 +39,17 @@ def test_catalog(photos, shapes):
     ('digits', 1437, 360, 1293, 144), ('dsprites', 589_824, 73_728, 589_824, 73_728),
     ('eurosat', 21_600, 5400, 16_200, 5400), ('dtd', 3760, 1880, 1880, 1880)])
 def test_splits_of_the_papers_protocol(name, train, test, tune, dev):
-  found = catalog.describe(name)
+  found = describe(name)
   assert found.count(found.train_split) == train and found.count(found.eval_split) == test
   assert found.count(found.tune_split) == tune and found.count(found.dev_split) == dev
 
 
 @pytest.mark.parametrize('name', catalog.names())
 def test_splits_do_not_overlap(name):
-  found = catalog.describe(name)
+  found = describe(name)
   sizes = {split: [size] for split, size in found.splits.items()}
   ranges = [r for split in (found.tune_split, found.dev_split, found.eval_split)
-            for r in source.split_ranges(split, sizes)]
+            for r in split_ranges(split, sizes)]
   for i, (part, start, stop) in enumerate(ranges):
     assert all(part != other or stop <= first or last <= start
                for other, first, last in ranges[:i])
@@ -76,7 +78,7 @@ def test_classes_and_pixels_are_those_of_tfds(name, tmp_path):
 
 
 def test_digits_as_prepared(digits_dir):
-  found, info = catalog.describe('digits'), prepared.read_info(prepared.find('digits', digits_dir))
+  found, info = describe('digits'), prepared.read_info(prepared.find('digits', digits_dir))
   assert {name: split.num_examples for name, split in info.splits.items()} == found.splits
 
 
@@ -88,5 +90,5 @@ def test_a_row_is_of_one_config():
 
 def test_an_unknown_slice():
   with pytest.raises(InputError, match=r"bad split 'train\[:9999\]': .*3680 examples"):
-    catalog.describe('oxford_iiit_pet').count('train[:9999]')
+    describe('oxford_iiit_pet').count('train[:9999]')
   assert catalog.DatasetInfo('train', 'test').count('train') == 0

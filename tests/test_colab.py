@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from vit_jax import create_model, load_params, predict, save_params
-from vit_jax.data import imagenet
+from vit_jax.data import class_names
 from vit_jax.data.decode import decode_image
-from vit_jax.data.source import open_source
+from vit_jax.data.open_source import open_source
 from vit_jax.pretrained.load import abstract_params
 
 COLAB = pathlib.Path(__file__).parent.parent / 'colab'
@@ -138,7 +138,7 @@ def test_online_it_takes_the_published_checkpoint(tmp_path):
   assert '224 px, 1,000 classes, 5,717,416 parameters' in text(notebook, 'load')
   assert (tmp_path / 'runs/checkpoints' / address.rsplit('/')[-1]).exists()
   names = re.findall(r'picture \d: (.*?) [\d.]+%', text(notebook, 'classify'))
-  assert len(names) == 2 and set(names) <= set(imagenet.class_names(1000))
+  assert len(names) == 2 and set(names) <= set(class_names.class_names(1000))
   assert all(figures(notebook)[c].std() > 20 for c in ('classify', 'look'))
   config = text(notebook, 'config')
   assert 'its head of 1000 classes is dropped; the head of 10 classes is new' in config

@@ -8,7 +8,7 @@ import pytest
 
 from images import smooth_image
 from shapes import NUM_TEST, NUM_TRAIN
-from vit_jax.data.source import open_source
+from vit_jax.data.open_source import open_source
 from vit_jax.dedup.bands import find_pairs, make_index
 from vit_jax.dedup.hashes import against_hashes, train_hashes, trim_borders
 from vit_jax.dedup.ids import excluded_positions, format_ids, read_ids

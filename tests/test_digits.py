@@ -10,13 +10,13 @@ import pytest
 from sklearn import datasets
 
 from shapes import read_all, run_python
-from vit_jax.data import source
+from vit_jax.data.open_source import open_source
 from vit_jax.errors import InputError
 
 
 def test_digits_are_those_of_scikit_learn(digits_dir):
   digits = datasets.load_digits()
-  train, test = (source.open_source('digits', split, digits_dir) for split in ('train', 'test'))
+  train, test = (open_source('digits', split, digits_dir) for split in ('train', 'test'))
   assert (len(train), len(test)) == (1437, 360)
   assert train.num_classes == 10 and train.class_names == list('0123456789')
   order = np.random.RandomState(0).permutation(1797)
@@ -36,7 +36,7 @@ def test_two_first_uses_at_once(tmp_path):
   code = '''
 import sys
 from vit_jax.data import digits, source
-opened = source.open_source('digits', 'train', sys.argv[1])
+opened = open_source('digits', 'train', sys.argv[1])
 print(len(opened), sum(opened[i]['label'] for i in range(len(opened))))
 '''
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
@@ -54,10 +54,10 @@ def test_losing_the_race_to_prepare_digits(digits_dir, tmp_path, monkeypatch):
     raise OSError('Directory not empty')
 
   monkeypatch.setattr(digits.Digits, 'download_and_prepare', lose)
-  assert len(source.open_source('digits', 'test', str(tmp_path))) == 360
+  assert len(open_source('digits', 'test', str(tmp_path))) == 360
 
 
 def test_digits_where_nothing_can_be_written(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(InputError, match=f'digits cannot be written to {tmp_path}/file'):
-    source.open_source('digits', 'train', str(tmp_path / 'file'))
+    open_source('digits', 'train', str(tmp_path / 'file'))

@@ -15,7 +15,9 @@ import tensorflow_datasets as tfds
 from vit_jax import create_model, load_params, save_params
 from vit_jax.training import loop as train_lib
 from vit_jax.config.fields import default_config
-from vit_jax.data import decode, imagenet, preprocess, source
+from vit_jax.data import decode, preprocess
+from vit_jax.data.open_source import open_source
+from vit_jax.data import class_names
 from vit_jax.models.pixels import to_input
 from vit_jax.tools import evaluate as tool
 
@@ -99,7 +101,7 @@ def test_every_figure_equals_plain_loops(run, capsys, tmp_path):
   found = evaluate(capsys, f'--checkpoint={run}', '--split=test', '--batch_size=112',
                    f'--out={tmp_path}')
   assert found == json.loads((tmp_path / 'evaluation.json').read_text())
-  data = source.open_source('digits', 'test', json.loads(
+  data = open_source('digits', 'test', json.loads(
       (run / 'config.json').read_text())['data_dir'])
   model = create_model('ViT-Ti/8', num_classes=12, image_size=16, **TINY)
   prepare = preprocess.make_preprocess('inception', image_size=16, train=False, resize_size=17)
@@ -233,7 +235,7 @@ def test_real_labels(real, capsys, tmp_path):
     right[several] += order[i, 0] in several
   assert [c['images'] for c in found['classes']] == images.tolist()
   assert [c['correct'] for c in found['classes']] == right.tolist()
-  assert found['classes'][labels[5][1]]['name'] == imagenet.class_names(1000)[labels[5][1]]
+  assert found['classes'][labels[5][1]]['name'] == class_names.class_names(1000)[labels[5][1]]
   assert [(c['class'], c['prediction'], c['images']) for c in found['confusions']] == sorted(
       (labels[i][0], order[i, 0], 1) for i in (4, 7))  # the wrong ones with one label
   for args in (['--dataset=imagenet2012', '--labels=real'], ['--dataset=imagenet2012_real'],
@@ -252,7 +254,7 @@ def test_the_loss_of_several_labels_is_that_of_sigmoids(real, capsys):
   found = evaluate(capsys, f'--checkpoint={directory}/model.npz', f'--data_dir={directory}',
                    '--labels=real', '--loss=sigmoid', '--split=validation[:2]')
   model = create_model('ViT-Ti/8', num_classes=1000, image_size=8, **TINY)
-  data = source.open_source('imagenet2012_real', 'validation', str(directory))
+  data = open_source('imagenet2012_real', 'validation', str(directory))
   logits = logits_of(model, load_params(directory / 'model.npz', model),
                      [decode.decode_image(data[i]['image']) for i in range(2)])
   losses = []

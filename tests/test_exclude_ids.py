@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vit_jax.config.fields import default_config
-from vit_jax.data.source import open_source
+from vit_jax.data.open_source import open_source
 from vit_jax.data.subset import Without
 from vit_jax.dedup.ids import format_ids
 from vit_jax.dedup.records import RecordId, Records

@@ -17,7 +17,7 @@ from shapes import write_shapes
 from vit_jax import create_model, load_params
 from vit_jax.parallel import partitioner
 from vit_jax.data.preprocess import make_preprocess
-from vit_jax.data.source import open_source
+from vit_jax.data.open_source import open_source
 from vit_jax.errors import InputError
 from vit_jax.transfer import fewshot
 from vit_jax.evaluation.fewshot import FewShot, make_represent_step

@@ -14,7 +14,7 @@ from vit_jax.parallel import partitioner
 from vit_jax.training import loop as train_lib
 from vit_jax.config.fields import default_config
 from vit_jax.data.preprocess import make_preprocess
-from vit_jax.data.source import open_source
+from vit_jax.data.open_source import open_source
 from vit_jax.errors import InputError
 from vit_jax.figures.examples import Examples, Predictor
 from vit_jax.inference.predict import predict

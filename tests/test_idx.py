@@ -5,8 +5,9 @@ import cv2
 import numpy as np
 import pytest
 
-from vit_jax.data import catalog, idx
-from vit_jax.data.source import open_source
+from vit_jax.data import idx
+from vit_jax.data.open_source import describe
+from vit_jax.data.open_source import open_source
 from vit_jax.errors import InputError
 from vit_jax.tools import prepare
 
@@ -52,7 +53,7 @@ def test_as_tfds_describes_it(name):
   except ImportError:
     pytest.skip('the builder of TFDS needs TensorFlow')
   assert tuple(builder.info.features['label'].names) == idx.CLASS_NAMES[name]
-  assert len(idx.CLASS_NAMES[name]) == catalog.describe(name).num_classes
+  assert len(idx.CLASS_NAMES[name]) == describe(name).num_classes
 
 
 def test_damaged_files(files, tmp_path, capsys):

@@ -11,7 +11,7 @@ import pytest
 
 from images import encode, smooth_image
 from vit_jax import create_model, load_params, predict
-from vit_jax.data import imagenet
+from vit_jax.data import class_names
 from vit_jax.data.preprocess import make_preprocess, resize
 from vit_jax.errors import InputError
 from vit_jax.inference.predict import Prediction, _most_probable, predict_each
@@ -178,7 +178,7 @@ def test_a_model_without_a_head(params):
             963: 'pizza', 999: 'toilet tissue'}),
     (21843, {0: 'organism', 9205: 'picture', 15027: 'bleacher'})])
 def test_names_of_imagenet(num_classes, names):
-  found = imagenet.class_names(num_classes)
+  found = class_names.class_names(num_classes)
   assert len({name.casefold() for name in found}) == len(found) == num_classes
   assert {label: found[label] for label in names} == names
   assert all(name == name.strip() != '' for name in found)
@@ -190,4 +190,4 @@ def test_names_of_imagenet_are_the_default(params):
   result, = predict(model, params | {'head': head}, IMAGES[0], top_k=1)
   np.testing.assert_allclose(result[0].probability, np.e / (np.e + 999), rtol=1e-5)
   assert result == [Prediction(281, 'tabby', result[0].probability)]
-  assert imagenet.class_names(10) is None
+  assert class_names.class_names(10) is None

@@ -6,7 +6,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from shapes import png, read_all, run_python, write_shapes
-from vit_jax.data import source
+from vit_jax.data.open_source import open_source
 from vit_jax.data.pipeline import eval_batches, train_batches
 from vit_jax.errors import InputError
 
@@ -42,7 +42,7 @@ def several(tmp_path_factory):
 
 @pytest.mark.parametrize('kind', ['s', 'int64', 'float32'])
 def test_labels_are_multi_hot(several, kind):
-  opened = source.open_source('shapes', 'train', str(several / kind))
+  opened = open_source('shapes', 'train', str(several / kind))
   assert opened.multi_label and opened.num_classes == 5
   assert opened.class_names == (NAMES if kind == 's' else None)
   found = {r['image']: r['label'] for r in read_all(opened)}
@@ -53,7 +53,7 @@ def test_labels_are_multi_hot(several, kind):
 
 
 def test_batches_of_multi_hot_labels(several):
-  opened = source.open_source('shapes', 'train', str(several / 's'))
+  opened = open_source('shapes', 'train', str(several / 's'))
   expected = {preprocess(png(i), None).tobytes(): multi_hot(i).tolist() for i in range(41)}
   with train_batches(opened, preprocess, batch_size=24, seed=0) as batches:
     batch = next(batches)
@@ -70,7 +70,7 @@ def test_a_class_out_of_range(tmp_path):
   write_shapes(tmp_path, label=lambda i: [i % 3, -1], first_label=[],
                label_feature=tfds.features.Sequence(tfds.features.ClassLabel(names=NAMES)))
   with pytest.raises(InputError, match=r'record \d+ has the label -1, not one in \[0, 5\)'):
-    read_all(source.open_source('shapes', 'train', str(tmp_path)))
+    read_all(open_source('shapes', 'train', str(tmp_path)))
 
 
 def test_a_vector_that_is_not_multi_hot(tmp_path):
@@ -78,18 +78,18 @@ def test_a_vector_that_is_not_multi_hot(tmp_path):
                first_label=np.zeros(5, np.float32),
                label_feature=tfds.features.Tensor(shape=(5,), dtype=np.float32))
   with pytest.raises(InputError, match=r'record \d+: label is no multi-hot vector: it has values'):
-    read_all(source.open_source('shapes', 'train', str(tmp_path)))
+    read_all(open_source('shapes', 'train', str(tmp_path)))
 
 
 def test_worker_processes_read_several_labels(several):
   code = '''
 import sys
 import numpy as np
-from vit_jax.data import source
+from vit_jax.data.open_source import open_source
 from vit_jax.data.pipeline import eval_batches
 from vit_jax.data.preprocess import make_preprocess
 if __name__ == '__main__':
-  opened = source.open_source('shapes', 'train', sys.argv[1])
+  opened = open_source('shapes', 'train', sys.argv[1])
   preprocess = make_preprocess('bit', image_size=8, train=False)
   with eval_batches(opened, preprocess, batch_size=41, num_workers=1) as batches:
     print(next(batches)['label'].sum(0).tolist())

@@ -14,7 +14,7 @@ from vit_jax.parallel import partitioner
 from vit_jax.training import step as step_lib
 from vit_jax.config.fields import default_config
 from vit_jax.data.decode import decode_image
-from vit_jax.data.source import open_source
+from vit_jax.data.open_source import open_source
 from vit_jax.errors import InputError
 from vit_jax.models.pixels import to_input
 from vit_jax.models import masked_patches as mpp

@@ -373,8 +373,8 @@ def test_many_starts_and_stops():
 
 def test_real_images_by_all_presets(tmp_path):
   from vit_jax.data import preprocess as preprocess_lib
-  from vit_jax.data import source
-  opened = source.open_source('digits', 'train[:50]', str(tmp_path))
+  from vit_jax.data.open_source import open_source
+  opened = open_source('digits', 'train[:50]', str(tmp_path))
   for preset in ('inception', 'bit'):
     function = preprocess_lib.make_preprocess(preset, image_size=16, train=True, flip=False)
     with pipeline.train_batches(opened, function, batch_size=10, seed=0) as batches:

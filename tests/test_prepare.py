@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vit_jax.data import prepared
-from vit_jax.data import source
+from vit_jax.data.open_source import open_source
 from vit_jax.errors import InputError
 from vit_jax.tools import prepare
 
@@ -22,7 +22,7 @@ def test_digits_by_command_line(tmp_path, capsys):
   assert '--config.dataset=digits' in how and f'--config.data_dir={tmp_path}' in how
   assert prepare.main(['digits', f'--data_dir={tmp_path}']) == 0  # there is nothing left to do
   assert where in capsys.readouterr().out
-  assert len(source.open_source('digits', 'test', str(tmp_path))) == 360
+  assert len(open_source('digits', 'test', str(tmp_path))) == 360
 
 
 def test_help(capsys):

@@ -16,7 +16,7 @@ from vit_jax.training import loop as train_lib
 from vit_jax.config.fields import default_config
 from vit_jax.data.decode import decode_image
 from vit_jax.data.preprocess import resize
-from vit_jax.data.source import open_source
+from vit_jax.data.open_source import open_source
 from vit_jax.report import page, run
 from vit_jax.tools import figures
 from vit_jax.tools import report as tool

@@ -13,7 +13,7 @@ import pytest
 from shapes import (NUM_SHARDS, NUM_TEST, NUM_TRAIN, png, read_all, run_python, write_shapes,
                     write_tfrecord)
 from vit_jax.data import prepared
-from vit_jax.data import source
+from vit_jax.data.open_source import open_source
 from vit_jax.data import tfrecord
 from vit_jax.errors import InputError
 
@@ -33,7 +33,7 @@ def tfrecords(shapes, tmp_path):
     ('train[90%:]+test[:5]', 9), ('test+train', NUM_TEST + NUM_TRAIN), ('train[:1shard]', 10),
     ('train[2:4]+train[3:5]', 4), ('all', NUM_TRAIN + NUM_TEST)])
 def test_both_formats_hold_the_same_records(shapes, split, count):
-  a, t = (source.open_source('shapes', split, data_dir) for data_dir in shapes)
+  a, t = (open_source('shapes', split, data_dir) for data_dir in shapes)
   assert len(a) == len(t) == count
   assert read_all(a) == read_all(t)
   assert a.num_classes == t.num_classes == 3
@@ -43,13 +43,13 @@ def test_both_formats_hold_the_same_records(shapes, split, count):
 
 @pytest.mark.parametrize('which', [0, 1], ids=['array_record', 'tfrecord'])
 def test_every_record_is_the_one_that_was_written(shapes, which):
-  opened = source.open_source('shapes', 'train', shapes[which])
+  opened = open_source('shapes', 'train', shapes[which])
   written = {png(i): i % 3 for i in range(NUM_TRAIN)}
   assert {r['image']: r['label'] for r in read_all(opened)} == written
   assert len({opened.record_name(i) for i in range(NUM_TRAIN)}) == NUM_TRAIN
   assert len({opened.record_name(i).split(',')[0] for i in range(NUM_TRAIN)}) == NUM_SHARDS
   # A slice gives a record the same name as the whole split.
-  part = source.open_source('shapes', 'train[17:23]', shapes[which])
+  part = open_source('shapes', 'train[17:23]', shapes[which])
   assert [part.record_name(i) for i in range(6)] == [opened.record_name(i) for i in range(17, 23)]
   with pytest.raises(IndexError):
     opened[NUM_TRAIN]
@@ -57,8 +57,8 @@ def test_every_record_is_the_one_that_was_written(shapes, which):
 
 @pytest.mark.parametrize('which', [0, 1], ids=['array_record', 'tfrecord'])
 def test_threads_and_pickling(shapes, which):
-  expected = read_all(source.open_source('shapes', 'train', shapes[which]))
-  opened = source.open_source('shapes', 'train', shapes[which])
+  expected = read_all(open_source('shapes', 'train', shapes[which]))
+  opened = open_source('shapes', 'train', shapes[which])
   with concurrent.futures.ThreadPoolExecutor(8) as pool:
     assert list(pool.map(opened.__getitem__, list(range(NUM_TRAIN)) * 5)) == expected * 5
   assert read_all(pickle.loads(pickle.dumps(opened))) == expected
@@ -67,12 +67,13 @@ def test_threads_and_pickling(shapes, which):
 def test_reading_imports_no_tensorflow_and_needs_no_builder_code(shapes, digits_dir):
   code = '''
 import sys
-from vit_jax.data import catalog, source
+from vit_jax.data.open_source import open_source
+from vit_jax.data.open_source import describe
 assert 'tensorflow_datasets' not in sys.modules  # cheap to import
 for name, data_dir in zip(['shapes', 'shapes', 'digits'], sys.argv[1:]):
-  opened = source.open_source(name, 'train+test', data_dir)
+  opened = open_source(name, 'train+test', data_dir)
   assert all(opened[i]['image'] for i in range(len(opened)))
-  catalog.describe(name, data_dir)
+  describe(name, data_dir)
 assert 'tensorflow' not in sys.modules
 '''
   result = run_python(code, *shapes, digits_dir)
@@ -106,12 +107,12 @@ def test_configs(shapes, tmp_path):
 
 def test_the_default_data_dir_is_that_of_tfds(shapes, monkeypatch):
   monkeypatch.setenv('TFDS_DATA_DIR', shapes[1])
-  assert len(source.open_source('shapes', 'test')) == NUM_TEST
+  assert len(open_source('shapes', 'test')) == NUM_TEST
 
 
 def test_other_names_of_image_and_label(tmp_path):
   write_shapes(tmp_path, image_key='photo', label_key='kind')
-  opened = source.open_source('shapes', 'train', str(tmp_path))
+  opened = open_source('shapes', 'train', str(tmp_path))
   assert {r['image']: r['label'] for r in read_all(opened)} == {
       png(i): i % 3 for i in range(NUM_TRAIN)}
 
@@ -119,12 +120,12 @@ def test_other_names_of_image_and_label(tmp_path):
 def test_a_data_set_without_class_label(tmp_path):
   write_shapes(tmp_path, label_feature=np.int64)
   with pytest.raises(InputError, match='features are image: Image, label: .*, note: Text'):
-    source.open_source('shapes', 'train', str(tmp_path))
+    open_source('shapes', 'train', str(tmp_path))
 
 
 def test_a_label_out_of_range(tmp_path):
   write_shapes(tmp_path, first_label=-1)
-  opened = source.open_source('shapes', 'train', str(tmp_path))
+  opened = open_source('shapes', 'train', str(tmp_path))
   with pytest.raises(InputError, match=r'record \d+ has the label -1, not one in \[0, 3\)'):
     read_all(opened)
 
@@ -137,7 +138,7 @@ def test_a_label_out_of_range(tmp_path):
     ('train[5:5]', 'holds no examples')])
 def test_bad_splits(shapes, split, message):
   with pytest.raises(InputError, match=message):
-    source.open_source('shapes', split, shapes[0])
+    open_source('shapes', split, shapes[0])
 
 
 @pytest.mark.parametrize('dataset, message', [
@@ -153,13 +154,13 @@ def test_bad_splits(shapes, split, message):
     ('my photos', "'my photos' is neither a data set name .* nor a folder")])
 def test_missing_data_sets(tmp_path, dataset, message):
   with pytest.raises(InputError, match=message.replace('DIR', str(tmp_path))) as e:
-    source.open_source(dataset, 'train', str(tmp_path))
+    open_source(dataset, 'train', str(tmp_path))
   assert '\n' not in str(e.value)
 
 
 def test_a_remote_data_dir():
   with pytest.raises(InputError, match='gs://bucket is not a local directory'):
-    source.open_source('cifar10', 'train', 'gs://bucket')
+    open_source('cifar10', 'train', 'gs://bucket')
 
 
 # Damaged files.
@@ -172,7 +173,7 @@ def shard(tfrecords, index=1):
 def test_a_missing_shard(tfrecords):
   shard(tfrecords).unlink()
   with pytest.raises(InputError, match=f'lacks its file {shard(tfrecords)}'):
-    source.open_source('shapes', 'train', str(tfrecords))
+    open_source('shapes', 'train', str(tfrecords))
 
 
 @pytest.mark.parametrize('keep, message', [
@@ -181,7 +182,7 @@ def test_a_missing_shard(tfrecords):
 def test_a_truncated_shard(tfrecords, keep, message):
   data = shard(tfrecords).read_bytes()
   shard(tfrecords).write_bytes(data[:keep])
-  opened = source.open_source('shapes', 'train', str(tfrecords))
+  opened = open_source('shapes', 'train', str(tfrecords))
   with pytest.raises(InputError, match=f'{shard(tfrecords)}.*{message}'):
     read_all(opened)
 
@@ -189,7 +190,7 @@ def test_a_truncated_shard(tfrecords, keep, message):
 def test_a_shard_of_another_length(tfrecords):
   shutil.copy(shard(tfrecords, 0), shard(tfrecords, 1))
   write_tfrecord(shard(tfrecords), [b'x'] * 12)
-  opened = source.open_source('shapes', 'train', str(tfrecords))
+  opened = open_source('shapes', 'train', str(tfrecords))
   with pytest.raises(InputError, match='holds 12 records instead of 10: prepare .* again'):
     read_all(opened)
 
@@ -200,16 +201,16 @@ def test_a_flipped_length_is_noticed(tfrecords):
     changed = bytearray(data)
     changed[bit // 8] ^= 1 << bit % 8
     shard(tfrecords).write_bytes(changed)
-    opened = source.open_source('shapes', 'train', str(tfrecords))
+    opened = open_source('shapes', 'train', str(tfrecords))
     with pytest.raises((InputError, ValueError)):
       read_all(opened)
 
 
 def test_a_damaged_record_is_a_value_error_and_the_others_are_read(tfrecords):
   records = [b'\xff\xff not a proto', b''] + [b''] * 8
-  expected = source.open_source('shapes', 'train', str(tfrecords))[0]
+  expected = open_source('shapes', 'train', str(tfrecords))[0]
   write_tfrecord(shard(tfrecords), records)
-  opened = source.open_source('shapes', 'train', str(tfrecords))
+  opened = open_source('shapes', 'train', str(tfrecords))
   for index in (10, 11):
     with pytest.raises(ValueError, match='the record is damaged') as e:
       opened[index]
@@ -234,7 +235,7 @@ def test_a_damaged_array_record_file(shapes, tmp_path, damage):
   path = (tmp_path / 'shapes' / '1.2.0' / shard(tmp_path).name.replace('tfrecord', 'array_record'))
   path.write_bytes(damage(path.read_bytes()))
   with pytest.raises(InputError, match=f'{path} (cannot be read|holds 0 records)'):
-    read_all(source.open_source('shapes', 'train', str(tmp_path)))
+    read_all(open_source('shapes', 'train', str(tmp_path)))
 
 
 def test_a_flipped_byte_in_an_array_record_file(shapes, tmp_path):
@@ -243,7 +244,7 @@ def test_a_flipped_byte_in_an_array_record_file(shapes, tmp_path):
   data = bytearray(path.read_bytes())
   data[300] ^= 1  # inside the first record
   path.write_bytes(data)
-  opened = source.open_source('shapes', 'train', str(tmp_path))
+  opened = open_source('shapes', 'train', str(tmp_path))
   with pytest.raises(ValueError, match='the record is damaged') as e:
     read_all(opened)
   assert not isinstance(e.value, InputError)
@@ -259,7 +260,7 @@ def test_a_damaged_description(tfrecords, file, text):
   else:
     path.write_text(text)
   with pytest.raises(InputError, match='description of the data set in .*1.2.0 cannot be read'):
-    source.open_source('shapes', 'train', str(tfrecords))
+    open_source('shapes', 'train', str(tfrecords))
 
 
 @pytest.mark.parametrize('hard, ok', [(4096, True), (48, False)])
@@ -279,10 +280,10 @@ def test_more_shards_than_open_files_allowed(shapes, tmp_path, hard, ok):
   (directory / 'dataset_info.json').write_text(json.dumps(info))
   code = '''
 import resource, sys
-from vit_jax.data import source
+from vit_jax.data.open_source import open_source
 import tensorflow_datasets
 resource.setrlimit(resource.RLIMIT_NOFILE, (48, int(sys.argv[2])))
-opened = source.open_source('shapes', 'train', sys.argv[1])
+opened = open_source('shapes', 'train', sys.argv[1])
 print(sum(len(opened[i]['image']) for i in range(len(opened))))
 '''
   if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < hard:

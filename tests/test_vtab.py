@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vit_jax.config.fields import model_overrides
-from vit_jax.data import vtab as data
+from vit_jax.data import vtab_tasks as data
 from vit_jax.errors import InputError, Interrupted, NotFinite
 from vit_jax.models.create import create_model
 from vit_jax.pretrained.load import load_params, save_params

@@ -6,8 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from vit_jax.data import catalog, source
-from vit_jax.data import vtab as data
+from vit_jax.data import catalog
+from vit_jax.data.open_source import describe
+from vit_jax.data.open_source import open_source, split_names
+from vit_jax.data.splits import split_ranges
+from vit_jax.data import vtab_tasks as data
 from vit_jax.data.pipeline import train_batches
 from vit_jax.data.preprocess import make_preprocess
 from vit_jax.errors import InputError
@@ -87,7 +90,7 @@ def test_no_image_is_in_two_splits(name):
   task = data.TASKS[name]
   sizes = {k: [v] for k, v in catalog.known(task.dataset).splits.items()}
   ranges = [r for split in ('train800', 'val200', 'test')
-            for r in source.split_ranges(task.splits[split], sizes)]
+            for r in split_ranges(task.splits[split], sizes)]
   for i, (part, start, stop) in enumerate(ranges):
     assert all(part != other or stop <= first or last <= start
                for other, first, last in ranges[:i])
@@ -106,16 +109,16 @@ def expected_label(name, i):
 @pytest.mark.parametrize('name', data.TASKS)
 def test_every_task_from_files_to_a_batch(vtab_dir, name):
   task = data.TASKS[name]
-  opened = {split: source.open_source(f'vtab/{name}', split, str(vtab_dir))
+  opened = {split: open_source(f'vtab/{name}', split, str(vtab_dir))
             for split in task.splits}
   assert {split: len(s) for split, s in opened.items()} == task.info().splits
   assert {s.num_classes for s in opened.values()} == {task.num_classes}
   sizes = {k: [v] for k, v in catalog.known(task.dataset).splits.items()}
   for split, s in opened.items():
-    first = source.split_ranges(task.splits[split], sizes)[0][1]
+    first = split_ranges(task.splits[split], sizes)[0][1]
     assert [s[i]['label'] for i in range(4)] == [
         expected_label(name, (first + i) % 4) for i in range(4)]
-    assert f'-{source.split_ranges(task.splits[split], sizes)[0][0]}.tfrecord' in s.record_name(0)
+    assert f'-{split_ranges(task.splits[split], sizes)[0][0]}.tfrecord' in s.record_name(0)
   both, val = opened['train800val200'], opened['val200']
   assert both[799] == opened['train800'][799] and both[800] == val[0] and both[999] == val[199]
 
@@ -132,7 +135,7 @@ def test_every_task_from_files_to_a_batch(vtab_dir, name):
 
 
 def test_dsprites_are_black_and_white(vtab_dir):
-  opened = source.open_source('vtab/dsprites_location', 'test', str(vtab_dir))
+  opened = open_source('vtab/dsprites_location', 'test', str(vtab_dir))
   image = cv2.imdecode(np.frombuffer(opened[0]['image'], np.uint8), cv2.IMREAD_UNCHANGED)
   first = 663552 % 4
   expected = np.random.default_rng(first).integers(0, 256, (64, 64, 1), np.uint8) // 128 * 255
@@ -147,7 +150,7 @@ def test_augmentation(vtab_dir, name, crop, flip):
   c = vtab.task_config(name, {'model': 'ViT-Ti/8'})
   assert (c.image_size, c.resize_size, c.flip) == (384, 448 if crop else 384,
                                                    'yes' if flip else 'no')
-  record = source.open_source(f'vtab/{name}', 'train800', str(vtab_dir))[0]['image']
+  record = open_source(f'vtab/{name}', 'train800', str(vtab_dir))[0]['image']
   train, test = (make_preprocess('bit', image_size=384, train=t, flip=flip,
                                  resize_size=c.resize_size) for t in (True, False))
   plain = test(record, None)
@@ -159,21 +162,21 @@ def test_augmentation(vtab_dir, name, crop, flip):
 
 
 def test_described_as_a_data_set(vtab_dir):
-  found = catalog.describe('vtab/dmlab')
+  found = describe('vtab/dmlab')
   assert (found.train_split, found.eval_split) == ('train800val200', 'test')
   assert (found.tune_split, found.dev_split) == ('train800', 'val200')
-  assert source.split_names('vtab/dmlab') == ['train800', 'val200', 'train800val200', 'test']
+  assert split_names('vtab/dmlab') == ['train800', 'val200', 'train800val200', 'test']
   with pytest.raises(InputError, match="no VTAB task 'dmlap'; the tasks are caltech101, cifar100"):
-    catalog.describe('vtab/dmlap')
+    describe('vtab/dmlap')
   with pytest.raises(InputError, match="vtab/dmlab has no split 'train'; the splits are train800"):
-    source.open_source('vtab/dmlab', 'train', str(vtab_dir))
+    open_source('vtab/dmlab', 'train', str(vtab_dir))
 
 
 @pytest.mark.parametrize('name', ['pets', 'eurosat'])
 def test_a_data_set_of_another_size(tmp_path, name):
   write_dataset(tmp_path, data.TASKS[name].dataset, change=1)
   with pytest.raises(InputError, match='has .* examples in (train|test), not .*: prepare'):
-    source.open_source(f'vtab/{name}', 'val200', str(tmp_path))
+    open_source(f'vtab/{name}', 'val200', str(tmp_path))
 
 
 def test_caltech_as_other_versions_split_it(tmp_path):
@@ -184,5 +187,5 @@ def test_caltech_as_other_versions_split_it(tmp_path):
     change = dict(train=-1, test=1)[split['name']]
     split['shardLengths'][-1] = str(int(split['shardLengths'][-1]) + change)
   path.write_text(json.dumps(info))
-  assert len(source.open_source('vtab/caltech101', 'test', str(tmp_path))) == 6085
-  assert len(source.open_source('vtab/caltech101', 'train800val200', str(tmp_path))) == 1000
+  assert len(open_source('vtab/caltech101', 'test', str(tmp_path))) == 6085
+  assert len(open_source('vtab/caltech101', 'train800val200', str(tmp_path))) == 1000

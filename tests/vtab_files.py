@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from shapes import masked_crc32c
-from vit_jax.data import catalog, prepared, source
-from vit_jax.data import vtab as data
+from vit_jax.data import catalog, prepared
+from vit_jax.data.splits import split_ranges
+from vit_jax.data import vtab_tasks as data
 
 TEST_SIZES = dict(  # of the test sets of arXiv 1910.04867
     caltech101=6084, cifar100=10_000, dtd=1880, flowers102=6149, pets=3669, sun397=21_750,
@@ -62,7 +63,7 @@ def shard_bounds(dataset, split, size):
   for task in data.TASKS.values():
     if task.dataset == dataset:
       for expression in task.splits.values():
-        for part, start, stop in source.split_ranges(expression, sizes):
+        for part, start, stop in split_ranges(expression, sizes):
           if part == split:
             bounds |= {start, stop, min(start + 4, stop)}
   return sorted(bounds)

@@ -38,6 +38,11 @@ def reason(e: BaseException) -> str:
   return line if len(line) <= 200 else f'{line[:60]} ... {line[-140:]}'  # the cause stands last
 
 
+def last_line(e: BaseException) -> str:
+  """Return the last line of an error's message, or its type when it has none."""
+  return (str(e).strip().splitlines() or [type(e).__name__])[-1]
+
+
 def os_error(e: BaseException) -> int | None:
   """The errno of what the operating system said, if anywhere in the chain of errors."""
   codes = ((isinstance(cause, OSError) and cause.errno) or _tensorstore_code(cause)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import dataclasses
 import re
 
-from vit_jax.data import source
+from vit_jax.data.splits import split_ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class DatasetInfo:
     """
     if not self.splits:
       return 0
-    return sum(stop - start for _, start, stop in source.split_ranges(
+    return sum(stop - start for _, start, stop in split_ranges(
         split, {name: [size] for name, size in self.splits.items()}))
 
 
@@ -114,7 +114,6 @@ _DATASETS = {
         'train', 'test', flip=False, preset='bit', num_classes=10, pixels=32,
         splits=dict(train=73_257, test=26_032, extra=531_131)),
 }
-_EVAL_SPLITS = ('validation', 'val', 'test')
 
 
 def names() -> list[str]:
@@ -127,23 +126,3 @@ def known(dataset: str) -> DatasetInfo | None:
   name, _, config = re.sub(r'[:/][\d.*]+$', '', dataset).partition('/')
   found = _DATASETS.get(name)
   return found if found and config in ('', found.config or config) else None
-
-
-def describe(dataset: str, data_dir: str | None = None) -> DatasetInfo:
-  """Returns the defaults for a data set of the table, any other TFDS data set, or a folder.
-
-  Args:
-    dataset: TFDS name, task of VTAB-1k or folder, as for `open_source`.
-    data_dir: where to look up the splits of a data set that the table does not have.
-
-  Raises:
-    InputError: such a data set is not there.
-  """
-  if not source.is_folder(dataset):
-    if dataset.startswith('vtab/'):
-      from vit_jax.data import vtab  # it looks up the table
-      return vtab.find_task(dataset.removeprefix('vtab/')).info()
-    if found := known(dataset):
-      return found
-  splits = source.split_names(dataset, data_dir)
-  return DatasetInfo('train', next((s for s in _EVAL_SPLITS if s in splits), 'none'))

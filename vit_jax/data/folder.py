@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data import source
+from vit_jax.data.source import Source
+from vit_jax.data.splits import named_splits, split_ranges
 from vit_jax.errors import InputError
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp')
 
 
-class FolderSource(source.Source):
+class FolderSource(Source):
   """Images in one directory per class, in the order of their names.
 
   The classes are those of train, sorted by name, whichever split is read. EXIF orientation
@@ -37,11 +38,11 @@ class FolderSource(source.Source):
       raise InputError(f'{os.path.join(directory, "train")} has no class folders: '
                        'put the images into train/<class>/')
     self.num_classes = len(self.class_names)
-    wanted = names if split == 'all' else source.named_splits(split)
+    wanted = names if split == 'all' else named_splits(split)
     classes = {name: _list_classes(os.path.join(directory, name), self.class_names)
                for name in names if name in wanted}
     shards = {name: [sum(len(files) for _, _, files in classes.get(name, ()))] for name in names}
-    self._parts = [part for name, start, stop in source.split_ranges(split, shards)
+    self._parts = [part for name, start, stop in split_ranges(split, shards)
                    for part in _slice(classes[name], start, stop)]
     self._ends = list(itertools.accumulate(len(files) for _, _, files in self._parts))
 

@@ -21,7 +21,8 @@ import numpy as np
 import tqdm
 
 from vit_jax.data.decode import decode_image
-from vit_jax.data.source import Source, open_source
+from vit_jax.data.source import Source
+from vit_jax.data.open_source import open_source
 from vit_jax.dedup.bands import Index, find_pairs, make_index
 from vit_jax.dedup.hashes import against_hashes, train_hashes
 from vit_jax.dedup.records import Records

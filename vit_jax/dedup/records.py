@@ -12,7 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vit_jax.data import folder, prepared, source, vtab
+from vit_jax.data import folder, prepared
+from vit_jax.data.open_source import is_folder, open_source, split_names
+from vit_jax.data.splits import named_splits, split_ranges
+from vit_jax.data import vtab_tasks
 
 
 class RecordId(NamedTuple):
@@ -40,13 +43,13 @@ class Records:
   def __init__(self, dataset: str, split: str, data_dir: str | None = None):
     """Raises InputError like `open_source`."""
     self.dataset, self.split, self.data_dir = dataset, split, data_dir
-    self.source = source.open_source(dataset, split, data_dir)
+    self.source = open_source(dataset, split, data_dir)
     if dataset.startswith('vtab/'):  # a task, made of parts of a data set
-      task = vtab.find_task(dataset.removeprefix('vtab/'))
+      task = vtab_tasks.find_task(dataset.removeprefix('vtab/'))
       dataset, split = task.dataset, task.splits[split]
-    names = source.split_names(dataset, data_dir)
-    used = names if split == 'all' else [n for n in names if n in source.named_splits(split)]
-    if source.is_folder(dataset):
+    names = split_names(dataset, data_dir)
+    used = names if split == 'all' else [n for n in names if n in named_splits(split)]
+    if is_folder(dataset):
       self.identity = 'folder'
       sizes, self.splits = _look_into_folder(dataset, used)
     else:
@@ -54,7 +57,7 @@ class Records:
       self.identity = info.full_name
       sizes = {name: info.splits[name].num_examples for name in used}
       self.splits = {name: str(sizes[name]) for name in used}
-    ranges = source.split_ranges(split, {name: [sizes.get(name, 0)] for name in names})
+    ranges = split_ranges(split, {name: [sizes.get(name, 0)] for name in names})
     self.ranges = [(name, start, stop) for name, start, stop in ranges if start < stop]
     # Of slices of a folder which images they are; those of TFDS are ranges.
     self._taken = [folder.sample(sizes[name], start, stop)
@@ -97,7 +100,7 @@ def _look_into_folder(directory: str, names: list[str]) -> tuple[dict[str, int],
   sizes, splits = {}, {}
   root = os.path.expanduser(directory)
   for name in names:
-    images = source.open_source(directory, name)
+    images = open_source(directory, name)
     digest = hashlib.sha256()
     for i in range(len(images)):
       digest.update(os.fsencode(os.path.relpath(images.record_name(i), root)) + b'\n')

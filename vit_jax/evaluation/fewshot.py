@@ -15,10 +15,11 @@ from flax import linen as nn
 import jax
 import numpy as np
 
-from vit_jax.data import catalog
+from vit_jax.data.open_source import describe
 from vit_jax.data.pipeline import eval_batches
 from vit_jax.data.preprocess import make_preprocess
-from vit_jax.data.source import Source, open_source
+from vit_jax.data.source import Source
+from vit_jax.data.open_source import open_source
 from vit_jax.errors import InputError
 from vit_jax.models.pixels import to_input
 from vit_jax.evaluation.ridge import Classifier, fit_classifier
@@ -92,7 +93,7 @@ class FewShot:
     self._sizes = dict(image_size=image_size, resize_size=resize_size)
     self._options = dict(batch_size=batch_size, num_threads=num_threads,
                          max_bad_records=max_bad_records)
-    about = catalog.describe(dataset, data_dir)
+    about = describe(dataset, data_dir)
     train_split, test_split = train_split or about.train_split, test_split or about.eval_split
     if test_split == 'none':
       raise InputError(f'{dataset} has no images to test on: there is no split of the name '

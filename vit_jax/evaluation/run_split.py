@@ -8,10 +8,11 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 import numpy as np
 
-from vit_jax.data import catalog
+from vit_jax.data.open_source import describe
 from vit_jax.data.pipeline import eval_batches
 from vit_jax.data.preprocess import Preprocess, make_preprocess
-from vit_jax.data.source import Source, open_source
+from vit_jax.data.source import Source
+from vit_jax.data.open_source import open_source
 from vit_jax.errors import InputError
 from vit_jax.figures.examples import spread_evenly
 
@@ -39,7 +40,7 @@ def evaluation_split(c: ConfigDict, image_size: int | None = None) -> Split:
   Raises:
     InputError: it has none, or it cannot be read.
   """
-  name = c.eval_split or catalog.describe(c.dataset, c.data_dir or None).eval_split
+  name = c.eval_split or describe(c.dataset, c.data_dir or None).eval_split
   if name == 'none':
     raise InputError('The run has no evaluation split (config.eval_split=none).')
   source = open_source(c.dataset, name, c.data_dir or None)

@@ -8,7 +8,7 @@ import numpy as np
 
 from vit_jax.evaluation import scores
 from vit_jax.parallel import partitioner
-from vit_jax.data import imagenet
+from vit_jax.data import class_names
 from vit_jax.data.pipeline import eval_batches
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.source import Source
@@ -67,7 +67,7 @@ class Predictor:
                          * spread.num_devices, num_threads=num_threads,
                          max_bad_records=max_bad_records)
     self._batches: list[dict[str, np.ndarray]] = []
-    self.names = imagenet.readable_names(source.class_names or [], source.num_classes,
+    self.names = class_names.readable_names(source.class_names or [], source.num_classes,
                                          model.num_classes)
 
     def predict(params, batch):

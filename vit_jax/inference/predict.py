@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax.data import imagenet
+from vit_jax.data import class_names
 from vit_jax.data.decode import decode_image
 from vit_jax.data.preprocess import make_preprocess, resize
 from vit_jax.errors import InputError
@@ -128,7 +128,7 @@ def _check(model: nn.Module, class_names: Sequence[str] | None, top_k: int, batc
   if loss not in LOSSES:
     raise InputError(f'unknown loss {loss!r}; there are {", ".join(LOSSES)}')
   if class_names is None:
-    class_names = imagenet.class_names(model.num_classes) or [
+    class_names = class_names.class_names(model.num_classes) or [
         f'class {label}' for label in range(model.num_classes)]
   if len(class_names) != model.num_classes:
     raise InputError(f'there are {len(class_names):,} class names, but the model has '

@@ -24,7 +24,8 @@ from vit_jax.cost.roofline import roofline
 from vit_jax.cost.topology import Topology, describe, parse_topology
 from vit_jax.config.fields import check_config
 from vit_jax.data import catalog
-from vit_jax.data.source import open_source
+from vit_jax.data.open_source import describe
+from vit_jax.data.open_source import open_source
 from vit_jax.parallel.devices import find_device, find_interconnect
 from vit_jax.errors import InputError
 from vit_jax.models.flops import train_flops
@@ -149,7 +150,7 @@ def size_of_data(c: ConfigDict, num_images: int) -> tuple[int, int]:
     images, classes = about.count(c.train_split or about.train_split), about.num_classes
   if not (num_images or images) or not (c.num_classes or classes):
     try:
-      about = catalog.describe(c.dataset, c.data_dir or None)
+      about = describe(c.dataset, c.data_dir or None)
       source = open_source(c.dataset, c.train_split or about.train_split, c.data_dir or None)
     except InputError as e:
       raise InputError(f'{e}; or give --num_images and --config.num_classes') from e

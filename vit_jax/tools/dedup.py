@@ -22,7 +22,7 @@ from etils import epath
 from flax import linen as nn
 import numpy as np
 
-from vit_jax.data import catalog
+from vit_jax.data.open_source import describe
 from vit_jax.data.decode import decode_image
 from vit_jax.dedup import ids, records
 from vit_jax.dedup import beam
@@ -143,7 +143,7 @@ def _load(checkpoint: str) -> tuple[nn.Module, Any]:
 def _open_against(text: str, data_dir: str | None) -> records.Records:
   dataset, split = records.parse_records(text, '')
   if not split:
-    split = catalog.describe(dataset, data_dir).eval_split
+    split = describe(dataset, data_dir).eval_split
     if split == 'none':
       raise InputError(f'{dataset} has no test split: say which split is meant, as in '
                        f'{dataset}:train')

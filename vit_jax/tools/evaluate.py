@@ -26,11 +26,13 @@ import tqdm
 
 from vit_jax.evaluation import scores
 from vit_jax.parallel import partitioner
-from vit_jax.data import catalog, imagenet
+from vit_jax.data.open_source import describe
+from vit_jax.data import class_names
 from vit_jax.data.decode import decode_image
 from vit_jax.data.pipeline import eval_batches
 from vit_jax.data.preprocess import PRESETS, Preprocess, make_preprocess, resize
-from vit_jax.data.source import Source, open_source
+from vit_jax.data.source import Source
+from vit_jax.data.open_source import open_source
 from vit_jax.errors import InputError
 from vit_jax.models.pixels import to_input, to_probabilities
 from vit_jax.pretrained.architecture import Loaded
@@ -199,7 +201,7 @@ def _choose_data(args: argparse.Namespace,
     dataset = dataset if dataset.startswith(_REAL) else _REAL
   data_dir = args.data_dir or (run and run.data_dir) or None
   own = run.eval_split if run and run.dataset == dataset and run.eval_split != 'none' else ''
-  split = args.split or own or catalog.describe(dataset, data_dir).eval_split
+  split = args.split or own or describe(dataset, data_dir).eval_split
   if split == 'none':
     raise InputError(f'nothing says which split of {dataset} to evaluate on: name one with --split')
   return dataset, split, data_dir
@@ -275,7 +277,7 @@ def _names(args: argparse.Namespace, loaded: Loaded, source: Source) -> list[str
   """Names of all classes of the model: a given file's, the data set's, the checkpoint's."""
   told = checkpoint_args.class_names(args, loaded)
   names = told if args.class_names else source.class_names or told or []
-  return imagenet.readable_names(names, source.num_classes, loaded.model.num_classes)
+  return class_names.readable_names(names, source.num_classes, loaded.model.num_classes)
 
 
 if __name__ == '__main__':

@@ -19,7 +19,7 @@ import os
 import sys
 
 from vit_jax.data import prepared
-from vit_jax.data import source
+from vit_jax.data.open_source import is_folder
 from vit_jax.errors import InputError
 from vit_jax.tools.exits import tells_errors
 
@@ -40,7 +40,7 @@ def prepare(name: str, *, data_dir: str | None = None, file_format: str = 'array
     InputError: no such data set, TensorFlow or another package is missing, files that must be
       downloaded by hand are not there, or the download failed.
   """
-  if source.is_folder(name):
+  if is_folder(name):
     raise InputError(f'{name} is a folder: train on it as it is')
   data_dir = os.path.expanduser(data_dir or prepared.default_data_dir())
   base_name = name.split(':')[0].split('/')[0]

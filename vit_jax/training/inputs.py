@@ -6,11 +6,12 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.config.fields import rand_augment
-from vit_jax.data import catalog
+from vit_jax.data.open_source import describe
 from vit_jax.data.augment import make_augment
 from vit_jax.data.pipeline import Batches, eval_batches, train_batches
 from vit_jax.data.preprocess import make_preprocess
-from vit_jax.data.source import Source, open_source
+from vit_jax.data.source import Source
+from vit_jax.data.open_source import open_source
 from vit_jax.data.subset import Without
 from vit_jax.dedup.ids import excluded_positions, read_ids
 from vit_jax.errors import InputError
@@ -28,7 +29,7 @@ class Inputs:
 
   def __init__(self, c: ConfigDict):
     """Raises InputError when the data are not there or do not fit the config."""
-    about = catalog.describe(c.dataset, c.data_dir or None)
+    about = describe(c.dataset, c.data_dir or None)
     self._config = c
     self.train = open_source(c.dataset, c.train_split or about.train_split, c.data_dir or None)
     if c.exclude_ids:

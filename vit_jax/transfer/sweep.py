@@ -35,8 +35,9 @@ from ml_collections import ConfigDict, config_flags
 from vit_jax.parallel import hosts
 from vit_jax.training import command_line
 from vit_jax.config.fields import check_config
-from vit_jax.data import catalog
-from vit_jax.data import source
+from vit_jax.data.open_source import describe
+from vit_jax.data.open_source import open_source, split_names
+from vit_jax.data.splits import named_splits, split_ranges
 from vit_jax.errors import InputError
 from vit_jax.training.metrics import write_whole
 from vit_jax.config.recipes import learning_rates
@@ -61,7 +62,7 @@ def find_splits(c: ConfigDict, tune: str | None = None, dev: str | None = None) 
       test are also trained on, or config.train_split is not the data set's own and no flags say
       which parts of it to tune on.
   """
-  about = catalog.describe(c.dataset, c.data_dir or None)
+  about = describe(c.dataset, c.data_dir or None)
   if c.train_split not in ('', about.train_split) and not (tune and dev):
     raise InputError(f'config.train_split={c.train_split!r} is not all of the training images of '
                      f'{c.dataset}, so say which parts of it learning rates are trained and '
@@ -72,7 +73,7 @@ def find_splits(c: ConfigDict, tune: str | None = None, dev: str | None = None) 
     raise InputError(f'{c.dataset} has nothing to evaluate the final runs on; give '
                      '--config.eval_split=SPLIT')
   for split in splits:
-    source.open_source(c.dataset, split, c.data_dir or None)
+    open_source(c.dataset, split, c.data_dir or None)
   for a, b in (('tune', 'dev'), ('tune', 'test'), ('dev', 'test'), ('train', 'test')):
     one, other = getattr(splits, a), getattr(splits, b)
     if _overlap(c, one, other):
@@ -84,12 +85,12 @@ def find_splits(c: ConfigDict, tune: str | None = None, dev: str | None = None) 
 
 def _overlap(c: ConfigDict, one: str, other: str) -> bool:
   data_dir = c.data_dir or None
-  names = source.named_splits(f'{one}+{other}')
+  names = named_splits(f'{one}+{other}')
   if 'all' in names:
-    names = source.split_names(c.dataset, data_dir)
-  sizes = {name: [len(source.open_source(c.dataset, name, data_dir))] for name in names}
+    names = split_names(c.dataset, data_dir)
+  sizes = {name: [len(open_source(c.dataset, name, data_dir))] for name in names}
   return any(a == b and max(start, begin) < min(stop, end) for (a, start, stop), (b, begin, end)
-             in itertools.product(*(source.split_ranges(s, sizes) for s in (one, other))))
+             in itertools.product(*(split_ranges(s, sizes) for s in (one, other))))
 
 
 def tuning_configs(c: ConfigDict, lrs: Sequence[float], splits: Splits) -> dict[str, ConfigDict]:

@@ -22,8 +22,8 @@ from ml_collections import ConfigDict
 from vit_jax.parallel import hosts
 from vit_jax.training import command_line
 from vit_jax.config.fields import check_config, default_config
-from vit_jax.data import source
-from vit_jax.data.vtab import GROUPS, TASKS, find_task
+from vit_jax.data.open_source import open_source
+from vit_jax.data.vtab_tasks import GROUPS, TASKS, find_task
 from vit_jax.errors import InputError
 from vit_jax.pretrained.architecture import infer_model
 from vit_jax.pretrained.formats import read_checkpoint
@@ -88,7 +88,7 @@ def missing_data(tasks: Iterable[str], data_dir: str | None = None) -> dict[str,
   for name in tasks:
     try:
       for split in ('train800val200', 'test'):
-        source.open_source(f'vtab/{name}', split, data_dir)
+        open_source(f'vtab/{name}', split, data_dir)
     except InputError as e:
       missing[name] = str(e)
   return missing

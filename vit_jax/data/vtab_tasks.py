@@ -15,9 +15,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vit_jax.data import catalog, prepared, source
+from vit_jax.data import catalog, prepared
 from vit_jax.data.decode import decode_image
 from vit_jax.data.labels import Features, Labels, feature_labels
+from vit_jax.data.source import Source
+from vit_jax.data.splits import named_splits
+from vit_jax.data.tfds import TfdsSource
 from vit_jax.errors import InputError
 
 GROUPS = ('natural', 'specialized', 'structured')
@@ -56,7 +59,7 @@ class Task:
             'train800val200': f'train[:800]+{self.val}', 'test': self.test}
 
   def info(self) -> catalog.DatasetInfo:
-    """The task as `catalog.describe` tells it."""
+    """The task as `open_source.describe` tells it."""
     about = catalog.known(self.dataset)
     return catalog.DatasetInfo(
         'train800val200', 'test', flip=self.flip, preset='bit', tune_split='train800',
@@ -141,7 +144,7 @@ def find_task(name: str) -> Task:
   return TASKS[name]
 
 
-def open_task(name: str, split: str, data_dir: str | None = None) -> source.Source:
+def open_task(name: str, split: str, data_dir: str | None = None) -> Source:
   """Opens a split of a task for reading.
 
   Args:
@@ -160,14 +163,14 @@ def open_task(name: str, split: str, data_dir: str | None = None) -> source.Sour
   directory = prepared.find(task.dataset, data_dir)
   info = prepared.read_info(directory)
   _check_sizes(task, info, directory)
-  opened = _BinarySource if task.binary else source.TfdsSource
+  opened = _BinarySource if task.binary else TfdsSource
   return opened(directory, task.splits[split], _labels(task, info, directory))
 
 
 def _check_sizes(task: Task, info: Any, directory: str) -> None:
   """Slices by number mean what they should only of a data set of the size known."""
   sizes = catalog.known(task.dataset).splits
-  for name in sorted(set().union(*map(source.named_splits, task.splits.values()))):
+  for name in sorted(set().union(*map(named_splits, task.splits.values()))):
     found = info.splits[name].num_examples if name in info.splits else 0
     if found not in (sizes[name], _OTHER_SIZES.get(task.dataset, {}).get(name)):
       raise InputError(f'{directory} has {found:,} examples in {name}, not {sizes[name]:,}, so '
@@ -184,7 +187,7 @@ def _labels(task: Task, info: Any, directory: str) -> Labels:
   return labels
 
 
-class _BinarySource(source.TfdsSource):
+class _BinarySource(TfdsSource):
   """Images of the pixels 0 and 1, which become 0 and 255."""
 
   def __getitem__(self, index: int) -> dict[str, Any]:
