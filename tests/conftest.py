@@ -14,7 +14,7 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR',
                       str(pathlib.Path(__file__).parent.parent / '.pytest_cache' / 'jax'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
-pytest.register_assert_rewrite('images')  # shows the values of its assertions
+pytest.register_assert_rewrite('tests.helpers.images')  # shows the values of its assertions
 
 
 def pytest_configure(config):
@@ -36,7 +36,7 @@ def decoder(request, monkeypatch):
 @pytest.fixture(scope='module')
 def shapes(tmp_path_factory):
   """Two data_dirs with the same data set, in the order (array_record, tfrecord)."""
-  from shapes import to_tfrecord, write_shapes
+  from tests.helpers.shapes import to_tfrecord, write_shapes
   root = tmp_path_factory.mktemp('shapes')
   directory = write_shapes(root / 'a')
   to_tfrecord(directory, root / 't' / 'shapes' / '1.2.0')
@@ -54,7 +54,7 @@ def digits_dir(tmp_path_factory):
 @pytest.fixture(scope='session')
 def vtab_dir(tmp_path_factory):
   """A data_dir with every data set of VTAB; for reading only."""
-  from vtab_files import DATASETS, write_dataset
+  from tests.helpers.vtab_files import DATASETS, write_dataset
   root = tmp_path_factory.mktemp('vtab')
   for dataset in DATASETS:
     write_dataset(root, dataset)

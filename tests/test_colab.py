@@ -5,7 +5,6 @@ import base64
 import functools
 import http.server
 import os
-import pathlib
 import re
 import threading
 
@@ -21,8 +20,9 @@ from vit_jax.data import class_names
 from vit_jax.data.decode import decode_image
 from vit_jax.data.open_source import open_source
 from vit_jax.pretrained.load import abstract_params
+from tests.helpers.paths import ROOT
 
-COLAB = pathlib.Path(__file__).parent.parent / 'colab'
+COLAB = ROOT / 'colab'
 TINY = dict(hidden_dim=64, mlp_dim=128, num_heads=4, num_layers=2)
 
 

@@ -1,12 +1,11 @@
 """README and RESULTS: what they name is there, and pictures are small."""
 
 import importlib.util
-import pathlib
 import re
 
 import pytest
+from tests.helpers.paths import ROOT
 
-ROOT = pathlib.Path(__file__).parent.parent
 DOCUMENTS = ['README.md', 'RESULTS.md']
 PICTURES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / 'pictures').iterdir())
 

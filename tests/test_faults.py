@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from jobs import (IMAGES, ROWS, STEPS, Clock, end, fingerprints, images, lines, reads, saved, start,
+from tests.helpers.jobs import (IMAGES, ROWS, STEPS, Clock, end, fingerprints, images, lines, reads, saved, start,
                   wait_for_first_step, wait_for_step)
 
 pytestmark = pytest.mark.slow

@@ -2,7 +2,6 @@ import functools
 import http.server
 import json
 import logging
-import pathlib
 import shutil
 import threading
 
@@ -13,8 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 from vit_jax import files
 from vit_jax.pretrained.formats import read_arrays, read_class_names, read_checkpoint
+from tests.helpers.paths import FILES
 
-DATA = pathlib.Path(__file__).parent / 'data'
+DATA = FILES
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):

@@ -1,13 +1,13 @@
 """Holds which part of the package may know of which, and that importing does no work."""
 
 import ast
-import pathlib
 import subprocess
 import sys
 
 import pytest
+from tests.helpers.paths import ROOT
 
-PACKAGE = pathlib.Path(__file__).parent.parent / 'vit_jax'
+PACKAGE = ROOT / 'vit_jax'
 # What a module may import of the package, besides errors; the first matching prefix counts.
 ALLOWED = {
     'models': ('models',), 'data': ('data',), 'pretrained': ('pretrained', 'models', 'fingerprint'),

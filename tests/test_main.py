@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import random
 import signal
 import subprocess
@@ -16,9 +15,9 @@ import orbax.checkpoint as ocp
 import pytest
 from sklearn import datasets
 
-from jobs import FIGURES
+from tests.helpers.jobs import FIGURES
+from tests.helpers.paths import ROOT
 
-ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture(scope='session')

@@ -1,0 +1,93 @@
+"""A user's folder of images: what is read in which order, and what is refused."""
+
+import os
+import pickle
+import shutil
+
+import pytest
+
+from tests.helpers.shapes import read_all
+from vit_jax.data.open_source import open_source, split_names
+from vit_jax.errors import InputError
+
+
+def test_a_folder(photos, monkeypatch):
+  opened = open_source(str(photos), 'train')
+  assert opened.class_names == ['ant', 'cat', 'dog'] and opened.num_classes == 3
+  assert opened.apply_exif
+  expected = [('ant/1.png', 0), ('cat/a.png', 1), ('cat/b.JPG', 1), ('dog/x.webp', 2),
+              ('dog/y.jpeg', 2)]
+  assert [opened.record_name(i) for i in range(len(opened))] == [
+      f'{photos}/train/{path}' for path, _ in expected]
+  assert read_all(opened) == [
+      {'image': f'train/{path}'.encode(), 'label': label} for path, label in expected]
+  val = open_source(str(photos), 'val')
+  assert read_all(val) == [{'image': b'val/dog/z.png', 'label': 2}]
+  assert val.class_names == opened.class_names
+  assert read_all(pickle.loads(pickle.dumps(val))) == read_all(val)
+  assert len(open_source(str(photos), 'train[:40%]+val')) == 3
+  assert len(open_source(str(photos), 'all')) == 6
+  assert len(read_all(open_source(str(photos), 'train[-1:]'))) == 1
+  assert split_names(str(photos)) == ['train', 'val']
+  monkeypatch.chdir(photos.parent)
+  assert len(open_source(photos.name, 'train')) == 5
+  assert len(open_source(f'./{photos.name}', 'train')) == 5
+  monkeypatch.setenv('HOME', str(photos.parent))
+  assert len(open_source(f'~/{photos.name}', 'train')) == 5
+
+
+def test_slices_of_a_folder_are_samples_of_all_classes(tmp_path):
+  """Any cuts give each image to one slice; the files lie by class, the slices have all classes."""
+  for name in 'abcd':
+    (tmp_path / 'train' / name).mkdir(parents=True)
+    for i in range(50):
+      (tmp_path / 'train' / name / f'{i:02}.png').touch()
+  read = lambda split: (lambda part: [part.record_name(i) for i in range(len(part))])(
+      open_source(str(tmp_path), split))
+  everything = read('train')
+  assert everything == sorted(everything) and len(everything) == 200
+  for cuts in ([0, 80, 200], [0, 1, 2, 150, 199, 200]):
+    parts = [read(f'train[{a}:{b}]') for a, b in zip(cuts, cuts[1:])]
+    assert [len(part) for part in parts] == [b - a for a, b in zip(cuts, cuts[1:])]
+    assert sorted(sum(parts, [])) == everything
+  by_class = [sum(f'/{name}/' in path for path in read('train[80%:]')) for name in 'abcd']
+  assert by_class == [9, 11, 9, 11]  # the same on every machine
+  part = open_source(str(tmp_path), 'train[:40]')
+  with pytest.raises(IndexError):
+    part[len(part)]
+
+
+def test_a_folder_of_strange_names(tmp_path):
+  names = ['ü ber.jpg', os.fsdecode(b'\xff\xfe.png'), 'a' * 200 + '.png', '[1].jpeg']
+  (tmp_path / 'train' / 'a,b (c)').mkdir(parents=True)
+  for name in names:
+    (tmp_path / 'train' / 'a,b (c)' / name).write_bytes(os.fsencode(name))
+  opened = open_source(str(tmp_path), 'train')
+  assert sorted(r['image'] for r in read_all(opened)) == sorted(map(os.fsencode, names))
+
+
+def test_a_file_that_vanished(photos):
+  opened = open_source(str(photos), 'val')
+  (photos / 'val/dog/z.png').unlink()
+  with pytest.raises(ValueError, match='cannot be read'):
+    opened[0]
+
+
+def test_bad_folders(photos):
+  with pytest.raises(InputError, match="no split 'test'; the splits are train, val"):
+    open_source(str(photos), 'test')
+  (photos / 'val' / 'cow').mkdir()
+  with pytest.raises(InputError, match='val/cow is a class that train does not have; .*ant, cat'):
+    open_source(str(photos), 'val')
+  (photos / 'empty' / 'cat').mkdir(parents=True)
+  with pytest.raises(InputError, match=r'empty has no images: put \.jpg'):
+    open_source(str(photos), 'empty')
+  with pytest.raises(InputError, match=f'no folder {photos}/nowhere'):
+    open_source(f'{photos}/nowhere', 'train')
+  with pytest.raises(InputError, match='val has no subfolder train: images belong into train/'):
+    open_source(f'{photos}/val', 'train')
+  shutil.rmtree(photos / 'train')
+  (photos / 'train').mkdir()
+  (photos / 'train' / 'a.png').write_bytes(b'')
+  with pytest.raises(InputError, match='train has no class folders'):
+    open_source(str(photos), 'train')

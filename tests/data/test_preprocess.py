@@ -1,0 +1,273 @@
+"""Preprocessing: values against NumPy references, boxes against their distributions."""
+
+import concurrent.futures
+import pickle
+
+import cv2
+import numpy as np
+from PIL import Image
+import pytest
+
+from tests.helpers.images import IMAGE, assert_close, encode, smooth_image
+from vit_jax.data.augment import make_augment
+from vit_jax.data.decode import decode_image
+from vit_jax.data.preprocess import bit_sizes, inception_box, make_preprocess, resize
+from vit_jax.errors import InputError
+
+
+def reference_resize(image, height, width):
+  """Half-pixel bilinear in float64, not rounded."""
+  image = image.astype(np.float64)
+  for axis, size in ((0, height), (1, width)):
+    old = image.shape[axis]
+    at = np.clip((np.arange(size) + 0.5) * old / size - 0.5, 0, old - 1)
+    low = np.floor(at).astype(int)
+    weight = (at - low).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+    high = np.minimum(low + 1, old - 1)
+    image = image.take(low, axis) * (1 - weight) + image.take(high, axis) * weight
+  return image
+
+
+# --- resize
+
+
+@pytest.mark.parametrize('old, new', [
+    ((63, 97), (224, 224)), ((375, 500), (224, 224)), ((97, 63), (31, 45)), ((8, 8), (37, 37)),
+    ((1, 1), (3, 5)), ((50, 1), (7, 9)), ((448, 448), (224, 224)), ((32, 32), (32, 32))])
+def test_resize_equals_float64_reference(old, new):
+  image = np.random.default_rng(0).integers(0, 256, (*old, 3), dtype=np.uint8)
+  assert_close(resize(image, *new), reference_resize(image, *new), 0.505)
+
+
+# --- the inception box
+
+
+def uniformity(samples):
+  """Kolmogorov-Smirnov statistic against U(0, 1), times sqrt(n): above 1.95 with p = .001."""
+  samples = np.sort(samples)
+  grid = np.arange(len(samples) + 1) / len(samples)
+  distance = max((grid[1:] - samples).max(), (samples - grid[:-1]).max())
+  return distance * np.sqrt(len(samples))
+
+
+@pytest.mark.parametrize('height, width', [(6000, 8000), (8000, 6000), (6000, 6000)])
+def test_inception_box_is_uniform_in_aspect_height_and_offset(height, width):
+  rng = np.random.default_rng(0)
+  y, x, h, w = np.array([inception_box(height, width, rng) for _ in range(8000)]).T
+  ratio = w / h
+  low = np.sqrt(0.05 * height * width / ratio)
+  high = np.minimum(np.minimum(np.sqrt(height * width / ratio), height), width / ratio)
+  assert uniformity((ratio - 3 / 4) / (4 / 3 - 3 / 4)) < 1.95
+  assert uniformity((h - low) / (high - low)) < 1.95
+  inside = (h < height) & (w < width)
+  assert uniformity((y / (height - h))[inside]) < 1.95
+  assert uniformity((x / (width - w))[inside]) < 1.95
+  assert abs(np.corrcoef(ratio, (h - low) / (high - low))[0, 1]) < 0.04
+  assert abs(np.corrcoef(y / (height - h + 1), x / (width - w + 1))[0, 1]) < 0.04
+
+
+@pytest.mark.parametrize('area, aspect', [((0.05, 1), (3 / 4, 4 / 3)), ((0.3, 0.6), (1, 2))])
+def test_inception_box_mean_area_equals_the_integral(area, aspect):
+  # The mean of h^2 * ratio over h in [low, high], integrated over the ratio.
+  height, width = 375, 500
+  ratio = np.linspace(*aspect, 10_001)
+  low = np.sqrt(area[0] * height * width / ratio)
+  high = np.minimum(np.sqrt(area[1] * height * width / ratio), np.minimum(height, width / ratio))
+  expected = np.mean(ratio * (high**3 - low**3) / (3 * (high - low))) / (height * width)
+  rng = np.random.default_rng(0)
+  boxes = np.array([inception_box(height, width, rng, area, aspect) for _ in range(20_000)])
+  areas = boxes[:, 2] * boxes[:, 3] / (height * width)
+  assert abs(areas.mean() - expected) < 4 * areas.std() / np.sqrt(len(areas)) + 0.001
+  assert area[0] <= areas.min() and areas.max() <= area[1]
+  if area == (0.05, 1):
+    assert abs(areas.mean() - 0.343) < 0.006
+
+
+def test_inception_box_of_a_small_image_has_its_exact_distribution():
+  # All (ratio, h) of an 8 x 8 image, h uniform over the integers whose area is in range.
+  probability = np.zeros((9, 9))
+  ratios = np.linspace(3 / 4, 4 / 3, 20_001)
+  for ratio in ratios:
+    heights = [h for h in range(1, 9) if round(h * ratio) <= 8 and
+               round(np.sqrt(0.05 * 64 / ratio)) <= h <= round(np.sqrt(64 / ratio))]
+    for h in heights:
+      w = round(h * ratio)
+      if h * w < 0.05 * 64:  # repaired by one more row
+        probability[h + 1, round((h + 1) * ratio)] += 1 / len(heights) / len(ratios)
+      else:
+        probability[h, w] += 1 / len(heights) / len(ratios)
+  assert probability.sum() == pytest.approx(1)
+  rng = np.random.default_rng(0)
+  counts, n = np.zeros((9, 9)), 20_000
+  for _ in range(n):
+    _, _, h, w = inception_box(8, 8, rng)
+    counts[h, w] += 1
+  np.testing.assert_allclose(
+      counts / n, probability, atol=4.5 * np.sqrt(0.25 / n), err_msg='box sizes')
+  assert (counts[probability == 0] <= 0.001 * n).all()
+
+
+@pytest.mark.parametrize('height, width', [
+    (1, 1), (1, 2), (2, 3), (1, 500), (500, 1), (3, 7), (10, 5000), (8, 8), (96, 96)])
+def test_inception_box_is_inside_any_image(height, width):
+  rng = np.random.default_rng(0)
+  for _ in range(300):
+    y, x, h, w = inception_box(height, width, rng)
+    assert 0 <= y <= height - h and 0 <= x <= width - w and h >= 1 and w >= 1
+  if max(height, width) >= 400:  # no box of the wanted aspect covers 5 %: the whole image
+    assert (y, x, h, w) == (0, 0, height, width)
+
+
+# --- presets
+
+
+BYTES = {'jpeg': encode(smooth_image(125, 167), 'JPEG'),
+         'png': encode(smooth_image(61, 83), 'PNG')}
+
+
+@pytest.mark.parametrize('data', BYTES.values(), ids=BYTES)
+@pytest.mark.parametrize('flip', [True, False])
+def test_inception_train_equals_reference(data, flip, decoder):
+  preprocess = make_preprocess('inception', image_size=64, train=True, flip=flip)
+  for seed in range(10):
+    rng = np.random.default_rng(seed)
+    image = decode_image(data)
+    y, x, h, w = inception_box(*image.shape[:2], rng)
+    expected = reference_resize(image[y:y + h, x:x + w], 64, 64)
+    if flip and rng.random() < 0.5:
+      expected = expected[:, ::-1]
+    assert_close(preprocess(data, np.random.default_rng(seed)), expected, 0.505)
+
+
+@pytest.mark.parametrize('height, width, size, resize_size, resized', [
+    (125, 167, 56, None, (64, 86)), (167, 125, 56, None, (86, 64)), (20, 20, 224, None, (256, 256)),
+    (63, 97, 48, 48, (48, 74)), (375, 500, 224, None, (256, 341))])
+def test_inception_eval_equals_reference(height, width, size, resize_size, resized):
+  image = smooth_image(height, width)
+  preprocess = make_preprocess('inception', image_size=size, train=False, resize_size=resize_size)
+  expected = reference_resize(image, *resized)
+  y, x = (resized[0] - size) // 2, (resized[1] - size) // 2
+  assert_close(
+      preprocess(encode(image, 'PNG'), None), expected[y:y + size, x:x + size], 0.505)
+
+
+@pytest.mark.parametrize('shape', [(1, 5000), (5000, 1)])
+def test_inception_eval_of_a_thread_of_pixels(shape):
+  image = np.full((*shape, 3), (10, 20, 30), np.uint8)
+  preprocess = make_preprocess('inception', image_size=224, train=False)
+  np.testing.assert_array_equal(
+      preprocess(encode(image, 'PNG'), None), np.full((224, 224, 3), (10, 20, 30)))
+
+
+@pytest.mark.parametrize('data', BYTES.values(), ids=BYTES)
+@pytest.mark.parametrize('size, resize_size, side', [(96, None, 112), (48, 60, 60), (50, 50, 50)])
+def test_bit_train_equals_reference(data, size, resize_size, side):
+  preprocess = make_preprocess('bit', image_size=size, train=True, resize_size=resize_size)
+  resized = reference_resize(decode_image(data), side, side)
+  for seed in range(6):
+    rng = np.random.default_rng(seed)
+    y, x = rng.integers(side - size + 1, size=2)
+    expected = resized[y:y + size, x:x + size]
+    if rng.random() < 0.5:
+      expected = expected[:, ::-1]
+    assert_close(preprocess(data, np.random.default_rng(seed)), expected, 0.505)
+
+
+def test_bit_crops_reach_every_offset_and_flip_half():
+  ramp = np.zeros((9, 9, 3), np.uint8)
+  ramp[..., 0] = 10 * np.arange(9)[:, None]
+  ramp[..., 1] = 10 * np.arange(9)
+  preprocess = make_preprocess('bit', image_size=6, train=True, resize_size=9)
+  data, rng, n = encode(ramp, 'PNG'), np.random.default_rng(0), 4000
+  counts, flips = np.zeros((4, 4)), 0
+  for _ in range(n):
+    image = preprocess(data, rng)
+    counts[image[0, 0, 0] // 10, image[..., 1].min() // 10] += 1
+    flips += int(image[0, 0, 1] > image[0, 5, 1])
+  assert np.abs(counts / n - 1 / 16).max() < 4 * np.sqrt(1 / 16 / n)
+  assert abs(flips / n - 0.5) < 4 * np.sqrt(0.25 / n)
+
+
+@pytest.mark.parametrize('data', BYTES.values(), ids=BYTES)
+def test_bit_eval_equals_reference(data):
+  preprocess = make_preprocess('bit', image_size=90, train=False)
+  assert_close(preprocess(data, None), reference_resize(decode_image(data), 90, 90), 0.505)
+
+
+def test_bit_default_resize_keeps_448_over_384():
+  for size, side in ((384, 448), (224, 261), (32, 37), (480, 560)):
+    assert make_preprocess('bit', image_size=size, train=True).keywords['resize_size'] == side
+
+
+def test_bit_sizes_follow_the_area():
+  assert bit_sizes(32, 32) == bit_sizes(95, 96) == bit_sizes(1, 96 * 96 - 1) == (160, 128)
+  assert bit_sizes(96, 96) == bit_sizes(375, 500) == bit_sizes(1, 96 * 96) == (512, 480)
+
+
+@pytest.mark.parametrize('preset', ['inception', 'bit'])
+def test_apply_exif_reaches_every_preset(preset):
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  turned = encode(np.rot90(IMAGE), 'PNG', exif=exif)
+  upright = encode(IMAGE, 'PNG')
+  for train in (True, False):
+    plain = make_preprocess(preset, image_size=32, train=train)
+    with_exif = make_preprocess(preset, image_size=32, train=train, apply_exif=True)
+    expected = plain(upright, np.random.default_rng(3))
+    np.testing.assert_array_equal(with_exif(turned, np.random.default_rng(3)), expected)
+    assert (plain(turned, np.random.default_rng(3)) != expected).any()
+
+
+@pytest.mark.parametrize('preset', ['inception', 'bit'])
+def test_pure_function_of_bytes_and_key_from_threads_and_pickles(preset):
+  preprocess = make_preprocess(preset, image_size=40, train=True)
+  jobs = [(data, seed) for seed in range(40) for data in BYTES.values()]
+
+  def run(function, job):
+    return function(job[0], np.random.default_rng(job[1]))
+
+  expected = [run(preprocess, job) for job in jobs]
+  copy = pickle.loads(pickle.dumps(preprocess))
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    for job, image, again in zip(jobs, expected, pool.map(lambda job: run(copy, job), jobs)):
+      assert image.shape == (40, 40, 3) and image.flags.c_contiguous
+      np.testing.assert_array_equal(image, again, err_msg=f'seed {job[1]}')
+  # 'bit' has 8 * 8 offsets and 2 flips to draw from, so some of the 80 coincide.
+  assert len({image.tobytes() for image in expected}) > (79 if preset == 'inception' else 60)
+
+
+@pytest.mark.parametrize('preset', ['inception', 'bit'])
+def test_augment_comes_last_and_in_training_alone(preset):
+  augment, data = make_augment(2, 15), BYTES['jpeg']
+  make = lambda train, **options: make_preprocess(preset, image_size=40, train=train, **options)
+  plain, augmented = make(True), pickle.loads(pickle.dumps(make(True, augment=augment)))
+  for seed in range(20):
+    rng = np.random.default_rng(seed)
+    expected = augment(plain(data, rng), rng)
+    np.testing.assert_array_equal(augmented(data, np.random.default_rng(seed)), expected)
+  np.testing.assert_array_equal(make(False, augment=augment)(data, None), make(False)(data, None))
+
+
+def test_flip_probability_is_half():
+  image = np.zeros((32, 32, 3), np.uint8)
+  image[:] = (np.arange(32) * 8)[:, None]  # brighter to the right
+  preprocess = make_preprocess('inception', image_size=8, train=True)
+  data, rng = encode(image, 'PNG'), np.random.default_rng(0)
+  flipped = [int(out[0, 0, 0]) > int(out[0, -1, 0]) for out in
+             (preprocess(data, rng) for _ in range(3000))]
+  assert abs(np.mean(flipped) - 0.5) < 4 * np.sqrt(0.25 / 3000)
+
+
+def test_opencv_stays_in_the_calling_thread():
+  make_preprocess('bit', image_size=8, train=False)(BYTES['jpeg'], None)
+  assert cv2.getNumThreads() in (0, 1)
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (dict(preset='crop', image_size=8),
+     "unknown preprocessing 'crop': choose one of inception, bit"),
+    (dict(preset='bit', image_size=0), 'image_size must be at least 1, got 0'),
+    (dict(preset='bit', image_size=9, resize_size=8), r'resize_size \(8\) is smaller')])
+def test_bad_arguments_are_input_errors(arguments, message):
+  with pytest.raises(InputError, match=message):
+    make_preprocess(**arguments, train=True)

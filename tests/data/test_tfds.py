@@ -1,0 +1,300 @@
+"""TFDS sources: both file formats, splits, and what is said when the data is not right."""
+
+import concurrent.futures
+import json
+import os
+import pickle
+import resource
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.helpers.shapes import (NUM_SHARDS, NUM_TEST, NUM_TRAIN, png, read_all, run_python, write_shapes,
+                    write_tfrecord)
+from vit_jax.data import prepared
+from vit_jax.data.open_source import open_source
+from vit_jax.data import tfrecord
+from vit_jax.errors import InputError
+
+
+@pytest.fixture
+def tfrecords(shapes, tmp_path):
+  """A TFRecord data_dir that the test may damage."""
+  shutil.copytree(os.path.join(shapes[1], 'shapes'), tmp_path / 'shapes')
+  return tmp_path
+
+
+# TFDS data sets.
+
+
+@pytest.mark.parametrize('split, count', [
+    ('train', NUM_TRAIN), ('test', NUM_TEST), ('train[3:17]', 14), ('train[-5:]', 5),
+    ('train[90%:]+test[:5]', 9), ('test+train', NUM_TEST + NUM_TRAIN), ('train[:1shard]', 10),
+    ('train[2:4]+train[3:5]', 4), ('all', NUM_TRAIN + NUM_TEST)])
+def test_both_formats_hold_the_same_records(shapes, split, count):
+  a, t = (open_source('shapes', split, data_dir) for data_dir in shapes)
+  assert len(a) == len(t) == count
+  assert read_all(a) == read_all(t)
+  assert a.num_classes == t.num_classes == 3
+  assert a.class_names == t.class_names == ['disc', 'ring', 'star']
+  assert not a.apply_exif
+
+
+@pytest.mark.parametrize('which', [0, 1], ids=['array_record', 'tfrecord'])
+def test_every_record_is_the_one_that_was_written(shapes, which):
+  opened = open_source('shapes', 'train', shapes[which])
+  written = {png(i): i % 3 for i in range(NUM_TRAIN)}
+  assert {r['image']: r['label'] for r in read_all(opened)} == written
+  assert len({opened.record_name(i) for i in range(NUM_TRAIN)}) == NUM_TRAIN
+  assert len({opened.record_name(i).split(',')[0] for i in range(NUM_TRAIN)}) == NUM_SHARDS
+  # A slice gives a record the same name as the whole split.
+  part = open_source('shapes', 'train[17:23]', shapes[which])
+  assert [part.record_name(i) for i in range(6)] == [opened.record_name(i) for i in range(17, 23)]
+  with pytest.raises(IndexError):
+    opened[NUM_TRAIN]
+
+
+@pytest.mark.parametrize('which', [0, 1], ids=['array_record', 'tfrecord'])
+def test_threads_and_pickling(shapes, which):
+  expected = read_all(open_source('shapes', 'train', shapes[which]))
+  opened = open_source('shapes', 'train', shapes[which])
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    assert list(pool.map(opened.__getitem__, list(range(NUM_TRAIN)) * 5)) == expected * 5
+  assert read_all(pickle.loads(pickle.dumps(opened))) == expected
+
+
+def test_reading_imports_no_tensorflow_and_needs_no_builder_code(shapes, digits_dir):
+  code = '''
+import sys
+from vit_jax.data.open_source import open_source
+from vit_jax.data.open_source import describe
+assert 'tensorflow_datasets' not in sys.modules  # cheap to import
+for name, data_dir in zip(['shapes', 'shapes', 'digits'], sys.argv[1:]):
+  opened = open_source(name, 'train+test', data_dir)
+  assert all(opened[i]['image'] for i in range(len(opened)))
+  describe(name, data_dir)
+assert 'tensorflow' not in sys.modules
+'''
+  result = run_python(code, *shapes, digits_dir)
+  assert result.returncode == 0, result.stderr
+
+
+def test_the_newest_or_the_named_version_is_read(shapes, tmp_path):
+  for version in ('1.2.0', '1.10.0', '1.9.0'):
+    shutil.copytree(os.path.join(shapes[0], 'shapes', '1.2.0'), tmp_path / 'shapes' / version)
+  (tmp_path / 'shapes' / '2.0.0').mkdir()  # of a preparation that did not end
+  assert prepared.find('shapes', str(tmp_path)).endswith('/1.10.0')
+  assert prepared.find('shapes:1.9.0', str(tmp_path)).endswith('/1.9.0')
+  assert prepared.find('shapes/1.9.0', str(tmp_path)).endswith('/1.9.0')
+  assert prepared.find('shapes:1.2.*', str(tmp_path)).endswith('/1.2.0')
+  with pytest.raises(InputError, match=r'prepared there are 1\.2\.0, 1\.9\.0, 1\.10\.0'):
+    prepared.find('shapes:3.0.0', str(tmp_path))
+
+
+def test_configs(shapes, tmp_path):
+  for config in ('red', 'blue'):
+    shutil.copytree(os.path.join(shapes[0], 'shapes', '1.2.0'),
+                    tmp_path / 'shapes' / config / '1.2.0')
+  assert prepared.find('shapes/blue', str(tmp_path)).endswith('shapes/blue/1.2.0')
+  assert prepared.find('shapes/red:1.2.0', str(tmp_path)).endswith('shapes/red/1.2.0')
+  with pytest.raises(InputError, match='what is prepared there is shapes/blue, shapes/red'):
+    prepared.find('shapes', str(tmp_path))
+  (tmp_path / 'shapes' / '.config').mkdir()
+  (tmp_path / 'shapes' / '.config' / 'metadata.json').write_text('{"default_config_name": "red"}')
+  assert prepared.find('shapes', str(tmp_path)).endswith('shapes/red/1.2.0')
+
+
+def test_the_default_data_dir_is_that_of_tfds(shapes, monkeypatch):
+  monkeypatch.setenv('TFDS_DATA_DIR', shapes[1])
+  assert len(open_source('shapes', 'test')) == NUM_TEST
+
+
+def test_other_names_of_image_and_label(tmp_path):
+  write_shapes(tmp_path, image_key='photo', label_key='kind')
+  opened = open_source('shapes', 'train', str(tmp_path))
+  assert {r['image']: r['label'] for r in read_all(opened)} == {
+      png(i): i % 3 for i in range(NUM_TRAIN)}
+
+
+def test_a_data_set_without_class_label(tmp_path):
+  write_shapes(tmp_path, label_feature=np.int64)
+  with pytest.raises(InputError, match='features are image: Image, label: .*, note: Text'):
+    open_source('shapes', 'train', str(tmp_path))
+
+
+def test_a_label_out_of_range(tmp_path):
+  write_shapes(tmp_path, first_label=-1)
+  opened = open_source('shapes', 'train', str(tmp_path))
+  with pytest.raises(InputError, match=r'record \d+ has the label -1, not one in \[0, 3\)'):
+    read_all(opened)
+
+
+@pytest.mark.parametrize('split, message', [
+    ('val', "no split 'val'; the splits are train, test"),
+    ('train+valid[:3]', "no split 'valid'; the splits are train, test"),
+    ('train[:99]', r"bad split 'train\[:99\]': .*41 examples"),
+    ('train[:x]', r"bad split 'train\[:x\]'"),
+    ('train[5:5]', 'holds no examples')])
+def test_bad_splits(shapes, split, message):
+  with pytest.raises(InputError, match=message):
+    open_source('shapes', split, shapes[0])
+
+
+@pytest.mark.parametrize('dataset, message', [
+    ('cifarr10', "no data set 'cifarr10'; did you mean cifar10 or .*a folder"),
+    ('cifar10', 'not prepared in DIR; prepare it with '
+                '`python -m vit_jax.tools.prepare cifar10 --data_dir=DIR`'),
+    ('imagenet2012', 'tools.prepare imagenet2012 .*into DIR/downloads/manual: .*'
+                     'ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar'),
+    ('coco', 'tools.prepare coco '),  # TFDS's own code for it imports TensorFlow
+    ('eurosat/rgbb', "eurosat has no config 'rgbb'; it has rgb, all"),
+    ('jft_300m', 'JFT-300M is not public: give the path of a folder'),
+    ('imagenet21k', 'ImageNet-21k is not in TFDS .*give the path of a folder'),
+    ('my photos', "'my photos' is neither a data set name .* nor a folder")])
+def test_missing_data_sets(tmp_path, dataset, message):
+  with pytest.raises(InputError, match=message.replace('DIR', str(tmp_path))) as e:
+    open_source(dataset, 'train', str(tmp_path))
+  assert '\n' not in str(e.value)
+
+
+def test_a_remote_data_dir():
+  with pytest.raises(InputError, match='gs://bucket is not a local directory'):
+    open_source('cifar10', 'train', 'gs://bucket')
+
+
+# Damaged files.
+
+
+def shard(tfrecords, index=1):
+  return tfrecords / 'shapes' / '1.2.0' / f'shapes-train.tfrecord-{index:05d}-of-{NUM_SHARDS:05d}'
+
+
+def test_a_missing_shard(tfrecords):
+  shard(tfrecords).unlink()
+  with pytest.raises(InputError, match=f'lacks its file {shard(tfrecords)}'):
+    open_source('shapes', 'train', str(tfrecords))
+
+
+@pytest.mark.parametrize('keep, message', [
+    (-1, 'record 9 reaches beyond its end'), (5, 'ends inside record 0'),
+    (-300, r'record \d reaches beyond'), (0, 'holds 0 records instead of 10')])
+def test_a_truncated_shard(tfrecords, keep, message):
+  data = shard(tfrecords).read_bytes()
+  shard(tfrecords).write_bytes(data[:keep])
+  opened = open_source('shapes', 'train', str(tfrecords))
+  with pytest.raises(InputError, match=f'{shard(tfrecords)}.*{message}'):
+    read_all(opened)
+
+
+def test_a_shard_of_another_length(tfrecords):
+  shutil.copy(shard(tfrecords, 0), shard(tfrecords, 1))
+  write_tfrecord(shard(tfrecords), [b'x'] * 12)
+  opened = open_source('shapes', 'train', str(tfrecords))
+  with pytest.raises(InputError, match='holds 12 records instead of 10: prepare .* again'):
+    read_all(opened)
+
+
+def test_a_flipped_length_is_noticed(tfrecords):
+  data = bytearray(shard(tfrecords).read_bytes())
+  for bit in range(64):
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    shard(tfrecords).write_bytes(changed)
+    opened = open_source('shapes', 'train', str(tfrecords))
+    with pytest.raises((InputError, ValueError)):
+      read_all(opened)
+
+
+def test_a_damaged_record_is_a_value_error_and_the_others_are_read(tfrecords):
+  records = [b'\xff\xff not a proto', b''] + [b''] * 8
+  expected = open_source('shapes', 'train', str(tfrecords))[0]
+  write_tfrecord(shard(tfrecords), records)
+  opened = open_source('shapes', 'train', str(tfrecords))
+  for index in (10, 11):
+    with pytest.raises(ValueError, match='the record is damaged') as e:
+      opened[index]
+    assert not isinstance(e.value, InputError)
+  assert opened.record_name(10) == f'{shard(tfrecords)}, record 0'
+  assert opened[0] == expected
+
+
+def test_index_of_an_empty_record_and_an_empty_file(tmp_path):
+  write_tfrecord(tmp_path / 'a', [b'', b'abc'])
+  reader = tfrecord.TFRecordReader(str(tmp_path / 'a'))
+  assert [reader.read(i) for i in range(reader.num_records())] == [b'', b'abc']
+  (tmp_path / 'b').write_bytes(b'')
+  assert tfrecord.TFRecordReader(str(tmp_path / 'b')).num_records() == 0
+  with pytest.raises(OSError):
+    tfrecord.TFRecordReader(str(tmp_path / 'c'))
+
+
+@pytest.mark.parametrize('damage', [lambda d: d[:len(d) // 2], lambda d: b'', lambda d: b'x' * 99])
+def test_a_damaged_array_record_file(shapes, tmp_path, damage):
+  shutil.copytree(os.path.join(shapes[0], 'shapes'), tmp_path / 'shapes')
+  path = (tmp_path / 'shapes' / '1.2.0' / shard(tmp_path).name.replace('tfrecord', 'array_record'))
+  path.write_bytes(damage(path.read_bytes()))
+  with pytest.raises(InputError, match=f'{path} (cannot be read|holds 0 records)'):
+    read_all(open_source('shapes', 'train', str(tmp_path)))
+
+
+def test_a_flipped_byte_in_an_array_record_file(shapes, tmp_path):
+  shutil.copytree(os.path.join(shapes[0], 'shapes'), tmp_path / 'shapes')
+  path = (tmp_path / 'shapes' / '1.2.0' / shard(tmp_path).name.replace('tfrecord', 'array_record'))
+  data = bytearray(path.read_bytes())
+  data[300] ^= 1  # inside the first record
+  path.write_bytes(data)
+  opened = open_source('shapes', 'train', str(tmp_path))
+  with pytest.raises(ValueError, match='the record is damaged') as e:
+    read_all(opened)
+  assert not isinstance(e.value, InputError)
+
+
+@pytest.mark.parametrize('file, text', [
+    ('dataset_info.json', '{"name": "shapes", '), ('features.json', None),
+    ('features.json', '{'), ('dataset_info.json', '{}')])
+def test_a_damaged_description(tfrecords, file, text):
+  path = tfrecords / 'shapes' / '1.2.0' / file
+  if text is None:
+    path.unlink()
+  else:
+    path.write_text(text)
+  with pytest.raises(InputError, match='description of the data set in .*1.2.0 cannot be read'):
+    open_source('shapes', 'train', str(tfrecords))
+
+
+@pytest.mark.parametrize('hard, ok', [(4096, True), (48, False)])
+def test_more_shards_than_open_files_allowed(shapes, tmp_path, hard, ok):
+  # As with ImageNet's 1,024 shards and `ulimit -n 1024`.
+  directory = tmp_path / 'shapes' / '1.2.0'
+  shutil.copytree(os.path.join(shapes[1], 'shapes', '1.2.0'), directory)
+  records = [record for index in range(NUM_SHARDS) for record in tfrecord_records(
+      shard(tmp_path, index))] * 3
+  for index in range(NUM_SHARDS):
+    shard(tmp_path, index).unlink()
+  for index, record in enumerate(records):
+    write_tfrecord(directory / f'shapes-train.tfrecord-{index:05d}-of-{len(records):05d}', [record])
+  info = json.loads((directory / 'dataset_info.json').read_text())
+  train = next(s for s in info['splits'] if s['name'] == 'train')
+  train['shardLengths'] = ['1'] * len(records)
+  (directory / 'dataset_info.json').write_text(json.dumps(info))
+  code = '''
+import resource, sys
+from vit_jax.data.open_source import open_source
+import tensorflow_datasets
+resource.setrlimit(resource.RLIMIT_NOFILE, (48, int(sys.argv[2])))
+opened = open_source('shapes', 'train', sys.argv[1])
+print(sum(len(opened[i]['image']) for i in range(len(opened))))
+'''
+  if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < hard:
+    pytest.skip('this machine allows fewer open files')
+  result = run_python(code, tmp_path, hard)
+  if ok:
+    assert int(result.stdout) == 3 * sum(len(png(i)) for i in range(NUM_TRAIN)), result.stderr
+  else:
+    assert 'InputError' in result.stderr and 'Too many open files' in result.stderr
+
+
+def tfrecord_records(path):
+  reader = tfrecord.TFRecordReader(str(path))
+  return [reader.read(i) for i in range(reader.num_records())]

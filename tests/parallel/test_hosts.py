@@ -1,0 +1,151 @@
+"""Two hosts, as two processes of four simulated devices each: real processes, real signals."""
+
+import signal
+
+import numpy as np
+import pytest
+
+from tests.helpers.jobs import (ROWS, STEPS, Clock, end, fingerprints, free_port, images, lines, reads, saved,
+                  start, wait_for_first_step, wait_for_step)
+from vit_jax.parallel import hosts
+from vit_jax.errors import InputError
+
+
+@pytest.fixture(scope='module')
+def two(start, tmp_path_factory):
+  """An uninterrupted run of two hosts: its workdir, logs, processes."""
+  workdir = tmp_path_factory.mktemp('two')
+  job = start(workdir, '--num_devices=8')
+  return workdir, end(job, [0, 0]), job
+
+
+@pytest.mark.slow
+def test_two_hosts_equal_one(two, start, tmp_path):
+  """2 x 4 devices: the records, losses and evaluations of 1 x 8."""
+  workdir, (log, other_log), job = two
+  alone = start(tmp_path, devices=(8,))
+  end(alone, [0])
+  record, expected = lines(workdir), lines(tmp_path)
+  for line, other in zip(record, expected, strict=True):
+    assert line.keys() == other.keys()
+    np.testing.assert_allclose(list(line.values()), list(other.values()), rtol=1e-5)
+  assert [line['eval/examples'] for line in record if 'eval/examples' in line] == [29, 29]
+  assert record[-2]['train/bad_records'] == 3 and record[-2]['step'] == STEPS
+
+  first, second = map(reads, job)
+  assert {k % ROWS for k in first} == set(range(8))
+  assert {k % ROWS for k in second} == set(range(8, 16))
+  assert first | second == reads(alone[0]) and len(first | second) == STEPS * ROWS
+
+  assert 'step 30/30' in log and log.rstrip().splitlines()[-1].endswith('/tensorboard')
+  told = [line for line in other_log.splitlines() if 'Gloo' not in line]  # the others keep silent
+  assert all('process 1: skipped record' in line for line in told), other_log
+  skipped = log.count('skipped record') + len(told)
+  assert skipped == 4 + 1  # 3 of train once, 1 of val in each evaluation
+  assert len(list((workdir / 'tensorboard').iterdir())) == 1
+  assert (workdir / 'log.txt').read_text() in log
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_host_saves_on_both(two, start, tmp_path):
+  """The same step, exit code 42; SLURM then starts the job again, and nothing is different."""
+  job = start(tmp_path)
+  wait_for_step(job, tmp_path, 5)
+  job[1].send_signal(signal.SIGTERM)
+  clock = Clock()
+  log, _ = end(job, [42, 42])
+  clock.tell('SIGTERM to the end of both')
+  step = saved(tmp_path)[-1]
+  assert 5 <= step < STEPS and f'stopped at step {step} of {STEPS} and saved' in log
+  clock, job = Clock(), start(tmp_path, slurm=True)
+  wait_for_first_step(job)
+  clock.tell('start of both to the first step')
+  log, _ = end(job, [0, 0])
+  assert f'from step {step} of {STEPS}' in log and '8 device(s)' in log
+  assert lines(tmp_path) == lines(two[0])
+  assert fingerprints(tmp_path) == fingerprints(two[0])
+
+
+@pytest.mark.slow
+def test_a_killed_host_ends_the_other(two, start, tmp_path):
+  """Within a minute, and a start of both goes on; here with the state cut over the hosts."""
+  reached = 0
+  for killed in (1, 0):
+    clock, job = Clock(), start(tmp_path, '--config.parallel=mesh', '--config.mesh=(1,8)')
+    wait_for_first_step(job)
+    clock.tell(f'start of both to the first step after {reached}')
+    wait_for_step(job, tmp_path, reached + 15)
+    job[killed].kill()
+    clock = Clock()
+    assert job[1 - killed].wait(60) not in (0, 42)
+    clock.tell(f'SIGKILL of process {killed} to the end of the other')
+    log = job[0].log.read_text()
+    assert f'from step {reached} of {STEPS}' in log if reached else 'starting in' in log
+    reached = saved(tmp_path)[-1]
+    assert reached >= 10
+  record = lines(tmp_path)
+  for line, other in zip(record, lines(two[0])):
+    np.testing.assert_allclose(list(line.values()), list(other.values()), rtol=1e-5)
+
+
+FAILURES = {
+    'data of one host': (
+        dict(own=((), ('--config.dataset=digits', '--config.data_dir=/dev/null'))),
+        'process 1 failed: the data set digits cannot be written to /dev/null',
+        'error: the data set digits cannot be written to /dev/null'),
+    'another config': (
+        dict(own=((), ('--config.lr=.5',))),
+        'process 1 failed: config.lr is 0.5 on process 1 and 0.001 on process 0',
+        'error: config.lr is 0.5 on process 1'),
+    'another workdir': (
+        dict(own=((), ('--workdir={workdir}/other',))),
+        'error: process 1 does not see what process 0 writes to', 'give a directory that all'),
+    'more processes': (
+        dict(own=((), ('--num_processes=3',))),
+        'process 1 failed: --num_processes=3, but process 0 was told 2', '--num_processes=3, but'),
+    'fewer devices': (
+        dict(devices=(4, 2)), 'error: process ', 'error: process '),
+    'a process that never comes': (
+        dict(devices=(4,), own=((f'--coordinator_address=localhost:{free_port()}',
+                                 '--num_processes=2', '--process_id=0', '--start_timeout=5'),)),
+        'error: not all processes of this job met at localhost:')}
+
+
+@pytest.fixture(scope='module')
+def failures(start, tmp_path_factory):
+  """All of FAILURES, started at once: most of their time they wait."""
+  workdir = tmp_path_factory.mktemp('failures')
+  return {name: start(workdir / name, **about) for name, (about, *_) in FAILURES.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', FAILURES)
+def test_one_failure_ends_all_with_one_sentence(failures, name):
+  words = FAILURES[name][1:]
+  logs = end(failures[name], [1] * len(words), seconds=60)
+  for log, expected in zip(logs, words):
+    assert expected in log.splitlines()[-1], log
+    assert 'Traceback' not in log
+
+
+@pytest.mark.parametrize('flags, words', [
+    (('localhost:1', 2, 2), '--process_id=2 is not one of the --num_processes=2 that count from 0'),
+    ((None, 2, None), '--process_id go together')])
+def test_impossible_flags_are_found_at_once(flags, words):
+  with pytest.raises(InputError, match=words):
+    hosts.start(*flags)
+
+
+def test_mpi_needs_mpi4py(monkeypatch):
+  monkeypatch.setenv('OMPI_COMM_WORLD_SIZE', '4')
+  monkeypatch.setattr(hosts.importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(InputError, match='mpirun started 4 processes.*pip install mpi4py'):
+    hosts._mpi_size()
+  monkeypatch.delenv('OMPI_COMM_WORLD_SIZE')
+  assert hosts._mpi_size() == 1
+
+
+def test_alone_there_is_nobody_to_ask(tmp_path):
+  assert hosts.gather({'a': 1}) == [{'a': 1}]
+  hosts.check_same({'a': 1})
+  hosts.check_shared(tmp_path / 'none')

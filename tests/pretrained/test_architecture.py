@@ -1,0 +1,117 @@
+"""A checkpoint's arrays tell which model it is of."""
+
+import json
+import shutil
+
+from flax import traverse_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vit_jax import create_model, load_params
+from vit_jax.errors import InputError
+from vit_jax.pretrained.load import abstract_params
+from vit_jax.pretrained.metadata import About
+from vit_jax.pretrained.architecture import infer_model, load_model
+from tests.helpers.paths import FILES
+
+DATA = FILES
+TINY = dict(hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=2)
+
+
+def abstract(name, **fields):
+  model = create_model(name, **fields)
+  return model, traverse_util.flatten_dict(abstract_params(model), sep='/')
+
+
+@pytest.mark.parametrize('name, has_size', [
+    ('ViT-Ti/16', True), ('ViT-B/32', True), ('ViT-H/14', True), ('R50+ViT-B/16', True),
+    ('R50+ViT-L/32', True), ('R26+ViT-S/32', True), ('R+ViT-Ti/16', True), ('BiT-R50x1', False),
+    ('BiT-R101x3', False)])
+def test_every_kind_of_name(name, has_size):
+  model, arrays = abstract(name, num_classes=1000)
+  found_name, found = infer_model(arrays)
+  assert found_name == name and ('image_size' in found) == has_size
+  assert create_model(found_name, **found) == model
+
+
+@pytest.mark.parametrize('fields', [
+    {}, dict(num_classes=0), dict(representation_size=48), dict(head='gap'), dict(head='map'),
+    dict(image_size=48), dict(pos_embedding='learned2d', image_size=(64, 96)),
+    dict(pos_embedding='relative'), dict(pos_embedding='relative', pos_embedding_at='shared'),
+    dict(pos_embedding='sincos2d'), dict(pos_embedding_at='every'),
+    dict(head='gap', attention='axial'),
+    dict(head='gap', attention='axial', pos_embedding_at='every'),
+    dict(pre_norm=True, patch_bias=False, qkv_bias=False), dict(registers=4, layer_scale=1.)],
+                         ids=str)
+def test_every_field(fields):
+  model, arrays = abstract('ViT-Ti/8', **dict(num_classes=10, image_size=32) | TINY | fields)
+  name, found = infer_model(arrays)
+  assert create_model(name, **{'image_size': 32} | found) == model
+
+
+def test_a_size_that_is_nearly_in_the_table():
+  _, arrays = abstract('ViT-S/16', num_classes=10, num_layers=4)
+  name, found = infer_model(arrays)
+  assert name == 'ViT-S/16' and found['num_layers'] == 4 and 'hidden_dim' not in found
+
+
+def test_what_only_the_file_tells():
+  _, arrays = abstract('ViT-Ti/8', num_classes=10, image_size=(16, 24), **TINY)  # 6 patches
+  assert 'image_size' not in infer_model(arrays)[1]
+  about = About(activation='gelu', norm_eps=1e-12, image_size=(16, 24))
+  _, found = infer_model(arrays, about)
+  assert (found['activation'], found['norm_eps'], found['image_size']) == (
+      'gelu', 1e-12, (16, 24))
+
+
+@pytest.mark.parametrize('missing, words', [
+    ('embedding/kernel', 'embedding/kernel is missing'),
+    ('Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel', 'MlpBlock_0/Dense_0/kernel is miss')])
+def test_arrays_of_no_model(missing, words):
+  _, arrays = abstract('ViT-Ti/8', num_classes=10, image_size=32, **TINY)
+  del arrays[missing]
+  with pytest.raises(InputError, match=words):
+    infer_model(arrays)
+
+
+def test_resnets_of_no_model():
+  with pytest.raises(InputError, match=r'bit_v2.npz: no BiT ResNet has \(1, 2\) units'):
+    load_model(DATA / 'bit_v2.npz')
+  with pytest.raises(InputError, match=r'hybrid_1_1.npz: no hybrid has a ResNet of \(1, 2\) units'):
+    load_model(DATA / 'hybrid_1_1.npz')
+
+
+@pytest.mark.parametrize('file', ['vit_token', 'vit_gap', 'vit_pre_logits', 'dialect2_map'])
+def test_a_file_alone_gives_the_reference_logits(file):
+  io = np.load(DATA / f'{file}.io.npz')
+  model, params, class_names = load_model(DATA / f'{file}.npz')
+  np.testing.assert_allclose(model.apply({'params': params}, io['image']), io['logits'],
+                             atol=2e-5)
+  np.testing.assert_equal(params, load_params(DATA / f'{file}.npz', model))
+  assert class_names is None
+
+
+def test_another_normalisation_of_pixels_becomes_part_of_the_model(tmp_path):
+  mean, std = np.array([.485, .456, .406]), np.array([.229, .224, .225])
+  shutil.copytree(DATA / 'timm_tiny', tmp_path / 'deit')
+  config = json.loads((tmp_path / 'deit' / 'config.json').read_text())
+  config['pretrained_cfg'] = {'mean': mean.tolist(), 'std': std.tolist()}
+  (tmp_path / 'deit' / 'config.json').write_text(json.dumps(config))
+  pixels = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype(np.float32)
+  model, params, _ = load_model(DATA / 'timm_tiny')
+  want = model.apply({'params': params}, (pixels - mean) / std)
+  model, params, _ = load_model(tmp_path / 'deit')
+  np.testing.assert_allclose(model.apply({'params': params}, 2 * pixels - 1), want, atol=2e-5)
+  assert np.abs(want).max() > .1
+
+
+def test_overrides(caplog):
+  model, params, _ = load_model(DATA / 'vit_token.npz', image_size=64, dtype='bfloat16')
+  assert model.image_size == (64, 64) and model.dtype == jnp.bfloat16
+  np.testing.assert_equal(params, load_params(DATA / 'vit_token.npz', model))
+  assert 'resized from 4x4 patches to the grid of 8x8' in caplog.text
+  with pytest.raises(InputError, match='vit_token.npz does not fit the model: .*encoderblock_10'):
+    load_model(DATA / 'vit_token.npz', 'ViT-Ti/8')
+  with pytest.raises(InputError, match="unknown field 'registres'"):
+    load_model(DATA / 'vit_token.npz', registres=4)

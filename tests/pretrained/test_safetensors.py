@@ -1,0 +1,278 @@
+import json
+import shutil
+import struct
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from vit_jax import create_model, load_params, save_params
+from vit_jax.pretrained.load import abstract_params
+from vit_jax.pretrained.architecture import infer_model
+from vit_jax.pretrained.formats import read_arrays, read_checkpoint, write_arrays
+from vit_jax.pretrained.torch_layout import read_positions, write_positions
+from tests.helpers.paths import FILES
+
+DATA = FILES
+HF = DATA / 'hf_tiny' / 'model.safetensors'
+TIMM = DATA / 'timm_tiny' / 'model.safetensors'
+POSITIONS = 'Transformer/posembed_input/pos_embedding'
+
+
+def infer(arrays, about):
+  name, overrides = infer_model(arrays, about)
+  return create_model(name, **overrides)
+
+
+def copy(source, directory, change=lambda tensors: tensors, config=True):
+  """Writes the changed tensors of a reference, with or without its config.json."""
+  directory.mkdir(exist_ok=True)
+  save_file(change(load_file(source)), directory / 'model.safetensors', metadata={'format': 'pt'})
+  if config:
+    shutil.copy(source.with_name('config.json'), directory)
+  return directory
+
+
+@pytest.mark.parametrize('name, kind', [
+    ('timm_tiny', 'timm'), ('timm_registers', 'timm'), ('timm_map', 'timm'), ('hf_tiny', 'hf'),
+    ('dinov2_tiny', 'hf')])
+def test_what_these_libraries_wrote_is_written_as_it_was(tmp_path, name, kind):
+  arrays, about = read_checkpoint(DATA / name)
+  if name == 'hf_tiny':
+    write_arrays(arrays, tmp_path / 'x', 'hf', about=about)  # timm has no such norm_eps
+  else:
+    write_arrays(arrays, tmp_path / 'timm', 'timm', about=about)  # by way of the other formats
+    write_arrays(read_arrays(tmp_path / 'timm'), tmp_path / 'x.npz')
+    write_arrays(read_arrays(tmp_path / 'x.npz'), tmp_path / 'orbax')
+    write_arrays(read_arrays(tmp_path / 'orbax'), tmp_path / 'x', kind, about=about)
+  old, new = (load_file(d / 'model.safetensors') for d in (DATA / name, tmp_path / 'x'))
+  if name == 'dinov2_tiny':  # not kept: only masked pretraining uses it
+    old['embeddings.mask_token'] = np.zeros((1, 16), np.float32)
+  assert old.keys() == new.keys()
+  for key in old:
+    assert old[key].shape == new[key].shape and old[key].tobytes() == new[key].tobytes()
+
+
+@pytest.mark.parametrize('name', ['hf_tiny', 'dinov2_tiny'])
+def test_the_config_for_transformers_says_the_same(tmp_path, name):
+  arrays, about = read_checkpoint(DATA / name)
+  write_arrays(arrays, tmp_path, 'hf', about=about)
+  old, new = (json.loads((d / 'config.json').read_text()) for d in (DATA / name, tmp_path))
+  # What has no default, or another one, in transformers.
+  told = {'architectures', 'hidden_act', 'hidden_size', 'id2label', 'image_size', 'layer_norm_eps',
+          'intermediate_size', 'mlp_ratio', 'model_type', 'num_attention_heads', 'patch_size',
+          'num_hidden_layers', 'num_register_tokens', 'qkv_bias'}
+  assert {k: new[k] for k in old if k in told} == {k: old[k] for k in old if k in told}
+  assert new.keys() <= old.keys()
+
+
+def test_the_config_for_timm_says_the_same(tmp_path):
+  """These fields made timm 1.0.31's create_model('local-dir:DIR', pretrained=True) give the same
+  logits as ours, to 5e-6, for every model here."""
+  for name in ('timm_registers', 'timm_map'):
+    arrays, about = read_checkpoint(DATA / name)
+    write_arrays(arrays, tmp_path / name, 'timm', about=about)
+    old, new = (json.loads((d / name / 'config.json').read_text()) for d in (DATA, tmp_path))
+    args, more = new['model_args'], old['model_args']
+    for k in set(more) - {'init_values', 'in_chans', 'num_classes'}:
+      assert args[k] == more[k], k
+    assert (args.get('init_values') is None) == (more.get('init_values') is None)
+    assert new['num_classes'] == old['num_classes'] and new['architecture'].startswith('vit_')
+    assert args['act_layer'] == ('gelu_tanh' if name == 'timm_map' else 'gelu')
+
+
+def test_the_model_tells_what_parameters_do_not(tmp_path):
+  model = create_model('ViT-Ti/4', hidden_dim=16, mlp_dim=24, num_heads=2, num_layers=1,
+                       num_classes=3, image_size=(8, 12), activation='quick_gelu', norm_eps=1e-5)
+  params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), abstract_params(model))
+  save_params(params, tmp_path / 'hf', 'hf', model=model, class_names=['a', 'b', 'c'])
+  config = json.loads((tmp_path / 'hf' / 'config.json').read_text())
+  assert (config['hidden_act'], config['layer_norm_eps'], config['image_size'],
+          config['id2label']) == ('quick_gelu', 1e-5, [8, 12], {'0': 'a', '1': 'b', '2': 'c'})
+  save_params(params, tmp_path / 'timm', 'timm', model=model)
+  args = json.loads((tmp_path / 'timm' / 'config.json').read_text())['model_args']
+  assert (args['act_layer'], args['img_size'], args['mlp_ratio']) == ('quick_gelu', [8, 12], 1.5)
+  about = read_checkpoint(tmp_path / 'timm').about
+  assert (about.activation, about.norm_eps, about.image_size) == ('quick_gelu', 1e-5, (8, 12))
+  with pytest.raises(ValueError, match='6 positions are no square grid: give the model'):
+    save_params(params, tmp_path / 'x', 'timm')
+  with pytest.raises(ValueError, match='timm has no config for norm_eps=1e-12'):
+    save_params(params, tmp_path / 'x', 'timm', model=model.clone(norm_eps=1e-12))
+
+
+def test_a_single_file_keeps_its_config(tmp_path):
+  arrays, about = read_checkpoint(DATA / 'hf_tiny')
+  write_arrays(arrays, tmp_path / 'a.safetensors', 'hf', about=about)
+  assert [p.name for p in tmp_path.iterdir()] == ['a.safetensors']
+  again = read_checkpoint(tmp_path / 'a.safetensors')
+  np.testing.assert_equal(again.arrays, arrays)
+  assert again.about == about
+
+
+@pytest.mark.parametrize('change', [
+    lambda t: {k.removeprefix('vit.'): v for k, v in t.items()},
+    lambda t: {k.replace('encoder.layer.', 'layers.').replace('attention.attention.', 'attention.')
+               .replace('query', 'q_proj').replace('key', 'k_proj').replace('value', 'v_proj')
+               .replace('attention.output.dense', 'attention.o_proj')
+               .replace('intermediate.dense', 'mlp.fc1').replace('output.dense', 'mlp.fc2'): v
+               for k, v in t.items()},
+    lambda t: {k.replace('vit.', 'deit.'): v for k, v in t.items()}],
+                         ids=['no prefix', 'state_dict of transformers 5', 'another prefix'])
+def test_other_names_of_hugging_face(tmp_path, change):
+  directory = copy(HF, tmp_path / 'x', change)
+  assert load_file(directory / 'model.safetensors').keys() != load_file(HF).keys()
+  np.testing.assert_equal(read_arrays(directory), read_arrays(HF))
+
+
+def test_split_projections_and_old_pre_logits_of_timm(tmp_path):
+  def change(tensors):
+    for i in range(2):
+      for kind in ('weight', 'bias'):
+        parts = np.split(tensors.pop(f'blocks.{i}.attn.qkv.{kind}'), 3)
+        tensors |= {f'blocks.{i}.attn.{x}_proj.{kind}': p for x, p in zip('qkv', parts)}
+    return tensors | {'pre_logits.fc.weight': np.eye(32, 32, 3, np.float32)}
+  read = read_arrays(copy(TIMM, tmp_path / 'x', change))
+  np.testing.assert_array_equal(read.pop('pre_logits/kernel'), np.eye(32, 32, -3))
+  np.testing.assert_equal(read, read_arrays(TIMM))
+
+
+def test_shards(tmp_path):
+  tensors = load_file(HF)
+  names = {k: f'model-0000{1 + i % 3}-of-00003.safetensors' for i, k in enumerate(tensors)}
+  for file in set(names.values()):
+    save_file({k: v for k, v in tensors.items() if names[k] == file}, tmp_path / file)
+  index = tmp_path / 'model.safetensors.index.json'
+  index.write_text(json.dumps({'weight_map': names}))
+  shutil.copy(DATA / 'hf_tiny' / 'config.json', tmp_path)
+  for path in (tmp_path, index):
+    np.testing.assert_equal(read_arrays(path), read_arrays(HF))
+  (tmp_path / 'model-00002-of-00003.safetensors').unlink()
+  with pytest.raises(ValueError, match='model-00002-of-00003.safetensors: no such file'):
+    read_arrays(tmp_path)
+  index.write_text('{"weight_map": {"a": "../../etc/passwd"}}')
+  with pytest.raises(ValueError, match='index.json is not a readable index'):
+    read_arrays(tmp_path)
+
+
+@pytest.mark.parametrize('dtype', [np.float16, jnp.bfloat16])
+def test_half_precision_becomes_float32(tmp_path, dtype):
+  half = lambda tensors: {k: v.astype(dtype) for k, v in tensors.items()}
+  read = read_arrays(copy(TIMM, tmp_path / 'x', half))
+  exact = read_arrays(TIMM)
+  for name, x in read.items():
+    assert x.dtype == np.float32
+    np.testing.assert_array_equal(x, exact[name].astype(dtype).astype(np.float32))
+
+
+def test_heads_come_from_the_model_the_config_or_the_width(tmp_path):
+  name = 'Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel'
+  assert read_arrays(TIMM)[name].shape == (32, 2, 16)
+  assert read_arrays(TIMM, num_heads=4)[name].shape == (32, 4, 8)
+  directory = copy(TIMM, tmp_path / 'x', config=False)
+  with pytest.raises(ValueError, match='width 32 is not a usual one: give num_heads'):
+    read_arrays(directory)
+  with pytest.raises(ValueError, match=r'shape \(32, 32\) does not go with 5 attention heads'):
+    read_arrays(directory, num_heads=5)
+  model = create_model('ViT-Ti/8', hidden_dim=32, mlp_dim=128, num_heads=2, num_layers=2,
+                       num_classes=10, image_size=32)
+  np.testing.assert_equal(load_params(directory, model), load_params(TIMM, model))
+  wide = create_model('ViT-Ti/8', num_layers=1, num_classes=2, image_size=8)
+  save_params(jax.tree.map(lambda x: np.ones(x.shape, x.dtype), abstract_params(wide)),
+              tmp_path / 'wide', 'timm')
+  bare = copy(tmp_path / 'wide' / 'model.safetensors', tmp_path / 'bare', config=False)
+  assert read_arrays(bare)[name].shape == (192, 3, 64)
+
+
+def test_three_habits_of_positions():
+  """timm's no_embed_class has no row for the class token; without it registers have rows."""
+  rng = np.random.default_rng(0)
+  draw = lambda n: rng.normal(size=(1, n, 4)).astype(np.float32)
+  for rows, patches in ((17, None), (16, None), (6, 6), (7, 6)):
+    arrays = {'cls': draw(1), POSITIONS: draw(rows)}
+    read = dict(arrays)
+    read_positions(read, patches)
+    no_embed_class = rows in (16, 6)
+    np.testing.assert_array_equal(
+        read[POSITIONS], np.pad(arrays[POSITIONS], ((0, 0), (int(no_embed_class), 0), (0, 0))))
+    written, said = write_positions(read)
+    assert said == no_embed_class
+    np.testing.assert_equal(written, arrays)
+  arrays = {'cls': draw(1), 'registers': draw(3), POSITIONS: draw(1 + 3 + 16)}
+  read = dict(arrays)
+  read_positions(read, None)  # a register and its position are only ever added
+  np.testing.assert_array_equal(read['registers'], arrays['registers'] + arrays[POSITIONS][:, 1:4])
+  np.testing.assert_array_equal(read[POSITIONS], arrays[POSITIONS][:, [0, *range(4, 20)]])
+  written, said = write_positions(read)
+  assert not said and not written[POSITIONS][:, 1:4].any()
+  again = dict(written)
+  read_positions(again, None)
+  np.testing.assert_equal(again, read)
+
+
+@pytest.mark.parametrize('source, old, new, words', [
+    (TIMM, 'norm.weight', 'fc_norm.weight', r'normalises after pooling \(fc_norm\)'),
+    (TIMM, 'head.bias', 'dist_token', 'distillation token'),
+    (HF, 'classifier.bias', 'vit.embeddings.distillation_token', 'distillation token'),
+    (TIMM, 'norm.bias', 'blocks.0.attn.q_norm.weight', 'normalises queries and keys'),
+    (HF, 'classifier.bias', 'vit.encoder.layer.0.mlp.weights_in.weight', 'SwiGLU'),
+    (HF, 'vit.embeddings.patch_embeddings.projection.weight', 'conv1.weight', 'lacks vit.embed'),
+    (TIMM, 'head.bias', 'decoder.0.bias', r'missing head/bias .* extra decoder.0.bias')])
+def test_files_of_other_models_say_why(tmp_path, source, old, new, words):
+  change = lambda tensors: {new if k.endswith(old) else k: v for k, v in tensors.items()}
+  directory = copy(source, tmp_path / 'x', change)
+  model = create_model('ViT-Ti/8', hidden_dim=32, mlp_dim=128, num_heads=2, num_layers=2,
+                       num_classes=10, image_size=32)
+  with pytest.raises(ValueError, match=f'x.*{words}'):
+    load_params(directory, model)
+
+
+def test_safetensors_of_something_else(tmp_path):
+  save_file({'bert.weight': np.zeros(3, np.float32)}, tmp_path / 'a.safetensors')
+  with pytest.raises(ValueError, match="neither timm's nor Hugging Face's names .*bert.weight"):
+    read_arrays(tmp_path / 'a.safetensors')
+
+
+@pytest.mark.parametrize('source, kind', [(TIMM, 'timm'), (HF, 'hf')])
+def test_another_normalisation_of_the_pixels_is_named_and_kept(tmp_path, source, kind, caplog):
+  mean, std = (.485, .456, .406), (.229, .224, .225)
+  config = json.loads(source.with_name('config.json').read_text())
+  preprocessor = {'image_mean': mean, 'image_std': std}
+  if kind == 'timm':
+    config['pretrained_cfg'] = {'mean': mean, 'std': std}
+    preprocessor = {}
+  directory = copy(source, tmp_path / 'x')
+  (directory / 'config.json').write_text(json.dumps(config))
+  (directory / 'preprocessor_config.json').write_text(json.dumps(preprocessor))
+  arrays, about = read_checkpoint(directory)
+  for format in (kind, 'orbax'):
+    write_arrays(arrays, tmp_path / format, format, about=about)
+    kept = read_checkpoint(tmp_path / format).about
+    assert (kept.image_mean, kept.image_std) == (mean, std)
+  load_params(tmp_path / kind, infer(arrays, about))
+  assert [r.getMessage() for r in caplog.records] == [
+      f'{tmp_path / kind} is of a model for images (x - mean) / std with x in [0, 1], mean {mean} '
+      f'and std {std}: give it such, or take load_model, which adapts it to images in [-1, 1]']
+
+
+@pytest.mark.parametrize('damage', ['empty', 'html', 'truncated', 'grown', 'header', 'length'])
+def test_damaged_files_are_named(tmp_path, damage):
+  good = TIMM.read_bytes()
+  length = struct.unpack('<Q', good[:8])[0]
+  middle = length // 2
+  (tmp_path / 'bad.safetensors').write_bytes({
+      'empty': b'', 'html': b'<!DOCTYPE html>', 'truncated': good[:-100], 'grown': good + b'1',
+      'header': good[:middle] + bytes([good[middle] ^ 64]) + good[middle + 1:],
+      'length': bytes([good[0] ^ 1]) + good[1:]}[damage])
+  with pytest.raises(ValueError, match='bad.safetensors is not a readable safetensors file'):
+    read_arrays(tmp_path / 'bad.safetensors')
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{"num_attention_heads": "two"}',
+                                  '{"id2label": {"a": "b"}}'])
+def test_damaged_configs_are_named(tmp_path, text):
+  directory = copy(HF, tmp_path / 'x')
+  (directory / 'config.json').write_text(text)
+  with pytest.raises(ValueError, match='x/config.json has no readable config'):
+    read_arrays(directory)
