@@ -26,17 +26,34 @@ from vit_jax.dedup.bands import find_pairs, make_index
 from vit_jax.dedup.hashes import against_hashes, train_hashes
 
 THRESHOLDS = (4, 6, 8, 10, 12)
-DISTANCES = (.1, .2, .3, .4, .5)
+DISTANCES = (0.1, 0.2, 0.3, 0.4, 0.5)
 FASHION = pathlib.Path('/usr/share/datasets/fashion-mnist')
-SKIMAGE = ('astronaut', 'brick', 'camera', 'cell', 'chelsea', 'clock_motion', 'coffee', 'coins',
-           'grass', 'gravel', 'hubble_deep_field', 'ihc', 'moon', 'motorcycle_left', 'page',
-           'retina', 'rocket')
+SKIMAGE = (
+  'astronaut',
+  'brick',
+  'camera',
+  'cell',
+  'chelsea',
+  'clock_motion',
+  'coffee',
+  'coins',
+  'grass',
+  'gravel',
+  'hubble_deep_field',
+  'ihc',
+  'moon',
+  'motorcycle_left',
+  'page',
+  'retina',
+  'rocket',
+)
 
 
 def photographs():
   """(H, W, 3) uint8 RGB each; no two show the same."""
   import matplotlib
   from sklearn.datasets import load_sample_images
+
   paths = [os.path.join(matplotlib.get_data_path(), 'sample_data', 'grace_hopper.jpg')]
   if found := importlib.util.find_spec('skimage'):
     folder = pathlib.Path(found.origin).parent / 'data'
@@ -46,9 +63,12 @@ def photographs():
 
 def tiles(images, side):
   """Squares that do not overlap, without those that are nearly of one colour."""
-  cut = [image[y:y + side, x:x + side] for image in images
-         for y in range(0, image.shape[0] - side + 1, side)
-         for x in range(0, image.shape[1] - side + 1, side)]
+  cut = [
+    image[y : y + side, x : x + side]
+    for image in images
+    for y in range(0, image.shape[0] - side + 1, side)
+    for x in range(0, image.shape[1] - side + 1, side)
+  ]
   return [np.ascontiguousarray(tile) for tile in cut if tile.std() > 10]
 
 
@@ -60,13 +80,19 @@ def fashion(name, count):
 
 
 def jpeg(image, quality):
-  return cv2.imdecode(cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1],
-                      cv2.IMREAD_COLOR)
+  return cv2.imdecode(
+    cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR
+  )
 
 
 def scaled(image, factor):
-  return cv2.resize(image, None, fx=factor, fy=factor,
-                    interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+  return cv2.resize(
+    image,
+    None,
+    fx=factor,
+    fy=factor,
+    interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC,
+  )
 
 
 def cropped(image, share, rng):
@@ -74,7 +100,7 @@ def cropped(image, share, rng):
   height, width = image.shape[:2]
   h, w = round(height * (1 - share)), round(width * (1 - share))
   y, x = rng.integers(height - h + 1), rng.integers(width - w + 1)
-  return image[y:y + h, x:x + w]
+  return image[y : y + h, x : x + w]
 
 
 def framed(image, share, level):
@@ -87,16 +113,17 @@ def brighter(image, factor):
 
 
 KINDS = {
-    **{f'JPEG quality {q}': lambda x, _, q=q: jpeg(x, q) for q in (95, 75, 50, 30)},
-    **{f'resized {f}x': lambda x, _, f=f: jpeg(scaled(x, f), 90) for f in (.5, .7, 1.5, 2)},
-    'cropped 5 %': lambda x, rng: jpeg(cropped(x, .05, rng), 90),
-    'cropped 10 %': lambda x, rng: jpeg(cropped(x, .1, rng), 90),
-    'mirrored': lambda x, _: jpeg(np.ascontiguousarray(x[:, ::-1]), 90),
-    **{f'brightness {f}x': lambda x, _, f=f: jpeg(brighter(x, f), 90) for f in (.7, 1.3)},
-    'white border 5 %': lambda x, _: jpeg(framed(x, .05, 255), 90),
-    'black border 10 %': lambda x, _: jpeg(framed(x, .1, 0), 90),
-    'mirrored, cropped 5 %, .7x, JPEG 60': lambda x, rng: jpeg(scaled(cropped(
-        np.ascontiguousarray(x[:, ::-1]), .05, rng), .7), 60),
+  **{f'JPEG quality {q}': lambda x, _, q=q: jpeg(x, q) for q in (95, 75, 50, 30)},
+  **{f'resized {f}x': lambda x, _, f=f: jpeg(scaled(x, f), 90) for f in (0.5, 0.7, 1.5, 2)},
+  'cropped 5 %': lambda x, rng: jpeg(cropped(x, 0.05, rng), 90),
+  'cropped 10 %': lambda x, rng: jpeg(cropped(x, 0.1, rng), 90),
+  'mirrored': lambda x, _: jpeg(np.ascontiguousarray(x[:, ::-1]), 90),
+  **{f'brightness {f}x': lambda x, _, f=f: jpeg(brighter(x, f), 90) for f in (0.7, 1.3)},
+  'white border 5 %': lambda x, _: jpeg(framed(x, 0.05, 255), 90),
+  'black border 10 %': lambda x, _: jpeg(framed(x, 0.1, 0), 90),
+  'mirrored, cropped 5 %, .7x, JPEG 60': lambda x, rng: jpeg(
+    scaled(cropped(np.ascontiguousarray(x[:, ::-1]), 0.05, rng), 0.7), 60
+  ),
 }
 
 
@@ -112,8 +139,10 @@ def recall(name, tests, others):
   index = make_index(*against, THRESHOLDS[-1])
   seconds = time.process_time() - start
   other_pairs = find_pairs(index, *hash_all(train_hashes, others))
-  print(f'\n{name}: {len(tests):,} test images, an altered copy of each, {len(others):,} others; '
-        f'{1e3 * seconds / len(tests):.2f} ms of CPU to hash a test image\n')
+  print(
+    f'\n{name}: {len(tests):,} test images, an altered copy of each, {len(others):,} others; '
+    f'{1e3 * seconds / len(tests):.2f} ms of CPU to hash a test image\n'
+  )
   print('| recall, precision in % at a threshold of | ' + ' | '.join(map(str, THRESHOLDS)) + ' |')
   print('|---' * (1 + len(THRESHOLDS)) + '|')
   for kind, alter in KINDS.items():
@@ -122,14 +151,18 @@ def recall(name, tests, others):
     print(f'| {kind} | ' + ' | '.join(map(lambda t: cell(pairs, len(tests), t), THRESHOLDS)) + ' |')
   counts = [(other_pairs[:, 2] <= t).sum() for t in THRESHOLDS]
   if others:
-    print('| pairs of a test image and one of the others, unaltered | '
-          + ' | '.join(f'{n:,}' for n in counts) + ' |')
+    print(
+      '| pairs of a test image and one of the others, unaltered | '
+      + ' | '.join(f'{n:,}' for n in counts)
+      + ' |'
+    )
 
 
 def speed():
   """Prints the CPU time of a photograph of usual size."""
   from benchmarks.input import make_jpegs
   from vit_jax.data.decode import decode_image
+
   jpegs = make_jpegs(16)
   times = []
   for function in (lambda x: x, train_hashes, against_hashes):
@@ -138,8 +171,11 @@ def speed():
     for data in jpegs:
       function(decode_image(data))
     times.append(f'{1e3 * (time.process_time() - start) / len(jpegs):.1f} ms')
-  print('a 500 x 375 JPEG: decoded in {}, and hashed for training in {}, for a test set in {}'
-        .format(*times))
+  print(
+    'a 500 x 375 JPEG: decoded in {}, and hashed for training in {}, for a test set in {}'.format(
+      *times
+    )
+  )
 
 
 def cell(pairs, count, threshold):
@@ -153,6 +189,7 @@ def embedding(checkpoint, image_size, tests):
   """Prints what a largest distance of representations leaves of the pairs of all kinds."""
   from vit_jax.dedup.embedding import embedding_distances
   from vit_jax.pretrained.architecture import load_model
+
   model, params, _ = load_model(checkpoint, image_size=image_size)
   rng = np.random.default_rng(0)
   train = [alter(image, rng) for alter in KINDS.values() for image in tests]
@@ -160,8 +197,10 @@ def embedding(checkpoint, image_size, tests):
   pairs = find_pairs(index, *hash_all(train_hashes, train))
   start = time.perf_counter()
   far = embedding_distances(model, params, pairs, train.__getitem__, tests.__getitem__)
-  print(f'{len(tests)} tiles, {len(train):,} copies of all kinds, {len(pairs):,} pairs, '
-        f'{time.perf_counter() - start:.0f} s; recall, precision in %\n')
+  print(
+    f'{len(tests)} tiles, {len(train):,} copies of all kinds, {len(pairs):,} pairs, '
+    f'{time.perf_counter() - start:.0f} s; recall, precision in %\n'
+  )
   print('| threshold | ' + ' | '.join(f'distance {d:g}' for d in DISTANCES) + ' | any |')
   print('|---' * (2 + len(DISTANCES)) + '|')
   pairs[:, 0] %= len(tests)  # the number of the image that it is a copy of
@@ -173,6 +212,7 @@ def embedding(checkpoint, image_size, tests):
 def scale(train_count, against_count, variants, threshold):
   """Joins random hashes by the tool's own pipeline; prints a row of the table."""
   from vit_jax.dedup import beam
+
   beam = beam.import_beam()
   rng = np.random.default_rng(0)
   train = rng.integers(0, 2**64, train_count, dtype=np.uint64)
@@ -183,14 +223,20 @@ def scale(train_count, against_count, variants, threshold):
     for bit in rng.choice(64, rng.integers(threshold + 1), replace=False):
       train[row] ^= np.uint64(1 << int(bit))
   side = lambda hashes, images: [
-      beam.Hashed(hashes[i:i + 1024], images[i:i + 1024], [], [])
-      for i in range(0, len(hashes), 1024)]
-  sides = (side(train, np.arange(train_count)),
-           side(tests.ravel(), np.repeat(np.arange(against_count), variants)))
+    beam.Hashed(hashes[i : i + 1024], images[i : i + 1024], [], [])
+    for i in range(0, len(hashes), 1024)
+  ]
+  sides = (
+    side(train, np.arange(train_count)),
+    side(tests.ravel(), np.repeat(np.arange(against_count), variants)),
+  )
   with tempfile.TemporaryDirectory() as folder:
+
     def build(p):
-      made = [p | f'Make {i}' >> beam.Create(s) | f'Spread {i}' >> beam.Reshuffle()
-              for i, s in enumerate(sides)]
+      made = [
+        p | f'Make {i}' >> beam.Create(s) | f'Spread {i}' >> beam.Reshuffle()
+        for i, s in enumerate(sides)
+      ]
       beam.join(*made, threshold) | beam.io.WriteToText(f'{folder}/parts/part')
 
     start = time.perf_counter()
@@ -200,14 +246,17 @@ def scale(train_count, against_count, variants, threshold):
   hit = np.isin(planted, found[:, 0]).sum()
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
   compared = train_count * against_count * variants
-  print(f'| {train_count:,} | {against_count:,} x {variants} | {threshold} | {seconds:.1f} | '
-        f'{peak:,.0f} | {hit:,} of {len(planted):,} | {len(found) - hit:,} of {compared:.0e} |',
-        flush=True)
+  print(
+    f'| {train_count:,} | {against_count:,} x {variants} | {threshold} | {seconds:.1f} | '
+    f'{peak:,.0f} | {hit:,} of {len(planted):,} | {len(found) - hit:,} of {compared:.0e} |',
+    flush=True,
+  )
 
 
 def main():
   parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('what', choices=['recall', 'embedding', 'scale'])
   parser.add_argument('--side', type=int, default=128, help='of the tiles, in pixels')
   parser.add_argument('--checkpoint', metavar='PATH', help='of the model, for embedding')
@@ -224,14 +273,18 @@ def main():
     if FASHION.exists():
       recall('clothes, 28 px', fashion('t10k', 2000), fashion('train', 60000))
     return
-  print('| training hashes | test images x hashes | threshold | s | MB | planted found | '
-        'others found, of pairs |\n' + '|---' * 7 + '|', flush=True)
+  print(
+    '| training hashes | test images x hashes | threshold | s | MB | planted found | '
+    'others found, of pairs |\n' + '|---' * 7 + '|',
+    flush=True,
+  )
   counts = 10**4, 10**5, 10**6
   rows = [(count, 10_000, variants, 8) for variants in (1, 22) for count in counts]
   rows += [(count, count, 1, 8) for count in counts]
   for row in rows:  # each in a process of its own, for its memory
-    subprocess.run([sys.executable, '-m', 'benchmarks.dedup', 'scale', '--one', *map(str, row)],
-                   check=True)
+    subprocess.run(
+      [sys.executable, '-m', 'benchmarks.dedup', 'scale', '--one', *map(str, row)], check=True
+    )
 
 
 if __name__ == '__main__':

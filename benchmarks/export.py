@@ -31,6 +31,7 @@ def timed(f, *args, **kwargs):
 
 def onnx_session(path):
   import onnxruntime
+
   session = onnxruntime.InferenceSession(path)
   return lambda images: session.run(None, {'images': images})[0]
 
@@ -38,16 +39,20 @@ def onnx_session(path):
 def measure(name, batch_size, rounds, directory):
   model = create_model(name, num_classes=1000)
   rng = np.random.default_rng(0)
-  params = jax.tree.map(lambda a: rng.standard_normal(a.shape, np.float32) * .03 + (a.ndim == 1),
-                        abstract_params(model))
+  params = jax.tree.map(
+    lambda a: rng.standard_normal(a.shape, np.float32) * 0.03 + (a.ndim == 1),
+    abstract_params(model),
+  )
   images = rng.integers(0, 256, (batch_size, *model.image_size, 3), np.uint8)
   apply = jax.jit(lambda p, x: jax.nn.softmax(model.apply({'params': p}, to_input(x))))
   on_device = jax.device_put(params)
   calls = {'model': lambda images: np.asarray(apply(on_device, images))}
   want, start = timed(calls['model'], images)
-  rows = {'model': ('', '', start, 0.)}
-  ways = {'inside': (export_stablehlo, load_exported, dict(weights='inside')),
-          'beside': (export_stablehlo, load_exported, dict(weights='beside'))}
+  rows = {'model': ('', '', start, 0.0)}
+  ways = {
+    'inside': (export_stablehlo, load_exported, dict(weights='inside')),
+    'beside': (export_stablehlo, load_exported, dict(weights='beside')),
+  }
   if importlib.util.find_spec('jax2onnx'):
     ways['onnx'] = export_onnx, onnx_session, {}
   for way, (export, load, options) in ways.items():
@@ -66,8 +71,10 @@ def measure(name, batch_size, rounds, directory):
   print(f'{"":8}{"MB":>8}{"write s":>9}{"start s":>9}{"ms":>9}{"ratio":>7}{"error":>10}')
   for way, (size, write, start, error) in rows.items():
     ratio = statistics.median(a / b for a, b in zip(seconds[way], seconds['model']))
-    print(f'{way:8}{size:>8}{write:>9}{start:9.1f}{statistics.median(seconds[way]) * 1e3:9.0f}'
-          f'{ratio:7.2f}{error:10.1e}')
+    print(
+      f'{way:8}{size:>8}{write:>9}{start:9.1f}{statistics.median(seconds[way]) * 1e3:9.0f}'
+      f'{ratio:7.2f}{error:10.1e}'
+    )
 
 
 def main():

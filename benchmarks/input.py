@@ -12,7 +12,6 @@ in [-1, 1]; ours returns uint8, which the training step scales on the device.
 import argparse
 import concurrent.futures
 import functools
-import io
 import os
 import pickle
 import resource
@@ -30,6 +29,7 @@ HEIGHT, WIDTH, SIZE, BATCH, THREADS = 375, 500, 224, 64, 2
 def make_jpegs(count, seed=0):
   """JPEGs of quality 90 whose contrast falls with frequency as in photographs: 70-115 KB."""
   import simplejpeg
+
   rng = np.random.default_rng(seed)
   fy, fx = np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH)[None, :]
   envelope = 1 / np.maximum(np.hypot(fy, fx), 1 / WIDTH)
@@ -51,14 +51,17 @@ def thread_pool_job(jpegs, extension, augment=None):
   """Returns a function that runs the preset alone over count images in a pool of threads."""
   from vit_jax.data import decode
   from vit_jax.data.preprocess import make_preprocess
+
   preprocess = make_preprocess('inception', image_size=SIZE, train=True, augment=augment)
 
   def one(index):
     return preprocess(jpegs[index % len(jpegs)], np.random.default_rng((0, index)))
 
   def run(count):
-    with (concurrent.futures.ThreadPoolExecutor(THREADS) as pool,
-          mock.patch.object(decode, '_jpegcrop', extension)):
+    with (
+      concurrent.futures.ThreadPoolExecutor(THREADS) as pool,
+      mock.patch.object(decode, '_jpegcrop', extension),
+    ):
       for start in range(0, count, BATCH):
         np.stack(list(pool.map(one, range(start, start + BATCH))))
 
@@ -67,6 +70,7 @@ def thread_pool_job(jpegs, extension, augment=None):
 
 class Memory:
   """The JPEGs over and over, as the records of a data set of ImageNet's size."""
+
   multi_label = False
 
   def __init__(self, jpegs):
@@ -83,6 +87,7 @@ def pipeline(jpegs):
   """The whole training pipeline: shuffle, preset, batches, read-ahead."""
   from vit_jax.data.pipeline import train_batches
   from vit_jax.data.preprocess import make_preprocess
+
   preprocess = make_preprocess('inception', image_size=SIZE, train=True)
   return train_batches(Memory(jpegs), preprocess, batch_size=BATCH, seed=0, num_threads=THREADS)
 
@@ -90,7 +95,7 @@ def pipeline(jpegs):
 def waiting_share(batches, rate, steps=60):
   """Share of its time that a device which trains `rate` images/s waits for data."""
   next(batches)
-  waited = 0.
+  waited = 0.0
   begun = time.perf_counter()
   for _ in range(steps):
     time.sleep(BATCH / rate)  # the device works, the host is free
@@ -127,8 +132,13 @@ def tf_data_job(jpegs):
   def one(data):
     shape = tf.io.extract_jpeg_shape(data)
     begin, size, _ = tf.image.sample_distorted_bounding_box(
-        shape, tf.zeros((0, 0, 4)), min_object_covered=0, area_range=(0.05, 1),
-        aspect_ratio_range=(3 / 4, 4 / 3), use_image_if_no_bounding_boxes=True)
+      shape,
+      tf.zeros((0, 0, 4)),
+      min_object_covered=0,
+      area_range=(0.05, 1),
+      aspect_ratio_range=(3 / 4, 4 / 3),
+      use_image_if_no_bounding_boxes=True,
+    )
     window = tf.stack([begin[0], begin[1], size[0], size[1]])
     image = tf.image.decode_and_crop_jpeg(data, window, channels=3)
     image = tf.image.random_flip_left_right(tf.image.resize(image, (SIZE, SIZE)))
@@ -156,8 +166,11 @@ def timed(job, count):
 def start_tf(python, jpegs):
   """Starts this file in another interpreter; returns the function that has it do a round."""
   process = subprocess.Popen(
-      [python, __file__, '--serve_tf'], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-      env=os.environ | {'CUDA_VISIBLE_DEVICES': '-1', 'TF_CPP_MIN_LOG_LEVEL': '2'})
+    [python, __file__, '--serve_tf'],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    env=os.environ | {'CUDA_VISIBLE_DEVICES': '-1', 'TF_CPP_MIN_LOG_LEVEL': '2'},
+  )
 
   pickle.dump(jpegs, process.stdin)
 
@@ -178,7 +191,8 @@ def serve_tf():
 
 def main():
   parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('--images', type=int, default=384, help='per round, a multiple of 64')
   parser.add_argument('--rounds', type=int, default=9)
   parser.add_argument('--tf_python', help='interpreter of an environment with TensorFlow')
@@ -191,12 +205,14 @@ def main():
 
   from vit_jax.data.augment import make_augment
   from vit_jax.data.decode import _jpegcrop
+
   jpegs = make_jpegs(BATCH)
   rows = {'preset, whole decode': functools.partial(timed, thread_pool_job(jpegs, None))}
   if _jpegcrop is not None:
     rows['preset, partial decode'] = functools.partial(timed, thread_pool_job(jpegs, _jpegcrop))
   rows['preset, RandAugment 2,15'] = functools.partial(
-      timed, thread_pool_job(jpegs, _jpegcrop, make_augment(2, 15)))
+    timed, thread_pool_job(jpegs, _jpegcrop, make_augment(2, 15))
+  )
   rows['pipeline'] = functools.partial(timed, pipeline_job(jpegs))
   if args.tf_python:
     rows['tf.data'] = start_tf(args.tf_python, jpegs)
@@ -207,18 +223,22 @@ def main():
   for _ in range(args.rounds):
     for name, one_round in rows.items():
       times[name].append(one_round(args.images))
-  print(f'JPEGs of {statistics.mean(map(len, jpegs)) / 1e3:.0f} KB, {args.rounds} rounds of '
-        f'{args.images} images, {THREADS} threads, load {os.getloadavg()[0]:.1f}')
+  print(
+    f'JPEGs of {statistics.mean(map(len, jpegs)) / 1e3:.0f} KB, {args.rounds} rounds of '
+    f'{args.images} images, {THREADS} threads, load {os.getloadavg()[0]:.1f}'
+  )
   medians = {name: [statistics.median(column) for column in zip(*times[name])] for name in rows}
   print(f'{"":24}{"images/CPU-s":>14}{"images/s":>10}{"of tf.data":>12}')
   for name, (cpu, wall) in medians.items():
     ratio = f'{medians["tf.data"][0] / cpu:12.2f}' if args.tf_python else f'{"-":>12}'
     print(f'{name:24}{args.images / cpu:14.0f}{args.images / wall:10.0f}{ratio}')
   with pipeline(jpegs) as batches:
-    for share in (.5, .7, .9):
+    for share in (0.5, 0.7, 0.9):
       rate = share * args.images / medians['pipeline'][1]
-      print(f'a device that takes {rate:.0f} images/s, {share:.0%} of what the pipeline makes, '
-            f'waits {waiting_share(batches, rate):.1%} of its time')
+      print(
+        f'a device that takes {rate:.0f} images/s, {share:.0%} of what the pipeline makes, '
+        f'waits {waiting_share(batches, rate):.1%} of its time'
+      )
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
   print(f'peak memory of this process (without tf.data): {peak:.0f} MB')
 

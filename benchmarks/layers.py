@@ -30,8 +30,9 @@ def patchify_ways(patch):
     return jnp.einsum('bhpwqc,pqcd->bhwd', x, p['kernel']).reshape(b, -1, p['kernel'].shape[-1])
 
   def convolution(p, x):
-    y = jax.lax.conv_general_dilated(x, p['kernel'], (patch, patch), 'VALID',
-                                     dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    y = jax.lax.conv_general_dilated(
+      x, p['kernel'], (patch, patch), 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
     return y.reshape(x.shape[0], -1, y.shape[-1])
 
   return dict(reshape_matmul=reshape_matmul, einsum=einsum, convolution=convolution)
@@ -61,16 +62,21 @@ def attention_ways():
   def einsum_f32_softmax(p, x):
     del p
     q, k, v = x
-    logits = jnp.einsum('blhk,bmhk->bhlm', q * q.shape[-1]**-.5, k,
-                        preferred_element_type=jnp.float32)
+    logits = jnp.einsum(
+      'blhk,bmhk->bhlm', q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32
+    )
     weights = jax.nn.softmax(logits).astype(v.dtype)
     return jnp.einsum('bhlm,bmhk->blhk', weights, v)
 
   def heads_first(p, x):
     del p
     q, k, v = (jnp.swapaxes(a, 1, 2) for a in x)  # (B, H, L, K)
-    logits = jax.lax.dot_general(q * q.shape[-1]**-.5, k, (((3,), (3,)), ((0, 1), (0, 1))),
-                                 preferred_element_type=jnp.float32)
+    logits = jax.lax.dot_general(
+      q * q.shape[-1] ** -0.5,
+      k,
+      (((3,), (3,)), ((0, 1), (0, 1))),
+      preferred_element_type=jnp.float32,
+    )
     weights = jax.nn.softmax(logits).astype(v.dtype)
     out = jax.lax.dot_general(weights, v, (((3,), (2,)), ((0, 1), (0, 1))))
     return jnp.swapaxes(out, 1, 2)
@@ -82,26 +88,34 @@ def sublayer_ways(width, heads, dtype, x):
   """The whole of self-attention: this package's, and Flax's own."""
   ours = MultiHeadDotProductAttention(heads, dtype)
   flax = nn.MultiHeadDotProductAttention(heads, dtype=dtype)
-  params = {'ours': jax.jit(ours.init)(jax.random.key(0), x),
-            'flax': jax.jit(flax.init)(jax.random.key(0), x)}
-  return dict(flax_linen=lambda p, x: flax.apply(p['flax'], x),
-              ours=lambda p, x: ours.apply(p['ours'], x)), params
+  params = {
+    'ours': jax.jit(ours.init)(jax.random.key(0), x),
+    'flax': jax.jit(flax.init)(jax.random.key(0), x),
+  }
+  return dict(
+    flax_linen=lambda p, x: flax.apply(p['flax'], x), ours=lambda p, x: ours.apply(p['ours'], x)
+  ), params
 
 
 def dropout_ways():
   """A mask per example, keyed by it, and Flax's one mask for the batch."""
   key = jax.random.key(0)
-  flax, ours = nn.Dropout(.1, deterministic=False), Dropout(.1, site=0)
+  flax, ours = nn.Dropout(0.1, deterministic=False), Dropout(0.1, site=0)
   keys = lambda x: jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(x)))
-  return dict(flax_linen=lambda p, x: flax.apply(p, x, rngs={'dropout': key}),
-              ours=lambda p, x: ours.apply(p, x, keys(x)))
+  return dict(
+    flax_linen=lambda p, x: flax.apply(p, x, rngs={'dropout': key}),
+    ours=lambda p, x: ours.apply(p, x, keys(x)),
+  )
 
 
 def measure(ways, params, x, rounds, argnums=(0, 1)):
   """Median seconds of a compiled forward + backward pass, the ways taken in turn."""
+
   def loss(way):
-    return lambda p, x: sum(jnp.sum(jnp.sin(y.astype(jnp.float32)))
-                            for y in jax.tree.leaves(way(p, x)))
+    return lambda p, x: sum(
+      jnp.sum(jnp.sin(y.astype(jnp.float32))) for y in jax.tree.leaves(way(p, x))
+    )
+
   steps = {n: jax.jit(jax.grad(loss(w), argnums)) for n, w in ways.items()}
   times = {n: [] for n in ways}
   for _ in range(rounds + 1):
@@ -123,20 +137,26 @@ def main():
   name, patch = args.variant.split('/')
   patch, size, dtype = int(patch), VARIANTS[name], jnp.dtype(args.dtype)
   width, heads = size.hidden_dim, size.num_heads
-  length = (args.image_size // patch)**2 + 1
+  length = (args.image_size // patch) ** 2 + 1
   key = iter(jax.random.split(jax.random.key(0), 16))
   normal = lambda *shape: jax.random.normal(next(key), shape, dtype)
   qkv = lambda: normal(args.batch_size, length, heads, width // heads)
   tokens = normal(args.batch_size, length, width)
   sublayers, sublayer_params = sublayer_ways(width, heads, dtype, tokens)
   groups = {
-      'patch embedding': (patchify_ways(patch), {'kernel': normal(patch, patch, 3, width)},
-                          normal(args.batch_size, args.image_size, args.image_size, 3)),
-      'qkv projection': (projection_ways(),
-                         {n: normal(width, heads, width // heads) for n in 'qkv'}, tokens),
-      'attention': (attention_ways(), {}, [qkv() for _ in range(3)]),
-      'sublayer': (sublayers, sublayer_params, tokens),
-      'dropout': (dropout_ways(), {}, normal(args.batch_size, length, size.mlp_dim)),
+    'patch embedding': (
+      patchify_ways(patch),
+      {'kernel': normal(patch, patch, 3, width)},
+      normal(args.batch_size, args.image_size, args.image_size, 3),
+    ),
+    'qkv projection': (
+      projection_ways(),
+      {n: normal(width, heads, width // heads) for n in 'qkv'},
+      tokens,
+    ),
+    'attention': (attention_ways(), {}, [qkv() for _ in range(3)]),
+    'sublayer': (sublayers, sublayer_params, tokens),
+    'dropout': (dropout_ways(), {}, normal(args.batch_size, length, size.mlp_dim)),
   }
   print(f'{args.variant}, batch {args.batch_size}, {args.dtype}, {jax.devices()[0].device_kind}')
   for group, (ways, params, x) in groups.items():

@@ -20,39 +20,64 @@ import jax
 import numpy as np
 
 from vit_jax import create_model
-from vit_jax.parallel import hosts
 from vit_jax.config.fields import default_config, model_overrides
 from vit_jax.data.decode import decode_image
 from vit_jax.data.open_source import open_source
-from vit_jax.figures import fill_in
-from vit_jax.models import masked_patches
-from vit_jax.pretrained import orbax
+from vit_jax.figures.fill_in import fill_in
 from vit_jax.inference.checkpoint_args import read_run
+from vit_jax.models import masked_patches
+from vit_jax.parallel import hosts
+from vit_jax.pretrained import orbax
 from vit_jax.transfer.runs import run_all
 from vit_jax.transfer.sweep import best
 
 DATASET, LABELED, DEV = 'fashion_mnist', 'train[:600]', 'train[59000:]'
 LRS = (3e-4, 1e-3, 3e-3)
-WAYS = {'fine-tuned': (True, 1), 'from scratch': (False, 1),
-        'from scratch, 4 times the steps': (False, 4)}  # from the checkpoint?, times --steps
+WAYS = {
+  'fine-tuned': (True, 1),
+  'from scratch': (False, 1),
+  'from scratch, 4 times the steps': (False, 4),
+}  # from the checkpoint?, times --steps
 
 
 def config(pretrained, steps, **fields):
   c = default_config()
   same = ('model', 'image_size', 'resize_size', 'preset', 'data_dir', *model_overrides(c))
-  c.update({field: pretrained[field] for field in same} | dict(
-      dataset=DATASET, representation_size=0, batch_size=32, total_steps=steps, warmup_steps=50,
-      weight_decay=0., eval_every=0, save_every=0, log_every=100, keep=1) | fields)
+  c.update(
+    {field: pretrained[field] for field in same}
+    | dict(
+      dataset=DATASET,
+      representation_size=0,
+      batch_size=32,
+      total_steps=steps,
+      warmup_steps=50,
+      weight_decay=0.0,
+      eval_every=0,
+      save_every=0,
+      log_every=100,
+      keep=1,
+    )
+    | fields
+  )
   return c
 
 
 def compare(checkpoint, workdir, steps, seeds):
   """{way: (learning rate, accuracies)}."""
   pretrained = read_run(checkpoint)
-  tuning = {(way, lr): config(
-      pretrained, times * steps, lr=lr, train_split=LABELED, eval_split=DEV,
-      init_from=checkpoint if starts else '', new_head=starts)
-            for way, (starts, times) in WAYS.items() for lr in LRS}
+  tuning = {
+    (way, lr): config(
+      pretrained,
+      times * steps,
+      lr=lr,
+      train_split=LABELED,
+      eval_split=DEV,
+      init_from=checkpoint if starts else '',
+      new_head=starts,
+    )
+    for way, (starts, times) in WAYS.items()
+    for lr in LRS
+  }
   tuned = run({f'{way}_{lr}': c for (way, lr), c in tuning.items()}, workdir)
   chosen = {way: best({lr: tuned[f'{way}_{lr}'] for lr in LRS}) for way in WAYS}
   final = {}
@@ -68,20 +93,22 @@ def run(configs, workdir):
   """{name: accuracy}; 0 for what diverged."""
   directory = lambda name: name.replace(',', '').replace(' ', '_')
   results = run_all({directory(name): c for name, c in configs.items()}, workdir)
-  return {name: results[directory(name)].get('accuracy', 0.) for name in configs}
+  return {name: results[directory(name)].get('accuracy', 0.0) for name in configs}
 
 
-def fill_in(checkpoint, count):
+def predict_patches(checkpoint, count):
   """(images, as the model sees them, as it fills them in), (count, H, W, 3) uint8 each."""
   c = read_run(checkpoint)
-  model = masked_patches.make_model(create_model(
-      c.model, num_classes=0, image_size=c.image_size, **model_overrides(c)),
-                                    c.mpp_target, c.mpp_rate)
+  model = masked_patches.make_model(
+    create_model(c.model, num_classes=0, image_size=c.image_size, **model_overrides(c)),
+    c.mpp_target,
+    c.mpp_rate,
+  )
   arrays = orbax.read_orbax(orbax.find(checkpoint))
   params = traverse_util.unflatten_dict(arrays, sep='/')
   source = open_source(DATASET, 'test', c.data_dir or None)
   images = np.stack([decode_image(source[i]['image']) for i in range(count)])
-  return images, *fill_in.fill_in(model, params, images, jax.random.key(0))
+  return images, *fill_in(model, params, images, jax.random.key(0))
 
 
 def by_place_alone(checkpoint):
@@ -96,12 +123,15 @@ def by_place_alone(checkpoint):
 
 def plot(rows, path):
   from matplotlib.figure import Figure
+
   count, size = len(rows[0]), rows[0].shape[1]
-  figure = Figure(figsize=(count * .8, 3), dpi=110, layout='constrained')
+  figure = Figure(figsize=(count * 0.8, 3), dpi=110, layout='constrained')
   for axes, images, title in zip(figure.subplots(3), rows, ('images', 'corrupted', 'filled in')):
     gap = np.full((size, 2, 3), 255, np.uint8)
-    axes.imshow(np.concatenate([x for image in images for x in (image, gap)][:-1], axis=1),
-                interpolation='nearest')
+    axes.imshow(
+      np.concatenate([x for image in images for x in (image, gap)][:-1], axis=1),
+      interpolation='nearest',
+    )
     axes.set_title(title, loc='left', fontsize=10)
     axes.set_axis_off()
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,28 +139,43 @@ def plot(rows, path):
 
 
 def main():
-  parser = argparse.ArgumentParser(prog='python -m benchmarks.mpp',
-                                   description=__doc__.split('\n')[0])
-  parser.add_argument('--checkpoint', default='runs/fashion_mnist_mpp', metavar='DIR',
-                      help='workdir of the pretraining run (default: %(default)s)')
-  parser.add_argument('--workdir', default='runs/mpp', type=pathlib.Path, metavar='DIR',
-                      help='gets a directory for each run (default: %(default)s)')
+  parser = argparse.ArgumentParser(
+    prog='python -m benchmarks.mpp', description=__doc__.split('\n')[0]
+  )
+  parser.add_argument(
+    '--checkpoint',
+    default='runs/fashion_mnist_mpp',
+    metavar='DIR',
+    help='workdir of the pretraining run (default: %(default)s)',
+  )
+  parser.add_argument(
+    '--workdir',
+    default='runs/mpp',
+    type=pathlib.Path,
+    metavar='DIR',
+    help='gets a directory for each run (default: %(default)s)',
+  )
   parser.add_argument('--steps', default=600, type=int, metavar='N', help='default: %(default)s')
   parser.add_argument('--seeds', default=3, type=int, metavar='N', help='default: %(default)s')
-  parser.add_argument('--out', type=pathlib.Path, metavar='FILE',
-                      help='a picture of what is filled in, as PNG')
+  parser.add_argument(
+    '--out', type=pathlib.Path, metavar='FILE', help='a picture of what is filled in, as PNG'
+  )
   args = parser.parse_args()
   hosts.start()
   if args.out:
-    plot(fill_in(args.checkpoint, 10), args.out)
+    plot(predict_patches(args.checkpoint, 10), args.out)
   if read_run(args.checkpoint).mpp_target == 'mean_color':
-    print('the commonest color at each place is that of %.1f %% of the patches'
-          % (100 * by_place_alone(args.checkpoint)))
+    print(
+      'the commonest color at each place is that of %.1f %% of the patches'
+      % (100 * by_place_alone(args.checkpoint))
+    )
   found = compare(args.checkpoint, args.workdir, args.steps, args.seeds)
   print('| | lr | accuracy, % |\n|---|---|---|')
   for way, (lr, accuracies) in found.items():
-    print('| %s | %g | %.1f ± %.1f |' % (way, lr, 100 * statistics.mean(accuracies),
-                                         100 * statistics.stdev(accuracies)))
+    print(
+      '| %s | %g | %.1f ± %.1f |'
+      % (way, lr, 100 * statistics.mean(accuracies), 100 * statistics.stdev(accuracies))
+    )
 
 
 if __name__ == '__main__':

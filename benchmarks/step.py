@@ -32,18 +32,22 @@ def jax_steps(job):
   import jax
   import jax.numpy as jnp
   import numpy as np
+
   from vit_jax import create_model
   from vit_jax.parallel import partitioner
   from vit_jax.training import step as step_lib
   from vit_jax.training.optim import make_optimizer, make_schedule
+
   device, key = jax.devices()[0], jax.random.key(0)
-  model = create_model(job['model'], num_classes=job['num_classes'], image_size=job['image_size'],
-                       dtype=job['dtype'])
+  model = create_model(
+    job['model'], num_classes=job['num_classes'], image_size=job['image_size'], dtype=job['dtype']
+  )
   schedule = make_schedule('cosine', peak=1e-3, total_steps=100_000, warmup_steps=1000)
-  optimizer = make_optimizer(schedule, weight_decay=.1, clip_norm=1.)
+  optimizer = make_optimizer(schedule, weight_decay=0.1, clip_norm=1.0)
   spread = partitioner.Pmap(job['batch_size'])
   train_step = spread.train_step(
-      step_lib.make_train_step(step_lib.supervised(model), optimizer, schedule, dropout_key=key))
+    step_lib.make_train_step(step_lib.supervised(model), optimizer, schedule, dropout_key=key)
+  )
   eval_step = spread.eval_step(step_lib.make_eval_step(step_lib.supervised(model)))
   state = spread.init(lambda: step_lib.init_state(model, optimizer, key))
   batch = make_batch(np.random.default_rng(0), job) | {'mask': np.ones(job['batch_size'], bool)}
@@ -72,20 +76,38 @@ def jax_steps(job):
 
 def torch_model(job):
   import torch
+
   d, mlp_dim, num_heads, num_layers = job['variant']
   if job['way'].startswith('timm'):
     from timm.models.vision_transformer import VisionTransformer
+
     model = VisionTransformer(
-        img_size=job['image_size'], patch_size=job['patch_size'], embed_dim=d, depth=num_layers,
-        num_heads=num_heads, mlp_ratio=mlp_dim / d, num_classes=job['num_classes'])
+      img_size=job['image_size'],
+      patch_size=job['patch_size'],
+      embed_dim=d,
+      depth=num_layers,
+      num_heads=num_heads,
+      mlp_ratio=mlp_dim / d,
+      num_classes=job['num_classes'],
+    )
     forward = model
   else:
     from transformers import ViTConfig, ViTForImageClassification
-    model = ViTForImageClassification(ViTConfig(
-        hidden_size=d, num_hidden_layers=num_layers, num_attention_heads=num_heads,
-        intermediate_size=mlp_dim, hidden_dropout_prob=0., attention_probs_dropout_prob=0.,
-        image_size=job['image_size'], patch_size=job['patch_size'],
-        num_labels=job['num_classes'], attn_implementation='sdpa'))
+
+    model = ViTForImageClassification(
+      ViTConfig(
+        hidden_size=d,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        intermediate_size=mlp_dim,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        image_size=job['image_size'],
+        patch_size=job['patch_size'],
+        num_labels=job['num_classes'],
+        attn_implementation='sdpa',
+      )
+    )
     forward = lambda images: model(images).logits
   return model, torch.compile(forward) if job['way'].endswith('compiled') else forward
 
@@ -93,8 +115,10 @@ def torch_model(job):
 def torch_steps(job):
   """The same of timm and transformers."""
   import importlib
+
   import numpy as np
   import torch
+
   library = importlib.import_module('timm' if job['way'].startswith('timm') else 'transformers')
   torch.set_num_threads(len(os.sched_getaffinity(0)))
   cuda = torch.cuda.is_available()
@@ -112,7 +136,7 @@ def torch_steps(job):
   host_labels = torch.from_numpy(batch['label']).long()
   if cuda:
     host_images, host_labels = host_images.pin_memory(), host_labels.pin_memory()
-  optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=.1, fused=True)
+  optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1, fused=True)
 
   def step():
     images = host_images.to(device, non_blocking=True)
@@ -125,7 +149,7 @@ def torch_steps(job):
       loss = torch.nn.functional.cross_entropy(forward(images), labels)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
 
   wait = torch.cuda.synchronize if cuda else lambda: None
@@ -147,9 +171,12 @@ def torch_steps(job):
 
 def make_batch(rng, job):
   import numpy as np
+
   size, batch_size = job['image_size'], job['batch_size']
-  return dict(image=rng.integers(0, 256, (batch_size, size, size, 3), np.uint8),
-              label=rng.integers(0, job['num_classes'], batch_size, np.int32))
+  return dict(
+    image=rng.integers(0, 256, (batch_size, size, size, 3), np.uint8),
+    label=rng.integers(0, job['num_classes'], batch_size, np.int32),
+  )
 
 
 def serve(job):
@@ -180,9 +207,13 @@ class Worker:
   def __init__(self, python, job):
     self._errors = tempfile.TemporaryFile('w+')
     self._process = subprocess.Popen(
-        [python, __file__, '--serve', json.dumps(job)], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=self._errors, text=True,
-        env=os.environ | {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'})  # a GPU has room for all
+      [python, __file__, '--serve', json.dumps(job)],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=self._errors,
+      text=True,
+      env=os.environ | {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'},
+    )  # a GPU has room for all
     self.hello = self._read()
 
   def __call__(self, request):
@@ -228,35 +259,43 @@ def measure(workers, rounds, round_seconds):
       if library not in products:
         matmuls.setdefault(library, []).append(workers[way]('matmul')[0])
         products.add(library)
-      time.sleep(.2)  # idle threads spin for a while
+      time.sleep(0.2)  # idle threads spin for a while
   return times, matmuls
 
 
 def report(job, flops, workers, times, matmuls):
   from vit_jax.parallel.devices import find_device
-  peaks = {name: 2 * job['matmul']**3 / statistics.median(s) for name, s in matmuls.items()}
+
+  peaks = {name: 2 * job['matmul'] ** 3 / statistics.median(s) for name, s in matmuls.items()}
   hello = next(iter(workers.values())).hello
   published = find_device(hello['kind'])
-  print(f'{job["mode"]}, {job["model"]} at {job["image_size"]} px, batch {job["batch_size"]}, '
-        f'{job["dtype"]}, {hello["kind"]}; TFLOP/s of a {job["matmul"]} x {job["matmul"]} matrix '
-        f'product: ' + ', '.join(f'{name} {p / 1e12:.3f}' for name, p in peaks.items()) +
-        (f'; published: {published.flops / 1e12:.0f}' if published else ''))
-  print(f'{"":15}{"ms":>9}{"of first":>10}{"CPU-s":>7}{"images/s":>10}{"TFLOP/s":>9}{"of peak":>9}'
-        f'{"peak MB":>9}{"start s":>9}')
+  print(
+    f'{job["mode"]}, {job["model"]} at {job["image_size"]} px, batch {job["batch_size"]}, '
+    f'{job["dtype"]}, {hello["kind"]}; TFLOP/s of a {job["matmul"]} x {job["matmul"]} matrix '
+    f'product: '
+    + ', '.join(f'{name} {p / 1e12:.3f}' for name, p in peaks.items())
+    + (f'; published: {published.flops / 1e12:.0f}' if published else '')
+  )
+  print(
+    f'{"":15}{"ms":>9}{"of first":>10}{"CPU-s":>7}{"images/s":>10}{"TFLOP/s":>9}{"of peak":>9}'
+    f'{"peak MB":>9}{"start s":>9}'
+  )
   first = [wall for wall, _ in next(iter(times.values()))]
   for way, rounds in times.items():
     walls, cpus = zip(*rounds)
-    median, ratio = statistics.median(walls), statistics.median(
-        a / b for a, b in zip(walls, first))
+    median, ratio = statistics.median(walls), statistics.median(a / b for a, b in zip(walls, first))
     rate, about = flops * job['batch_size'] / median, workers[way].hello
-    print(f'{way:15}{median * 1e3:9.1f}{ratio:10.2f}{statistics.median(cpus):7.2f}'
-          f'{job["batch_size"] / median:10.2f}{rate / 1e12:9.3f}{rate / max(peaks.values()):9.0%}'
-          f'{about["peak"] / 1e6:9.0f}{about["start"]:9.1f}')
+    print(
+      f'{way:15}{median * 1e3:9.1f}{ratio:10.2f}{statistics.median(cpus):7.2f}'
+      f'{job["batch_size"] / median:10.2f}{rate / 1e12:9.3f}{rate / max(peaks.values()):9.0%}'
+      f'{about["peak"] / 1e6:9.0f}{about["start"]:9.1f}'
+    )
 
 
 def main():
   parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('--model', default='ViT-S/16', help='a plain ViT')
   parser.add_argument('--batch_size', type=int, default=16)
   parser.add_argument('--image_size', type=int, default=224)
@@ -264,7 +303,7 @@ def main():
   parser.add_argument('--modes', nargs='+', default=['train', 'infer'], choices=['train', 'infer'])
   parser.add_argument('--ways', nargs='+', default=WAYS[:4], choices=WAYS)
   parser.add_argument('--rounds', type=int, default=9)
-  parser.add_argument('--round_seconds', type=float, default=2.)
+  parser.add_argument('--round_seconds', type=float, default=2.0)
   parser.add_argument('--matmul', type=int, default=4096, help='rows and columns; GPUs: 8192')
   parser.add_argument('--torch_python', help='interpreter of an environment with torch, timm, ...')
   parser.add_argument('--serve', type=json.loads, help=argparse.SUPPRESS)
@@ -273,18 +312,32 @@ def main():
     return serve(args.serve)
   from vit_jax import create_model
   from vit_jax.models.flops import forward_flops, train_flops
+
   model = create_model(args.model, num_classes=1000, image_size=args.image_size)
-  job = dict(model=args.model, variant=model.variant, patch_size=model.patch_size,
-             num_classes=1000, image_size=args.image_size, batch_size=args.batch_size,
-             dtype=args.dtype, matmul=args.matmul)
+  job = dict(
+    model=args.model,
+    variant=model.variant,
+    patch_size=model.patch_size,
+    num_classes=1000,
+    image_size=args.image_size,
+    batch_size=args.batch_size,
+    dtype=args.dtype,
+    matmul=args.matmul,
+  )
   ways = args.ways if args.torch_python else [w for w in args.ways if w == 'ours']
-  print(f'load {os.getloadavg()[0]:.1f}, {len(os.sched_getaffinity(0))} threads, '
-        f'{args.rounds} rounds')
+  print(
+    f'load {os.getloadavg()[0]:.1f}, {len(os.sched_getaffinity(0))} threads, {args.rounds} rounds'
+  )
   for mode in args.modes:
     workers = start_workers(ways, args.torch_python, job | {'mode': mode})
     times, matmuls = measure(workers, args.rounds, args.round_seconds)
-    report(job | {'mode': mode}, (train_flops if mode == 'train' else forward_flops)(model),
-           workers, times, matmuls)
+    report(
+      job | {'mode': mode},
+      (train_flops if mode == 'train' else forward_flops)(model),
+      workers,
+      times,
+      matmuls,
+    )
     for worker in workers.values():
       worker.close()
 

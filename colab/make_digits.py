@@ -36,9 +36,9 @@ def config(folder: pathlib.Path) -> ConfigDict:
   c.model, c.image_size = 'ViT-Ti/4', 16
   c.hidden_dim, c.mlp_dim, c.num_heads, c.num_layers = 64, 128, 4, 2
   c.dataset, c.preset, c.resize_size, c.flip = str(folder), 'bit', 17, 'no'
-  c.dtype, c.dropout = 'float32', .1
-  c.batch_size, c.num_epochs = 32, 40.
-  c.lr, c.warmup_steps, c.weight_decay = 1e-3, 100, .1
+  c.dtype, c.dropout = 'float32', 0.1
+  c.batch_size, c.num_epochs = 32, 40.0
+  c.lr, c.warmup_steps, c.weight_decay = 1e-3, 100, 0.1
   c.log_every, c.eval_every, c.save_every = 100, 300, 0
   return c
 
@@ -49,8 +49,9 @@ def main() -> None:
     write_folder(folder)
     c = config(folder)
     train(c, folder / 'run')
-    model = create_model(c.model, num_classes=NUM_CLASSES, image_size=c.image_size,
-                         **model_overrides(c))
+    model = create_model(
+      c.model, num_classes=NUM_CLASSES, image_size=c.image_size, **model_overrides(c)
+    )
     save_params(load_params(folder / 'run', model), OUT)
   print(f'{OUT}: {OUT.stat().st_size:,} bytes')
 

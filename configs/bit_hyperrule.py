@@ -6,14 +6,13 @@ r"""BiT's rule for fine-tuning a ResNet: --config=configs/bit_hyperrule.py:MODEL
 DATASET is a TFDS name or a folder of images; its number of images and their size decide.
 """
 
-from vit_jax.data.open_source import describe
-from vit_jax.data.open_source import open_source
 from vit_jax.config.recipes import bit_hyperrule
+from vit_jax.data.open_source import describe_dataset, open_source
 
 
 def get_config(arg='BiT-R50x1,cifar10'):
   model, _, dataset = arg.partition(',')
   dataset = dataset or 'cifar10'
-  about = describe(dataset)
+  about = describe_dataset(dataset)
   num_images = about.count(about.train_split) or len(open_source(dataset, about.train_split))
   return bit_hyperrule(model, dataset, num_images, about.pixels)

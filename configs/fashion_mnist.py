@@ -15,8 +15,8 @@ def get_config():
   c.dataset, c.preset, c.resize_size = 'fashion_mnist', 'bit', 28  # no crops
   c.dtype = 'float32'  # a CPU computes it faster than bfloat16
   c.hidden_dim, c.mlp_dim, c.num_heads, c.representation_size = 128, 512, 4, 128
-  c.batch_size, c.num_epochs = 64, 7.
-  c.lr, c.warmup_steps, c.weight_decay, c.dropout = 1e-3, 500, .1, 0.
-  c.label_smoothing = .1
+  c.batch_size, c.num_epochs = 64, 7.0
+  c.lr, c.warmup_steps, c.weight_decay, c.dropout = 1e-3, 500, 0.1, 0.0
+  c.label_smoothing = 0.1
   c.log_every, c.eval_every, c.save_every = 100, 938, 469
   return c

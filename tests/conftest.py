@@ -7,14 +7,18 @@ import signal
 
 import pytest
 
-os.environ['XLA_FLAGS'] = (os.environ.get('XLA_FLAGS', '') +
-                           ' --xla_force_host_platform_device_count=8')
+os.environ['XLA_FLAGS'] = (
+  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+)
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-os.environ.setdefault('JAX_COMPILATION_CACHE_DIR',
-                      str(pathlib.Path(__file__).parent.parent / '.pytest_cache' / 'jax'))
+os.environ.setdefault(
+  'JAX_COMPILATION_CACHE_DIR', str(pathlib.Path(__file__).parent.parent / '.pytest_cache' / 'jax')
+)
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
 pytest.register_assert_rewrite('tests.helpers.images')  # shows the values of its assertions
+
+from tests.helpers.jobs import images, start  # noqa: E402, F401 (fixtures of several tests)
 
 
 def pytest_configure(config):
@@ -27,6 +31,7 @@ def pytest_configure(config):
 def decoder(request, monkeypatch):
   """Runs a test without and with the optional C extension."""
   from vit_jax.data import decode
+
   if request.param == 'whole':
     monkeypatch.setattr(decode, '_jpegcrop', None)
   elif decode._jpegcrop is None:
@@ -37,6 +42,7 @@ def decoder(request, monkeypatch):
 def shapes(tmp_path_factory):
   """Two data_dirs with the same data set, in the order (array_record, tfrecord)."""
   from tests.helpers.shapes import to_tfrecord, write_shapes
+
   root = tmp_path_factory.mktemp('shapes')
   directory = write_shapes(root / 'a')
   to_tfrecord(directory, root / 't' / 'shapes' / '1.2.0')
@@ -46,6 +52,7 @@ def shapes(tmp_path_factory):
 @pytest.fixture(scope='module')
 def digits_dir(tmp_path_factory):
   from vit_jax.data.open_source import open_source
+
   data_dir = tmp_path_factory.mktemp('digits')
   open_source('digits', 'train', str(data_dir))
   return str(data_dir)
@@ -55,6 +62,7 @@ def digits_dir(tmp_path_factory):
 def vtab_dir(tmp_path_factory):
   """A data_dir with every data set of VTAB; for reading only."""
   from tests.helpers.vtab_files import DATASETS, write_dataset
+
   root = tmp_path_factory.mktemp('vtab')
   for dataset in DATASETS:
     write_dataset(root, dataset)
@@ -63,9 +71,19 @@ def vtab_dir(tmp_path_factory):
 
 @pytest.fixture
 def photos(tmp_path):
-  for path in ['train/cat/b.JPG', 'train/cat/a.png', 'train/dog/x.webp', 'train/dog/y.jpeg',
-               'train/ant/1.png', 'train/ant/2.bmp', 'val/dog/z.png', 'train/cat/.hidden.png',
-               'train/cat/notes.txt', 'train/.cache/no.png', 'train/readme.md']:
+  for path in [
+    'train/cat/b.JPG',
+    'train/cat/a.png',
+    'train/dog/x.webp',
+    'train/dog/y.jpeg',
+    'train/ant/1.png',
+    'train/ant/2.bmp',
+    'val/dog/z.png',
+    'train/cat/.hidden.png',
+    'train/cat/notes.txt',
+    'train/.cache/no.png',
+    'train/readme.md',
+  ]:
     file = tmp_path / path
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(path.encode())

@@ -15,12 +15,12 @@ import nbformat
 import numpy as np
 import pytest
 
+from tests.helpers.paths import ROOT
 from vit_jax import create_model, load_params, predict, save_params
 from vit_jax.data import class_names
 from vit_jax.data.decode import decode_image
 from vit_jax.data.open_source import open_source
 from vit_jax.pretrained.load import abstract_params
-from tests.helpers.paths import ROOT
 
 COLAB = ROOT / 'colab'
 TINY = dict(hidden_dim=64, mlp_dim=128, num_heads=4, num_layers=2)
@@ -38,8 +38,12 @@ def execute(notebook, directory, **environment):
   """Runs the notebook in `directory`, in a kernel with one device; returns it with outputs."""
   env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'} | environment
   nbclient.NotebookClient(
-      notebook, timeout=600, kernel_name='python3', coalesce_streams=True,
-      resources={'metadata': {'path': str(directory)}}).execute(env=env)
+    notebook,
+    timeout=600,
+    kernel_name='python3',
+    coalesce_streams=True,
+    resources={'metadata': {'path': str(directory)}},
+  ).execute(env=env)
   return notebook
 
 
@@ -52,9 +56,13 @@ def text(notebook, ident):
 
 def figures(notebook):
   """{cell: picture (H, W, 3)}."""
-  return {c.id: cv2.imdecode(np.frombuffer(base64.b64decode(o.data['image/png']), np.uint8), 1)
-          for c in notebook.cells if c.cell_type == 'code'
-          for o in c.outputs if 'image/png' in o.get('data', {})}
+  return {
+    c.id: cv2.imdecode(np.frombuffer(base64.b64decode(o.data['image/png']), np.uint8), 1)
+    for c in notebook.cells
+    if c.cell_type == 'code'
+    for o in c.outputs
+    if 'image/png' in o.get('data', {})
+  }
 
 
 @pytest.fixture(scope='module')
@@ -110,8 +118,10 @@ def test_online_it_takes_the_published_checkpoint(tmp_path):
   address, name, image_size = published['ViT-Ti/16, 224 px, AugReg']
   model = create_model(name, num_classes=1000, image_size=image_size)
   rng = np.random.default_rng(0)
-  save_params(jax.tree.map(lambda x: rng.normal(0, .02, x.shape).astype(np.float32),
-                           abstract_params(model)), tmp_path / 'server' / address)
+  save_params(
+    jax.tree.map(lambda x: rng.normal(0, 0.02, x.shape).astype(np.float32), abstract_params(model)),
+    tmp_path / 'server' / address,
+  )
   requests = []
 
   class Handler(http.server.SimpleHTTPRequestHandler):
@@ -119,16 +129,19 @@ def test_online_it_takes_the_published_checkpoint(tmp_path):
       requests.append(request)
 
   server = http.server.ThreadingHTTPServer(
-      ('127.0.0.1', 0), functools.partial(Handler, directory=tmp_path / 'server'))
+    ('127.0.0.1', 0), functools.partial(Handler, directory=tmp_path / 'server')
+  )
   threading.Thread(target=server.serve_forever, daemon=True).start()
   source = cell(notebook, 'choose').source
-  source = source.replace('https://storage.googleapis.com/',
-                          f'http://127.0.0.1:{server.server_port}/')
-  source = re.sub("^published = '[^']*'", "published = 'ViT-Ti/16, 224 px, AugReg'", source,
-                  flags=re.M)
+  source = source.replace(
+    'https://storage.googleapis.com/', f'http://127.0.0.1:{server.server_port}/'
+  )
+  source = re.sub(
+    "^published = '[^']*'", "published = 'ViT-Ti/16, 224 px, AugReg'", source, flags=re.M
+  )
   cell(notebook, 'choose').source = source
   last = [c.id for c in notebook.cells].index('config')
-  notebook.cells = notebook.cells[:last + 1]  # training takes a minute, and is tested offline
+  notebook.cells = notebook.cells[: last + 1]  # training takes a minute, and is tested offline
   try:
     execute(notebook, tmp_path, no_proxy='127.0.0.1')
   finally:
@@ -170,10 +183,14 @@ def test_with_neither_network_nor_file_it_says_so(tmp_path, monkeypatch):
   monkeypatch.setenv('https_proxy', 'http://127.0.0.1:9')
   monkeypatch.delenv('no_proxy', raising=False)
   import vit_jax
+
   monkeypatch.setattr(vit_jax, '__file__', str(tmp_path / 'site-packages/vit_jax/__init__.py'))
   source = 'import pathlib, urllib.request, vit_jax\n' + cell(read(), 'choose').source
-  with pytest.raises(FileNotFoundError, match=r'S_16.*npz cannot be downloaded \(.*\), and '
-                     'digits.npz, .* is not here: this notebook needs one of them'):
+  with pytest.raises(
+    FileNotFoundError,
+    match=r'S_16.*npz cannot be downloaded \(.*\), and '
+    'digits.npz, .* is not here: this notebook needs one of them',
+  ):
     exec(source, {})
 
 
@@ -185,7 +202,7 @@ def test_the_tiny_model_knows_digits_it_has_not_seen(digits_dir):
   assert len(examples) == 182
   results = predict(model, params, [decode_image(x['image']) for x in examples], top_k=1)
   accuracy = np.mean([r[0].label == x['label'] for r, x in zip(results, examples)])
-  assert accuracy > .97
+  assert accuracy > 0.97
 
 
 def test_it_is_committed_without_outputs():

@@ -4,6 +4,7 @@ import importlib.util
 import re
 
 import pytest
+
 from tests.helpers.paths import ROOT
 
 DOCUMENTS = ['README.md', 'RESULTS.md']
@@ -27,6 +28,7 @@ def test_what_is_named_exists(document):
 
 def test_commands_of_the_readme_have_their_configs_and_flags():
   from vit_jax.config.fields import default_config
+
   fields = re.findall(r'--config\.(\w+)', (ROOT / 'README.md').read_text())
   assert len(fields) > 20
   assert not set(fields) - set(default_config())

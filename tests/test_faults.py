@@ -13,8 +13,19 @@ import time
 import numpy as np
 import pytest
 
-from tests.helpers.jobs import (IMAGES, ROWS, STEPS, Clock, end, fingerprints, images, lines, reads, saved, start,
-                  wait_for_first_step, wait_for_step)
+from tests.helpers.jobs import (
+  IMAGES,
+  ROWS,
+  STEPS,
+  Clock,
+  end,
+  fingerprints,
+  lines,
+  reads,
+  saved,
+  wait_for_first_step,
+  wait_for_step,
+)
 
 pytestmark = pytest.mark.slow
 ONE = dict(devices=(1,))
@@ -73,7 +84,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_serves(start, whole,
   newest = run / 'checkpoints' / str(saved(run)[-1])
   damage(newest)
   clock = Clock()
-  log, = end(start(run, **ONE), [1])
+  (log,) = end(start(run, **ONE), [1])
   clock.tell('start to refusal')
   last = log.splitlines()[-1]
   assert last.startswith(f'error: the checkpoint {newest} '), log
@@ -85,8 +96,9 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_serves(start, whole,
 def test_a_non_finite_loss_is_not_saved(start, whole, run):
   before = saved(run)
   clock = Clock()
-  log, = end(start(run, '--config.lr=1e30', '--config.clip_norm=0', '--config.save_every=1',
-                   **ONE), [1])
+  (log,) = end(
+    start(run, '--config.lr=1e30', '--config.clip_norm=0', '--config.save_every=1', **ONE), [1]
+  )
   clock.tell('start to the error')
   last = log.splitlines()[-1]
   assert 'nan at step' in last or 'inf at step' in last, log
@@ -108,6 +120,7 @@ def small_disk(tmp_path):
 
   def remount(options):
     subprocess.run(['mount', '-o', f'remount,{options}', disk], check=True)
+
   yield remount, disk
   subprocess.run(['umount', '--lazy', disk], check=True)
 
@@ -115,7 +128,7 @@ def small_disk(tmp_path):
 def test_a_disk_that_fills_up_keeps_what_was_saved(start, whole, small_disk):
   remount, disk = small_disk
   clock = Clock()
-  log, = end(start(disk / 'run', '--config.keep=99', '--config.save_every=2', **ONE), [1])
+  (log,) = end(start(disk / 'run', '--config.keep=99', '--config.save_every=2', **ONE), [1])
   clock.tell('start to the error')
   last = log.splitlines()[-1]
   assert last.startswith('error: ') and str(disk / 'run') in last and 'o space left' in last, log
@@ -133,14 +146,18 @@ def test_a_full_disk_is_named(start, whole, run, small_disk, noticed):
   used = os.statvfs(disk)
   if noticed == 'before the first step':
     remount(f'size={(used.f_blocks - used.f_bfree) * used.f_frsize + 100_000}')
-    words = (f'no space left in {disk}/run/checkpoints: a checkpoint needs 0.2 MB and 0.1 MB are '
-             'free; what is there stays good, free some space and run the same command again')
+    words = (
+      f'no space left in {disk}/run/checkpoints: a checkpoint needs 0.2 MB and 0.1 MB are '
+      'free; what is there stays good, free some space and run the same command again'
+    )
   else:
     remount(f'nr_inodes={used.f_files - used.f_ffree + 12}')
-    words = (f'cannot write a checkpoint to {disk}/run/checkpoints (No space left on device); '
-             'the checkpoint of step 20 is good; mend the disk and run the same command again')
+    words = (
+      f'cannot write a checkpoint to {disk}/run/checkpoints (No space left on device); '
+      'the checkpoint of step 20 is good; mend the disk and run the same command again'
+    )
   clock = Clock()
-  log, = end(start(disk / 'run', **ONE), [1])
+  (log,) = end(start(disk / 'run', **ONE), [1])
   clock.tell('start to the error')
   assert log.splitlines()[-1].startswith(f'error: {words}'), log
   assert ('the first step took' in log) == (noticed == 'while it writes')
@@ -157,15 +174,17 @@ def contents(directory):
 def test_a_write_that_fails_at_the_start_leaves_nothing_half(start, whole, tmp_path):
   """No file may pass 1 KB, which the config does."""
   limited = ('bash', '-c', 'ulimit -f 1 && exec "$0" "$@"')
-  log, = end(start(tmp_path, within=limited, **ONE), [1])
+  (log,) = end(start(tmp_path, within=limited, **ONE), [1])
   assert str(tmp_path) in log.splitlines()[-1] and 'File too large' in log.splitlines()[-1], log
   go_on(start, tmp_path, whole)
 
 
 SPREADS = (
-    (('--config.parallel=mesh', '--config.mesh=(8,1)'), dict(devices=(8,))),
-    (('--config.parallel=mesh', '--config.mesh=(2,4)'), dict(devices=(8,))),
-    ((), ONE), ((), dict(devices=(4, 4))))
+  (('--config.parallel=mesh', '--config.mesh=(8,1)'), dict(devices=(8,))),
+  (('--config.parallel=mesh', '--config.mesh=(2,4)'), dict(devices=(8,))),
+  ((), ONE),
+  ((), dict(devices=(4, 4))),
+)
 
 
 def test_another_spread_goes_on_with_the_same_examples(start, whole, tmp_path):
@@ -196,11 +215,16 @@ def test_a_hung_source_ends_the_run(start, whole, images, tmp_path, split, devic
   pipe.unlink()
   os.mkfifo(pipe)
   example = min(k for k, record in reads(whole[1]).items() if record == IMAGES - 1)
-  doing = {'train': f'waiting for the data of step {example // ROWS + 1}',
-           'val': 'evaluating step 20'}[split]
+  doing = {
+    'train': f'waiting for the data of step {example // ROWS + 1}',
+    'val': 'evaluating step 20',
+  }[split]
   seconds = 10 if len(devices) == 1 else 15  # which include the compilation
-  flags = (f'--config.dataset={folder}', '--config.save_every=2',
-           f'--config.hang_seconds={seconds}')
+  flags = (
+    f'--config.dataset={folder}',
+    '--config.save_every=2',
+    f'--config.hang_seconds={seconds}',
+  )
   clock = Clock()
   logs = end(start(tmp_path / 'run', *flags, devices=devices), [1] * len(devices), seconds=60)
   clock.tell('start to the end')
@@ -223,8 +247,13 @@ def test_twenty_kills(start, tmp_path):
 
   Four of five come after an interval of steps, in the middle of more; the others while it starts.
   """
-  flags = ('--config.total_steps=2000', '--config.log_every=10', '--config.save_every=20',
-           '--config.eval_every=0', '--config.eval_split=none')
+  flags = (
+    '--config.total_steps=2000',
+    '--config.log_every=10',
+    '--config.save_every=20',
+    '--config.eval_every=0',
+    '--config.eval_split=none',
+  )
   rng, at, interval = random.Random(0), 0, 20
   clock = Clock()
   for kill in range(20):
@@ -234,7 +263,7 @@ def test_twenty_kills(start, tmp_path):
       time.sleep(rng.uniform(0, 4))
     else:
       wait_for_step(job, tmp_path / 'killed', at + interval)
-      time.sleep(rng.uniform(0, .5))
+      time.sleep(rng.uniform(0, 0.5))
     job[0].send_signal(signal.SIGTERM if kill % 2 else signal.SIGKILL)
     code = job[0].wait(60)
     # Before the run listens, a SIGTERM ends it like any program.

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from vit_jax import files
-from vit_jax.pretrained.formats import read_arrays, read_class_names, read_checkpoint
 from tests.helpers.paths import FILES
+from vit_jax import files
+from vit_jax.pretrained.formats import read_arrays, read_checkpoint, read_class_names
 
 DATA = FILES
 
@@ -47,7 +47,7 @@ def site(tmp_path, monkeypatch):
   directory.mkdir()
   handler = functools.partial(Handler, directory=str(directory))
   with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
-    threading.Thread(target=server.serve_forever, args=(.01,), daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f'http://127.0.0.1:{server.server_address[1]}', directory
     server.shutdown()
 
@@ -82,8 +82,9 @@ def test_shards_of_a_web_site(site):
     save_file({k: v for k, v in tensors.items() if halves[k] == file}, directory / file)
   (directory / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': halves}))
   for name in (address, f'{address}/model.safetensors.index.json'):
-    np.testing.assert_equal(read_checkpoint(name, num_heads=4).arrays,
-                            read_arrays(DATA / 'hf_tiny'))
+    np.testing.assert_equal(
+      read_checkpoint(name, num_heads=4).arrays, read_arrays(DATA / 'hf_tiny')
+    )
   (directory / 'b.safetensors').unlink()
   with pytest.raises(ValueError, match=f'{address}/b.safetensors cannot .*404'):
     read_arrays(address)
@@ -95,8 +96,9 @@ def test_public_buckets_need_no_package(site, monkeypatch):
   monkeypatch.setattr(files.importlib.util, 'find_spec', lambda name: None)
   (directory / 'bucket').mkdir()
   shutil.copy(DATA / 'vit_token.npz', directory / 'bucket' / 'B_16 + x.npz')
-  np.testing.assert_equal(read_arrays('gs://bucket/B_16 + x.npz'),
-                          read_arrays(DATA / 'vit_token.npz'))
+  np.testing.assert_equal(
+    read_arrays('gs://bucket/B_16 + x.npz'), read_arrays(DATA / 'vit_token.npz')
+  )
   with pytest.raises(ValueError, match='gs://private/a.npz .*403.*pip install gcsfs'):
     read_arrays('gs://private/a.npz')
 
@@ -111,19 +113,27 @@ def test_damage_is_named_by_its_address(site):
     read_arrays(f'{address}/cut/vit_token.npz')
 
 
-@pytest.mark.parametrize('path, words', [
+@pytest.mark.parametrize(
+  'path, words',
+  [
     ('none.npz', 'none.npz cannot be downloaded .HTTP 404'),
     ('broken.npz', 'broken.npz cannot be downloaded .HTTP 500'),
-    ('none', 'none holds neither model.safetensors nor model.safetensors.index.json')])
+    ('none', 'none holds neither model.safetensors nor model.safetensors.index.json'),
+  ],
+)
 def test_what_is_not_there_is_named(site, path, words):
   with pytest.raises(ValueError, match=words):
     read_arrays(f'{site[0]}/{path}')
 
 
-@pytest.mark.parametrize('address, words', [
+@pytest.mark.parametrize(
+  'address, words',
+  [
     ('http://127.0.0.1:9/a.npz', 'http://127.0.0.1:9/a.npz cannot be downloaded .*refused'),
     ('https://no.such.host.invalid/a.npz', r'no.such.host.invalid/a.npz cannot be downloaded'),
-    ('nothing://a/b.npz', 'nothing://a/b.npz cannot be read .Protocol not known')])
+    ('nothing://a/b.npz', 'nothing://a/b.npz cannot be read .Protocol not known'),
+  ],
+)
 def test_an_address_without_an_answer_is_named(address, words, monkeypatch):
   monkeypatch.setenv('no_proxy', '*')
   with pytest.raises(ValueError, match=words):
@@ -133,6 +143,7 @@ def test_an_address_without_an_answer_is_named(address, words, monkeypatch):
 def test_a_missing_package_is_named(monkeypatch):
   def missing(*args, **kwargs):
     raise ImportError('Install s3fs to access S3')
+
   monkeypatch.setattr(fsspec, 'url_to_fs', missing)
   with pytest.raises(ValueError, match='s3://b/a.npz needs a package .* Install s3fs'):
     read_arrays('s3://b/a.npz')

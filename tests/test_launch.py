@@ -11,6 +11,7 @@ import time
 
 import pytest
 import yaml
+
 from tests.helpers.paths import ROOT
 
 LAUNCH = ROOT / 'launch'
@@ -29,31 +30,58 @@ def commands(tmp_path, monkeypatch):
     for name, code in programs.items():
       program = tmp_path / 'bin' / name
       # %q: a call is a line, whatever its arguments hold.
-      program.write_text(f'#!/usr/bin/env bash\nprintf "%q " {name} "$@" >> {calls}\n'
-                         f'echo >> {calls}\n{code}\n')
+      program.write_text(
+        f'#!/usr/bin/env bash\nprintf "%q " {name} "$@" >> {calls}\necho >> {calls}\n{code}\n'
+      )
       program.chmod(0o755)
     return lambda: [shlex.split(line) for line in calls.read_text().splitlines()]
+
   return make
 
 
 def run(script, *args, **env):
-  return subprocess.run([LAUNCH / script, *args], env={**os.environ, **env}, text=True,
-                        capture_output=True, timeout=120)
+  return subprocess.run(
+    [LAUNCH / script, *args], env={**os.environ, **env}, text=True, capture_output=True, timeout=120
+  )
 
 
 @pytest.mark.parametrize('script', SCRIPTS, ids=lambda p: p.name)
 def test_scripts_pass_shellcheck(script):
-  shellcheck = shutil.which('shellcheck', path=os.pathsep.join(
-      [str(pathlib.Path(sys.executable).parent), os.environ['PATH']]))
+  shellcheck = shutil.which(
+    'shellcheck',
+    path=os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ['PATH']]),
+  )
   assert shellcheck, "it comes with pip install -e '.[test]'"
   found = subprocess.run([shellcheck, '--shell=bash', script], capture_output=True, text=True)
   assert found.returncode == 0, found.stdout
 
 
-@pytest.mark.parametrize('script, words', [
+@pytest.mark.parametrize(
+  'script, words',
+  [
     ('local.sh', ['launch/local.sh N FLAGS', 'DEVICES', 'Exit code']),
-    ('tpu_pod.sh', ['NAME', 'ZONE', 'TYPE', 'VERSION', 'PROJECT', 'SPOT', 'CONFIG', 'WORKDIR',
-                    'DRY_RUN', 'create', 'setup', 'run', 'status', 'logs', 'delete'])])
+    (
+      'tpu_pod.sh',
+      [
+        'NAME',
+        'ZONE',
+        'TYPE',
+        'VERSION',
+        'PROJECT',
+        'SPOT',
+        'CONFIG',
+        'WORKDIR',
+        'DRY_RUN',
+        'create',
+        'setup',
+        'run',
+        'status',
+        'logs',
+        'delete',
+      ],
+    ),
+  ],
+)
 def test_help_says_what_to_set(script, words):
   shown = run(script, '--help')
   assert shown.returncode == 0 and not shown.stderr
@@ -61,16 +89,49 @@ def test_help_says_what_to_set(script, words):
   assert run(script).returncode == 2 and run(script, 'dance').returncode == 2
 
 
-TPU = dict(NAME='pod', ZONE='us-east1-c', PROJECT='mine', TYPE='v5litepod-64', VERSION='v2-tpu',
-           SPOT='1', CONFIG='configs/vit_l16.py:jft', WORKDIR='gs://bucket/l16', TMPDIR='/tmp')
+TPU = dict(
+  NAME='pod',
+  ZONE='us-east1-c',
+  PROJECT='mine',
+  TYPE='v5litepod-64',
+  VERSION='v2-tpu',
+  SPOT='1',
+  CONFIG='configs/vit_l16.py:jft',
+  WORKDIR='gs://bucket/l16',
+  TMPDIR='/tmp',
+)
 WHERE = ['--zone=us-east1-c', '--project=mine']
-CREATE = ['gcloud', 'compute', 'tpus', 'queued-resources', 'create', 'pod', *WHERE,
-          '--accelerator-type=v5litepod-64', '--runtime-version=v2-tpu', '--node-id=pod', '--spot']
+CREATE = [
+  'gcloud',
+  'compute',
+  'tpus',
+  'queued-resources',
+  'create',
+  'pod',
+  *WHERE,
+  '--accelerator-type=v5litepod-64',
+  '--runtime-version=v2-tpu',
+  '--node-id=pod',
+  '--spot',
+]
 SSH = ['gcloud', 'compute', 'tpus', 'tpu-vm', 'ssh', 'pod', *WHERE]
-TRAIN = [*SSH, '--worker=all', '--command=vit_jax/launch/tpu_worker.sh run '
-         '--config=configs/vit_l16.py:jft --workdir=gs://bucket/l16 --config.lr=1e-3']
-DELETE = ['gcloud', 'compute', 'tpus', 'queued-resources', 'delete', 'pod', *WHERE, '--force',
-          '--quiet']
+TRAIN = [
+  *SSH,
+  '--worker=all',
+  '--command=vit_jax/launch/tpu_worker.sh run '
+  '--config=configs/vit_l16.py:jft --workdir=gs://bucket/l16 --config.lr=1e-3',
+]
+DELETE = [
+  'gcloud',
+  'compute',
+  'tpus',
+  'queued-resources',
+  'delete',
+  'pod',
+  *WHERE,
+  '--force',
+  '--quiet',
+]
 
 
 def test_tpu_pod_shows_its_commands(commands):
@@ -80,51 +141,74 @@ def test_tpu_pod_shows_its_commands(commands):
     done = run('tpu_pod.sh', *args, **TPU, DRY_RUN='1', **env)
     assert done.returncode == 0, done.stderr
     return [shlex.split(line) for line in done.stdout.splitlines()]
+
   assert shown('create') == [CREATE]
   archive, copy, install = shown('setup')
   assert archive == ['git', 'archive', '--format=tar.gz', '--output=/tmp/pod.tgz', 'HEAD']
-  assert copy == ['gcloud', 'compute', 'tpus', 'tpu-vm', 'scp', '/tmp/pod.tgz', 'pod:vit_jax.tgz',
-                  *WHERE, '--worker=all']
+  assert copy == [
+    'gcloud',
+    'compute',
+    'tpus',
+    'tpu-vm',
+    'scp',
+    '/tmp/pod.tgz',
+    'pod:vit_jax.tgz',
+    *WHERE,
+    '--worker=all',
+  ]
   assert install[:-1] == [*SSH, '--worker=all']
   assert install[-1].startswith('--command=mkdir -p vit_jax && tar xzf vit_jax.tgz -C ')
   assert install[-1].endswith('-c constraints.txt -e .[tpu] gcsfs')
   assert shown('run', '--config.lr=1e-3') == [TRAIN]
   taken_away = shown('run', '--config.lr=1e-3', DRY_STATE='SUSPENDED')
   assert taken_away == [DELETE, CREATE, archive, copy, install, TRAIN]
-  assert shown('status')[1] == [*SSH, '--worker=all',
-                                '--command=vit_jax/launch/tpu_worker.sh status']
+  assert shown('status')[1] == [
+    *SSH,
+    '--worker=all',
+    '--command=vit_jax/launch/tpu_worker.sh status',
+  ]
   assert shown('logs') == [[*SSH, '--worker=0', '--command=vit_jax/launch/tpu_worker.sh logs']]
   assert shown('stop') == [[*SSH, '--worker=0', '--command=vit_jax/launch/tpu_worker.sh stop']]
   assert shown('delete') == [DELETE]
   assert not calls()
 
 
-GCLOUD = '''
+GCLOUD = """
 next() { head -n 1 "$1"; sed -i 1d "$1"; }
 case "$*" in
   *describe*) state=$(next STATES); [[ $state != NONE ]] || { echo NOT_FOUND >&2; exit 1; }
     echo "$state";;
   *"tpu_worker.sh run"*) exit "$(next CODES)";;
 esac
-'''
+"""
 
 
 def test_tpu_pod_starts_again_until_the_end(commands, tmp_path):
   """No slice yet; preempted, connection lost; the slice taken away; done."""
-  (tmp_path / 'states').write_text('NONE\nWAITING_FOR_RESOURCES\nACTIVE\n'  # create
-                                   'ACTIVE\nACTIVE\nACTIVE\nSUSPENDED\n'  # before each run
-                                   'ACTIVE\n')  # created again
+  (tmp_path / 'states').write_text(
+    'NONE\nWAITING_FOR_RESOURCES\nACTIVE\n'  # create
+    'ACTIVE\nACTIVE\nACTIVE\nSUSPENDED\n'  # before each run
+    'ACTIVE\n'
+  )  # created again
   (tmp_path / 'codes').write_text('42\n255\n1\n0\n')
   gcloud = GCLOUD.replace('STATES', str(tmp_path / 'states')).replace(
-      'CODES', str(tmp_path / 'codes'))
+    'CODES', str(tmp_path / 'codes')
+  )
   calls = commands(gcloud=gcloud, sleep='')
   done = run('tpu_pod.sh', 'run', **TPU)
   assert done.returncode == 0, done.stderr
-  what = [next(w for w in ('create', 'describe', 'scp', 'run ', 'uv', 'delete', 'sleep')
-               if w in ' '.join(call)) for call in calls()]
+  what = [
+    next(
+      w
+      for w in ('create', 'describe', 'scp', 'run ', 'uv', 'delete', 'sleep')
+      if w in ' '.join(call)
+    )
+    for call in calls()
+  ]
   assert ' '.join(what).replace('run ', 'run') == (
-      'describe create describe sleep describe scp uv run sleep describe run sleep describe run '
-      'describe sleep describe delete create describe scp uv run')
+    'describe create describe sleep describe scp uv run sleep describe run sleep describe run '
+    'describe sleep describe delete create describe scp uv run'
+  )
 
 
 def test_tpu_pod_gives_up_on_errors_in_a_row(commands, tmp_path):
@@ -140,14 +224,21 @@ def test_tpu_pod_gives_up_on_errors_in_a_row(commands, tmp_path):
 def worker(tmp_path):
   """worker(args...) on a host whose training program is the shell code of `program`."""
   program = tmp_path / 'python'
-  program.write_text('#!/usr/bin/env bash\necho "step 1 of $*"\n'
-                     'trap "echo saved; exit 42" TERM\n'
-                     f'while [[ ! -e {tmp_path}/end ]]; do sleep .1; done; exit 3\n')
+  program.write_text(
+    '#!/usr/bin/env bash\necho "step 1 of $*"\n'
+    'trap "echo saved; exit 42" TERM\n'
+    f'while [[ ! -e {tmp_path}/end ]]; do sleep .1; done; exit 3\n'
+  )
   program.chmod(0o755)
   env = dict(STATE=str(tmp_path / 'state'), PYTHON=str(program))
   yield lambda *args: subprocess.Popen(
-      [LAUNCH / 'tpu_worker.sh', *args], env={**os.environ, **env}, text=True,
-      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    [LAUNCH / 'tpu_worker.sh', *args],
+    env={**os.environ, **env},
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    start_new_session=True,
+  )
   (tmp_path / 'end').touch()
 
 
@@ -158,7 +249,7 @@ def test_tpu_worker_trains_without_the_connection(worker, tmp_path):
   os.killpg(first.pid, signal.SIGKILL)  # the connection is lost
   first.communicate()
   again = worker('run', '--config=c.py', '--workdir=gs://a b')
-  time.sleep(.5)
+  time.sleep(0.5)
   assert 'training: step 1 of -m vit_jax.main --config=c.py' in worker('status').communicate()[0]
   (tmp_path / 'end').touch()
   assert 'step 1' in again.communicate(timeout=20)[0] and again.returncode == 3
@@ -177,28 +268,48 @@ def wait_for(true, seconds=60):
   until = time.monotonic() + seconds
   while not true():
     assert time.monotonic() < until
-    time.sleep(.05)
+    time.sleep(0.05)
 
 
 def directives():
   lines = (LAUNCH / 'slurm.sbatch').read_text().splitlines()
-  return dict(line.split('--', 1)[1].split('=') if '=' in line else (line.split('--', 1)[1], None)
-              for line in lines if line.startswith('#SBATCH'))
+  return dict(
+    line.split('--', 1)[1].split('=') if '=' in line else (line.split('--', 1)[1], None)
+    for line in lines
+    if line.startswith('#SBATCH')
+  )
 
 
-@pytest.mark.parametrize('code, state, again', [
-    (42, 'RUNNING', True), (42, 'COMPLETING', False), (0, 'RUNNING', False), (1, 'RUNNING', False)])
+@pytest.mark.parametrize(
+  'code, state, again',
+  [(42, 'RUNNING', True), (42, 'COMPLETING', False), (0, 'RUNNING', False), (1, 'RUNNING', False)],
+)
 def test_slurm_requeues_what_was_preempted(commands, code, state, again):
   """A task a GPU, time to save before the limit; after scancel the job does not come back."""
   about = directives()
   assert about['ntasks-per-node'] == about['gpus-per-node'] == '8'
   assert about['signal'] == 'TERM@180' and {'requeue', 'time', 'nodes'} <= about.keys()
   calls = commands(srun=f'exit {code}', squeue=f'echo {state}', scontrol='')
-  done = run('slurm.sbatch', '--config=c.py', '--workdir=/s/x', SLURM_JOB_ID='17',
-             SLURM_CPUS_PER_TASK='12', PYTHON='py')
+  done = run(
+    'slurm.sbatch',
+    '--config=c.py',
+    '--workdir=/s/x',
+    SLURM_JOB_ID='17',
+    SLURM_CPUS_PER_TASK='12',
+    PYTHON='py',
+  )
   assert done.returncode == code
-  assert calls()[0] == ['srun', '--kill-on-bad-exit=0', '--wait=120', '--cpus-per-task=12', 'py',
-                        '-m', 'vit_jax.main', '--config=c.py', '--workdir=/s/x']
+  assert calls()[0] == [
+    'srun',
+    '--kill-on-bad-exit=0',
+    '--wait=120',
+    '--cpus-per-task=12',
+    'py',
+    '-m',
+    'vit_jax.main',
+    '--config=c.py',
+    '--workdir=/s/x',
+  ]
   assert (['scontrol', 'requeue', '17'] in calls()) == again
 
 
@@ -206,21 +317,29 @@ def test_gke_jobset_restarts_all_hosts_together():
   jobset = yaml.safe_load((LAUNCH / 'gke_jobset.yaml').read_text())
   assert (jobset['apiVersion'], jobset['kind']) == ('jobset.x-k8s.io/v1alpha2', 'JobSet')
   assert jobset['metadata']['annotations'] == {
-      'alpha.jobset.sigs.k8s.io/exclusive-topology': 'cloud.google.com/gke-nodepool'}
+    'alpha.jobset.sigs.k8s.io/exclusive-topology': 'cloud.google.com/gke-nodepool'
+  }
   policy = jobset['spec']['failurePolicy']
-  assert policy == {'maxRestarts': 3, 'rules': [
-      {'action': 'RestartJobSetAndIgnoreMaxRestarts', 'onJobFailureReasons': ['PodFailurePolicy']}]}
-  replicated, = jobset['spec']['replicatedJobs']
+  assert policy == {
+    'maxRestarts': 3,
+    'rules': [
+      {'action': 'RestartJobSetAndIgnoreMaxRestarts', 'onJobFailureReasons': ['PodFailurePolicy']}
+    ],
+  }
+  (replicated,) = jobset['spec']['replicatedJobs']
   assert replicated['replicas'] == 1
   job = replicated['template']['spec']
   pod = job['template']['spec']
-  container, = pod['containers']
+  (container,) = pod['containers']
   assert job['completionMode'] == 'Indexed' and job['backoffLimit'] == 0
   assert pod['restartPolicy'] == 'Never'  # podFailurePolicy allows no other
   assert job['podFailurePolicy']['rules'] == [
-      {'action': 'FailJob', 'onExitCodes': {
-          'containerName': container['name'], 'operator': 'In', 'values': [42]}},
-      {'action': 'FailJob', 'onPodConditions': [{'type': 'DisruptionTarget'}]}]
+    {
+      'action': 'FailJob',
+      'onExitCodes': {'containerName': container['name'], 'operator': 'In', 'values': [42]},
+    },
+    {'action': 'FailJob', 'onPodConditions': [{'type': 'DisruptionTarget'}]},
+  ]
   assert pod['terminationGracePeriodSeconds'] >= 60
 
   chips = container['resources']['limits']['google.com/tpu']
@@ -235,18 +354,38 @@ def test_gke_jobset_restarts_all_hosts_together():
 
 
 def small(workdir, data_dir, *flags):
-  return ('--config=configs/quickstart.py', f'--workdir={workdir}',
-          f'--config.data_dir={data_dir}', '--config.num_layers=1', '--config.hidden_dim=32',
-          '--config.mlp_dim=64', '--config.num_heads=2', '--config.batch_size=8',
-          '--config.total_steps=60', '--config.save_every=0', '--config.log_every=5',
-          '--config.eval_split=test[:20]', *flags)
+  return (
+    '--config=configs/quickstart.py',
+    f'--workdir={workdir}',
+    f'--config.data_dir={data_dir}',
+    '--config.num_layers=1',
+    '--config.hidden_dim=32',
+    '--config.mlp_dim=64',
+    '--config.num_heads=2',
+    '--config.batch_size=8',
+    '--config.total_steps=60',
+    '--config.save_every=0',
+    '--config.log_every=5',
+    '--config.eval_split=test[:20]',
+    *flags,
+  )
 
 
 def local(*args):
-  env = {**os.environ, 'XLA_FLAGS': '--xla_backend_optimization_level=0', 'DEVICES': '2',
-         'PYTHON': sys.executable}
-  return subprocess.Popen([LAUNCH / 'local.sh', *args], cwd=ROOT, env=env, text=True,
-                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+  env = {
+    **os.environ,
+    'XLA_FLAGS': '--xla_backend_optimization_level=0',
+    'DEVICES': '2',
+    'PYTHON': sys.executable,
+  }
+  return subprocess.Popen(
+    [LAUNCH / 'local.sh', *args],
+    cwd=ROOT,
+    env=env,
+    text=True,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+  )
 
 
 @pytest.mark.slow

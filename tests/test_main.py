@@ -19,7 +19,6 @@ from tests.helpers.jobs import FIGURES
 from tests.helpers.paths import ROOT
 
 
-
 @pytest.fixture(scope='session')
 def data_dir(tmp_path_factory):
   return tmp_path_factory.mktemp('tfds')
@@ -31,8 +30,9 @@ def command(*flags):
 
 def run(*flags, **variables):
   env = {**os.environ, 'XLA_FLAGS': '', **variables}  # one device
-  return subprocess.run(command(*flags), cwd=ROOT, env=env, capture_output=True, text=True,
-                        timeout=600)
+  return subprocess.run(
+    command(*flags), cwd=ROOT, env=env, capture_output=True, text=True, timeout=600
+  )
 
 
 STEPS = 1000  # a fast machine must not be done before a signal is noticed, within a second
@@ -40,10 +40,19 @@ STEPS = 1000  # a fast machine must not be done before a signal is noticed, with
 
 def small(workdir, data_dir, *flags):
   """A run of some seconds with dropout and augmentation that saves every 50 steps."""
-  return ('--config=configs/quickstart.py', f'--workdir={workdir}',
-          f'--config.data_dir={data_dir}', '--config.num_layers=1', '--config.batch_size=8',
-          f'--config.total_steps={STEPS}', '--config.save_every=50', '--config.log_every=5',
-          '--config.eval_every=400', '--config.eval_split=test[:20]', *flags)
+  return (
+    '--config=configs/quickstart.py',
+    f'--workdir={workdir}',
+    f'--config.data_dir={data_dir}',
+    '--config.num_layers=1',
+    '--config.batch_size=8',
+    f'--config.total_steps={STEPS}',
+    '--config.save_every=50',
+    '--config.log_every=5',
+    '--config.eval_every=400',
+    '--config.eval_split=test[:20]',
+    *flags,
+  )
 
 
 def lines(workdir):
@@ -84,14 +93,19 @@ def uninterrupted(tmp_path_factory, data_dir):
 
 
 def start(*flags):
-  return subprocess.Popen(command(*flags), cwd=ROOT, env={**os.environ, 'XLA_FLAGS': ''},
-                          stderr=subprocess.PIPE, text=True)
+  return subprocess.Popen(
+    command(*flags),
+    cwd=ROOT,
+    env={**os.environ, 'XLA_FLAGS': ''},
+    stderr=subprocess.PIPE,
+    text=True,
+  )
 
 
 def wait_until(process, true):
   while not true():
     assert process.poll() is None, process.communicate()[1]
-    time.sleep(.002)
+    time.sleep(0.002)
 
 
 @pytest.mark.slow
@@ -131,7 +145,7 @@ def test_kill_9_at_any_moment_loses_one_interval_at_most(tmp_path, data_dir, uni
       wait_until(process, lambda: checkpoints(tmp_path)[1] and len(lines(tmp_path)) > before)
     else:
       wait_until(process, lambda: lines(tmp_path) and lines(tmp_path)[-1]['step'] > reached + 20)
-      time.sleep(rng.uniform(0, .5))
+      time.sleep(rng.uniform(0, 0.5))
     process.kill()
     process.communicate()
     steps, unfinished = checkpoints(tmp_path)
@@ -155,14 +169,21 @@ def test_the_papers_config_runs_on_real_input(tmp_path, data_dir, data):
   else:
     dataset, split, depth, size = 'digits', 'test[:8]', 0, '86,396,938'
   workdir = tmp_path / 'run'
-  flags = ('--config=configs/vit_b16.py', f'--config.dataset={dataset}', '--config.batch_size=8',
-           '--config.total_steps=3', f'--config.eval_split={split}',
-           f'--config.data_dir={data_dir}', f'--workdir={workdir}', f'--config.num_layers={depth}')
+  flags = (
+    '--config=configs/vit_b16.py',
+    f'--config.dataset={dataset}',
+    '--config.batch_size=8',
+    '--config.total_steps=3',
+    f'--config.eval_split={split}',
+    f'--config.data_dir={data_dir}',
+    f'--workdir={workdir}',
+    f'--config.num_layers={depth}',
+  )
   done = run(*flags)
   assert done.returncode == 0, done.stderr
   record = lines(workdir)
   assert record[-1]['step'] == 3 and record[-1]['eval/examples'] == 8
-  assert abs(record[0]['train/loss'] - np.log(10)) < .05  # a zero head and hardly any warmup
+  assert abs(record[0]['train/loss'] - np.log(10)) < 0.05  # a zero head and hardly any warmup
   assert f'ViT-B/16, {size} parameters, 224 px, bfloat16' in done.stderr
   again = run(*flags)
   assert again.returncode == 0 and 'this run was finished before' in again.stderr
@@ -179,11 +200,22 @@ def test_compiled_programs_are_kept_for_the_next_run(tmp_path, data_dir):
   assert kept
   assert run(*flags, f'--workdir={tmp_path / "b"}', **where).returncode == 0
   assert programs(tmp_path / 'cache/vit_jax') == kept
-  assert run(*flags, f'--workdir={tmp_path / "c"}', '--config.compile_cache=none',
-             **where | dict(XDG_CACHE_HOME=str(tmp_path / 'none'))).returncode == 0
+  assert (
+    run(
+      *flags,
+      f'--workdir={tmp_path / "c"}',
+      '--config.compile_cache=none',
+      **where | dict(XDG_CACHE_HOME=str(tmp_path / 'none')),
+    ).returncode
+    == 0
+  )
   assert not (tmp_path / 'none').exists()
-  assert run(*flags, f'--workdir={tmp_path / "d"}', f'--config.compile_cache={tmp_path / "mine"}',
-             **where).returncode == 0
+  assert (
+    run(
+      *flags, f'--workdir={tmp_path / "d"}', f'--config.compile_cache={tmp_path / "mine"}', **where
+    ).returncode
+    == 0
+  )
   assert len(programs(tmp_path / 'mine')) == len(kept)  # the directory is part of the names
 
 
@@ -200,20 +232,28 @@ def digits_folder(directory):
 QUICK = '--config=configs/quickstart.py'
 
 
-@pytest.mark.parametrize('flags, words', [
+@pytest.mark.parametrize(
+  'flags, words',
+  [
     ([], 'error: which run? give --config=FILE'),
     (['--config=configs/none.py'], 'error: there is no config file configs/none.py'),
     (['--config=configs/vit_b16.py:laion'], "unknown pretraining data 'laion'"),
-    ([QUICK, '--config.batchsize=3'],
-     "error: unknown config field 'batchsize'; did you mean 'batch_size'?"),
-    ([QUICK, '--config.batch_size=many'], "--config.batch_size=many: invalid literal for int()"),
+    (
+      [QUICK, '--config.batchsize=3'],
+      "error: unknown config field 'batchsize'; did you mean 'batch_size'?",
+    ),
+    ([QUICK, '--config.batch_size=many'], '--config.batch_size=many: invalid literal for int()'),
     ([QUICK, '--confg.lr=1'], "Unknown command line flag 'confg.lr'"),
     ([QUICK, 'batch_size=3'], "error: unknown argument 'batch_size=3'"),
     ([QUICK, '--num_devices=4'], '--num_devices=4, but this job has 1'),
-    ([QUICK, '--config.dataset=cifar10', '--config.data_dir=nowhere'],
-     'python -m vit_jax.tools.prepare cifar10 --data_dir=nowhere'),
+    (
+      [QUICK, '--config.dataset=cifar10', '--config.data_dir=nowhere'],
+      'python -m vit_jax.tools.prepare cifar10 --data_dir=nowhere',
+    ),
     ([QUICK, '--workdir=/dev/null/x'], 'cannot write to the workdir /dev/null/x'),
-    ([QUICK, '--config.loss=hinge'], "error: config.loss='hinge' is not one of")])
+    ([QUICK, '--config.loss=hinge'], "error: config.loss='hinge' is not one of"),
+  ],
+)
 def test_errors_are_one_last_sentence(tmp_path, flags, words):
   failed = run(f'--workdir={tmp_path}', *flags)
   assert failed.returncode == 1
@@ -225,8 +265,12 @@ def test_errors_are_one_last_sentence(tmp_path, flags, words):
 def test_a_failing_disk_is_the_last_word(tmp_path, data_dir):
   """No file may pass 1 MB: a write of a checkpoint fails as on a full disk."""
   limited = ['sh', '-c', 'ulimit -f 1000 && exec "$0" "$@"']
-  failed = subprocess.run(limited + command(*small(tmp_path, data_dir, '--config.num_layers=2')),
-                          cwd=ROOT, capture_output=True, text=True)
+  failed = subprocess.run(
+    limited + command(*small(tmp_path, data_dir, '--config.num_layers=2')),
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
   assert failed.returncode == 1
   last = failed.stderr.splitlines()[-1]
   assert last.startswith('error: cannot write a checkpoint to'), failed.stderr

@@ -1,8 +1,14 @@
 """The two ways a run ends early that are no bug: bad input, and a request to stop."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
 import os
 import re
+import sys
+
+Main = Callable[[Sequence[str] | None], int]
+
+_INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
 
 class InputError(ValueError):
@@ -45,8 +51,9 @@ def last_line(e: BaseException) -> str:
 
 def os_error(e: BaseException) -> int | None:
   """The errno of what the operating system said, if anywhere in the chain of errors."""
-  codes = ((isinstance(cause, OSError) and cause.errno) or _tensorstore_code(cause)
-           for cause in _chain(e))
+  codes = (
+    (isinstance(cause, OSError) and cause.errno) or _tensorstore_code(cause) for cause in _chain(e)
+  )
   return next(filter(None, codes), None)
 
 
@@ -59,3 +66,20 @@ def _chain(e: BaseException | None) -> Iterator[BaseException]:
 def _tensorstore_code(e: BaseException) -> int | None:
   code = re.search(r"os_error_code='(\d+)'", str(e))  # its words vary
   return int(code[1]) if code else None
+
+
+def exit_on_error(main: Main) -> Main:
+  """Decorate the `main` of a tool: bad input and Ctrl-C end it with one line and an exit code."""
+
+  @functools.wraps(main)
+  def run(argv: Sequence[str] | None = None) -> int:
+    try:
+      return main(argv)
+    except InputError as e:
+      print(f'error: {e}', file=sys.stderr)
+      return 1
+    except KeyboardInterrupt:
+      print('error: stopped before the end', file=sys.stderr)
+      return _INTERRUPTED
+
+  return run

@@ -44,8 +44,9 @@ def download(address: str, target: pathlib.Path) -> None:
   scheme, rest = address.split('://', 1)
   with open(target, 'wb') as f:
     if scheme == 'gs' and importlib.util.find_spec('gcsfs') is None:
-      _download_http(_GS + urllib.parse.quote(rest), f, address,
-                     '; a private bucket needs: pip install gcsfs')
+      _download_http(
+        _GS + urllib.parse.quote(rest), f, address, '; a private bucket needs: pip install gcsfs'
+      )
     elif scheme in ('http', 'https'):
       _download_http(address, f, address)
     else:
@@ -66,13 +67,15 @@ def _download_http(url, to, address, hint=''):
   except urllib.error.HTTPError as e:
     missing = e.code in (403, 404)
     raise (Missing if missing else InputError)(
-        f'{address} cannot be downloaded (HTTP {e.code} {e.reason}){hint * missing}') from None
+      f'{address} cannot be downloaded (HTTP {e.code} {e.reason}){hint * missing}'
+    ) from None
   except (OSError, ValueError, http.client.HTTPException) as e:
     reason = getattr(e, 'reason', e)
     raise InputError(f'{address} cannot be downloaded ({reason}); is the network up?') from None
   if expected is not None and to.tell() != int(expected):
-    raise InputError(f'{address} broke off after {to.tell():,} of {int(expected):,} bytes; '
-                     'try again')
+    raise InputError(
+      f'{address} broke off after {to.tell():,} of {int(expected):,} bytes; try again'
+    )
 
 
 def _download_fsspec(address, to):

@@ -12,8 +12,10 @@ from vit_jax.training.loop import train
 
 def main(argv: list[str], *, last: bool = False) -> int:
   """Runs the command line `argv` and returns the exit code; `last` as for `program.guard`."""
+
   def work(config, workdir):
     train(config, workdir)
+
   return command_line.run(command_line.define_flags(), argv, __doc__, work, last=last)
 
 

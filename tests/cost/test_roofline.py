@@ -15,14 +15,21 @@ DEVICE, WIRES = Device(200e12, 16e9, 800e9), Interconnect(50e9, 5e9)
 def terms(collectives, topology=Topology('v5e', (16, 16)), wires=WIRES, devices=None):
   if devices is None:
     devices = [SimpleNamespace(coords=[i // 16, i % 16, 0]) for i in range(256)]
-  return roofline(flops=256 * 20e12, memory_bytes=40e9, collectives=collectives, topology=topology,
-                  devices=devices, device=DEVICE, wires=wires)
+  return roofline(
+    flops=256 * 20e12,
+    memory_bytes=40e9,
+    collectives=collectives,
+    topology=topology,
+    devices=devices,
+    device=DEVICE,
+    wires=wires,
+  )
 
 
 def test_compute_and_memory():
   found = terms([])
-  assert found == Roofline(.1, .05, 0, 0)
-  assert (found.seconds, found.bound) == (.1, 'compute')
+  assert found == Roofline(0.1, 0.05, 0, 0)
+  assert (found.seconds, found.bound) == (0.1, 'compute')
 
 
 def test_collectives_run_over_the_links_of_their_axes():
@@ -31,7 +38,8 @@ def test_collectives_run_over_the_links_of_their_axes():
   everywhere = Collective('all-reduce', 10**9, 1, tuple(range(256)))
   assert terms([everywhere, everywhere]).interconnect == pytest.approx(2 * 1e9 / (4 * 50e9))
   assert terms([Collective('all-gather', 40 * 10**9, 1, (0, 1))]) == Roofline(
-      .1, .05, pytest.approx(.8), 0)
+    0.1, 0.05, pytest.approx(0.8), 0
+  )
   assert terms([Collective('all-gather', 40 * 10**9, 1, (0, 1))]).bound == 'interconnect'
 
 

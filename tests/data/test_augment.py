@@ -13,12 +13,20 @@ from vit_jax.data import augment
 from vit_jax.data.augment import FILL, OPERATIONS, make_augment, rand_augment
 from vit_jax.errors import InputError
 
-DARK = (IMAGE // 3 + np.uint8([40, 60, 20]))  # low contrast, channels of different ranges
+DARK = IMAGE // 3 + np.uint8([40, 60, 20])  # low contrast, channels of different ranges
 NOISE = np.random.default_rng(1).integers(0, 256, (41, 30, 3), dtype=np.uint8)
 FLAT = np.full((9, 12, 3), (7, 130, 255), np.uint8)
-IMAGES = {'image': IMAGE, 'dark': DARK, 'noise': NOISE, 'flat': FLAT, 'pixel': NOISE[:1, :1],
-          'row': NOISE[:1], 'column': NOISE[:, :1], 'two': NOISE[:2, :2]}
-FACTORS = (0., .1, 1., 1.9, 2.8, 5.5)
+IMAGES = {
+  'image': IMAGE,
+  'dark': DARK,
+  'noise': NOISE,
+  'flat': FLAT,
+  'pixel': NOISE[:1, :1],
+  'row': NOISE[:1],
+  'column': NOISE[:, :1],
+  'two': NOISE[:2, :2],
+}
+FACTORS = (0.0, 0.1, 1.0, 1.9, 2.8, 5.5)
 EXACT = 0
 ROUNDED = 1  # Pillow cuts off where this rounds
 
@@ -42,20 +50,24 @@ def test_values_by_themselves_equal_pillow(image):
 @pytest.mark.parametrize('image', IMAGES.values(), ids=IMAGES)
 @pytest.mark.parametrize('factor', FACTORS)
 def test_enhancements_equal_pillow_to_a_level(image, factor):
-  for function, kind in ((augment.brightness, ImageEnhance.Brightness),
-                         (augment.contrast, ImageEnhance.Contrast)):
+  for function, kind in (
+    (augment.brightness, ImageEnhance.Brightness),
+    (augment.contrast, ImageEnhance.Contrast),
+  ):
     assert_close(function(image, factor), pillow(image, lambda x: kind(x).enhance(factor)), ROUNDED)
   # Where the grey or smooth value is rounded to its other side, a level there is |1 - factor| here.
-  for function, kind in ((augment.color, ImageEnhance.Color),
-                         (augment.sharpness, ImageEnhance.Sharpness)):
+  for function, kind in (
+    (augment.color, ImageEnhance.Color),
+    (augment.sharpness, ImageEnhance.Sharpness),
+  ):
     got, expected = function(image, factor), pillow(image, lambda x: kind(x).enhance(factor))
     assert_close(got, expected, ROUNDED + math.ceil(abs(1 - factor)))
-    assert (np.abs(got.astype(int) - expected) > ROUNDED).mean() < .001
+    assert (np.abs(got.astype(int) - expected) > ROUNDED).mean() < 0.001
 
 
 def test_a_factor_of_one_is_the_image():
   for function in (augment.color, augment.contrast, augment.brightness, augment.sharpness):
-    np.testing.assert_array_equal(function(NOISE, 1.), NOISE)
+    np.testing.assert_array_equal(function(NOISE, 1.0), NOISE)
 
 
 def test_solarize_add_adds_to_the_dark_half():
@@ -75,7 +87,7 @@ def moved(image, source):
   y, x = source(*np.mgrid[:h, :w].astype(float))
   clear = np.ones((h, w), bool)
   for place in (y, x):
-    clear &= np.abs(place - np.floor(place) - .5) > .01
+    clear &= np.abs(place - np.floor(place) - 0.5) > 0.01
   y, x = np.rint(y).astype(int), np.rint(x).astype(int)
   inside = (0 <= y) & (y < h) & (0 <= x) & (x < w)
   out = image[y.clip(0, h - 1), x.clip(0, w - 1)]
@@ -84,11 +96,11 @@ def moved(image, source):
 
 
 @pytest.mark.parametrize('image', IMAGES.values(), ids=IMAGES)
-@pytest.mark.parametrize('amount', [-1.31, -.47, 0., .33, 2.])
+@pytest.mark.parametrize('amount', [-1.31, -0.47, 0.0, 0.33, 2.0])
 def test_movements_equal_their_definition(image, amount):
   def check(got, source):
     expected, clear = moved(image, source)
-    assert clear.mean() > .8 or clear.size < 50
+    assert clear.mean() > 0.8 or clear.size < 50
     np.testing.assert_array_equal(got[clear], expected[clear])
 
   def turned(y, x):
@@ -115,7 +127,7 @@ def test_cutout_fills_one_square_around_any_pixel():
     out = augment.cutout(image, 2, rng)
     filled = np.argwhere(out[..., 0] == FILL)
     (top, left), (bottom, right) = filled.min(0), filled.max(0)
-    assert (out[top:bottom + 1, left:right + 1] == FILL).all()
+    assert (out[top : bottom + 1, left : right + 1] == FILL).all()
     assert len(filled) == (bottom - top + 1) * (right - left + 1)
     y, x = max(bottom - 1, 0) if bottom < 6 else top + 2, right - 1 if right < 9 else left + 2
     counts[y, x] += 1
@@ -130,39 +142,98 @@ GREY = np.full((224, 224, 3), 100, np.uint8)
 RAMP = np.repeat(np.arange(224, dtype=np.uint8)[None, :, None], 3, axis=2).repeat(224, axis=0)
 
 
-@pytest.mark.parametrize('magnitude, expected', [
-    (0, dict(Posterize=1, Solarize=0, SolarizeAdd=0, factor=.1, degrees=0, slope=0, pixels=0,
-             half=0)),
-    (10, dict(Posterize=4, Solarize=256, SolarizeAdd=110, factor=1.9, degrees=30, slope=.3,
-              pixels=100, half=40)),
-    (15, dict(Posterize=6, Solarize=384, SolarizeAdd=165, factor=2.8, degrees=45, slope=.45,
-              pixels=150, half=60)),
-    (20, dict(Posterize=8, Solarize=512, SolarizeAdd=220, factor=3.7, degrees=60, slope=.6,
-              pixels=200, half=80)),
-    (30, dict(Posterize=8, Solarize=768, SolarizeAdd=330, factor=5.5, degrees=90, slope=.9,
-              pixels=300, half=120))])
+@pytest.mark.parametrize(
+  'magnitude, expected',
+  [
+    (
+      0,
+      dict(
+        Posterize=1, Solarize=0, SolarizeAdd=0, factor=0.1, degrees=0, slope=0, pixels=0, half=0
+      ),
+    ),
+    (
+      10,
+      dict(
+        Posterize=4,
+        Solarize=256,
+        SolarizeAdd=110,
+        factor=1.9,
+        degrees=30,
+        slope=0.3,
+        pixels=100,
+        half=40,
+      ),
+    ),
+    (
+      15,
+      dict(
+        Posterize=6,
+        Solarize=384,
+        SolarizeAdd=165,
+        factor=2.8,
+        degrees=45,
+        slope=0.45,
+        pixels=150,
+        half=60,
+      ),
+    ),
+    (
+      20,
+      dict(
+        Posterize=8,
+        Solarize=512,
+        SolarizeAdd=220,
+        factor=3.7,
+        degrees=60,
+        slope=0.6,
+        pixels=200,
+        half=80,
+      ),
+    ),
+    (
+      30,
+      dict(
+        Posterize=8,
+        Solarize=768,
+        SolarizeAdd=330,
+        factor=5.5,
+        degrees=90,
+        slope=0.9,
+        pixels=300,
+        half=120,
+      ),
+    ),
+  ],
+)
 def test_what_a_magnitude_means(magnitude, expected):
   apply = lambda name, image=RAMP, seed=0: OPERATIONS[name](
-      image, magnitude / 10, np.random.default_rng(seed))
+    image, magnitude / 10, np.random.default_rng(seed)
+  )
   same = np.testing.assert_array_equal
   same(apply('Posterize'), augment.posterize(RAMP, expected['Posterize']))
   same(apply('Solarize'), augment.solarize(RAMP, expected['Solarize']))
   same(apply('SolarizeAdd'), augment.solarize_add(RAMP, expected['SolarizeAdd']))
-  for name, function in (('Color', augment.color), ('Contrast', augment.contrast),
-                         ('Brightness', augment.brightness), ('Sharpness', augment.sharpness)):
+  for name, function in (
+    ('Color', augment.color),
+    ('Contrast', augment.contrast),
+    ('Brightness', augment.brightness),
+    ('Sharpness', augment.sharpness),
+  ):
     assert_close(apply(name), function(RAMP, expected['factor']).astype(float), 1)
   pixels = expected['pixels']
-  ways = {'Rotate': lambda sign: augment.rotate(RAMP, sign * expected['degrees']),
-          'ShearX': lambda sign: augment.shear_x(RAMP, sign * expected['slope']),
-          'ShearY': lambda sign: augment.shear_y(RAMP, sign * expected['slope']),
-          'TranslateX': lambda sign: augment.translate(RAMP, sign * pixels, 0),
-          'TranslateY': lambda sign: augment.translate(RAMP, 0, sign * pixels)}
+  ways = {
+    'Rotate': lambda sign: augment.rotate(RAMP, sign * expected['degrees']),
+    'ShearX': lambda sign: augment.shear_x(RAMP, sign * expected['slope']),
+    'ShearY': lambda sign: augment.shear_y(RAMP, sign * expected['slope']),
+    'TranslateX': lambda sign: augment.translate(RAMP, sign * pixels, 0),
+    'TranslateY': lambda sign: augment.translate(RAMP, 0, sign * pixels),
+  }
   for name, function in ways.items():
     got = {apply(name, seed=seed).tobytes() for seed in range(20)}
     assert got == {function(1).tobytes(), function(-1).tobytes()}, name
   areas = [(apply('Cutout', GREY, seed)[..., 0] == FILL).sum() for seed in range(40)]
-  assert max(areas) <= (2 * expected['half'])**2
-  assert max(areas) >= .8 * min(2 * expected['half'], 224)**2
+  assert max(areas) <= (2 * expected['half']) ** 2
+  assert max(areas) >= 0.8 * min(2 * expected['half'], 224) ** 2
 
 
 def test_pixels_are_in_proportion_to_the_image():
@@ -171,8 +242,10 @@ def test_pixels_are_in_proportion_to_the_image():
   for seed in range(6):
     got = OPERATIONS['TranslateX'](small, 1.5, rng(seed))
     assert any((got == augment.translate(small, way * 75, 0)).all() for way in (1, -1))
-  areas = [(OPERATIONS['Cutout'](GREY[:112, :112], 1.5, rng(seed)) == FILL)[..., 0].sum()
-           for seed in range(40)]
+  areas = [
+    (OPERATIONS['Cutout'](GREY[:112, :112], 1.5, rng(seed)) == FILL)[..., 0].sum()
+    for seed in range(40)
+  ]
   assert max(areas) == 60 * 60
 
 
@@ -182,8 +255,9 @@ def test_pixels_are_in_proportion_to_the_image():
 def test_operations_are_drawn_alike_and_may_repeat(monkeypatch):
   drawn = []
   for name in OPERATIONS:
-    monkeypatch.setitem(OPERATIONS, name,
-                        lambda image, m, rng, name=name: drawn.append(name) or image)
+    monkeypatch.setitem(
+      OPERATIONS, name, lambda image, m, rng, name=name: drawn.append(name) or image
+    )
   rng, n = np.random.default_rng(0), 16_000
   for _ in range(n):
     assert rand_augment(NOISE, rng) is NOISE
@@ -197,9 +271,23 @@ def test_operations_are_drawn_alike_and_may_repeat(monkeypatch):
 
 def test_sixteen_operations():
   assert set(OPERATIONS) == {
-      'AutoContrast', 'Equalize', 'Invert', 'Rotate', 'Posterize', 'Solarize', 'SolarizeAdd',
-      'Color', 'Contrast', 'Brightness', 'Sharpness', 'ShearX', 'ShearY', 'TranslateX',
-      'TranslateY', 'Cutout'}
+    'AutoContrast',
+    'Equalize',
+    'Invert',
+    'Rotate',
+    'Posterize',
+    'Solarize',
+    'SolarizeAdd',
+    'Color',
+    'Contrast',
+    'Brightness',
+    'Sharpness',
+    'ShearX',
+    'ShearY',
+    'TranslateX',
+    'TranslateY',
+    'Cutout',
+  }
 
 
 @pytest.mark.parametrize('image', IMAGES.values(), ids=IMAGES)
@@ -228,13 +316,17 @@ def test_nothing_to_do():
   assert rand_augment(IMAGE, np.random.default_rng(0), 0) is IMAGE
 
 
-@pytest.mark.parametrize('arguments, words', [
+@pytest.mark.parametrize(
+  'arguments, words',
+  [
     ((-1, 15), 'the number of RandAugment operations must not be negative, got -1'),
-    ((2, -.1), r'the magnitude of RandAugment must be in 0..30, got -0.1'),
+    ((2, -0.1), r'the magnitude of RandAugment must be in 0..30, got -0.1'),
     ((2, 31), r'the magnitude of RandAugment must be in 0..30, got 31'),
     ((2, float('nan')), 'got nan'),
     ((2, 15, ('Rotate', 'rotate')), "unknown RandAugment operation 'rotate'; there are AutoCon"),
-    ((2, 15, ()), 'no operations to draw from; there are AutoContrast, .*, Cutout$')])
+    ((2, 15, ()), 'no operations to draw from; there are AutoContrast, .*, Cutout$'),
+  ],
+)
 def test_bad_arguments_are_input_errors(arguments, words):
   with pytest.raises(InputError, match=words):
     make_augment(*arguments)

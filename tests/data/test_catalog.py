@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from vit_jax.data import catalog, prepared
-from vit_jax.data.open_source import describe
+from vit_jax.data.open_source import describe_dataset
 from vit_jax.data.splits import split_ranges
 from vit_jax.errors import InputError
 
@@ -14,45 +14,55 @@ UNLABELLED = {'clevr', 'dsprites', 'kitti'}  # by one class an image
 
 
 def test_catalog(photos, shapes):
-  found = describe('imagenet2012')
+  found = describe_dataset('imagenet2012')
   assert (found.train_split, found.eval_split, found.flip) == ('train', 'validation', True)
   assert found.num_classes == 1000 and found.preset == 'inception'
-  assert describe('imagenet2012:5.1.0') == found
+  assert describe_dataset('imagenet2012:5.1.0') == found
   for name in ('digits', 'mnist', 'svhn_cropped'):
-    assert not describe(name).flip
+    assert not describe_dataset(name).flip
   for name in ('cifar10', 'cifar100', 'oxford_iiit_pet', 'oxford_flowers102', 'fashion_mnist'):
-    assert describe(name).flip and describe(name).eval_split == 'test'
-  assert describe('shapes', shapes[0]) == catalog.DatasetInfo('train', 'test')
-  assert describe(str(photos)) == catalog.DatasetInfo('train', 'val')
+    assert describe_dataset(name).flip and describe_dataset(name).eval_split == 'test'
+  assert describe_dataset('shapes', shapes[0]) == catalog.DatasetInfo('train', 'test')
+  assert describe_dataset(str(photos)) == catalog.DatasetInfo('train', 'val')
   shutil.rmtree(photos / 'val')
-  assert describe(str(photos)).eval_split == 'none'
+  assert describe_dataset(str(photos)).eval_split == 'none'
   with pytest.raises(InputError, match='not public'):
-    describe('jft_300m', shapes[0])
+    describe_dataset('jft_300m', shapes[0])
 
 
-@pytest.mark.parametrize('name, train, test, tune, dev', [
+@pytest.mark.parametrize(
+  'name, train, test, tune, dev',
+  [
     ('imagenet2012', 1_281_167, 50_000, 1_268_355, 12_812),
     ('imagenet21k', 14_145_922, 51_200, 14_094_722, 51_200),
-    ('cifar10', 50_000, 10_000, 49_000, 1000), ('cifar100', 50_000, 10_000, 49_000, 1000),
+    ('cifar10', 50_000, 10_000, 49_000, 1000),
+    ('cifar100', 50_000, 10_000, 49_000, 1000),
     ('oxford_iiit_pet', 3680, 3669, 3312, 368),
-    ('oxford_flowers102', 2040, 6149, 1836, 204), ('fashion_mnist', 60_000, 10_000, 54_000, 6000),
-    ('digits', 1437, 360, 1293, 144), ('dsprites', 589_824, 73_728, 589_824, 73_728),
-    ('eurosat', 21_600, 5400, 16_200, 5400), ('dtd', 3760, 1880, 1880, 1880)])
+    ('oxford_flowers102', 2040, 6149, 1836, 204),
+    ('fashion_mnist', 60_000, 10_000, 54_000, 6000),
+    ('digits', 1437, 360, 1293, 144),
+    ('dsprites', 589_824, 73_728, 589_824, 73_728),
+    ('eurosat', 21_600, 5400, 16_200, 5400),
+    ('dtd', 3760, 1880, 1880, 1880),
+  ],
+)
 def test_splits_of_the_papers_protocol(name, train, test, tune, dev):
-  found = describe(name)
+  found = describe_dataset(name)
   assert found.count(found.train_split) == train and found.count(found.eval_split) == test
   assert found.count(found.tune_split) == tune and found.count(found.dev_split) == dev
 
 
 @pytest.mark.parametrize('name', catalog.names())
 def test_splits_do_not_overlap(name):
-  found = describe(name)
+  found = describe_dataset(name)
   sizes = {split: [size] for split, size in found.splits.items()}
-  ranges = [r for split in (found.tune_split, found.dev_split, found.eval_split)
-            for r in split_ranges(split, sizes)]
+  ranges = [
+    r
+    for split in (found.tune_split, found.dev_split, found.eval_split)
+    for r in split_ranges(split, sizes)
+  ]
   for i, (part, start, stop) in enumerate(ranges):
-    assert all(part != other or stop <= first or last <= start
-               for other, first, last in ranges[:i])
+    assert all(part != other or stop <= first or last <= start for other, first, last in ranges[:i])
   assert found.preset in ('bit', 'inception')
 
 
@@ -78,7 +88,7 @@ def test_classes_and_pixels_are_those_of_tfds(name, tmp_path):
 
 
 def test_digits_as_prepared(digits_dir):
-  found, info = describe('digits'), prepared.read_info(prepared.find('digits', digits_dir))
+  found, info = describe_dataset('digits'), prepared.read_info(prepared.find('digits', digits_dir))
   assert {name: split.num_examples for name, split in info.splits.items()} == found.splits
 
 
@@ -90,5 +100,5 @@ def test_a_row_is_of_one_config():
 
 def test_an_unknown_slice():
   with pytest.raises(InputError, match=r"bad split 'train\[:9999\]': .*3680 examples"):
-    describe('oxford_iiit_pet').count('train[:9999]')
+    describe_dataset('oxford_iiit_pet').count('train[:9999]')
   assert catalog.DatasetInfo('train', 'test').count('train') == 0

@@ -82,9 +82,15 @@ def test_content_decides_not_the_file_name(tmp_path):
 
 
 TURNS = {
-    1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
-    5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2), 8: lambda a: np.rot90(a, 1)}
+  1: lambda a: a,
+  2: lambda a: a[:, ::-1],
+  3: lambda a: a[::-1, ::-1],
+  4: lambda a: a[::-1],
+  5: lambda a: a.transpose(1, 0, 2),
+  6: lambda a: np.rot90(a, -1),
+  7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+  8: lambda a: np.rot90(a, 1),
+}
 
 
 @pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP'])
@@ -99,7 +105,7 @@ def test_exif_orientation_is_applied_when_asked(kind, orientation, decoder):
   np.testing.assert_array_equal(turned, TURNS[orientation](plain))
   crop = decode_crop(data, lambda h, w: (h // 3, w // 3, 9, 11), apply_exif=True)
   y, x = turned.shape[0] // 3, turned.shape[1] // 3
-  np.testing.assert_array_equal(crop, turned[y:y + 9, x:x + 11])
+  np.testing.assert_array_equal(crop, turned[y : y + 9, x : x + 11])
 
 
 def jpeg_with_exif(exif):
@@ -109,17 +115,24 @@ def jpeg_with_exif(exif):
 
 @pytest.mark.parametrize('order, magic', [('<', b'II*\0'), ('>', b'MM\0*')])
 def test_exif_in_both_byte_orders(order, magic):
-  entries = [(0x010f, 2, 4, 0), (0x0112, 3, 1, 6)]
+  entries = [(0x010F, 2, 4, 0), (0x0112, 3, 1, 6)]
   exif = magic + struct.pack(order + 'IH', 8, len(entries))
   exif += b''.join(struct.pack(order + 'HHIHxx', *entry) for entry in entries)
   data = jpeg_with_exif(exif)
-  np.testing.assert_array_equal(
-      decode_image(data, apply_exif=True), TURNS[6](decode_image(data)))
+  np.testing.assert_array_equal(decode_image(data, apply_exif=True), TURNS[6](decode_image(data)))
 
 
-@pytest.mark.parametrize('exif', [
-    b'', b'II*\0', b'II*\0\xff\xff\xff\xff', b'II*\0\x08\0\0\0\xff\xff', b'nonsense',
-    b'MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x63\0\0'])
+@pytest.mark.parametrize(
+  'exif',
+  [
+    b'',
+    b'II*\0',
+    b'II*\0\xff\xff\xff\xff',
+    b'II*\0\x08\0\0\0\xff\xff',
+    b'nonsense',
+    b'MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x63\0\0',
+  ],
+)
 def test_malformed_exif_leaves_the_image_as_stored(exif):
   data = jpeg_with_exif(exif)
   np.testing.assert_array_equal(decode_image(data, apply_exif=True), decode_image(data))
@@ -129,19 +142,21 @@ def test_malformed_exif_leaves_the_image_as_stored(exif):
 
 
 FILES = {
-    'baseline': encode(IMAGE, 'JPEG', quality=90),
-    'progressive': encode(IMAGE, 'JPEG', quality=90, progressive=True),
-    'thumbnail': jpeg_with_exif(encode(IMAGE[:16, :16], 'JPEG')),  # an image end near the start
-    'grey': encode(IMAGE[..., 0], 'JPEG'),
-    'cmyk': encode(Image.fromarray(IMAGE).convert('CMYK'), 'JPEG'),
-    'png': encode(IMAGE, 'PNG'),
-    '16-bit png': cv2.imencode('.png', IMAGE.astype(np.uint16) * 257)[1].tobytes(),
-    'webp': encode(IMAGE, 'WEBP'),
-    'lossless webp': encode(IMAGE, 'WEBP', lossless=True)}
+  'baseline': encode(IMAGE, 'JPEG', quality=90),
+  'progressive': encode(IMAGE, 'JPEG', quality=90, progressive=True),
+  'thumbnail': jpeg_with_exif(encode(IMAGE[:16, :16], 'JPEG')),  # an image end near the start
+  'grey': encode(IMAGE[..., 0], 'JPEG'),
+  'cmyk': encode(Image.fromarray(IMAGE).convert('CMYK'), 'JPEG'),
+  'png': encode(IMAGE, 'PNG'),
+  '16-bit png': cv2.imencode('.png', IMAGE.astype(np.uint16) * 257)[1].tobytes(),
+  'webp': encode(IMAGE, 'WEBP'),
+  'lossless webp': encode(IMAGE, 'WEBP', lossless=True),
+}
 DECODERS = {
-    'image': decode_image,
-    'top': lambda data: decode_crop(data, lambda h, w: (0, 0, 5, 5)),
-    'bottom': lambda data: decode_crop(data, lambda h, w: (h - 5, w - 5, 5, 5))}
+  'image': decode_image,
+  'top': lambda data: decode_crop(data, lambda h, w: (0, 0, 5, 5)),
+  'bottom': lambda data: decode_crop(data, lambda h, w: (h - 5, w - 5, 5, 5)),
+}
 
 
 @pytest.mark.parametrize('name', FILES)
@@ -164,12 +179,19 @@ def test_bytes_after_the_image_are_ignored(name, decoder):
     np.testing.assert_array_equal(DECODERS['bottom'](FILES[name] + tail), expected[-5:, -5:])
 
 
-@pytest.mark.parametrize('data, message', [
-    (b'', 'empty'), (b'<!DOCTYPE html><html></html>', 'not a JPEG, PNG or WebP'),
-    (bytes(range(256)) * 9, 'not a JPEG'), (encode(IMAGE, 'GIF'), "starts with b'GIF8"),
-    (b'\xff\xd8', 'damaged JPEG'), (b'\xff\xd8' + bytes(999), 'damaged JPEG'),
+@pytest.mark.parametrize(
+  'data, message',
+  [
+    (b'', 'empty'),
+    (b'<!DOCTYPE html><html></html>', 'not a JPEG, PNG or WebP'),
+    (bytes(range(256)) * 9, 'not a JPEG'),
+    (encode(IMAGE, 'GIF'), "starts with b'GIF8"),
+    (b'\xff\xd8', 'damaged JPEG'),
+    (b'\xff\xd8' + bytes(999), 'damaged JPEG'),
     (b'\x89PNG\r\n\x1a\n', 'damaged PNG: the file is cut short'),
-    (b'RIFF\x08\0\0\0WEBPVP8 ', 'damaged WebP')])
+    (b'RIFF\x08\0\0\0WEBPVP8 ', 'damaged WebP'),
+  ],
+)
 def test_what_is_no_image_is_named(data, message, decoder):
   for function in DECODERS.values():
     with pytest.raises(ValueError, match=message):
@@ -191,11 +213,17 @@ def test_png_with_too_few_rows_is_refused():
   def chunk(kind, payload):
     body = kind + payload
     return struct.pack('>I', len(payload)) + body + struct.pack('>I', zlib.crc32(body))
+
   def png(rows):
     pixels = b''.join(b'\0' + row.tobytes() for row in IMAGE[:rows])
     header = struct.pack('>IIBBBBB', 97, 63, 8, 2, 0, 0, 0)
-    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(pixels))
-            + chunk(b'IEND', b''))
+    return (
+      b'\x89PNG\r\n\x1a\n'
+      + chunk(b'IHDR', header)
+      + chunk(b'IDAT', zlib.compress(pixels))
+      + chunk(b'IEND', b'')
+    )
+
   assert_close(decode_image(png(63)), IMAGE, 0)
   with pytest.raises(ValueError, match='damaged PNG'):
     decode_image(png(40))
@@ -232,15 +260,15 @@ def jpeg_kinds(image):
   for sampling in ('444', '422', '420', '440', '411', 'Gray'):
     yield sampling, simplejpeg.encode_jpeg(image, 85, 'RGB', sampling)
   for sampling in (0, 1, 2):
-    yield f'progressive {sampling}', encode(
-        image, 'JPEG', progressive=True, subsampling=sampling)
+    yield f'progressive {sampling}', encode(image, 'JPEG', progressive=True, subsampling=sampling)
   yield 'restarts', encode(image, 'JPEG', restart_marker_blocks=3)
   yield 'rgb', encode(image, 'JPEG', keep_rgb=True)
   yield 'cmyk', encode(Image.fromarray(image).convert('CMYK'), 'JPEG')
 
 
 @pytest.mark.parametrize(
-    'height, width', [(125, 167), (61, 83), (16, 16), (1, 1), (8, 200), (70, 9)])
+  'height, width', [(125, 167), (61, 83), (16, 16), (1, 1), (8, 200), (70, 9)]
+)
 def test_crop_equals_the_slice_of_the_whole_image(height, width, decoder):
   rng = np.random.default_rng(0)
   noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)  # no two pixels alike
@@ -253,7 +281,8 @@ def test_crop_equals_the_slice_of_the_whole_image(height, width, decoder):
       y, x = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
       crop = decode_crop(data, lambda *size: (y, x, h, w))
       np.testing.assert_array_equal(
-          crop, whole[y:y + h, x:x + w], err_msg=f'{kind}, box {y, x, h, w}')
+        crop, whole[y : y + h, x : x + w], err_msg=f'{kind}, box {y, x, h, w}'
+      )
 
 
 def test_the_extension_refuses_boxes_outside_the_image():

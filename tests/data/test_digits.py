@@ -23,22 +23,32 @@ def test_digits_are_those_of_scikit_learn(digits_dir):
   for record, index in zip(read_all(train) + read_all(test), order, strict=True):
     image = cv2.imdecode(np.frombuffer(record['image'], np.uint8), cv2.IMREAD_UNCHANGED)
     assert image.shape == (8, 8) and image.dtype == np.uint8
-    np.testing.assert_allclose(image, digits.images[index] / 16 * 255, atol=.5)
+    np.testing.assert_allclose(image, digits.images[index] / 16 * 255, atol=0.5)
     assert record['label'] == digits.target[index]
   assert image.max() == 255
   # The split is part of what accuracies mean: it must never change.
   assert [train[i]['label'] for i in range(10)] == [2, 8, 2, 6, 6, 7, 1, 9, 8, 5]
   assert np.bincount([r['label'] for r in read_all(test)]).tolist() == [
-      31, 35, 39, 33, 44, 29, 40, 40, 28, 41]
+    31,
+    35,
+    39,
+    33,
+    44,
+    29,
+    40,
+    40,
+    28,
+    41,
+  ]
 
 
 def test_two_first_uses_at_once(tmp_path):
-  code = '''
+  code = """
 import sys
 from vit_jax.data import digits, source
 opened = open_source('digits', 'train', sys.argv[1])
 print(len(opened), sum(opened[i]['label'] for i in range(len(opened))))
-'''
+"""
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
     results = list(pool.map(lambda _: run_python(code, tmp_path), range(2)))
   assert [r.returncode for r in results] == [0, 0], results[0].stderr + results[1].stderr

@@ -15,12 +15,19 @@ def test_a_folder(photos, monkeypatch):
   opened = open_source(str(photos), 'train')
   assert opened.class_names == ['ant', 'cat', 'dog'] and opened.num_classes == 3
   assert opened.apply_exif
-  expected = [('ant/1.png', 0), ('cat/a.png', 1), ('cat/b.JPG', 1), ('dog/x.webp', 2),
-              ('dog/y.jpeg', 2)]
+  expected = [
+    ('ant/1.png', 0),
+    ('cat/a.png', 1),
+    ('cat/b.JPG', 1),
+    ('dog/x.webp', 2),
+    ('dog/y.jpeg', 2),
+  ]
   assert [opened.record_name(i) for i in range(len(opened))] == [
-      f'{photos}/train/{path}' for path, _ in expected]
+    f'{photos}/train/{path}' for path, _ in expected
+  ]
   assert read_all(opened) == [
-      {'image': f'train/{path}'.encode(), 'label': label} for path, label in expected]
+    {'image': f'train/{path}'.encode(), 'label': label} for path, label in expected
+  ]
   val = open_source(str(photos), 'val')
   assert read_all(val) == [{'image': b'val/dog/z.png', 'label': 2}]
   assert val.class_names == opened.class_names
@@ -43,7 +50,8 @@ def test_slices_of_a_folder_are_samples_of_all_classes(tmp_path):
     for i in range(50):
       (tmp_path / 'train' / name / f'{i:02}.png').touch()
   read = lambda split: (lambda part: [part.record_name(i) for i in range(len(part))])(
-      open_source(str(tmp_path), split))
+    open_source(str(tmp_path), split)
+  )
   everything = read('train')
   assert everything == sorted(everything) and len(everything) == 200
   for cuts in ([0, 80, 200], [0, 1, 2, 150, 199, 200]):

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from vit_jax.data import idx
-from vit_jax.data.open_source import describe
-from vit_jax.data.open_source import open_source
+from vit_jax.data.open_source import describe_dataset, open_source
 from vit_jax.errors import InputError
 from vit_jax.tools import prepare
 
@@ -23,8 +22,10 @@ def files(tmp_path):
   rng, made = np.random.default_rng(0), {}
   (tmp_path / 'files').mkdir()
   for (split, names), size in zip(idx.FILES.items(), (7, 3)):
-    made[split] = (rng.integers(0, 256, (size, 28, 28), np.uint8),
-                   rng.integers(0, 10, size).astype(np.uint8))
+    made[split] = (
+      rng.integers(0, 256, (size, 28, 28), np.uint8),
+      rng.integers(0, 10, size).astype(np.uint8),
+    )
     for name, array in zip(names, made[split]):
       write_idx(tmp_path / 'files' / name, array)
   return tmp_path / 'files', made
@@ -48,19 +49,22 @@ def test_every_image_and_label_is_read_back(files, tmp_path, capsys, name):
 @pytest.mark.parametrize('name', ['mnist', 'fashion_mnist'])
 def test_as_tfds_describes_it(name):
   import tensorflow_datasets as tfds
+
   try:
     builder = tfds.builder(name)
   except ImportError:
     pytest.skip('the builder of TFDS needs TensorFlow')
   assert tuple(builder.info.features['label'].names) == idx.CLASS_NAMES[name]
-  assert len(idx.CLASS_NAMES[name]) == describe(name).num_classes
+  assert len(idx.CLASS_NAMES[name]) == describe_dataset(name).num_classes
 
 
 def test_damaged_files(files, tmp_path, capsys):
   files_dir, made = files
   images, labels = (files_dir / name for name in idx.FILES['train'])
-  call = lambda: (prepare.main(['mnist', f'--data_dir={tmp_path}', f'--manual_dir={files_dir}']),
-                  capsys.readouterr().err)
+  call = lambda: (
+    prepare.main(['mnist', f'--data_dir={tmp_path}', f'--manual_dir={files_dir}']),
+    capsys.readouterr().err,
+  )
   write_idx(labels, made['train'][1][:5])
   code, said = call()
   assert code == 1 and '5 labels; they do not belong together' in said

@@ -15,7 +15,7 @@ NAMES = ['disc', 'ring', 'star', 'bar', 'dot']
 
 def classes(i):
   """None, one, two or three labels."""
-  return sorted({i % 5, (i + 3) % 5, (2 * i) % 5})[:i % 4]
+  return sorted({i % 5, (i + 3) % 5, (2 * i) % 5})[: i % 4]
 
 
 def multi_hot(i):
@@ -31,12 +31,19 @@ def preprocess(data, rng):
 def several(tmp_path_factory):
   """data_dirs with a Sequence of ClassLabel, a vector of integers, and one of floats."""
   root = tmp_path_factory.mktemp('several')
-  write_shapes(root / 's', label=classes, first_label=[],
-               label_feature=tfds.features.Sequence(tfds.features.ClassLabel(names=NAMES)))
+  write_shapes(
+    root / 's',
+    label=classes,
+    first_label=[],
+    label_feature=tfds.features.Sequence(tfds.features.ClassLabel(names=NAMES)),
+  )
   for dtype in (np.int64, np.float32):
-    write_shapes(root / np.dtype(dtype).name, label=lambda i: multi_hot(i).astype(dtype),
-                 first_label=np.zeros(5, dtype),
-                 label_feature=tfds.features.Tensor(shape=(5,), dtype=dtype))
+    write_shapes(
+      root / np.dtype(dtype).name,
+      label=lambda i: multi_hot(i).astype(dtype),
+      first_label=np.zeros(5, dtype),
+      label_feature=tfds.features.Tensor(shape=(5,), dtype=dtype),
+    )
   return root
 
 
@@ -67,22 +74,29 @@ def test_batches_of_multi_hot_labels(several):
 
 
 def test_a_class_out_of_range(tmp_path):
-  write_shapes(tmp_path, label=lambda i: [i % 3, -1], first_label=[],
-               label_feature=tfds.features.Sequence(tfds.features.ClassLabel(names=NAMES)))
+  write_shapes(
+    tmp_path,
+    label=lambda i: [i % 3, -1],
+    first_label=[],
+    label_feature=tfds.features.Sequence(tfds.features.ClassLabel(names=NAMES)),
+  )
   with pytest.raises(InputError, match=r'record \d+ has the label -1, not one in \[0, 5\)'):
     read_all(open_source('shapes', 'train', str(tmp_path)))
 
 
 def test_a_vector_that_is_not_multi_hot(tmp_path):
-  write_shapes(tmp_path, label=lambda i: np.full(5, .2, np.float32),
-               first_label=np.zeros(5, np.float32),
-               label_feature=tfds.features.Tensor(shape=(5,), dtype=np.float32))
+  write_shapes(
+    tmp_path,
+    label=lambda i: np.full(5, 0.2, np.float32),
+    first_label=np.zeros(5, np.float32),
+    label_feature=tfds.features.Tensor(shape=(5,), dtype=np.float32),
+  )
   with pytest.raises(InputError, match=r'record \d+: label is no multi-hot vector: it has values'):
     read_all(open_source('shapes', 'train', str(tmp_path)))
 
 
 def test_worker_processes_read_several_labels(several):
-  code = '''
+  code = """
 import sys
 import numpy as np
 from vit_jax.data.open_source import open_source
@@ -93,6 +107,6 @@ if __name__ == '__main__':
   preprocess = make_preprocess('bit', image_size=8, train=False)
   with eval_batches(opened, preprocess, batch_size=41, num_workers=1) as batches:
     print(next(batches)['label'].sum(0).tolist())
-'''
+"""
   result = run_python(code, several / 's')
   assert result.stdout.strip() == str(sum(multi_hot(i) for i in range(41)).tolist()), result.stderr

@@ -31,8 +31,10 @@ class Numbers(Source):
   def __getitem__(self, index):
     if index in self.unreadable:
       raise ValueError('cannot be read')
-    return {'image': b'damaged' if index in self.damaged else str(index).encode(),
-            'label': index % 10}
+    return {
+      'image': b'damaged' if index in self.damaged else str(index).encode(),
+      'label': index % 10,
+    }
 
   def record_name(self, index):
     return f'numbers/{index}'
@@ -51,7 +53,7 @@ def preprocess(data, rng):
 
 
 def slow_preprocess(data, rng):
-  time.sleep(.002)
+  time.sleep(0.002)
   return preprocess(data, rng)
 
 
@@ -92,7 +94,10 @@ def assert_equal(a, b):
 def test_shapes_and_types():
   (batch,) = take(1, Numbers(100))
   assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {
-      'image': ((8, 2, 2, 3), np.uint8), 'label': ((8,), np.int32), 'mask': ((8,), bool)}
+    'image': ((8, 2, 2, 3), np.uint8),
+    'label': ((8,), np.int32),
+    'mask': ((8,), bool),
+  }
   assert batch['mask'].all()
   assert batch['label'].tolist() == [n % 10 for n in numbers(batch)]
 
@@ -100,22 +105,27 @@ def test_shapes_and_types():
 @pytest.mark.parametrize('batch_size', [8, 40])  # one piece, several pieces
 @pytest.mark.parametrize('num_threads', [1, 8])
 def test_threads_change_nothing(num_threads, batch_size):
-  assert_equal(take(13, Numbers(37), batch_size=batch_size, num_threads=num_threads),
-               take(13, Numbers(37), batch_size=batch_size))
+  assert_equal(
+    take(13, Numbers(37), batch_size=batch_size, num_threads=num_threads),
+    take(13, Numbers(37), batch_size=batch_size),
+  )
 
 
 def test_workers_change_nothing():
   options = {'batch_size': 80, 'start_step': 3, 'process_index': 1, 'process_count': 2}
-  assert_equal(take(13, Numbers(37), num_workers=2, num_threads=2, **options),
-               take(13, Numbers(37), **options))
+  assert_equal(
+    take(13, Numbers(37), num_workers=2, num_threads=2, **options), take(13, Numbers(37), **options)
+  )
 
 
 @pytest.mark.parametrize('process_count', [2, 4])
 @pytest.mark.parametrize('batch_size', [8, 80])
 def test_processes_share_each_global_batch(process_count, batch_size):
   whole = take(7, Numbers(37), batch_size=batch_size)
-  shares = [take(7, Numbers(37), batch_size=batch_size, process_index=i,
-                 process_count=process_count) for i in range(process_count)]
+  shares = [
+    take(7, Numbers(37), batch_size=batch_size, process_index=i, process_count=process_count)
+    for i in range(process_count)
+  ]
   joined = [{k: np.concatenate([s[k] for s in step]) for k in step[0]} for step in zip(*shares)]
   assert_equal(joined, whole)
 
@@ -134,7 +144,7 @@ def test_starting_late_takes_no_time():
 def test_each_epoch_is_a_new_permutation_even_across_batches():
   n, epochs = 37, 6
   order = [x for b in take(-(-n * epochs // 8), Numbers(n)) for x in numbers(b)]
-  by_epoch = [order[e * n:(e + 1) * n] for e in range(epochs)]
+  by_epoch = [order[e * n : (e + 1) * n] for e in range(epochs)]
   assert all(sorted(epoch) == list(range(n)) for epoch in by_epoch)
   assert len({tuple(epoch) for epoch in by_epoch}) == epochs
   assert sorted(by_epoch[0]) != by_epoch[0]
@@ -143,7 +153,7 @@ def test_each_epoch_is_a_new_permutation_even_across_batches():
 @pytest.mark.parametrize('n', [1, 2, 3])
 def test_tiny_data_sets_and_batches_longer_than_an_epoch(n):
   order = [x for b in take(3, Numbers(n)) for x in numbers(b)]
-  assert all(sorted(order[i:i + n]) == list(range(n)) for i in range(0, 24 - 24 % n, n))
+  assert all(sorted(order[i : i + n]) == list(range(n)) for i in range(0, 24 - 24 % n, n))
 
 
 @pytest.mark.parametrize('n', [5000, 100_000])  # by a table, and without
@@ -163,7 +173,7 @@ def test_neighbouring_seeds_have_nothing_in_common():
   epochs = {}
   for seed in range(3):
     order = [x for b in take(20, Numbers(n), seed=seed) for x in numbers(b)]
-    epochs.update({(seed, e): tuple(order[e * n:(e + 1) * n]) for e in range(4)})
+    epochs.update({(seed, e): tuple(order[e * n : (e + 1) * n]) for e in range(4)})
   assert len(set(epochs.values())) == 12
   same_place = [np.mean(np.equal(a, b)) for a, b in itertools.combinations(epochs.values(), 2)]
   assert np.mean(same_place) < 3 / n
@@ -176,11 +186,12 @@ def test_augmentation_differs_between_epochs_examples_and_seeds():
 
 
 def test_augmentation_draws_are_uniform():
-  pixels = np.frombuffer(b''.join(
-      d for b in take(20, Numbers(1000), batch_size=200) for d in draws(b)), np.uint8)
+  pixels = np.frombuffer(
+    b''.join(d for b in take(20, Numbers(1000), batch_size=200) for d in draws(b)), np.uint8
+  )
   counts = np.bincount(pixels, minlength=256)
   expected = len(pixels) / 256
-  assert abs(np.sum((counts - expected)**2 / expected) - 255) < 5 * np.sqrt(2 * 255)
+  assert abs(np.sum((counts - expected) ** 2 / expected) - 255) < 5 * np.sqrt(2 * 255)
 
 
 def test_order_and_draws_are_pinned():
@@ -195,8 +206,10 @@ def test_order_and_draws_are_pinned():
 @pytest.mark.parametrize('n', [1, 7, 8, 9, 16, 100])
 @pytest.mark.parametrize('process_count', [1, 2, 4])
 def test_eval_counts_every_example_exactly_once(n, process_count):
-  shares = [take_eval(Numbers(n), process_index=i, process_count=process_count)
-            for i in range(process_count)]
+  shares = [
+    take_eval(Numbers(n), process_index=i, process_count=process_count)
+    for i in range(process_count)
+  ]
   assert {len(s) for s in shares} == {-(-n // 8)}
   seen = []
   for step in zip(*shares):
@@ -227,28 +240,28 @@ def test_the_end_stays_the_end():
 def test_a_damaged_record_stops_the_run(make):
   options = {'seed': SEED} if make is pipeline.train_batches else {}
   batches = make(Numbers(20, damaged={13}), preprocess, batch_size=4, **options)
-  with pytest.raises(InputError, match='record numbers/13: image is truncated; .*'
-                                       'set max_bad_records=1'):
+  with pytest.raises(
+    InputError, match='record numbers/13: image is truncated; .*set max_bad_records=1'
+  ):
     for _ in batches:
       pass
   assert batches.bad_records == {'numbers/13'}
 
 
 def test_the_first_record_damaged():
-  with pytest.raises(InputError, match='record numbers/0: image is truncated; .*'
-                                       'max_bad_records=1'):
+  with pytest.raises(InputError, match='record numbers/0: image is truncated; .*max_bad_records=1'):
     pipeline.eval_batches(Numbers(5, damaged={0}), preprocess, batch_size=4)
   with pytest.raises(InputError, match='record numbers/2: .*max_bad_records=3'):
-    pipeline.eval_batches(Numbers(5, damaged=range(4)), preprocess, batch_size=4,
-                          max_bad_records=2)
+    pipeline.eval_batches(Numbers(5, damaged=range(4)), preprocess, batch_size=4, max_bad_records=2)
 
 
 @pytest.mark.parametrize('workers', [0, 1])
 def test_tolerated_records_leave_masked_rows_and_are_counted_once(workers):
   bad = {0, 3, 17}
   options = {'max_bad_records': 3, 'batch_size': 8, 'seed': SEED}
-  with pipeline.train_batches(Numbers(20, damaged={0, 3}, unreadable={17}), preprocess,
-                              num_workers=workers, **options) as batches:
+  with pipeline.train_batches(
+    Numbers(20, damaged={0, 3}, unreadable={17}), preprocess, num_workers=workers, **options
+  ) as batches:
     made = list(itertools.islice(batches, 10))  # 4 epochs
     assert batches.bad_records == {f'numbers/{i}' for i in bad}
   for batch, good in zip(made, take(10, Numbers(20)), strict=True):
@@ -260,16 +273,20 @@ def test_tolerated_records_leave_masked_rows_and_are_counted_once(workers):
 
 
 def test_one_more_than_tolerated():
-  with pytest.raises(InputError, match=r'3 damaged records, .*record numbers/9: .*'
-                                       r'max_bad_records=3'):
+  with pytest.raises(
+    InputError,
+    match=r'3 damaged records, .*record numbers/9: .*'
+    r'max_bad_records=3',
+  ):
     take_eval(Numbers(20, damaged={1, 5, 9, 12}), max_bad_records=2)
 
 
 def test_bad_records_are_those_of_delivered_batches():
-  with pipeline.eval_batches(Numbers(64, damaged={1, 63}), preprocess, batch_size=8,
-                             max_bad_records=2) as batches:
+  with pipeline.eval_batches(
+    Numbers(64, damaged={1, 63}), preprocess, batch_size=8, max_bad_records=2
+  ) as batches:
     next(batches)
-    time.sleep(.2)  # the rest is ready, but nobody has seen it
+    time.sleep(0.2)  # the rest is ready, but nobody has seen it
     assert batches.bad_records == {'numbers/1'}
     list(batches)
     assert batches.bad_records == {'numbers/1', 'numbers/63'}
@@ -277,8 +294,9 @@ def test_bad_records_are_those_of_delivered_batches():
 
 @pytest.mark.parametrize('workers', [0, 1])
 def test_other_exceptions_reach_next(workers):
-  batches = pipeline.eval_batches(Numbers(20), failing_preprocess, batch_size=4,
-                                  num_workers=workers)
+  batches = pipeline.eval_batches(
+    Numbers(20), failing_preprocess, batch_size=4, num_workers=workers
+  )
   with pytest.raises(RuntimeError, match='a bug'):
     list(batches)
   assert not list(batches)
@@ -307,7 +325,7 @@ def test_batch_size_must_be_divisible():
 def wait_for(condition):
   deadline = time.monotonic() + 10
   while not condition() and time.monotonic() < deadline:
-    time.sleep(.01)
+    time.sleep(0.01)
   assert condition()
 
 
@@ -320,9 +338,11 @@ def test_batches_are_made_ahead():
 @pytest.mark.parametrize('read, options', [(0, {}), (3, {}), (1, {'num_workers': 2})])
 def test_close_is_prompt_and_leaves_nothing(read, options):
   import multiprocessing
+
   before = threading.active_count()
-  batches = pipeline.train_batches(Numbers(10_000), slow_preprocess, batch_size=64, seed=0,
-                                   **options)
+  batches = pipeline.train_batches(
+    Numbers(10_000), slow_preprocess, batch_size=64, seed=0, **options
+  )
   for _ in range(read):
     next(batches)
   begin = time.monotonic()
@@ -348,21 +368,27 @@ def test_close_wakes_a_waiting_consumer():
   batches = pipeline.train_batches(Numbers(100), preprocess, batch_size=8, seed=0)
   consumer = threading.Thread(target=lambda: list(batches))
   consumer.start()
-  time.sleep(.1)
+  time.sleep(0.1)
   batches.close()
   consumer.join(timeout=10)
   assert not consumer.is_alive()
 
 
 def test_a_program_ends_without_close():
-  code = '''
+  code = """
 import test_pipeline as t
 batches = t.pipeline.train_batches(t.Numbers(100), t.slow_preprocess, batch_size=8, seed=0)
 next(batches)
-'''
+"""
   environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
-  result = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True,
-                          text=True, timeout=60, check=False)
+  result = subprocess.run(
+    [sys.executable, '-c', code],
+    env=environment,
+    capture_output=True,
+    text=True,
+    timeout=60,
+    check=False,
+  )
   assert (result.returncode, result.stderr) == (0, '')
 
 
@@ -374,17 +400,19 @@ def test_many_starts_and_stops():
 def test_real_images_by_all_presets(tmp_path):
   from vit_jax.data import preprocess as preprocess_lib
   from vit_jax.data.open_source import open_source
+
   opened = open_source('digits', 'train[:50]', str(tmp_path))
   for preset in ('inception', 'bit'):
     function = preprocess_lib.make_preprocess(preset, image_size=16, train=True, flip=False)
     with pipeline.train_batches(opened, function, batch_size=10, seed=0) as batches:
       made = list(itertools.islice(batches, 5))
     assert sorted(np.concatenate([b['label'] for b in made])) == sorted(
-        opened[i]['label'] for i in range(50))
+      opened[i]['label'] for i in range(50)
+    )
     assert all(b['image'].shape == (10, 16, 16, 3) and b['image'].std() > 30 for b in made)
     # Row by row it is the record of the plan, preprocessed with the generator of the plan.
     plan = pipeline._TrainPlan(50, 0)
     for g in (0, 7, 49):
       np.testing.assert_array_equal(
-          made[g // 10]['image'][g % 10],
-          function(opened[plan.record(g)]['image'], plan.rng(g)))
+        made[g // 10]['image'][g % 10], function(opened[plan.record(g)]['image'], plan.rng(g))
+      )

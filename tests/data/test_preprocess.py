@@ -31,9 +31,19 @@ def reference_resize(image, height, width):
 # --- resize
 
 
-@pytest.mark.parametrize('old, new', [
-    ((63, 97), (224, 224)), ((375, 500), (224, 224)), ((97, 63), (31, 45)), ((8, 8), (37, 37)),
-    ((1, 1), (3, 5)), ((50, 1), (7, 9)), ((448, 448), (224, 224)), ((32, 32), (32, 32))])
+@pytest.mark.parametrize(
+  'old, new',
+  [
+    ((63, 97), (224, 224)),
+    ((375, 500), (224, 224)),
+    ((97, 63), (31, 45)),
+    ((8, 8), (37, 37)),
+    ((1, 1), (3, 5)),
+    ((50, 1), (7, 9)),
+    ((448, 448), (224, 224)),
+    ((32, 32), (32, 32)),
+  ],
+)
 def test_resize_equals_float64_reference(old, new):
   image = np.random.default_rng(0).integers(0, 256, (*old, 3), dtype=np.uint8)
   assert_close(resize(image, *new), reference_resize(image, *new), 0.505)
@@ -88,8 +98,12 @@ def test_inception_box_of_a_small_image_has_its_exact_distribution():
   probability = np.zeros((9, 9))
   ratios = np.linspace(3 / 4, 4 / 3, 20_001)
   for ratio in ratios:
-    heights = [h for h in range(1, 9) if round(h * ratio) <= 8 and
-               round(np.sqrt(0.05 * 64 / ratio)) <= h <= round(np.sqrt(64 / ratio))]
+    heights = [
+      h
+      for h in range(1, 9)
+      if round(h * ratio) <= 8
+      and round(np.sqrt(0.05 * 64 / ratio)) <= h <= round(np.sqrt(64 / ratio))
+    ]
     for h in heights:
       w = round(h * ratio)
       if h * w < 0.05 * 64:  # repaired by one more row
@@ -103,12 +117,15 @@ def test_inception_box_of_a_small_image_has_its_exact_distribution():
     _, _, h, w = inception_box(8, 8, rng)
     counts[h, w] += 1
   np.testing.assert_allclose(
-      counts / n, probability, atol=4.5 * np.sqrt(0.25 / n), err_msg='box sizes')
+    counts / n, probability, atol=4.5 * np.sqrt(0.25 / n), err_msg='box sizes'
+  )
   assert (counts[probability == 0] <= 0.001 * n).all()
 
 
-@pytest.mark.parametrize('height, width', [
-    (1, 1), (1, 2), (2, 3), (1, 500), (500, 1), (3, 7), (10, 5000), (8, 8), (96, 96)])
+@pytest.mark.parametrize(
+  'height, width',
+  [(1, 1), (1, 2), (2, 3), (1, 500), (500, 1), (3, 7), (10, 5000), (8, 8), (96, 96)],
+)
 def test_inception_box_is_inside_any_image(height, width):
   rng = np.random.default_rng(0)
   for _ in range(300):
@@ -121,8 +138,7 @@ def test_inception_box_is_inside_any_image(height, width):
 # --- presets
 
 
-BYTES = {'jpeg': encode(smooth_image(125, 167), 'JPEG'),
-         'png': encode(smooth_image(61, 83), 'PNG')}
+BYTES = {'jpeg': encode(smooth_image(125, 167), 'JPEG'), 'png': encode(smooth_image(61, 83), 'PNG')}
 
 
 @pytest.mark.parametrize('data', BYTES.values(), ids=BYTES)
@@ -133,22 +149,28 @@ def test_inception_train_equals_reference(data, flip, decoder):
     rng = np.random.default_rng(seed)
     image = decode_image(data)
     y, x, h, w = inception_box(*image.shape[:2], rng)
-    expected = reference_resize(image[y:y + h, x:x + w], 64, 64)
+    expected = reference_resize(image[y : y + h, x : x + w], 64, 64)
     if flip and rng.random() < 0.5:
       expected = expected[:, ::-1]
     assert_close(preprocess(data, np.random.default_rng(seed)), expected, 0.505)
 
 
-@pytest.mark.parametrize('height, width, size, resize_size, resized', [
-    (125, 167, 56, None, (64, 86)), (167, 125, 56, None, (86, 64)), (20, 20, 224, None, (256, 256)),
-    (63, 97, 48, 48, (48, 74)), (375, 500, 224, None, (256, 341))])
+@pytest.mark.parametrize(
+  'height, width, size, resize_size, resized',
+  [
+    (125, 167, 56, None, (64, 86)),
+    (167, 125, 56, None, (86, 64)),
+    (20, 20, 224, None, (256, 256)),
+    (63, 97, 48, 48, (48, 74)),
+    (375, 500, 224, None, (256, 341)),
+  ],
+)
 def test_inception_eval_equals_reference(height, width, size, resize_size, resized):
   image = smooth_image(height, width)
   preprocess = make_preprocess('inception', image_size=size, train=False, resize_size=resize_size)
   expected = reference_resize(image, *resized)
   y, x = (resized[0] - size) // 2, (resized[1] - size) // 2
-  assert_close(
-      preprocess(encode(image, 'PNG'), None), expected[y:y + size, x:x + size], 0.505)
+  assert_close(preprocess(encode(image, 'PNG'), None), expected[y : y + size, x : x + size], 0.505)
 
 
 @pytest.mark.parametrize('shape', [(1, 5000), (5000, 1)])
@@ -156,7 +178,8 @@ def test_inception_eval_of_a_thread_of_pixels(shape):
   image = np.full((*shape, 3), (10, 20, 30), np.uint8)
   preprocess = make_preprocess('inception', image_size=224, train=False)
   np.testing.assert_array_equal(
-      preprocess(encode(image, 'PNG'), None), np.full((224, 224, 3), (10, 20, 30)))
+    preprocess(encode(image, 'PNG'), None), np.full((224, 224, 3), (10, 20, 30))
+  )
 
 
 @pytest.mark.parametrize('data', BYTES.values(), ids=BYTES)
@@ -167,7 +190,7 @@ def test_bit_train_equals_reference(data, size, resize_size, side):
   for seed in range(6):
     rng = np.random.default_rng(seed)
     y, x = rng.integers(side - size + 1, size=2)
-    expected = resized[y:y + size, x:x + size]
+    expected = resized[y : y + size, x : x + size]
     if rng.random() < 0.5:
       expected = expected[:, ::-1]
     assert_close(preprocess(data, np.random.default_rng(seed)), expected, 0.505)
@@ -253,8 +276,9 @@ def test_flip_probability_is_half():
   image[:] = (np.arange(32) * 8)[:, None]  # brighter to the right
   preprocess = make_preprocess('inception', image_size=8, train=True)
   data, rng = encode(image, 'PNG'), np.random.default_rng(0)
-  flipped = [int(out[0, 0, 0]) > int(out[0, -1, 0]) for out in
-             (preprocess(data, rng) for _ in range(3000))]
+  flipped = [
+    int(out[0, 0, 0]) > int(out[0, -1, 0]) for out in (preprocess(data, rng) for _ in range(3000))
+  ]
   assert abs(np.mean(flipped) - 0.5) < 4 * np.sqrt(0.25 / 3000)
 
 
@@ -263,11 +287,17 @@ def test_opencv_stays_in_the_calling_thread():
   assert cv2.getNumThreads() in (0, 1)
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (dict(preset='crop', image_size=8),
-     "unknown preprocessing 'crop': choose one of inception, bit"),
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    (
+      dict(preset='crop', image_size=8),
+      "unknown preprocessing 'crop': choose one of inception, bit",
+    ),
     (dict(preset='bit', image_size=0), 'image_size must be at least 1, got 0'),
-    (dict(preset='bit', image_size=9, resize_size=8), r'resize_size \(8\) is smaller')])
+    (dict(preset='bit', image_size=9, resize_size=8), r'resize_size \(8\) is smaller'),
+  ],
+)
 def test_bad_arguments_are_input_errors(arguments, message):
   with pytest.raises(InputError, match=message):
     make_preprocess(**arguments, train=True)

@@ -10,11 +10,18 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.helpers.shapes import (NUM_SHARDS, NUM_TEST, NUM_TRAIN, png, read_all, run_python, write_shapes,
-                    write_tfrecord)
-from vit_jax.data import prepared
+from tests.helpers.shapes import (
+  NUM_SHARDS,
+  NUM_TEST,
+  NUM_TRAIN,
+  png,
+  read_all,
+  run_python,
+  write_shapes,
+  write_tfrecord,
+)
+from vit_jax.data import prepared, tfrecord
 from vit_jax.data.open_source import open_source
-from vit_jax.data import tfrecord
 from vit_jax.errors import InputError
 
 
@@ -28,10 +35,20 @@ def tfrecords(shapes, tmp_path):
 # TFDS data sets.
 
 
-@pytest.mark.parametrize('split, count', [
-    ('train', NUM_TRAIN), ('test', NUM_TEST), ('train[3:17]', 14), ('train[-5:]', 5),
-    ('train[90%:]+test[:5]', 9), ('test+train', NUM_TEST + NUM_TRAIN), ('train[:1shard]', 10),
-    ('train[2:4]+train[3:5]', 4), ('all', NUM_TRAIN + NUM_TEST)])
+@pytest.mark.parametrize(
+  'split, count',
+  [
+    ('train', NUM_TRAIN),
+    ('test', NUM_TEST),
+    ('train[3:17]', 14),
+    ('train[-5:]', 5),
+    ('train[90%:]+test[:5]', 9),
+    ('test+train', NUM_TEST + NUM_TRAIN),
+    ('train[:1shard]', 10),
+    ('train[2:4]+train[3:5]', 4),
+    ('all', NUM_TRAIN + NUM_TEST),
+  ],
+)
 def test_both_formats_hold_the_same_records(shapes, split, count):
   a, t = (open_source('shapes', split, data_dir) for data_dir in shapes)
   assert len(a) == len(t) == count
@@ -65,17 +82,17 @@ def test_threads_and_pickling(shapes, which):
 
 
 def test_reading_imports_no_tensorflow_and_needs_no_builder_code(shapes, digits_dir):
-  code = '''
+  code = """
 import sys
 from vit_jax.data.open_source import open_source
-from vit_jax.data.open_source import describe
+from vit_jax.data.open_source import describe_dataset
 assert 'tensorflow_datasets' not in sys.modules  # cheap to import
 for name, data_dir in zip(['shapes', 'shapes', 'digits'], sys.argv[1:]):
   opened = open_source(name, 'train+test', data_dir)
   assert all(opened[i]['image'] for i in range(len(opened)))
-  describe(name, data_dir)
+  describe_dataset(name, data_dir)
 assert 'tensorflow' not in sys.modules
-'''
+"""
   result = run_python(code, *shapes, digits_dir)
   assert result.returncode == 0, result.stderr
 
@@ -94,8 +111,9 @@ def test_the_newest_or_the_named_version_is_read(shapes, tmp_path):
 
 def test_configs(shapes, tmp_path):
   for config in ('red', 'blue'):
-    shutil.copytree(os.path.join(shapes[0], 'shapes', '1.2.0'),
-                    tmp_path / 'shapes' / config / '1.2.0')
+    shutil.copytree(
+      os.path.join(shapes[0], 'shapes', '1.2.0'), tmp_path / 'shapes' / config / '1.2.0'
+    )
   assert prepared.find('shapes/blue', str(tmp_path)).endswith('shapes/blue/1.2.0')
   assert prepared.find('shapes/red:1.2.0', str(tmp_path)).endswith('shapes/red/1.2.0')
   with pytest.raises(InputError, match='what is prepared there is shapes/blue, shapes/red'):
@@ -114,7 +132,8 @@ def test_other_names_of_image_and_label(tmp_path):
   write_shapes(tmp_path, image_key='photo', label_key='kind')
   opened = open_source('shapes', 'train', str(tmp_path))
   assert {r['image']: r['label'] for r in read_all(opened)} == {
-      png(i): i % 3 for i in range(NUM_TRAIN)}
+    png(i): i % 3 for i in range(NUM_TRAIN)
+  }
 
 
 def test_a_data_set_without_class_label(tmp_path):
@@ -130,28 +149,42 @@ def test_a_label_out_of_range(tmp_path):
     read_all(opened)
 
 
-@pytest.mark.parametrize('split, message', [
+@pytest.mark.parametrize(
+  'split, message',
+  [
     ('val', "no split 'val'; the splits are train, test"),
     ('train+valid[:3]', "no split 'valid'; the splits are train, test"),
     ('train[:99]', r"bad split 'train\[:99\]': .*41 examples"),
     ('train[:x]', r"bad split 'train\[:x\]'"),
-    ('train[5:5]', 'holds no examples')])
+    ('train[5:5]', 'holds no examples'),
+  ],
+)
 def test_bad_splits(shapes, split, message):
   with pytest.raises(InputError, match=message):
     open_source('shapes', split, shapes[0])
 
 
-@pytest.mark.parametrize('dataset, message', [
+@pytest.mark.parametrize(
+  'dataset, message',
+  [
     ('cifarr10', "no data set 'cifarr10'; did you mean cifar10 or .*a folder"),
-    ('cifar10', 'not prepared in DIR; prepare it with '
-                '`python -m vit_jax.tools.prepare cifar10 --data_dir=DIR`'),
-    ('imagenet2012', 'tools.prepare imagenet2012 .*into DIR/downloads/manual: .*'
-                     'ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar'),
+    (
+      'cifar10',
+      'not prepared in DIR; prepare it with '
+      '`python -m vit_jax.tools.prepare cifar10 --data_dir=DIR`',
+    ),
+    (
+      'imagenet2012',
+      'tools.prepare imagenet2012 .*into DIR/downloads/manual: .*'
+      'ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar',
+    ),
     ('coco', 'tools.prepare coco '),  # TFDS's own code for it imports TensorFlow
     ('eurosat/rgbb', "eurosat has no config 'rgbb'; it has rgb, all"),
     ('jft_300m', 'JFT-300M is not public: give the path of a folder'),
     ('imagenet21k', 'ImageNet-21k is not in TFDS .*give the path of a folder'),
-    ('my photos', "'my photos' is neither a data set name .* nor a folder")])
+    ('my photos', "'my photos' is neither a data set name .* nor a folder"),
+  ],
+)
 def test_missing_data_sets(tmp_path, dataset, message):
   with pytest.raises(InputError, match=message.replace('DIR', str(tmp_path))) as e:
     open_source(dataset, 'train', str(tmp_path))
@@ -176,9 +209,15 @@ def test_a_missing_shard(tfrecords):
     open_source('shapes', 'train', str(tfrecords))
 
 
-@pytest.mark.parametrize('keep, message', [
-    (-1, 'record 9 reaches beyond its end'), (5, 'ends inside record 0'),
-    (-300, r'record \d reaches beyond'), (0, 'holds 0 records instead of 10')])
+@pytest.mark.parametrize(
+  'keep, message',
+  [
+    (-1, 'record 9 reaches beyond its end'),
+    (5, 'ends inside record 0'),
+    (-300, r'record \d reaches beyond'),
+    (0, 'holds 0 records instead of 10'),
+  ],
+)
 def test_a_truncated_shard(tfrecords, keep, message):
   data = shard(tfrecords).read_bytes()
   shard(tfrecords).write_bytes(data[:keep])
@@ -229,10 +268,10 @@ def test_index_of_an_empty_record_and_an_empty_file(tmp_path):
     tfrecord.TFRecordReader(str(tmp_path / 'c'))
 
 
-@pytest.mark.parametrize('damage', [lambda d: d[:len(d) // 2], lambda d: b'', lambda d: b'x' * 99])
+@pytest.mark.parametrize('damage', [lambda d: d[: len(d) // 2], lambda d: b'', lambda d: b'x' * 99])
 def test_a_damaged_array_record_file(shapes, tmp_path, damage):
   shutil.copytree(os.path.join(shapes[0], 'shapes'), tmp_path / 'shapes')
-  path = (tmp_path / 'shapes' / '1.2.0' / shard(tmp_path).name.replace('tfrecord', 'array_record'))
+  path = tmp_path / 'shapes' / '1.2.0' / shard(tmp_path).name.replace('tfrecord', 'array_record')
   path.write_bytes(damage(path.read_bytes()))
   with pytest.raises(InputError, match=f'{path} (cannot be read|holds 0 records)'):
     read_all(open_source('shapes', 'train', str(tmp_path)))
@@ -240,7 +279,7 @@ def test_a_damaged_array_record_file(shapes, tmp_path, damage):
 
 def test_a_flipped_byte_in_an_array_record_file(shapes, tmp_path):
   shutil.copytree(os.path.join(shapes[0], 'shapes'), tmp_path / 'shapes')
-  path = (tmp_path / 'shapes' / '1.2.0' / shard(tmp_path).name.replace('tfrecord', 'array_record'))
+  path = tmp_path / 'shapes' / '1.2.0' / shard(tmp_path).name.replace('tfrecord', 'array_record')
   data = bytearray(path.read_bytes())
   data[300] ^= 1  # inside the first record
   path.write_bytes(data)
@@ -250,9 +289,15 @@ def test_a_flipped_byte_in_an_array_record_file(shapes, tmp_path):
   assert not isinstance(e.value, InputError)
 
 
-@pytest.mark.parametrize('file, text', [
-    ('dataset_info.json', '{"name": "shapes", '), ('features.json', None),
-    ('features.json', '{'), ('dataset_info.json', '{}')])
+@pytest.mark.parametrize(
+  'file, text',
+  [
+    ('dataset_info.json', '{"name": "shapes", '),
+    ('features.json', None),
+    ('features.json', '{'),
+    ('dataset_info.json', '{}'),
+  ],
+)
 def test_a_damaged_description(tfrecords, file, text):
   path = tfrecords / 'shapes' / '1.2.0' / file
   if text is None:
@@ -268,8 +313,9 @@ def test_more_shards_than_open_files_allowed(shapes, tmp_path, hard, ok):
   # As with ImageNet's 1,024 shards and `ulimit -n 1024`.
   directory = tmp_path / 'shapes' / '1.2.0'
   shutil.copytree(os.path.join(shapes[1], 'shapes', '1.2.0'), directory)
-  records = [record for index in range(NUM_SHARDS) for record in tfrecord_records(
-      shard(tmp_path, index))] * 3
+  records = [
+    record for index in range(NUM_SHARDS) for record in tfrecord_records(shard(tmp_path, index))
+  ] * 3
   for index in range(NUM_SHARDS):
     shard(tmp_path, index).unlink()
   for index, record in enumerate(records):
@@ -278,14 +324,14 @@ def test_more_shards_than_open_files_allowed(shapes, tmp_path, hard, ok):
   train = next(s for s in info['splits'] if s['name'] == 'train')
   train['shardLengths'] = ['1'] * len(records)
   (directory / 'dataset_info.json').write_text(json.dumps(info))
-  code = '''
+  code = """
 import resource, sys
 from vit_jax.data.open_source import open_source
 import tensorflow_datasets
 resource.setrlimit(resource.RLIMIT_NOFILE, (48, int(sys.argv[2])))
 opened = open_source('shapes', 'train', sys.argv[1])
 print(sum(len(opened[i]['image']) for i in range(len(opened))))
-'''
+"""
   if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < hard:
     pytest.skip('this machine allows fewer open files')
   result = run_python(code, tmp_path, hard)

@@ -6,17 +6,15 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.helpers.vtab_files import TEST_SIZES, write_dataset
 from vit_jax.data import catalog
-from vit_jax.data.open_source import describe
-from vit_jax.data.open_source import open_source, split_names
-from vit_jax.data.splits import split_ranges
 from vit_jax.data import vtab_tasks as data
+from vit_jax.data.open_source import describe_dataset, open_source, split_names
 from vit_jax.data.pipeline import train_batches
 from vit_jax.data.preprocess import make_preprocess
+from vit_jax.data.splits import split_ranges
 from vit_jax.errors import InputError
 from vit_jax.transfer import vtab
-from tests.helpers.vtab_files import TEST_SIZES, write_dataset
-
 
 # Labels, by hand.
 
@@ -24,6 +22,7 @@ from tests.helpers.vtab_files import TEST_SIZES, write_dataset
 def features(**lists):
   """{'objects/type': [0, 1]} and the like as the features of a tf.train.Example."""
   from tensorflow_datasets.proto import tf_example_pb2
+
   example = tf_example_pb2.Example()
   for key, values in lists.items():
     feature = example.features.feature[key.replace('__', '/')]
@@ -37,36 +36,66 @@ def test_clevr_count(count):
   assert data.clevr_count(features(objects__size=[1] * count)) == [count - 3]
 
 
-@pytest.mark.parametrize('depths, label', [
-    ([7.9, 12.], 0), ([8.], 0), ([8.001, 9.4], 1), ([8.5], 1), ([9.], 2), ([11., 9.01], 3),
-    ([9.75], 4), ([10.], 4), ([50., 10.5], 5)])
+@pytest.mark.parametrize(
+  'depths, label',
+  [
+    ([7.9, 12.0], 0),
+    ([8.0], 0),
+    ([8.001, 9.4], 1),
+    ([8.5], 1),
+    ([9.0], 2),
+    ([11.0, 9.01], 3),
+    ([9.75], 4),
+    ([10.0], 4),
+    ([50.0, 10.5], 5),
+  ],
+)
 def test_clevr_distance(depths, label):
-  coordinates = [x for depth in depths for x in (300., 1., depth)]
+  coordinates = [x for depth in depths for x in (300.0, 1.0, depth)]
   assert data.clevr_distance(features(objects__pixel_coords=coordinates)) == [label]
 
 
-@pytest.mark.parametrize('objects, label', [
-    ([(0, 7.)], 0), ([(1, 8.)], 0), ([(2, 8.01)], 1), ([(0, 20.)], 1), ([(0, 20.5), (1, 70.)], 2),
-    ([(3, 2.), (0, 30.)], 2), ([(4, 5.), (7, -1000.)], 3), ([], 3)])
+@pytest.mark.parametrize(
+  'objects, label',
+  [
+    ([(0, 7.0)], 0),
+    ([(1, 8.0)], 0),
+    ([(2, 8.01)], 1),
+    ([(0, 20.0)], 1),
+    ([(0, 20.5), (1, 70.0)], 2),
+    ([(3, 2.0), (0, 30.0)], 2),
+    ([(4, 5.0), (7, -1000.0)], 3),
+    ([], 3),
+  ],
+)
 def test_kitti_distance(objects, label):
   """(type, metres): cars, vans and trucks count (0, 1, 2), pedestrians and the rest do not."""
-  assert data.kitti_distance(features(
+  assert data.kitti_distance(
+    features(
       objects__type=[kind for kind, _ in objects],
-      objects__location=[x for _, z in objects for x in (-3., 1., z)])) == [label]
+      objects__location=[x for _, z in objects for x in (-3.0, 1.0, z)],
+    )
+  ) == [label]
 
 
 def test_dsprites_labels():
   x = [data.TASKS['dsprites_location'].label(features(label_x_position=[i])) for i in range(32)]
   assert x == [[i // 2] for i in range(32)]
-  angles = [data.TASKS['dsprites_orientation'].label(features(label_orientation=[i]))[0]
-            for i in range(40)]
+  angles = [
+    data.TASKS['dsprites_orientation'].label(features(label_orientation=[i]))[0] for i in range(40)
+  ]
   assert angles == np.floor(np.arange(40) / 2.5).astype(int).tolist()
   assert np.bincount(angles).tolist() == [3, 2] * 8
 
 
-@pytest.mark.parametrize('label, given', [
-    (data.clevr_distance, {}), (data.TASKS['dsprites_location'].label, {}),
-    (data.kitti_distance, dict(objects__type=[0, 0], objects__location=[1., 2., 3.]))])
+@pytest.mark.parametrize(
+  'label, given',
+  [
+    (data.clevr_distance, {}),
+    (data.TASKS['dsprites_location'].label, {}),
+    (data.kitti_distance, dict(objects__type=[0, 0], objects__location=[1.0, 2.0, 3.0])),
+  ],
+)
 def test_what_is_not_annotated_is_damage(label, given):
   with pytest.raises((IndexError, ValueError)):
     label(features(**given))
@@ -79,8 +108,9 @@ def test_the_tasks_are_those_of_the_benchmark():
   groups = [task.group for task in data.TASKS.values()]
   assert [groups.count(group) for group in data.GROUPS] == [7, 4, 8]
   assert {name: task.info().splits for name, task in data.TASKS.items()} == {
-      name: dict(train800=800, val200=200, train800val200=1000, test=size)
-      for name, size in TEST_SIZES.items()}
+    name: dict(train800=800, val200=200, train800val200=1000, test=size)
+    for name, size in TEST_SIZES.items()
+  }
   classes = [data.TASKS[name].num_classes for name in data.TASKS]
   assert classes == [102, 100, 47, 102, 37, 397, 10, 2, 10, 45, 5, 8, 6, 6, 4, 16, 16, 18, 9]
 
@@ -89,11 +119,11 @@ def test_the_tasks_are_those_of_the_benchmark():
 def test_no_image_is_in_two_splits(name):
   task = data.TASKS[name]
   sizes = {k: [v] for k, v in catalog.known(task.dataset).splits.items()}
-  ranges = [r for split in ('train800', 'val200', 'test')
-            for r in split_ranges(task.splits[split], sizes)]
+  ranges = [
+    r for split in ('train800', 'val200', 'test') for r in split_ranges(task.splits[split], sizes)
+  ]
   for i, (part, start, stop) in enumerate(ranges):
-    assert all(part != other or stop <= first or last <= start
-               for other, first, last in ranges[:i])
+    assert all(part != other or stop <= first or last <= start for other, first, last in ranges[:i])
 
 
 # Reading.
@@ -109,23 +139,27 @@ def expected_label(name, i):
 @pytest.mark.parametrize('name', data.TASKS)
 def test_every_task_from_files_to_a_batch(vtab_dir, name):
   task = data.TASKS[name]
-  opened = {split: open_source(f'vtab/{name}', split, str(vtab_dir))
-            for split in task.splits}
+  opened = {split: open_source(f'vtab/{name}', split, str(vtab_dir)) for split in task.splits}
   assert {split: len(s) for split, s in opened.items()} == task.info().splits
   assert {s.num_classes for s in opened.values()} == {task.num_classes}
   sizes = {k: [v] for k, v in catalog.known(task.dataset).splits.items()}
   for split, s in opened.items():
     first = split_ranges(task.splits[split], sizes)[0][1]
     assert [s[i]['label'] for i in range(4)] == [
-        expected_label(name, (first + i) % 4) for i in range(4)]
+      expected_label(name, (first + i) % 4) for i in range(4)
+    ]
     assert f'-{split_ranges(task.splits[split], sizes)[0][0]}.tfrecord' in s.record_name(0)
   both, val = opened['train800val200'], opened['val200']
   assert both[799] == opened['train800'][799] and both[800] == val[0] and both[999] == val[199]
 
   config = vtab.task_config(name, {'model': 'ViT-Ti/8', 'image_size': 16})
   make = lambda train: make_preprocess(  # as vit_jax.training.loop does
-      config.preset, image_size=16, train=train, flip=config.flip == 'yes',
-      resize_size=config.resize_size)
+    config.preset,
+    image_size=16,
+    train=train,
+    flip=config.flip == 'yes',
+    resize_size=config.resize_size,
+  )
   with train_batches(both, make(True), batch_size=8, seed=0) as batches:
     batch = next(batches)
   assert batch['image'].shape == (8, 16, 16, 3) and batch['mask'].all()
@@ -142,17 +176,29 @@ def test_dsprites_are_black_and_white(vtab_dir):
   np.testing.assert_array_equal(image, np.repeat(expected, 3, -1))
 
 
-@pytest.mark.parametrize('name, crop, flip', [
-    ('pets', True, True), ('dsprites_location', False, False), ('clevr_count', False, True),
-    ('dsprites_orientation', True, False), ('smallnorb_azimuth', True, False)])
+@pytest.mark.parametrize(
+  'name, crop, flip',
+  [
+    ('pets', True, True),
+    ('dsprites_location', False, False),
+    ('clevr_count', False, True),
+    ('dsprites_orientation', True, False),
+    ('smallnorb_azimuth', True, False),
+  ],
+)
 def test_augmentation(vtab_dir, name, crop, flip):
   """Without a crop, training differs from evaluation at most by a mirror."""
   c = vtab.task_config(name, {'model': 'ViT-Ti/8'})
-  assert (c.image_size, c.resize_size, c.flip) == (384, 448 if crop else 384,
-                                                   'yes' if flip else 'no')
+  assert (c.image_size, c.resize_size, c.flip) == (
+    384,
+    448 if crop else 384,
+    'yes' if flip else 'no',
+  )
   record = open_source(f'vtab/{name}', 'train800', str(vtab_dir))[0]['image']
-  train, test = (make_preprocess('bit', image_size=384, train=t, flip=flip,
-                                 resize_size=c.resize_size) for t in (True, False))
+  train, test = (
+    make_preprocess('bit', image_size=384, train=t, flip=flip, resize_size=c.resize_size)
+    for t in (True, False)
+  )
   plain = test(record, None)
   seen = {train(record, np.random.default_rng(i)).tobytes() for i in range(12)}
   if crop:
@@ -162,12 +208,12 @@ def test_augmentation(vtab_dir, name, crop, flip):
 
 
 def test_described_as_a_data_set(vtab_dir):
-  found = describe('vtab/dmlab')
+  found = describe_dataset('vtab/dmlab')
   assert (found.train_split, found.eval_split) == ('train800val200', 'test')
   assert (found.tune_split, found.dev_split) == ('train800', 'val200')
   assert split_names('vtab/dmlab') == ['train800', 'val200', 'train800val200', 'test']
   with pytest.raises(InputError, match="no VTAB task 'dmlap'; the tasks are caltech101, cifar100"):
-    describe('vtab/dmlap')
+    describe_dataset('vtab/dmlap')
   with pytest.raises(InputError, match="vtab/dmlab has no split 'train'; the splits are train800"):
     open_source('vtab/dmlab', 'train', str(vtab_dir))
 

@@ -10,16 +10,17 @@ from tests.helpers.images import smooth_image
 from tests.helpers.shapes import NUM_TEST, NUM_TRAIN
 from vit_jax.data.open_source import open_source
 from vit_jax.dedup.bands import find_pairs, make_index
+from vit_jax.dedup.contact_sheet import choose_pairs, draw_sheet
 from vit_jax.dedup.hashes import against_hashes, train_hashes, trim_borders
 from vit_jax.dedup.ids import excluded_positions, format_ids, read_ids
 from vit_jax.dedup.records import RecordId, Records, parse_records
-from vit_jax.dedup.contact_sheet import choose_pairs, draw_sheet
 from vit_jax.errors import InputError
 
 
 def photo(height=140, width=180):
   from sklearn.datasets import load_sample_image
-  return np.ascontiguousarray(load_sample_image('china.jpg')[100:100 + height, 200:200 + width])
+
+  return np.ascontiguousarray(load_sample_image('china.jpg')[100 : 100 + height, 200 : 200 + width])
 
 
 def distance(changed, image):
@@ -35,30 +36,30 @@ def test_hash_is_image_hashs_and_does_not_change():
   """Another value here means that HASH_VERSION must change."""
   imagehash = pytest.importorskip('imagehash')
   from PIL import Image
+
   image = photo(128, 100)
   grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
   assert f'{train_hashes(image)[0]:016x}' == str(imagehash.phash(Image.fromarray(grey)))
   framed = np.pad(smooth_image(200, 150), ((9, 9), (20, 20), (0, 0)))
-  assert [f'{h:016x}' for h in train_hashes(framed)] == [
-      '918d4f3668f03fe0', '9b8bc921fe2601db']
+  assert [f'{h:016x}' for h in train_hashes(framed)] == ['918d4f3668f03fe0', '9b8bc921fe2601db']
   assert train_hashes(image).dtype == against_hashes(image).dtype == np.uint64
   assert against_hashes(image).shape == (20,) and against_hashes(framed).shape == (22,)
 
 
 CHANGES = {
-    'same': lambda x: x,
-    'jpeg': lambda x: cv2.imdecode(cv2.imencode('.jpg', x, [1, 50])[1], 1),
-    'smaller': lambda x: cv2.resize(x, None, fx=.5, fy=.5, interpolation=cv2.INTER_AREA),
-    'larger': lambda x: cv2.resize(x, None, fx=2, fy=2),
-    'other shape': lambda x: cv2.resize(x, (140, 180)),
-    'cropped': lambda x: x[:-7, 9:],
-    'cropped more': lambda x: x[14:, :-18],
-    'mirrored': lambda x: x[:, ::-1],
-    'mirrored, cropped': lambda x: x[4:-3, ::-1][:, 9:],
-    'darker': lambda x: (x * .7).astype(np.uint8),
-    'white frame': lambda x: np.pad(x, ((9, 9), (9, 9), (0, 0)), constant_values=255),
-    'letterbox': lambda x: np.pad(x, ((40, 40), (0, 0), (0, 0))),
-    'grey': lambda x: np.repeat(x.mean(axis=-1, keepdims=True), 3, axis=-1).astype(np.uint8),
+  'same': lambda x: x,
+  'jpeg': lambda x: cv2.imdecode(cv2.imencode('.jpg', x, [1, 50])[1], 1),
+  'smaller': lambda x: cv2.resize(x, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA),
+  'larger': lambda x: cv2.resize(x, None, fx=2, fy=2),
+  'other shape': lambda x: cv2.resize(x, (140, 180)),
+  'cropped': lambda x: x[:-7, 9:],
+  'cropped more': lambda x: x[14:, :-18],
+  'mirrored': lambda x: x[:, ::-1],
+  'mirrored, cropped': lambda x: x[4:-3, ::-1][:, 9:],
+  'darker': lambda x: (x * 0.7).astype(np.uint8),
+  'white frame': lambda x: np.pad(x, ((9, 9), (9, 9), (0, 0)), constant_values=255),
+  'letterbox': lambda x: np.pad(x, ((40, 40), (0, 0), (0, 0))),
+  'grey': lambda x: np.repeat(x.mean(axis=-1, keepdims=True), 3, axis=-1).astype(np.uint8),
 }
 
 
@@ -110,7 +111,7 @@ def test_pairs_equal_those_of_comparing_all(threshold):
   want = np.argwhere(distances <= threshold)
   np.testing.assert_array_equal(pairs[:, :2], want)
   np.testing.assert_array_equal(pairs[:, 2], distances[tuple(want.T)])
-  assert len(want) >= 600 * (threshold + 1) / 21 * .7
+  assert len(want) >= 600 * (threshold + 1) / 21 * 0.7
 
 
 def test_pair_of_several_hashes_counts_once_at_its_least_distance():
@@ -142,13 +143,17 @@ def test_nothing_to_find():
 # Records and ids.
 
 
-@pytest.mark.parametrize('text, want', [
+@pytest.mark.parametrize(
+  'text, want',
+  [
     ('cifar10', ('cifar10', 'DEFAULT')),
     ('cifar10:test', ('cifar10', 'test')),
     ('imagenet2012:5.1.0', ('imagenet2012:5.1.0', 'DEFAULT')),
     ('eurosat/rgb:2.*.*:train[80%:]', ('eurosat/rgb:2.*.*', 'train[80%:]')),
     ('cifar10:test+train[:9]', ('cifar10', 'test+train[:9]')),
-    ('./a folder:val', ('./a folder', 'val'))])
+    ('./a folder:val', ('./a folder', 'val')),
+  ],
+)
 def test_data_set_and_split(text, want):
   assert parse_records(text, 'DEFAULT') == want
 
@@ -165,8 +170,12 @@ def test_an_id_is_the_same_record_whatever_the_slice(shapes, split, which):
 
 
 def write(path, records, ids, **changes):
-  text = format_ids(records, threshold='8', against='b:test',
-                    reasons={RecordId(*i): 'distance 3 to b:test 4' for i in ids})
+  text = format_ids(
+    records,
+    threshold='8',
+    against='b:test',
+    reasons={RecordId(*i): 'distance 3 to b:test 4' for i in ids},
+  )
   for old, new in changes.items():
     assert old in text
     text = text.replace(old, new)
@@ -177,7 +186,9 @@ def write(path, records, ids, **changes):
 def test_file_of_ids(shapes, tmp_path):
   records = Records('shapes', 'train+test', shapes[0])
   path = write(tmp_path / 'ids.txt', records, [('train', 12), ('test', 3), ('train', 5)])
-  assert pathlib.Path(path).read_text() == f'''\
+  assert (
+    pathlib.Path(path).read_text()
+    == f"""\
 # vit_jax ids 1
 # dataset: shapes/1.2.0
 # records: train={NUM_TRAIN} test={NUM_TEST}
@@ -187,15 +198,24 @@ def test_file_of_ids(shapes, tmp_path):
 test 3    # distance 3 to b:test 4
 train 5   # distance 3 to b:test 4
 train 12  # distance 3 to b:test 4
-'''
+"""
+  )
   ids = read_ids(path)
   assert (ids.dataset, ids.threshold, ids.against) == ('shapes/1.2.0', '8', 'b:test')
   assert {k: v.tolist() for k, v in ids.indices.items()} == {'train': [5, 12], 'test': [3]}
 
 
-@pytest.mark.parametrize('split, want', [
-    ('train', [5, 12]), ('train[6:]', [6]), ('train[:3]', []), ('test', [3]),
-    ('test[2:]+train[10:20]', [1, NUM_TEST - 2 + 2]), ('all', [5, 12, NUM_TRAIN + 3])])
+@pytest.mark.parametrize(
+  'split, want',
+  [
+    ('train', [5, 12]),
+    ('train[6:]', [6]),
+    ('train[:3]', []),
+    ('test', [3]),
+    ('test[2:]+train[10:20]', [1, NUM_TEST - 2 + 2]),
+    ('all', [5, 12, NUM_TRAIN + 3]),
+  ],
+)
 def test_positions_to_leave_out(shapes, tmp_path, split, want):
   records = Records('shapes', 'all', shapes[0])
   ids = read_ids(write(tmp_path / 'ids', records, [('train', 12), ('test', 3), ('train', 5)]))
@@ -206,16 +226,20 @@ def test_positions_to_leave_out(shapes, tmp_path, split, want):
 
 
 BAD_FILES = {
-    'no ids': ({'# vit_jax ids 1': 'train 1'}, 'does not begin as a file of ids does'),
-    'a key lacks': ({'# threshold: 8\n': ''}, 'does not begin as a file of ids does'),
-    'other hashes': ({'phash64-1': 'phash64-0'},
-                     'was made by hashes of version phash64-0, this is phash64-1: make it again'),
-    'a bad line': ({'train 5': 'train five'}, 'line 8: .* is no id such as "train 1234"'),
-    'beyond the end': ({'train 5 ': 'train 500', 'train 12': 'train 41'},
-                       "has 2 ids that do not exist in the data set, the first is 'train 500': it "
-                       'has train with 41 records, test with 11 records'),
-    'another split': ({'train 5': 'valid 5'}, "1 ids that do not exist .* 'valid 5'"),
-    'twice': ({'train 5': 'train 12'}, 'names 1 records of train twice'),
+  'no ids': ({'# vit_jax ids 1': 'train 1'}, 'does not begin as a file of ids does'),
+  'a key lacks': ({'# threshold: 8\n': ''}, 'does not begin as a file of ids does'),
+  'other hashes': (
+    {'phash64-1': 'phash64-0'},
+    'was made by hashes of version phash64-0, this is phash64-1: make it again',
+  ),
+  'a bad line': ({'train 5': 'train five'}, 'line 8: .* is no id such as "train 1234"'),
+  'beyond the end': (
+    {'train 5 ': 'train 500', 'train 12': 'train 41'},
+    "has 2 ids that do not exist in the data set, the first is 'train 500': it "
+    'has train with 41 records, test with 11 records',
+  ),
+  'another split': ({'train 5': 'valid 5'}, "1 ids that do not exist .* 'valid 5'"),
+  'twice': ({'train 5': 'train 12'}, 'names 1 records of train twice'),
 }
 
 
@@ -238,13 +262,18 @@ def test_ids_of_another_data_set(shapes, digits_dir, tmp_path):
   plain = read_ids(write(tmp_path / 'i', records, ids))
   with pytest.raises(InputError, match=r'are of shapes/1.2.0, not of digits/\d.\d.\d: make them'):
     excluded_positions(plain, 'digits', 'train', digits_dir)
-  with pytest.raises(InputError, match="says nothing about the split 'test' of shapes: it was made "
-                     'for train'):
+  with pytest.raises(
+    InputError, match="says nothing about the split 'test' of shapes: it was made for train"
+  ):
     excluded_positions(plain, 'shapes', 'train+test', shapes[0])
-  more = read_ids(write(tmp_path / 'i', records, [*ids, ('train', 41), ('train', 60)],
-                        **{'train=41': 'train=70'}))
-  with pytest.raises(InputError, match=r"of 70 records of shapes, train, which has 41, so 2 ids do "
-                     "not exist, the first is 'train 41': make them again"):
+  more = read_ids(
+    write(tmp_path / 'i', records, [*ids, ('train', 41), ('train', 60)], **{'train=41': 'train=70'})
+  )
+  with pytest.raises(
+    InputError,
+    match=r'of 70 records of shapes, train, which has 41, so 2 ids do '
+    "not exist, the first is 'train 41': make them again",
+  ):
     excluded_positions(more, 'shapes', 'train', shapes[0])
 
 
@@ -261,7 +290,8 @@ def test_ids_of_a_folder_hold_while_its_files_have_the_same_names(tmp_path):
   ids = read_ids(write(tmp_path / 'i', Records(one, 'train'), [('train', 1)]))
   two = shutil.copytree(one, tmp_path / 'moved')
   names = lambda split: (lambda part: [part.record_name(i) for i in range(len(part))])(
-      open_source(str(two), split))
+    open_source(str(two), split)
+  )
   for split in ('train', 'train[1:]', 'train[:1]+train[1:]'):  # slices are samples
     left_out = [names(split)[i] for i in excluded_positions(ids, str(two), split)]
     assert left_out == [name for name in names(split) if name.endswith('/b.png')]

@@ -17,40 +17,51 @@ pytest.importorskip('apache_beam')
 pytest.importorskip('imagehash')
 
 RUNNERS = {
-    'this process': [],
-    'threads': ['--direct_running_mode=multi_threading', '--direct_num_workers=3'],
-    'processes': ['--direct_running_mode=multi_processing', '--direct_num_workers=2'],
-    'another runner': ['--runner', 'BundleBasedDirectRunner'],
+  'this process': [],
+  'threads': ['--direct_running_mode=multi_threading', '--direct_num_workers=3'],
+  'processes': ['--direct_running_mode=multi_processing', '--direct_num_workers=2'],
+  'another runner': ['--runner', 'BundleBasedDirectRunner'],
 }
 PLANTED = {7: 3, 8: 3, 20: 0, 33: 11}  # training image -> the test image that it is a copy of
 
 
 def image(seed):
   """(64, 80, 3), of a few large shapes and finer ones."""
-  return cv2.addWeighted(smooth_image(64, 80, seed), .7,
-                         cv2.blur(np.random.default_rng(seed).integers(
-                             0, 256, (64, 80, 3), np.uint8), (9, 9)), .9, 0)
+  return cv2.addWeighted(
+    smooth_image(64, 80, seed),
+    0.7,
+    cv2.blur(np.random.default_rng(seed).integers(0, 256, (64, 80, 3), np.uint8), (9, 9)),
+    0.9,
+    0,
+  )
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   """40 training images, 4 of them changed copies, and 12 test images, the second damaged."""
   root = tmp_path_factory.mktemp('photos')
-  changes = {7: lambda x: x[:, ::-1], 8: lambda x: x[3:, :-4], 20: lambda x: x,
-             33: lambda x: np.pad(x, ((6, 6), (6, 6), (0, 0)), constant_values=255)}
+  changes = {
+    7: lambda x: x[:, ::-1],
+    8: lambda x: x[3:, :-4],
+    20: lambda x: x,
+    33: lambda x: np.pad(x, ((6, 6), (6, 6), (0, 0)), constant_values=255),
+  }
   for split, count, first in (('train', 40, 100), ('val', 12, 0)):
     (root / split / 'all').mkdir(parents=True)
     for i in range(count):
-      pixels = image(first + i) if split == 'val' or i not in PLANTED else changes[i](
-          image(PLANTED[i]))
+      pixels = (
+        image(first + i) if split == 'val' or i not in PLANTED else changes[i](image(PLANTED[i]))
+      )
       cv2.imwrite(str(root / split / 'all' / f'{i:02}.png'), pixels)
   (root / 'val' / 'all' / '01.png').write_bytes(b'\x89PNG\r\n\x1a\nnothing')
   return str(root)
 
 
 def run(tmp_path, folder, *more, code=0):
-  assert dedup.main([f'--train={folder}', f'--against={folder}', f'--out={tmp_path}/ids.txt',
-                     *more]) == code
+  assert (
+    dedup.main([f'--train={folder}', f'--against={folder}', f'--out={tmp_path}/ids.txt', *more])
+    == code
+  )
   return tmp_path / 'ids.txt'
 
 
@@ -64,7 +75,8 @@ def test_finds_what_was_planted(folder, ids):
   assert found.indices['train'].tolist() == sorted(PLANTED)
   rest = sample(40, 10, 40)  # what a slice takes of a folder
   assert excluded_positions(found, folder, 'train[10:]').tolist() == [
-      i for i, image in enumerate(rest) if image in PLANTED]
+    i for i, image in enumerate(rest) if image in PLANTED
+  ]
   for line in ids.read_text().splitlines()[6:]:
     id, reason = line.split('#')
     assert reason.endswith(f':val {PLANTED[int(id.split()[1])]}')
@@ -88,27 +100,35 @@ def test_several_test_sets(folder, digits_dir, tmp_path, capsys, caplog):
   """Images are counted on from one to the next; what cannot be decoded is named."""
   slices = 'train[1:2]+val[:6]+val[8:10]+val[11:]'  # the slices of a folder are samples
   assert sample(40, 1, 2) == [20] and not {0, 1} & {
-      *sample(12, 0, 6), *sample(12, 8, 10), *sample(12, 11, 12)}
-  path = run(tmp_path, folder, f'--against=digits:test[:20],{folder}:{slices}',
-             f'--data_dir={digits_dir}')
+    *sample(12, 0, 6),
+    *sample(12, 8, 10),
+    *sample(12, 11, 12),
+  }
+  path = run(
+    tmp_path, folder, f'--against=digits:test[:20],{folder}:{slices}', f'--data_dir={digits_dir}'
+  )
   text = path.read_text()
   assert f'# against: digits:test[:20],{folder}:{slices}\n' in text
   assert {int(line.split()[1]) for line in text.splitlines()[6:]} == {7, 8, 20, 33}
   assert f'train 20  # distance 0 to {folder}:train 20\n' in text
   assert f'{folder}:val 3\n' in text and f'{folder}:val 11\n' in text
-  assert (f'4 of 40 images of {folder}:train are near-duplicates of 3 of 30 test images: {path}\n'
-          == capsys.readouterr().out)
+  assert (
+    f'4 of 40 images of {folder}:train are near-duplicates of 3 of 30 test images: {path}\n'
+    == capsys.readouterr().out
+  )
   assert not caplog.messages
   run(tmp_path, folder, f'--data_dir={digits_dir}')
   assert caplog.messages == [
-      f'1 images cannot be decoded and were left out, the first is {folder}:val 1']
+    f'1 images cannot be decoded and were left out, the first is {folder}:val 1'
+  ]
 
 
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
   path = tmp_path_factory.mktemp('model') / 'vit.npz'
-  model = create_model('ViT-Ti/16', num_classes=3, image_size=32, hidden_dim=32, mlp_dim=64,
-                       num_layers=1, num_heads=2)
+  model = create_model(
+    'ViT-Ti/16', num_classes=3, image_size=32, hidden_dim=32, mlp_dim=64, num_layers=1, num_heads=2
+  )
   params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))['params']
   save_params(params, path)
   return path
@@ -126,8 +146,9 @@ def test_a_model_has_the_last_word(folder, checkpoint, tmp_path):
   assert read_ids(few).indices['train'].tolist() == [7, 20]
   assert 'train 20  # distance 0, embedding 0.000 to ' in few.read_text()
   assert not set(sample(40, 5, 10)) & PLANTED.keys()
-  none = run(tmp_path, folder, *model, f'--train={folder}:train[5:10]',
-             '--max_embedding_distance=1')
+  none = run(
+    tmp_path, folder, *model, f'--train={folder}:train[5:10]', '--max_embedding_distance=1'
+  )
   assert read_ids(none).indices['train'].tolist() == []
 
 
@@ -135,24 +156,29 @@ def test_contact_sheet(folder, tmp_path):
   run(tmp_path, folder, f'--contact_sheet={tmp_path}/pairs.png')
   sheet = cv2.imread(f'{tmp_path}/pairs.png')
   assert sheet.shape == (39 + 128 + 3 * 15 + 12, 12 + 4 * 270, 3)
-  lefts, rights = ([sheet[39:39 + 128, x:x + 128] for x in range(first, first + 4 * 270, 270)]
-                   for first in (12, 142))
+  lefts, rights = (
+    [sheet[39 : 39 + 128, x : x + 128] for x in range(first, first + 4 * 270, 270)]
+    for first in (12, 142)
+  )
   assert all(len(np.unique(image)) > 50 for image in lefts + rights)
   assert sum(np.array_equal(a, b) for a, b in zip(lefts, rights)) == 1  # the exact copy
 
 
 ERRORS = {
-    'no such flag': (['--thresholds=3'], 'there is no --thresholds; did you mean --threshold?'),
-    'a stray word': (['cifar100'], "'cifar100' is no flag: the data sets of --against are parted "
-                     'by commas'),
-    'threshold': (['--threshold=30'], 'the threshold must be from 0 to 16 bits, got 30'),
-    'model without distance': (['--embedding_checkpoint=x.npz'],
-                               '--embedding_checkpoint and --max_embedding_distance go together'),
-    'sheet': (['--contact_sheet=pairs.jpg'], '--contact_sheet=pairs.jpg must end in .png'),
-    'no folder': (['--out=/nowhere/ids.txt'], 'there is no folder to write /nowhere/ids.txt to'),
-    'no data set': (['--train=./nothing'], 'there is no folder ./nothing'),
-    'no split': (['--against=digits:valid'],
-                 "there is no split 'valid'; the splits are train, test"),
+  'no such flag': (['--thresholds=3'], 'there is no --thresholds; did you mean --threshold?'),
+  'a stray word': (
+    ['cifar100'],
+    "'cifar100' is no flag: the data sets of --against are parted by commas",
+  ),
+  'threshold': (['--threshold=30'], 'the threshold must be from 0 to 16 bits, got 30'),
+  'model without distance': (
+    ['--embedding_checkpoint=x.npz'],
+    '--embedding_checkpoint and --max_embedding_distance go together',
+  ),
+  'sheet': (['--contact_sheet=pairs.jpg'], '--contact_sheet=pairs.jpg must end in .png'),
+  'no folder': (['--out=/nowhere/ids.txt'], 'there is no folder to write /nowhere/ids.txt to'),
+  'no data set': (['--train=./nothing'], 'there is no folder ./nothing'),
+  'no split': (['--against=digits:valid'], "there is no split 'valid'; the splits are train, test"),
 }
 
 
@@ -166,6 +192,7 @@ def test_errors(folder, digits_dir, tmp_path, capsys, flags, message):
 def test_a_worker_that_cannot_go_on_says_why(tmp_path, folder, capsys):
   """A test set whose labels are -1, as of ImageNet, which no source reads."""
   from tests.helpers.shapes import write_shapes
+
   write_shapes(tmp_path / 'data', first_label=0, label=lambda i: -1 if i == 1009 else 0)
   capsys.readouterr()
   run(tmp_path, folder, '--against=shapes:test', f'--data_dir={tmp_path}/data', code=1)

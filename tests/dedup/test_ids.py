@@ -15,10 +15,29 @@ from vit_jax.training.loop import train
 
 def config(data_dir, ids, **fields):
   c = default_config()
-  c.update(dict(model='ViT-Ti/4', num_layers=1, hidden_dim=16, mlp_dim=32, num_heads=2, dtype='float32',
-                dataset='digits', data_dir=data_dir, image_size=8, resize_size=8, preset='bit',
-                flip='no', train_split='train[:60]', eval_split='none', batch_size=16,
-                total_steps=6, warmup_steps=0, exclude_ids=str(ids)) | fields)
+  c.update(
+    dict(
+      model='ViT-Ti/4',
+      num_layers=1,
+      hidden_dim=16,
+      mlp_dim=32,
+      num_heads=2,
+      dtype='float32',
+      dataset='digits',
+      data_dir=data_dir,
+      image_size=8,
+      resize_size=8,
+      preset='bit',
+      flip='no',
+      train_split='train[:60]',
+      eval_split='none',
+      batch_size=16,
+      total_steps=6,
+      warmup_steps=0,
+      exclude_ids=str(ids),
+    )
+    | fields
+  )
   return c
 
 
@@ -26,9 +45,14 @@ def config(data_dir, ids, **fields):
 def ids(digits_dir, tmp_path):
   """A file that names training images 3, 17, 59 and 700."""
   path = tmp_path / 'ids.txt'
-  path.write_text(format_ids(
-      Records('digits', 'train', digits_dir), threshold='8', against='digits:test',
-      reasons={RecordId('train', i): 'a test' for i in (3, 17, 59, 700)}))
+  path.write_text(
+    format_ids(
+      Records('digits', 'train', digits_dir),
+      threshold='8',
+      against='digits:test',
+      reasons={RecordId('train', i): 'a test' for i in (3, 17, 59, 700)},
+    )
+  )
   return path
 
 

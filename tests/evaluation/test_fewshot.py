@@ -12,35 +12,40 @@ from sklearn.linear_model import Ridge
 
 from tests.helpers.images import encode, smooth_image
 from tests.helpers.jobs import free_port
+from tests.helpers.paths import FILES
 from tests.helpers.shapes import write_shapes
 from vit_jax import create_model, load_params
-from vit_jax.parallel import partitioner
-from vit_jax.data.preprocess import make_preprocess
 from vit_jax.data.open_source import open_source
+from vit_jax.data.preprocess import make_preprocess
 from vit_jax.errors import InputError
-from vit_jax.transfer import fewshot
 from vit_jax.evaluation.fewshot import FewShot, make_represent_step
 from vit_jax.evaluation.ridge import fit_classifier, ridge
 from vit_jax.evaluation.shots import pick
-from tests.helpers.paths import FILES
+from vit_jax.parallel import partitioner
+from vit_jax.transfer import fewshot
 
 DATA = FILES
 TINY = dict(hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=1)
 
 
 @pytest.mark.parametrize('dtype', [np.float32, np.float64])
-@pytest.mark.parametrize('n, d, rank', [
-    (60, 20, 20), (20, 60, 20), (40, 40, 40), (60, 20, 7), (20, 60, 7), (1, 5, 1), (50, 1, 1)])
-@pytest.mark.parametrize('penalty', [.1, 2.**10])
+@pytest.mark.parametrize(
+  'n, d, rank',
+  [(60, 20, 20), (20, 60, 20), (40, 40, 40), (60, 20, 7), (20, 60, 7), (1, 5, 1), (50, 1, 1)],
+)
+@pytest.mark.parametrize('penalty', [0.1, 2.0**10])
 def test_ridge_equals_scikit_learn(n, d, rank, dtype, penalty):
   rng = np.random.default_rng(n + d)
   features = rng.normal(size=(n, rank)) @ rng.normal(size=(rank, d))
   features = np.append(features, np.full((n, 1), 100), axis=1).astype(dtype)
-  targets = np.where(rng.random((n, 3)) < .3, 1, -1).astype(dtype)
+  targets = np.where(rng.random((n, 3)) < 0.3, 1, -1).astype(dtype)
   weights = ridge(features, targets, penalty)
   assert weights.dtype == np.float64
-  expected = Ridge(alpha=penalty, fit_intercept=False, solver='svd').fit(
-      features.astype(float), targets.astype(float)).coef_.T
+  expected = (
+    Ridge(alpha=penalty, fit_intercept=False, solver='svd')
+    .fit(features.astype(float), targets.astype(float))
+    .coef_.T
+  )
   np.testing.assert_allclose(weights, expected, atol=1e-9)
 
 
@@ -48,7 +53,7 @@ def test_ridge_equals_scikit_learn(n, d, rank, dtype, penalty):
 def test_ridge_takes_no_more_memory_than_said(n, d):
   features = np.random.default_rng(0).normal(size=(n, d))
   tracemalloc.start()
-  ridge(features, np.ones((n, 3)), 1.)
+  ridge(features, np.ones((n, 3)), 1.0)
   peak = tracemalloc.get_traced_memory()[1]
   tracemalloc.stop()
   assert peak < features.nbytes  # a 150th of (3000, 3000)
@@ -85,8 +90,9 @@ def test_picks():
 
 
 def test_picks_are_the_same_everywhere():
-  np.testing.assert_array_equal(pick(np.arange(24) % 2, 2, 5, seed=3),
-                                [[2, 18, 0, 16, 20], [3, 7, 19, 11, 13]])
+  np.testing.assert_array_equal(
+    pick(np.arange(24) % 2, 2, 5, seed=3), [[2, 18, 0, 16, 20], [3, 7, 19, 11, 13]]
+  )
 
 
 def as_pixels(params, batch):
@@ -98,8 +104,9 @@ def as_pixels(params, batch):
 
 def evaluate_digits(digits_dir, represent=as_pixels, params=None, **options):
   options = dict(image_size=8, resize_size=8, batch_size=100) | options
-  correct, examples = FewShot('digits', represent, data_dir=digits_dir,
-                              **options).count_correct(params)
+  correct, examples = FewShot('digits', represent, data_dir=digits_dir, **options).count_correct(
+    params
+  )
   assert examples == 360
   return correct / examples
 
@@ -117,11 +124,13 @@ def as_floats(images):
 
 def reference(represent, digits_dir, shots, seeds, image_size, resize_size=None, without=()):
   """The protocol image by image: (seeds, shots) accuracies."""
-  preprocess = make_preprocess('inception', train=False, image_size=image_size,
-                               resize_size=resize_size)
+  preprocess = make_preprocess(
+    'inception', train=False, image_size=image_size, resize_size=resize_size
+  )
   (train, labels), (test, test_labels) = (read_digits(digits_dir, s) for s in ('train', 'test'))
-  train, test = (represent(np.stack([preprocess(image, None) for image in images]))
-                 for images in (train, test))
+  train, test = (
+    represent(np.stack([preprocess(image, None) for image in images])) for images in (train, test)
+  )
   accuracies = np.zeros((seeds, len(shots)))
   for seed in range(seeds):
     for i, k in enumerate(shots):
@@ -138,11 +147,12 @@ def test_pixels_of_digits(digits_dir):
   accuracies = evaluate_digits(digits_dir)
   assert accuracies.shape == (3, 4)
   np.testing.assert_array_equal(
-      accuracies, reference(as_floats, digits_dir, (1, 5, 10, 25), 3, 8, 8))
+    accuracies, reference(as_floats, digits_dir, (1, 5, 10, 25), 3, 8, 8)
+  )
   assert len(set(accuracies[:, 0])) > 1
   mean = accuracies.mean(0)
   assert (np.diff(mean) > 0).all()
-  assert mean[0] > .5 and mean[3] > .9
+  assert mean[0] > 0.5 and mean[3] > 0.9
 
 
 def test_neither_batches_nor_their_order_matter(digits_dir):
@@ -159,20 +169,23 @@ def test_neither_batches_nor_their_order_matter(digits_dir):
 
 def test_every_test_image_counts_once(digits_dir):
   """A classifier that knows is right for all of the 360 and no more."""
+
   def knowing(params, batch):
     features = np.eye(10, dtype=np.float32)[batch['label']]
     return {k: v for k, v in batch.items() if k != 'image'} | {'features': features}
 
-  evaluation = FewShot('digits', knowing, image_size=8, batch_size=101, shots=(1, 2), seeds=2,
-                       data_dir=digits_dir)
+  evaluation = FewShot(
+    'digits', knowing, image_size=8, batch_size=101, shots=(1, 2), seeds=2, data_dir=digits_dir
+  )
   correct, examples = evaluation.count_correct(None)
   assert examples == 360 and (correct == 360).all()
-  assert evaluation(None) == {'fewshot/digits_1shot': 1., 'fewshot/digits_2shot': 1.}
+  assert evaluation(None) == {'fewshot/digits_1shot': 1.0, 'fewshot/digits_2shot': 1.0}
 
 
 def test_metrics_and_stopping(digits_dir):
-  evaluation = FewShot('digits', as_pixels, image_size=8, batch_size=100, shots=(5,),
-                       data_dir=digits_dir)
+  evaluation = FewShot(
+    'digits', as_pixels, image_size=8, batch_size=100, shots=(5,), data_dir=digits_dir
+  )
   accuracies = evaluation.count_correct(None)[0][:, 0] / 360
   asked = []
   metrics = evaluation(None, lambda: bool(asked.append(0)))
@@ -184,16 +197,21 @@ def test_metrics_and_stopping(digits_dir):
     assert len(asked) == stop_after
 
 
-@pytest.mark.parametrize('name, overrides', [
-    ('ViT-Ti/8', dict(TINY, representation_size=24)), ('ViT-Ti/8', dict(TINY, head='map')),
-    pytest.param('BiT-R50x1', {}, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+  'name, overrides',
+  [
+    ('ViT-Ti/8', dict(TINY, representation_size=24)),
+    ('ViT-Ti/8', dict(TINY, head='map')),
+    pytest.param('BiT-R50x1', {}, marks=pytest.mark.slow),
+  ],
+)
 def test_the_representation_is_what_the_head_is_applied_to(name, overrides):
   model = create_model(name, num_classes=7, image_size=32, **overrides)
   images = np.stack([smooth_image(32, 32, seed=i) for i in range(2)])
   params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 32, 32, 3)))['params']
   key = jax.random.key(1)
   head = params['resnet']['head']['conv2d'] if 'resnet' in params else params['head']
-  head['kernel'] = jax.random.normal(key, head['kernel'].shape) * .02
+  head['kernel'] = jax.random.normal(key, head['kernel'].shape) * 0.02
   head['bias'] = jax.random.normal(key, head['bias'].shape)
   batch = {'image': images, 'label': np.array([3, 4]), 'mask': np.array([True, False])}
   found = jax.jit(make_represent_step(model))(params, batch)
@@ -201,8 +219,10 @@ def test_the_representation_is_what_the_head_is_applied_to(name, overrides):
   assert found['features'].dtype == np.float32
   kernel = np.asarray(head['kernel']).reshape(-1, 7)
   np.testing.assert_allclose(
-      found['features'] @ kernel + head['bias'],
-      jax.jit(model.apply)({'params': params}, images / np.float32(127.5) - 1), atol=1e-4)
+    found['features'] @ kernel + head['bias'],
+    jax.jit(model.apply)({'params': params}, images / np.float32(127.5) - 1),
+    atol=1e-4,
+  )
 
 
 @pytest.mark.parametrize('spread', [partitioner.Pmap, partitioner.Sharded])
@@ -212,17 +232,26 @@ def test_a_vit_on_digits(digits_dir, spread):
   params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 16, 16, 3)))['params']
   spread = spread(104)
   accuracies = evaluate_digits(
-      digits_dir, spread.gather_step(make_represent_step(model)), spread.put(params),
-      image_size=16, resize_size=None, batch_size=104, shots=(1, 25), seeds=2)
+    digits_dir,
+    spread.gather_step(make_represent_step(model)),
+    spread.put(params),
+    image_size=16,
+    resize_size=None,
+    batch_size=104,
+    shots=(1, 25),
+    seeds=2,
+  )
 
   def represent(images):
     bare = model.clone(num_classes=0)
-    return np.asarray(jax.jit(bare.apply)({'params': params}, images / np.float32(127.5) - 1),
-                      np.float64)
+    return np.asarray(
+      jax.jit(bare.apply)({'params': params}, images / np.float32(127.5) - 1), np.float64
+    )
 
   np.testing.assert_allclose(
-      accuracies, reference(represent, digits_dir, (1, 25), 2, 16), atol=2 / 360)
-  assert accuracies[:, 1].min() > .4
+    accuracies, reference(represent, digits_dir, (1, 25), 2, 16), atol=2 / 360
+  )
+  assert accuracies[:, 1].min() > 0.4
 
 
 def write_photos(root, counts, val=True):
@@ -231,8 +260,7 @@ def write_photos(root, counts, val=True):
     for name, count in sizes.items():
       (root / split / name).mkdir(parents=True)
       for i in range(count):
-        (root / split / name / f'{i}.png').write_bytes(
-            encode(smooth_image(9, 12, seed=i), 'PNG'))
+        (root / split / name / f'{i}.png').write_bytes(encode(smooth_image(9, 12, seed=i), 'PNG'))
   return str(root)
 
 
@@ -240,7 +268,8 @@ def test_only_the_shots_are_decoded(tmp_path):
   """And of these a damaged one is an error, or left out if that was said to be fine."""
   folder = write_photos(tmp_path, {'cat': 9, 'dog': 8})
   evaluation = lambda **options: FewShot(
-      folder, as_pixels, image_size=8, batch_size=4, shots=(1, 2), seeds=2, **options)
+    folder, as_pixels, image_size=8, batch_size=4, shots=(1, 2), seeds=2, **options
+  )
   picks = [pick(np.repeat([0, 1], [9, 8]), 2, 2, seed) for seed in (0, 1)]
   paths = sorted(tmp_path.glob('train/*/*'))
   expected = evaluation().count_correct(None)
@@ -271,12 +300,14 @@ def test_a_damaged_shot_is_left_out(digits_dir):
       if (labels[shots] == found['label'][:50]).all():
         found['mask'][list(damaged)] = False
       return found
+
     return evaluate_digits(digits_dir, represent, batch_size=120, shots=(5,), seeds=1)
 
   for damaged in (7, 20), (0, 49):
     found = without(*damaged)
-    np.testing.assert_array_equal(found, reference(as_floats, digits_dir, (5,), 1, 8, 8,
-                                                   without=shots[list(damaged)]))
+    np.testing.assert_array_equal(
+      found, reference(as_floats, digits_dir, (5,), 1, 8, 8, without=shots[list(damaged)])
+    )
     assert found != without()
 
 
@@ -285,8 +316,10 @@ def test_what_cannot_be(tmp_path, digits_dir):
   options = dict(image_size=8, batch_size=4)
   with pytest.raises(InputError) as e:
     FewShot(folder, as_pixels, shots=(1, 4), **options)
-  assert str(e.value) == (f"{folder}, split 'train': class 1 (bee) has 3 images, too few for 4 "
-                          'shots; ask for fewer shots, or take a larger split')
+  assert str(e.value) == (
+    f"{folder}, split 'train': class 1 (bee) has 3 images, too few for 4 "
+    'shots; ask for fewer shots, or take a larger split'
+  )
   with pytest.raises(InputError, match=r"'train\[:1\]': class 0 \(ant\) has 0 images"):
     FewShot(folder, as_pixels, shots=(1,), train_split='train[:1]', **options)
   with pytest.raises(InputError, match='/other has no images to test on: there is no split of '):
@@ -309,27 +342,45 @@ def test_features_that_are_not_finite(digits_dir):
 
 def test_several_labels(tmp_path):
   import tensorflow_datasets as tfds
-  write_shapes(tmp_path, label_key='labels', label=lambda i: [i % 3],
-               label_feature=tfds.features.Sequence(tfds.features.ClassLabel(num_classes=3)),
-               first_label=[0])
+
+  write_shapes(
+    tmp_path,
+    label_key='labels',
+    label=lambda i: [i % 3],
+    label_feature=tfds.features.Sequence(tfds.features.ClassLabel(num_classes=3)),
+    first_label=[0],
+  )
   with pytest.raises(InputError, match='the images of shapes have several labels each'):
     FewShot('shapes', as_pixels, image_size=8, batch_size=4, data_dir=str(tmp_path))
 
 
 def test_the_command_line(digits_dir, tmp_path, capsys):
-  arguments = [f'--checkpoint={DATA}/vit_token.npz', f'--data_dir={digits_dir}', '--seeds=2',
-               '--shots=1,10']
+  arguments = [
+    f'--checkpoint={DATA}/vit_token.npz',
+    f'--data_dir={digits_dir}',
+    '--seeds=2',
+    '--shots=1,10',
+  ]
   assert fewshot.main([*arguments, '--dataset=digits', '--json']) == 0
   found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
   assert [(f['dataset'], f['shots'], f['test_images']) for f in found] == [
-      ('digits', 1, 360), ('digits', 10, 360)]
-  model = create_model('ViT-Ti/8', num_classes=10, image_size=32, hidden_dim=32, mlp_dim=64,
-                       num_heads=2, num_layers=2)
+    ('digits', 1, 360),
+    ('digits', 10, 360),
+  ]
+  model = create_model(
+    'ViT-Ti/8', num_classes=10, image_size=32, hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=2
+  )
   params = load_params(DATA / 'vit_token.npz', model)
   step = jax.jit(make_represent_step(model))
   expected = evaluate_digits(
-      digits_dir, lambda p, batch: jax.device_get(step(p, batch)), params, image_size=32,
-      resize_size=None, shots=(1, 10), seeds=2)
+    digits_dir,
+    lambda p, batch: jax.device_get(step(p, batch)),
+    params,
+    image_size=32,
+    resize_size=None,
+    shots=(1, 10),
+    seeds=2,
+  )
   np.testing.assert_allclose([f['accuracies'] for f in found], expected.T, atol=2 / 360)
 
   folder = write_photos(tmp_path, {'ant': 12, 'bee': 12})
@@ -338,12 +389,15 @@ def test_the_command_line(digits_dir, tmp_path, capsys):
   assert fewshot.main([*arguments, f'--dataset={folder},digits']) == 0
   rows = [line.split() for line in capsys.readouterr().out.splitlines()]
   assert rows[0] == ['dataset', 'shots', 'test', 'images', 'accuracy', 'std']
-  assert [row[:3] for row in rows[1:]] == [[folder, '1', '2'], [folder, '10', '2'],
-                                           ['digits', '1', '360'], ['digits', '10', '360']]
+  assert [row[:3] for row in rows[1:]] == [
+    [folder, '1', '2'],
+    [folder, '10', '2'],
+    ['digits', '1', '360'],
+    ['digits', '10', '360'],
+  ]
   accuracies = np.array(found[1]['accuracies'])
   assert rows[4][3:] == [f'{100 * accuracies.mean():.2f}', f'{100 * accuracies.std(ddof=1):.2f}']
-  assert (found[1]['accuracy'], found[1]['std']) == (
-      accuracies.mean(), accuracies.std(ddof=1))
+  assert (found[1]['accuracy'], found[1]['std']) == (accuracies.mean(), accuracies.std(ddof=1))
 
 
 def test_the_command_line_says_what_is_missing(tmp_path, digits_dir, capsys):
@@ -351,15 +405,20 @@ def test_the_command_line_says_what_is_missing(tmp_path, digits_dir, capsys):
   assert fewshot.main([checkpoint, '--dataset=digits,dtd', f'--data_dir={digits_dir}']) == 1
   out, err = capsys.readouterr()
   assert out == ''  # before anything is computed
-  assert err == (f'error: the data set dtd is not prepared in {digits_dir}; prepare it with '
-                 f'`python -m vit_jax.tools.prepare dtd --data_dir={digits_dir}`\n')
+  assert err == (
+    f'error: the data set dtd is not prepared in {digits_dir}; prepare it with '
+    f'`python -m vit_jax.tools.prepare dtd --data_dir={digits_dir}`\n'
+  )
   assert fewshot.main([checkpoint, '--dataset=digits', '--image_size=16,32']) == 1
   assert capsys.readouterr().err.endswith(
-      'error: images of the model are 16x32, but few-shot evaluation crops squares: give '
-      '--image_size=N\n')
-  for flag, error in (('--batch_size=0', 'batch_size must be at least 1, got 0'),
-                      ('--batch_size=12', 'batch_size 12 does not divide over 8 devices; try 16'),
-                      ('--shots=1,500', "digits, split 'train': class 4 (4) has 137 images")):
+    'error: images of the model are 16x32, but few-shot evaluation crops squares: give '
+    '--image_size=N\n'
+  )
+  for flag, error in (
+    ('--batch_size=0', 'batch_size must be at least 1, got 0'),
+    ('--batch_size=12', 'batch_size 12 does not divide over 8 devices; try 16'),
+    ('--shots=1,500', "digits, split 'train': class 4 (4) has 137 images"),
+  ):
     assert fewshot.main([checkpoint, '--dataset=digits', f'--data_dir={digits_dir}', flag]) == 1
     assert f'error: {error}' in capsys.readouterr().err
 
@@ -387,8 +446,14 @@ print(correct.tolist(), examples)
 @pytest.mark.slow
 def test_two_processes_find_what_one_does(digits_dir):
   port = free_port()
-  job = [subprocess.Popen([sys.executable, '-c', PROGRAM, str(port), str(i), digits_dir],
-                          stdout=subprocess.PIPE, text=True) for i in range(2)]
+  job = [
+    subprocess.Popen(
+      [sys.executable, '-c', PROGRAM, str(port), str(i), digits_dir],
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(2)
+  ]
   found = [process.communicate(timeout=120)[0].splitlines()[-1] for process in job]
   expected = np.rint(360 * evaluate_digits(digits_dir, seeds=2)).astype(int)
   assert found == [f'{expected.tolist()} 360'] * 2

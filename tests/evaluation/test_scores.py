@@ -9,13 +9,13 @@ from vit_jax.evaluation import scores
 def random_predictions(seed, size=2000, num_classes=7):
   rng = np.random.default_rng(seed)
   labels = rng.integers(num_classes, size=size)
-  predictions = np.where(rng.random(size) < .6, labels, rng.integers(num_classes, size=size))
+  predictions = np.where(rng.random(size) < 0.6, labels, rng.integers(num_classes, size=size))
   return labels, predictions, rng.random(size)
 
 
 def calibration_error_by_loops(confidence, correct, bins):
   """As the paper defines it: B_m are the samples with a confidence in ((m - 1) / M, m / M]."""
-  total = 0.
+  total = 0.0
   for m in range(1, bins + 1):
     inside = [i for i, c in enumerate(confidence) if (m - 1) / bins < c <= m / bins]
     if inside:
@@ -25,15 +25,22 @@ def calibration_error_by_loops(confidence, correct, bins):
   return total
 
 
-@pytest.mark.parametrize('confidence, correct, want', [
-    ([.75] * 4, [1, 1, 1, 0], 0),  # perfectly calibrated
-    ([.75] * 4 + [.5] * 2, [1, 1, 1, 0, 0, 1], 0),
-    ([1., 1., 1.], [1, 1, 1], 0), ([1., 1., 1.], [0, 0, 0], 1),  # sure, and right or wrong
-    ([.9] * 5, [1, 1, 0, 0, 0], .5), ([.1] * 5, [1, 1, 1, 0, 0], .5),  # too sure, not sure enough
-    ([.95, .55], [1, 1], .25),  # two bins, off by .05 and .45
-    ([.5, .51], [1, 0], .005),  # in one bin they make up for each other
-    ([.2, .21], [1, 0], .505),  # .2 is the end of a bin, .21 in the next: off by .8 and .21
-    ([0., .9], [0, 1], .05), ([.3], [1], .7)])
+@pytest.mark.parametrize(
+  'confidence, correct, want',
+  [
+    ([0.75] * 4, [1, 1, 1, 0], 0),  # perfectly calibrated
+    ([0.75] * 4 + [0.5] * 2, [1, 1, 1, 0, 0, 1], 0),
+    ([1.0, 1.0, 1.0], [1, 1, 1], 0),
+    ([1.0, 1.0, 1.0], [0, 0, 0], 1),  # sure, and right or wrong
+    ([0.9] * 5, [1, 1, 0, 0, 0], 0.5),
+    ([0.1] * 5, [1, 1, 1, 0, 0], 0.5),  # too sure, not sure enough
+    ([0.95, 0.55], [1, 1], 0.25),  # two bins, off by .05 and .45
+    ([0.5, 0.51], [1, 0], 0.005),  # in one bin they make up for each other
+    ([0.2, 0.21], [1, 0], 0.505),  # .2 is the end of a bin, .21 in the next: off by .8 and .21
+    ([0.0, 0.9], [0, 1], 0.05),
+    ([0.3], [1], 0.7),
+  ],
+)
 def test_calibration_error(confidence, correct, want):
   found = scores.calibration_error(np.array(confidence), np.array(correct, bool))
   assert found == pytest.approx(want, abs=1e-12)
@@ -42,18 +49,19 @@ def test_calibration_error(confidence, correct, want):
 @pytest.mark.parametrize('bins', [1, 2, 10, 15])
 def test_calibration_error_equals_loops(bins):
   labels, predictions, confidence = random_predictions(bins)
-  confidence[:2 * bins + 1] = np.arange(2 * bins + 1) / (2 * bins)  # ends and middles of bins
+  confidence[: 2 * bins + 1] = np.arange(2 * bins + 1) / (2 * bins)  # ends and middles of bins
   confidence[confidence == 0] = 1e-9  # the definition has no bin for 0
   correct = labels == predictions
   assert scores.calibration_error(confidence, correct, bins) == pytest.approx(
-      calibration_error_by_loops(confidence, correct, bins), abs=1e-12)
+    calibration_error_by_loops(confidence, correct, bins), abs=1e-12
+  )
 
 
 def test_bins_without_images():
-  found = scores.confidence_bins(np.array([0, .25, .26, 1]), np.array([1, 0, 1, 1], bool), 4)
+  found = scores.confidence_bins(np.array([0, 0.25, 0.26, 1]), np.array([1, 0, 1, 1], bool), 4)
   np.testing.assert_array_equal(found.images, [2, 1, 0, 1])
-  np.testing.assert_allclose(found.confidence, [.125, .26, 0, 1])
-  np.testing.assert_allclose(found.accuracy, [.5, 1, 0, 1])
+  np.testing.assert_allclose(found.confidence, [0.125, 0.26, 0, 1])
+  np.testing.assert_allclose(found.accuracy, [0.5, 1, 0, 1])
 
 
 def test_is_among():
@@ -64,8 +72,9 @@ def test_is_among():
   several = np.array([[0, 0, 1], [1, 0, 1], [0, 0, 1], [0, 0, 0]], np.uint8)
   np.testing.assert_array_equal(scores.is_among(predictions, several), [1, 1, 0, 0])
   one_hot = np.eye(3, dtype=np.uint8)[labels]  # class 5 is none of these
-  np.testing.assert_array_equal(scores.is_among(predictions, one_hot),
-                                scores.is_among(predictions, labels))
+  np.testing.assert_array_equal(
+    scores.is_among(predictions, one_hot), scores.is_among(predictions, labels)
+  )
 
 
 def test_per_class():
@@ -91,7 +100,12 @@ def test_confusions():
   predictions = np.array([1, 8, 8, 7, 3, 0, 1, 0, 5])
   found = scores.confusions(labels, predictions)
   assert list(zip(*(x.tolist() for x in found))) == [
-      (0, 1, 2), (9, 8, 2), (3, 0, 1), (9, 7, 1), (21_842, 0, 1)]
+    (0, 1, 2),
+    (9, 8, 2),
+    (3, 0, 1),
+    (9, 7, 1),
+    (21_842, 0, 1),
+  ]
   assert [len(x) for x in scores.confusions(labels, labels)] == [0, 0, 0]
 
 

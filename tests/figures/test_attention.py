@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax import create_model
-from vit_jax import figures
+from vit_jax import create_model, figures
 from vit_jax.errors import InputError
 from vit_jax.figures import draw
 from vit_jax.figures.attention import apply_to_attention
@@ -24,7 +23,7 @@ def make(seed=0, **overrides):
   rng = np.random.default_rng(seed)
   images = jnp.asarray(rng.uniform(-1, 1, (2, 8, 12, 3)).astype(np.float32))
   shapes = jax.eval_shape(model.init, jax.random.key(0), images)['params']
-  params = jax.tree.map(lambda x: rng.normal(0, .5, x.shape).astype(np.float32), shapes)
+  params = jax.tree.map(lambda x: rng.normal(0, 0.5, x.shape).astype(np.float32), shapes)
   return model, params, images
 
 
@@ -61,9 +60,10 @@ def test_similarity_of_sines_and_cosines():
   """cos(a)cos(b) + sin(a)sin(b) = cos(a - b): it depends on the offset alone."""
   h, w, d = 3, 5, 16
   got = figures.position_similarity(sincos2d((h, w), d).reshape(h, w, d))
-  frequencies = 10_000.**-np.linspace(0, 1, d // 4)
-  of_offset = lambda n: np.cos(np.multiply.outer(
-      np.arange(n)[:, None] - np.arange(n), frequencies)).mean(-1)
+  frequencies = 10_000.0 ** -np.linspace(0, 1, d // 4)
+  of_offset = lambda n: np.cos(
+    np.multiply.outer(np.arange(n)[:, None] - np.arange(n), frequencies)
+  ).mean(-1)
   expected = (of_offset(h)[:, None, :, None] + of_offset(w)[None, :, None, :]) / 2
   np.testing.assert_allclose(got, expected, atol=1e-6)
 
@@ -79,20 +79,26 @@ def test_position_embeddings_of_each_kind(head):
   prefix = int(head == 'token')
   model, params, _ = make(head=head)
   learned = params['Transformer']['posembed_input']['pos_embedding']
-  np.testing.assert_array_equal(figures.position_embedding(model, params),
-                                learned[0, prefix:].reshape(2, 3, 16))
+  np.testing.assert_array_equal(
+    figures.position_embedding(model, params), learned[0, prefix:].reshape(2, 3, 16)
+  )
   model, params, _ = make(head=head, pos_embedding='learned2d', pos_embedding_at='every')
   own = params['Transformer']['encoderblock_0']['posembed_input']
   got = figures.position_embedding(model, params)
   np.testing.assert_array_equal(got[1, 2], np.concatenate([own['rows'][1], own['columns'][2]]))
   model, params, _ = make(head=head, pos_embedding='sincos2d')
-  np.testing.assert_array_equal(figures.position_embedding(model, params),
-                                sincos2d((2, 3), 16).reshape(2, 3, 16))
+  np.testing.assert_array_equal(
+    figures.position_embedding(model, params), sincos2d((2, 3), 16).reshape(2, 3, 16)
+  )
 
 
-@pytest.mark.parametrize('kind, words', [
+@pytest.mark.parametrize(
+  'kind, words',
+  [
     ('none', "the model has no position embedding (pos_embedding='none')"),
-    ('relative', 'the model has embeddings of relative positions, not of each position')])
+    ('relative', 'the model has embeddings of relative positions, not of each position'),
+  ],
+)
 def test_no_position_embedding(kind, words):
   with pytest.raises(InputError) as e:
     figures.position_embedding(*make(pos_embedding=kind)[:2])
@@ -110,16 +116,27 @@ def test_a_resnet_has_neither():
 # Attention
 
 
-@pytest.mark.parametrize('overrides', [
-    dict(), dict(head='map', registers=2), dict(pos_embedding='relative', head='gap'),
-    dict(scan=True, remat='full', qkv_bias=False)], ids=str)
+@pytest.mark.parametrize(
+  'overrides',
+  [
+    dict(),
+    dict(head='map', registers=2),
+    dict(pos_embedding='relative', head='gap'),
+    dict(scan=True, remat='full', qkv_bias=False),
+  ],
+  ids=str,
+)
 def test_weights_are_those_of_the_model(overrides):
   """They equal the softmax of the queries and keys that the model itself computed."""
   model, params, images = make(**overrides)
   found, pooling = apply_to_attention(lambda x: x, model, params, images)
   plain = model.clone(scan=False, remat='none')
-  _, state = plain.apply({'params': params}, images, capture_intermediates=lambda module, _:
-                         module.name in ('query', 'key'), mutable='intermediates')
+  _, state = plain.apply(
+    {'params': params},
+    images,
+    capture_intermediates=lambda module, _: module.name in ('query', 'key'),
+    mutable='intermediates',
+  )
   blocks = [state['intermediates']['Transformer'][f'encoderblock_{i}'] for i in range(2)]
   tables = [params['Transformer'][f'encoderblock_{i}'].get('relative_position') for i in range(2)]
   if model.head == 'map':
@@ -129,13 +146,15 @@ def test_weights_are_those_of_the_model(overrides):
     assert pooling is None
   assert len(found) == len(blocks)
   for weights, block, table in zip(found, blocks, tables):
-    q, k = (np.float64(block['MultiHeadDotProductAttention_0'][name]['__call__'][0])
-            for name in ('query', 'key'))
+    q, k = (
+      np.float64(block['MultiHeadDotProductAttention_0'][name]['__call__'][0])
+      for name in ('query', 'key')
+    )
     logits = np.einsum('bhlk,bhmk->bhlm', q, k)
     if table:
       offsets = np.arange(q.shape[2]) - np.arange(q.shape[2])[:, None] + q.shape[2] - 1
       logits += np.einsum('bhlk,lmhk->bhlm', q, table['embedding'][offsets])
-    expected = np.exp(logits / q.shape[3]**.5)
+    expected = np.exp(logits / q.shape[3] ** 0.5)
     np.testing.assert_allclose(weights, expected / expected.sum(-1, keepdims=True), atol=2e-6)
 
 
@@ -167,16 +186,22 @@ def test_axial_attention_stays_in_its_line():
   for i, weights in enumerate(found):
     assert weights.shape == (2, 2, 6, 6)
     line = (row, column)[i % 2]
-    np.testing.assert_array_equal(np.asarray(weights > 0),
-                                  np.broadcast_to(line[:, None] == line, weights.shape))
+    np.testing.assert_array_equal(
+      np.asarray(weights > 0), np.broadcast_to(line[:, None] == line, weights.shape)
+    )
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
   # Patches of one row see the same mean only if their queries are the same: not here.
-  _, state = model.apply({'params': params}, images, mutable='intermediates',
-                         capture_intermediates=lambda module, _: module.name in ('query', 'key'))
+  _, state = model.apply(
+    {'params': params},
+    images,
+    mutable='intermediates',
+    capture_intermediates=lambda module, _: module.name in ('query', 'key'),
+  )
   of = state['intermediates']['Transformer']['encoderblock_1']['column'][
-      'MultiHeadDotProductAttention_0']
+    'MultiHeadDotProductAttention_0'
+  ]
   q, k = (of[name]['__call__'][0] for name in ('query', 'key'))  # (B * w, H, h, K)
-  expected = jax.nn.softmax(jnp.einsum('bhlk,bhmk->bhlm', q, k) / q.shape[-1]**.5)
+  expected = jax.nn.softmax(jnp.einsum('bhlk,bhmk->bhlm', q, k) / q.shape[-1] ** 0.5)
   got = found[3].reshape(2, 2, 2, 3, 2, 3)  # (B, H, row, column, row, column)
   for j in range(3):
     np.testing.assert_allclose(got[1, :, :, j, :, j], expected[3 + j], atol=1e-6)
@@ -189,8 +214,9 @@ def test_distance_of_uniform_attention():
       expected = 4 * (n**2 - 1) / (3 * n)
       assert figures.uniform_distance(grid, patch) == pytest.approx(expected, rel=1e-6)
       weights = np.full((2, 3, n, n), 1 / n, np.float32)
-      np.testing.assert_allclose(figures.attention_distance(weights, grid, patch), expected,
-                                 rtol=1e-5)
+      np.testing.assert_allclose(
+        figures.attention_distance(weights, grid, patch), expected, rtol=1e-5
+      )
   square = (0 + 3 + 4 + 5) / 4  # of two by two patches, 3 x 4 pixels each
   assert figures.uniform_distance((2, 2), (3, 4)) == pytest.approx(square)
 
@@ -198,11 +224,12 @@ def test_distance_of_uniform_attention():
 def test_distance_is_of_patches_alone():
   """To the class token and a register goes nine tenths; one patch looks at its neighbour."""
   weights = np.zeros((8, 8), np.float32)
-  weights[:, 0], weights[:, 7] = .5, .4
-  weights[np.arange(1, 7), np.arange(1, 7)] = .1  # each at itself ...
-  weights[1, 1], weights[1, 6] = 0, .1  # ... but the first at the last, a row and 2 columns away
+  weights[:, 0], weights[:, 7] = 0.5, 0.4
+  weights[np.arange(1, 7), np.arange(1, 7)] = 0.1  # each at itself ...
+  weights[1, 1], weights[1, 6] = 0, 0.1  # ... but the first at the last, a row and 2 columns away
   assert figures.attention_distance(weights, (2, 3), (16, 8), 1) == pytest.approx(
-      (16**2 + (2 * 8)**2)**.5 / 6)
+    (16**2 + (2 * 8) ** 2) ** 0.5 / 6
+  )
 
 
 def test_rollout_of_the_identity_is_the_identity():
@@ -212,9 +239,9 @@ def test_rollout_of_the_identity_is_the_identity():
 
 def test_rollout_multiplies_from_the_left():
   """Two layers by hand: ((A2 + I) / 2) ((A1 + I) / 2)."""
-  first, second = np.array([[0, 1], [0, 1.]]), np.array([[1, 0], [1, 0.]])
+  first, second = np.array([[0, 1], [0, 1.0]]), np.array([[1, 0], [1, 0.0]])
   got = figures.rollout(jnp.asarray([[first], [second]]))
-  np.testing.assert_allclose(got[0], [[.5, .5], [.25, .75]])
+  np.testing.assert_allclose(got[0], [[0.5, 0.5], [0.25, 0.75]])
 
 
 def test_rollout_of_uniform_attention():
@@ -222,12 +249,14 @@ def test_rollout_of_uniform_attention():
   length, layers = 5, 3
   got = figures.rollout(jnp.full((layers, 1, length, length), 1 / length))
   np.testing.assert_allclose(
-      got[0], np.eye(length) / 2**layers + (1 - 2**-layers) / length, rtol=1e-6)
+    got[0], np.eye(length) / 2**layers + (1 - 2**-layers) / length, rtol=1e-6
+  )
 
 
 @pytest.mark.parametrize('heads', ['mean', 'max'])
-@pytest.mark.parametrize('overrides', [
-    dict(), dict(head='gap', registers=1), dict(head='map')], ids=str)
+@pytest.mark.parametrize(
+  'overrides', [dict(), dict(head='gap', registers=1), dict(head='map')], ids=str
+)
 def test_what_the_output_sees(overrides, heads):
   """look joins its parts: by NumPy from the weights of every head."""
   model, params, images = make(**overrides)
@@ -247,8 +276,9 @@ def test_what_the_output_sees(overrides, heads):
     expected = through[:, patches, patches].mean(1)
     maps = [w[:, :, patches, patches].mean(2) for w in found]
   if model.head == 'map':
-    expected = np.einsum('bn,bnm->bm', getattr(np.asarray(pooling), heads)(1)[:, 0],
-                         through[:, patches, patches])
+    expected = np.einsum(
+      'bn,bnm->bm', getattr(np.asarray(pooling), heads)(1)[:, 0], through[:, patches, patches]
+    )
     maps.append(pooling[:, :, 0])
   np.testing.assert_allclose(views.rollout, expected.reshape(2, 2, 3), rtol=1e-4)
   np.testing.assert_allclose(views.maps, np.stack(maps).reshape(-1, 2, 2, 2, 3), rtol=1e-4)
@@ -265,13 +295,19 @@ def test_unknown_heads():
 
 
 def test_curves_as_recorded(tmp_path):
-  lines = [{'step': 10, 'train/loss': 2.}, {'step': 15, 'eval/accuracy': .25},
-           {'step': 20, 'train/loss': 1.5, 'train/lr': .1}]
+  lines = [
+    {'step': 10, 'train/loss': 2.0},
+    {'step': 15, 'eval/accuracy': 0.25},
+    {'step': 20, 'train/loss': 1.5, 'train/lr': 0.1},
+  ]
   text = ''.join(json.dumps(line) + '\n' for line in lines)
   (tmp_path / 'metrics.jsonl').write_text(text + '{"step": 30, "train/lo')
   curves = figures.read_curves(tmp_path)
   assert {name: [list(x) for x in curve] for name, curve in curves.items()} == {
-      'train/loss': [[10, 20], [2., 1.5]], 'eval/accuracy': [[15], [.25]], 'train/lr': [[20], [.1]]}
+    'train/loss': [[10, 20], [2.0, 1.5]],
+    'eval/accuracy': [[15], [0.25]],
+    'train/lr': [[20], [0.1]],
+  }
   (tmp_path / 'metrics.jsonl').write_text(text + '[1]\n')
   with pytest.raises(InputError, match=r'metrics.jsonl, line 4, is not a line of metrics'):
     figures.read_curves(tmp_path / 'metrics.jsonl')
@@ -293,49 +329,61 @@ def test_pictures_show_the_numbers():
   assert canvas.shape == (2 * 2 + 1, 3 * 3 + 2)
   np.testing.assert_array_equal(canvas[3:, 4:7], similarity[1, 1])
   many = draw.draw_position_similarity(np.ones((37, 20, 37, 20)))
-  assert [int(t.get_text()) for t in many.axes[0].get_yticklabels()] == [
-      1, 10, 19, 28, 37]
+  assert [int(t.get_text()) for t in many.axes[0].get_yticklabels()] == [1, 10, 19, 28, 37]
   assert [int(t.get_text()) for t in many.axes[0].get_xticklabels()] == [
-      1, 3, 6, 8, 11, 13, 15, 18, 20]
+    1,
+    3,
+    6,
+    8,
+    11,
+    13,
+    15,
+    18,
+    20,
+  ]
   base = draw.draw_position_similarity(np.ones((14, 14, 14, 14)))
   assert len(base.axes[0].get_yticklabels()) == 14
 
   distance = rng.uniform(1, 9, (3, 4))
-  lines = draw.draw_attention_distance(distance, 5., (8, 12), 1).axes[0].lines
+  lines = draw.draw_attention_distance(distance, 5.0, (8, 12), 1).axes[0].lines
   np.testing.assert_array_equal(lines[0].get_ydata(), [5, 5])
-  np.testing.assert_array_equal(lines[1].get_xydata(),
-                                np.stack([np.repeat(range(3), 4), distance.ravel()], 1))
+  np.testing.assert_array_equal(
+    lines[1].get_xydata(), np.stack([np.repeat(range(3), 4), distance.ravel()], 1)
+  )
   filters = figures.principal_filters(rng.normal(size=(2, 2, 3, 9)), 9)
   shown = draw.draw_filters(filters).axes[3].images[0].get_array()
-  assert np.abs(shown - .5).max() == pytest.approx(.5)
-  np.testing.assert_allclose(shown - .5, filters.components[3] * (
-      .5 / np.abs(filters.components[3]).max()))
+  assert np.abs(shown - 0.5).max() == pytest.approx(0.5)
+  np.testing.assert_allclose(
+    shown - 0.5, filters.components[3] * (0.5 / np.abs(filters.components[3]).max())
+  )
 
 
 def test_overlay_is_yellow_where_the_map_is_largest():
   image = np.full((4, 8, 3), 200, np.uint8)
-  got = draw.overlay(image, jnp.array([[.2, .4]]))
+  got = draw.overlay(image, jnp.array([[0.2, 0.4]]))
   blue, yellow = np.array([68, 1, 84]), np.array([253, 231, 37])  # the ends of viridis
-  np.testing.assert_allclose(got[:, 0], np.tile(.6 * blue + .4 * 200, (4, 1)), atol=1)
-  np.testing.assert_allclose(got[:, -1], np.tile(.6 * yellow + .4 * 200, (4, 1)), atol=1)
-  np.testing.assert_allclose(draw.overlay(image, np.ones((2, 2)))[0, 0], .6 * yellow + 80, atol=1)
+  np.testing.assert_allclose(got[:, 0], np.tile(0.6 * blue + 0.4 * 200, (4, 1)), atol=1)
+  np.testing.assert_allclose(got[:, -1], np.tile(0.6 * yellow + 0.4 * 200, (4, 1)), atol=1)
+  np.testing.assert_allclose(draw.overlay(image, np.ones((2, 2)))[0, 0], 0.6 * yellow + 80, atol=1)
 
 
 def test_one_patch_does_not_hide_all_others():
   weights = np.linspace(1, 2, 100).reshape(10, 10)
-  weights[5, 5] = 1000.
+  weights[5, 5] = 1000.0
   got = draw.overlay(np.zeros((10, 10, 3), np.uint8), weights)
-  np.testing.assert_allclose(got[0, 0], .6 * np.array([68, 1, 84]), atol=1)
-  np.testing.assert_allclose(got[5, 5], .6 * np.array([253, 231, 37]), atol=1)
+  np.testing.assert_allclose(got[0, 0], 0.6 * np.array([68, 1, 84]), atol=1)
+  np.testing.assert_allclose(got[5, 5], 0.6 * np.array([253, 231, 37]), atol=1)
   assert got[4, 5, 1] > 50 > 2 * got[0, 0, 1]  # halfway: green
 
 
 def test_curves_of_several_runs():
-  a = {'train/loss': (np.arange(3), np.arange(3.)), 'train/goodput': (np.arange(3), np.ones(3))}
+  a = {'train/loss': (np.arange(3), np.arange(3.0)), 'train/goodput': (np.arange(3), np.ones(3))}
   b = {'train/loss': (np.arange(2), np.ones(2)), 'eval/accuracy': (np.arange(2), np.zeros(2))}
   figure = draw.draw_curves({'a': a, 'b': b})
-  assert [axes.get_title() for axes in figure.axes] == ['loss, training batch',
-                                                        'accuracy, evaluation']
+  assert [axes.get_title() for axes in figure.axes] == [
+    'loss, training batch',
+    'accuracy, evaluation',
+  ]
   assert [len(axes.lines) for axes in figure.axes] == [2, 1]
   assert [t.get_text() for t in figure.legends[0].get_texts()] == ['a', 'b']
   with pytest.raises(InputError, match="no run has the metric 'loss'; there are eval/accuracy, tr"):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from vit_jax import create_model
-from vit_jax.models import masked_patches as mpp
 from vit_jax.figures import fill_in
+from vit_jax.models import masked_patches as mpp
 
 KEY = jax.random.key(3)
 
@@ -31,22 +31,32 @@ def test_who_predicts_the_targets_draws_the_image(target, error):
   targets = np.asarray(mpp.make_targets(jnp.asarray(x), 8, target))
   predictions = targets if target == 'patch' else np.eye(512)[targets]
   drawn = fill_in.from_patches(fill_in.to_pixels(predictions, 8), (32, 32))
-  assert np.abs(drawn.astype(int) - x).max() == pytest.approx(error, abs=.5)
+  assert np.abs(drawn.astype(int) - x).max() == pytest.approx(error, abs=0.5)
 
 
 def test_only_corrupted_patches_are_filled_in():
-  model = mpp.make_model(create_model('ViT-Ti/4', num_classes=0, image_size=16, hidden_dim=16,
-                                      mlp_dim=32, num_heads=2, num_layers=1), 'mean_color', .5)
+  model = mpp.make_model(
+    create_model(
+      'ViT-Ti/4', num_classes=0, image_size=16, hidden_dim=16, mlp_dim=32, num_heads=2, num_layers=1
+    ),
+    'mean_color',
+    0.5,
+  )
   params = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))['params']
-  params['patch_head']['bias'] = jnp.zeros(512).at[0o725].set(1.)  # this colour, whatever it sees
+  params['patch_head']['bias'] = jnp.zeros(512).at[0o725].set(1.0)  # this colour, whatever it sees
   x = images()
   seen, filled = map(lambda x: fill_in.to_patches(x, 4), fill_in.fill_in(model, params, x, KEY))
-  corrupted, source = map(np.asarray, mpp.corruption(
-      jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(6)), 16, .5))
+  corrupted, source = map(
+    np.asarray, mpp.corruption(jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(6)), 16, 0.5)
+  )
   patches = fill_in.to_patches(x, 4)
   for b in range(6):
     for n in range(16):
       place = source[b, n]
       np.testing.assert_array_equal(seen[b, n], patches[b, place] if place >= 0 else 128)
-      np.testing.assert_array_equal(filled[b, n], np.broadcast_to(
-          (7 * 32 + 16, 2 * 32 + 16, 5 * 32 + 16), (4, 4, 3)) if corrupted[b, n] else patches[b, n])
+      np.testing.assert_array_equal(
+        filled[b, n],
+        np.broadcast_to((7 * 32 + 16, 2 * 32 + 16, 5 * 32 + 16), (4, 4, 3))
+        if corrupted[b, n]
+        else patches[b, n],
+      )

@@ -11,18 +11,23 @@ import cv2
 import pytest
 from sklearn import datasets
 
-from vit_jax.parallel import partitioner
-from vit_jax.training import loop as train_lib
+from tests.helpers.paths import ROOT
 from vit_jax.errors import Interrupted
+from vit_jax.parallel import partitioner
 from vit_jax.pretrained.fingerprint import fingerprint
 from vit_jax.pretrained.formats import read_arrays
-from tests.helpers.paths import ROOT
+from vit_jax.training import loop as train_lib
 
-FIGURES = ('train/images_per_second', 'train/images_per_second_per_device',
-           'train/seconds_waiting_for_data', 'train/productive_seconds', 'train/goodput')
+FIGURES = (
+  'train/images_per_second',
+  'train/images_per_second_per_device',
+  'train/seconds_waiting_for_data',
+  'train/productive_seconds',
+  'train/goodput',
+)
 STEPS, ROWS, IMAGES = 30, 16, 160
 # Notes which record each training example is, and runs the command line.
-PROGRAM = '''
+PROGRAM = """
 import os, runpy
 from vit_jax.data import pipeline
 plan, file = pipeline._TrainPlan.record, open(os.environ['READS'], 'a')
@@ -31,7 +36,7 @@ def record(self, example):
   return plan(self, example)
 pipeline._TrainPlan.record = record
 runpy.run_module('vit_jax.main', run_name='__main__', alter_sys=True)
-'''
+"""
 
 
 @pytest.fixture(scope='module')
@@ -60,25 +65,51 @@ def start(images, tmp_path_factory):
     port, logs = free_port(), tmp_path_factory.mktemp('logs')
     job = []
     for i, count in enumerate(devices):
-      env = {**os.environ, 'READS': str(logs / f'reads{i}'), 'XLA_FLAGS':
-             # Compiles fast; what is compiled need not be.
-             f'--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={count}'}
+      env = {
+        **os.environ,
+        'READS': str(logs / f'reads{i}'),
+        'XLA_FLAGS':
+        # Compiles fast; what is compiled need not be.
+        f'--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={count}',
+      }
       where = []
       if slurm:
-        env |= dict(SLURM_JOB_ID='1', SLURM_STEP_NODELIST='localhost', SLURM_NTASKS='2',
-                    SLURM_PROCID=str(i), SLURM_LOCALID=str(i), JAX_COORDINATOR_PORT=str(port))
+        env |= dict(
+          SLURM_JOB_ID='1',
+          SLURM_STEP_NODELIST='localhost',
+          SLURM_NTASKS='2',
+          SLURM_PROCID=str(i),
+          SLURM_LOCALID=str(i),
+          JAX_COORDINATOR_PORT=str(port),
+        )
       elif len(devices) > 1:
-        where = [f'--coordinator_address=localhost:{port}', f'--num_processes={len(devices)}',
-                 f'--process_id={i}']
+        where = [
+          f'--coordinator_address=localhost:{port}',
+          f'--num_processes={len(devices)}',
+          f'--process_id={i}',
+        ]
       with open(logs / f'stderr{i}', 'w') as stderr:
         process = subprocess.Popen(
-            [*within, sys.executable, '-c', PROGRAM, *small(workdir, images), *where, *flags,
-             *[flag.format(workdir=workdir) for flag in own[i]]],
-            cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=stderr)
+          [
+            *within,
+            sys.executable,
+            '-c',
+            PROGRAM,
+            *small(workdir, images),
+            *where,
+            *flags,
+            *[flag.format(workdir=workdir) for flag in own[i]],
+          ],
+          cwd=ROOT,
+          env=env,
+          stdout=subprocess.DEVNULL,
+          stderr=stderr,
+        )
       process.log, process.reads = logs / f'stderr{i}', logs / f'reads{i}'
       job.append(process)
       started.append(process)
     return job
+
   yield start
   for process in started:
     process.kill()
@@ -103,11 +134,23 @@ def free_port():
 
 
 def small(workdir, images):
-  return ('--config=configs/quickstart.py', f'--workdir={workdir}', f'--config.dataset={images}',
-          '--config.num_layers=1', '--config.hidden_dim=32', '--config.mlp_dim=64',
-          '--config.num_heads=2', f'--config.batch_size={ROWS}', f'--config.total_steps={STEPS}',
-          '--config.warmup_steps=5', '--config.log_every=5', '--config.eval_every=20',
-          '--config.save_every=10', '--config.max_bad_records=9', '--config.num_threads=1')
+  return (
+    '--config=configs/quickstart.py',
+    f'--workdir={workdir}',
+    f'--config.dataset={images}',
+    '--config.num_layers=1',
+    '--config.hidden_dim=32',
+    '--config.mlp_dim=64',
+    '--config.num_heads=2',
+    f'--config.batch_size={ROWS}',
+    f'--config.total_steps={STEPS}',
+    '--config.warmup_steps=5',
+    '--config.log_every=5',
+    '--config.eval_every=20',
+    '--config.save_every=10',
+    '--config.max_bad_records=9',
+    '--config.num_threads=1',
+  )
 
 
 def end(job, codes, seconds=120):
@@ -123,20 +166,22 @@ def lines(workdir):
   """The complete lines of a record that may be in the middle of being written."""
   path = workdir / 'metrics.jsonl'
   text = path.read_text() if path.exists() else ''
-  return [{k: v for k, v in json.loads(line).items() if k not in FIGURES}
-          for line in text.split('\n')[:-1]]
+  return [
+    {k: v for k, v in json.loads(line).items() if k not in FIGURES}
+    for line in text.split('\n')[:-1]
+  ]
 
 
 def wait_for_step(job, workdir, step):
   while not any(line['step'] >= step for line in lines(workdir)):
     assert all(p.poll() is None for p in job), [p.log.read_text() for p in job]
-    time.sleep(.1)
+    time.sleep(0.1)
 
 
 def wait_for_first_step(job):
   while 'the first step took' not in job[0].log.read_text():
     assert all(p.poll() is None for p in job), [p.log.read_text() for p in job]
-    time.sleep(.05)
+    time.sleep(0.05)
 
 
 def saved(workdir):

@@ -42,8 +42,16 @@ def write_tfrecord(path, records):
       f.write(record + struct.pack('<I', masked_crc32c(record)))
 
 
-def write_shapes(data_dir, image_key='image', label_key='label', label_feature=None,
-                 supervised_keys=None, num_shards=NUM_SHARDS, first_label=0, label=lambda i: i % 3):
+def write_shapes(
+  data_dir,
+  image_key='image',
+  label_key='label',
+  label_feature=None,
+  supervised_keys=None,
+  num_shards=NUM_SHARDS,
+  first_label=0,
+  label=lambda i: i % 3,
+):
   """Prepares a TFDS data set 'shapes' as ArrayRecord without TensorFlow."""
   import tensorflow_datasets as tfds
 
@@ -53,29 +61,36 @@ def write_shapes(data_dir, image_key='image', label_key='label', label_feature=N
 
     def _info(self):
       return tfds.core.DatasetInfo(
-          builder=self, supervised_keys=supervised_keys or (image_key, label_key),
-          features=tfds.features.FeaturesDict({
-              image_key: tfds.features.Image(shape=(None, None, 3)),
-              label_key: label_feature or tfds.features.ClassLabel(names=['disc', 'ring', 'star']),
-              'note': tfds.features.Text()}))
+        builder=self,
+        supervised_keys=supervised_keys or (image_key, label_key),
+        features=tfds.features.FeaturesDict(
+          {
+            image_key: tfds.features.Image(shape=(None, None, 3)),
+            label_key: label_feature or tfds.features.ClassLabel(names=['disc', 'ring', 'star']),
+            'note': tfds.features.Text(),
+          }
+        ),
+      )
 
     def _split_generators(self, dl_manager):
-      return {'train': self._generate_examples(0, NUM_TRAIN),
-              'test': self._generate_examples(1000, NUM_TEST)}
+      return {
+        'train': self._generate_examples(0, NUM_TRAIN),
+        'test': self._generate_examples(1000, NUM_TEST),
+      }
 
     def _generate_examples(self, first, count):
       for i in range(first, first + count):
         yield i, {image_key: png(i), label_key: first_label if i == 0 else label(i), 'note': f'{i}'}
 
   builder = Shapes(data_dir=str(data_dir), file_format='array_record')
-  builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(num_shards=num_shards))
+  builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=num_shards))
   return pathlib.Path(builder.data_dir)
 
 
 def to_tfrecord(directory, target):
   """Writes a copy of an ArrayRecord data set as TFRecord."""
   from array_record.python import array_record_module
+
   shutil.copytree(directory, target, ignore=shutil.ignore_patterns('*array_record*'))
   for path in directory.glob('*array_record*'):
     reader = array_record_module.ArrayRecordReader(str(path))
@@ -92,5 +107,11 @@ def read_all(opened):
 
 def run_python(code, *args):
   environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
-  return subprocess.run([sys.executable, '-c', code, *map(str, args)], env=environment,
-                        capture_output=True, text=True, timeout=120, check=False)
+  return subprocess.run(
+    [sys.executable, '-c', code, *map(str, args)],
+    env=environment,
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=False,
+  )

@@ -12,31 +12,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers.paths import FILES
 from vit_jax import create_model, load_params
-from vit_jax.inference import export
 from vit_jax.errors import InputError
+from vit_jax.inference import export
 from vit_jax.inference.export import export_onnx, export_stablehlo, load_exported
 from vit_jax.pretrained.load import abstract_params
 from vit_jax.tools import export as tool
-from tests.helpers.paths import FILES
 
 CHECKPOINT = FILES / 'vit_token.npz'
 SIZES = dict(hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=2)
 KINDS = {
-    'token': ('ViT-Ti/8', dict(SIZES, representation_size=16, dropout=.5)),
-    'gap': ('ViT-Ti/8', dict(SIZES, head='gap', activation='gelu', pos_embedding='learned2d')),
-    'map': ('ViT-Ti/8', dict(SIZES, head='map', activation='quick_gelu', pos_embedding='sincos2d')),
-    'registers': ('ViT-Ti/8', dict(SIZES, registers=3, layer_scale=1., pre_norm=True)),
-    'relative': ('ViT-Ti/8', dict(SIZES, pos_embedding='relative', pos_embedding_at='shared')),
-    'axial': ('ViT-Ti/8', dict(SIZES, attention='axial', head='gap')),
-    'hybrid': ('R+ViT-Ti/16', SIZES),
-    'BiT': ('BiT-R50x1', {})}
+  'token': ('ViT-Ti/8', dict(SIZES, representation_size=16, dropout=0.5)),
+  'gap': ('ViT-Ti/8', dict(SIZES, head='gap', activation='gelu', pos_embedding='learned2d')),
+  'map': ('ViT-Ti/8', dict(SIZES, head='map', activation='quick_gelu', pos_embedding='sincos2d')),
+  'registers': ('ViT-Ti/8', dict(SIZES, registers=3, layer_scale=1.0, pre_norm=True)),
+  'relative': ('ViT-Ti/8', dict(SIZES, pos_embedding='relative', pos_embedding_at='shared')),
+  'axial': ('ViT-Ti/8', dict(SIZES, attention='axial', head='gap')),
+  'hybrid': ('R+ViT-Ti/16', SIZES),
+  'BiT': ('BiT-R50x1', {}),
+}
 
 
 def random_params(model, seed=0):
   rng = np.random.default_rng(seed)
-  return jax.tree.map(lambda a: rng.standard_normal(a.shape, np.float32) / 5 + (a.ndim == 1),
-                      abstract_params(model))
+  return jax.tree.map(
+    lambda a: rng.standard_normal(a.shape, np.float32) / 5 + (a.ndim == 1), abstract_params(model)
+  )
 
 
 def random_images(model, n, seed=0):
@@ -51,11 +53,14 @@ def tiny(kind='token', image_size=(32, 64), **overrides):
 
 def expected(model, params, images, loss='softmax', closed=True):
   """Probabilities by the model, its weights constants of the program or arguments of it."""
+
   def f(params, images):
     logits = model.apply({'params': params}, (images.astype(jnp.float32) - 127.5) / 127.5)
     return {'softmax': jax.nn.softmax, 'sigmoid': jax.nn.sigmoid}[loss](logits)
-  return np.asarray(jax.jit(lambda x: f(params, x))(images) if closed else
-                    jax.jit(f)(params, images))
+
+  return np.asarray(
+    jax.jit(lambda x: f(params, x))(images) if closed else jax.jit(f)(params, images)
+  )
 
 
 @pytest.mark.parametrize('loss, weights', [('softmax', 'inside'), ('sigmoid', 'beside')])
@@ -68,10 +73,11 @@ def test_equals_the_model_for_any_batch(loss, weights, tmp_path):
     result = np.asarray(call(images))
     assert result.dtype == np.float32 and result.shape == (n, 7)
     np.testing.assert_array_equal(
-        result, expected(model, params, images, loss, closed=weights == 'inside'))
+      result, expected(model, params, images, loss, closed=weights == 'inside')
+    )
     if loss == 'softmax':
       np.testing.assert_allclose(result.sum(axis=1), 1, rtol=1e-6)
-  assert np.ptp(result, axis=0).max() > .01  # the images matter
+  assert np.ptp(result, axis=0).max() > 0.01  # the images matter
 
 
 @pytest.mark.parametrize('weights', ['inside', 'beside'])
@@ -80,7 +86,7 @@ def test_jax_alone_runs_it(weights, tmp_path):
   export_stablehlo(model, params, tmp_path / 'vit', weights=weights)
   images = random_images(model, 5)
   np.save(tmp_path / 'images.npy', images)
-  code = f'''
+  code = f"""
 import sys
 import jax
 from jax import export
@@ -89,10 +95,11 @@ program = export.deserialize(open('vit', 'rb').read())
 weights = [dict(np.load('vit.npz'))] if {weights == 'beside'} else []
 np.save('result.npy', jax.jit(program.call)(*weights, np.load('images.npy')))
 assert not any(name.split('.')[0] in ('vit_jax', 'flax') for name in sys.modules)
-'''
+"""
   subprocess.run([sys.executable, '-c', code], cwd=tmp_path, check=True, timeout=120)
-  np.testing.assert_array_equal(np.load(tmp_path / 'result.npy'),
-                                expected(model, params, images, closed=weights == 'inside'))
+  np.testing.assert_array_equal(
+    np.load(tmp_path / 'result.npy'), expected(model, params, images, closed=weights == 'inside')
+  )
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -100,8 +107,9 @@ def test_every_kind_of_model(kind, tmp_path):
   model, params = tiny(kind)
   export_stablehlo(model, params, tmp_path / 'vit', weights='beside')
   images = random_images(model, 2)
-  np.testing.assert_array_equal(load_exported(tmp_path / 'vit')(images),
-                                expected(model, params, images, closed=False))
+  np.testing.assert_array_equal(
+    load_exported(tmp_path / 'vit')(images), expected(model, params, images, closed=False)
+  )
 
 
 def test_one_program_for_all_platforms(tmp_path):
@@ -111,14 +119,18 @@ def test_one_program_for_all_platforms(tmp_path):
   assert program.platforms == ('cpu', 'cuda', 'tpu')
   assert str(program.in_avals[-1]) == 'uint8[b,32,64,3]'
   assert [str(a) for a in program.out_avals] == ['float32[b,7]']
-  names = {tuple(k.key for k in path)[0] for path, _ in jax.tree.leaves_with_path(
-      jax.tree.unflatten(program.in_tree, program.in_avals)[0][0])}
+  names = {
+    tuple(k.key for k in path)[0]
+    for path, _ in jax.tree.leaves_with_path(
+      jax.tree.unflatten(program.in_tree, program.in_avals)[0][0]
+    )
+  }
   assert 'Transformer/encoderblock_1/MlpBlock_0/Dense_0/kernel' in names
   text = program.mlir_module()
   assert 'threefry' not in text and 'rng' not in text  # dropout=.5 in training
   np.testing.assert_equal(load_params(tmp_path / 'vit.npz', model), params)
   export_stablehlo(model, params, tmp_path / 'tpu', platforms=['tpu'])
-  with pytest.raises(ValueError, match="platforms.*tpu.*but it is used on.*cpu"):
+  with pytest.raises(ValueError, match='platforms.*tpu.*but it is used on.*cpu'):
     load_exported(tmp_path / 'tpu')(random_images(model, 1))
 
 
@@ -130,20 +142,32 @@ def run_tool(tmp_path, *args):
 
 def test_command_line(tmp_path, capsys):
   (tmp_path / 'names').write_text('\n'.join(f'digit {i}' for i in range(10)))
-  code, out = run_tool(tmp_path, f'--labels={tmp_path}/names', '--loss=sigmoid',
-                       '--platforms=cpu,cuda')
+  code, out = run_tool(
+    tmp_path, f'--labels={tmp_path}/names', '--loss=sigmoid', '--platforms=cpu,cuda'
+  )
   assert code == 0 and f'{out} is written' in capsys.readouterr().out
   model = create_model('ViT-Ti/8', num_classes=10, image_size=32, **SIZES)
   images = random_images(model, 2)
-  np.testing.assert_array_equal(load_exported(out)(images), expected(
-      model, load_params(CHECKPOINT, model), images, 'sigmoid'))
+  np.testing.assert_array_equal(
+    load_exported(out)(images), expected(model, load_params(CHECKPOINT, model), images, 'sigmoid')
+  )
   assert json.loads((tmp_path / 'vit.stablehlo.json').read_text()) == {
-      'model': 'ViT-Ti/8', 'image_size': [32, 32], 'dtype': 'float32', 'loss': 'sigmoid',
-      'input': {'name': 'images', 'shape': ['b', 32, 32, 3], 'dtype': 'uint8',
-                'values': 'RGB, 0 to 255'},
-      'output': {'name': 'probabilities', 'shape': ['b', 10], 'dtype': 'float32'},
-      'weights': None, 'jax_version': jax.__version__, 'platforms': ['cpu', 'cuda'],
-      'class_names': [f'digit {i}' for i in range(10)]}
+    'model': 'ViT-Ti/8',
+    'image_size': [32, 32],
+    'dtype': 'float32',
+    'loss': 'sigmoid',
+    'input': {
+      'name': 'images',
+      'shape': ['b', 32, 32, 3],
+      'dtype': 'uint8',
+      'values': 'RGB, 0 to 255',
+    },
+    'output': {'name': 'probabilities', 'shape': ['b', 10], 'dtype': 'float32'},
+    'weights': None,
+    'jax_version': jax.__version__,
+    'platforms': ['cpu', 'cuda'],
+    'class_names': [f'digit {i}' for i in range(10)],
+  }
   assert {p.name for p in tmp_path.iterdir()} == {'names', 'vit.stablehlo', 'vit.stablehlo.json'}
 
 
@@ -161,14 +185,18 @@ def test_command_line_other_size_and_dtype(tmp_path, capsys):
   assert about['dtype'] == 'bfloat16' and about['weights'] == 'vit.stablehlo.npz'
 
 
-@pytest.mark.parametrize('args, words', [
+@pytest.mark.parametrize(
+  'args, words',
+  [
     (['--checkpoint=none.npz'], 'none.npz: no such file'),
     (['--platforms=cpu,gpu'], "unknown platform 'gpu'; there are cpu, cuda, rocm, tpu"),
     (['--out=FILE/vit'], 'cannot write FILE/vit ([Errno 17] File exists'),
     (['--out=FILE'], 'FILE exists: delete it or give another name'),
     (['--out=DIR/x', '--weights=beside'], 'DIR/x.npz exists: delete it or give another name'),
     (['--model=ViT-Ti/9'], 'ViT-Ti/9'),
-    (['--to=onnx', '--platforms=cpu'], '--platforms is for StableHLO')])
+    (['--to=onnx', '--platforms=cpu'], '--platforms is for StableHLO'),
+  ],
+)
 def test_errors_are_one_sentence(args, words, tmp_path, capsys):
   (tmp_path / 'x.npz').touch()
   fill = lambda text: text.replace('FILE', str(tmp_path / 'x.npz')).replace('DIR', str(tmp_path))
@@ -206,14 +234,17 @@ def test_damaged_files_are_named(tmp_path):
     load_exported(tmp_path / 'none')
   export_stablehlo(*tiny(), tmp_path / 'vit')
   whole = (tmp_path / 'vit').read_bytes()
-  for content in b'', b'a web page, not a program', whole[:len(whole) // 2]:
+  for content in b'', b'a web page, not a program', whole[: len(whole) // 2]:
     (tmp_path / 'bad').write_bytes(content)
     with pytest.raises(InputError, match='bad is not a readable StableHLO program'):
       load_exported(tmp_path / 'bad')
 
 
-@pytest.mark.parametrize('kind, weights', [(kind, 'inside') for kind in KINDS if kind != 'BiT'] + [
-    ('token', 'beside'), pytest.param('BiT', 'inside', marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+  'kind, weights',
+  [(kind, 'inside') for kind in KINDS if kind != 'BiT']
+  + [('token', 'beside'), pytest.param('BiT', 'inside', marks=pytest.mark.slow)],
+)
 def test_onnx_equals_the_model_for_any_batch(kind, weights, tmp_path):
   pytest.importorskip('jax2onnx', reason="the extra 'onnx' is not installed")
   runtime = pytest.importorskip('onnxruntime')
@@ -225,8 +256,9 @@ def test_onnx_equals_the_model_for_any_batch(kind, weights, tmp_path):
   assert (made.name, made.type, made.shape) == ('probabilities', 'tensor(float)', ['b', 7])
   for n in 1, 3, 8:
     images = random_images(model, n)
-    np.testing.assert_allclose(session.run(None, {'images': images})[0],
-                               expected(model, params, images), atol=1e-5)
+    np.testing.assert_allclose(
+      session.run(None, {'images': images})[0], expected(model, params, images), atol=1e-5
+    )
   with pytest.raises(InputError, match='cannot convert this model: probabilities differ by'):
     export._verify_onnx(tmp_path / 'vit.onnx', model, 'sigmoid', flatten_dict(params, sep='/'))
   about = json.loads((tmp_path / 'vit.onnx.json').read_text())

@@ -9,12 +9,12 @@ from PIL import Image
 import pytest
 
 from tests.helpers.images import encode, smooth_image
+from tests.helpers.paths import FILES
 from vit_jax import create_model, load_params, predict
 from vit_jax.data import class_names
 from vit_jax.data.preprocess import make_preprocess, resize
 from vit_jax.errors import InputError
 from vit_jax.inference.predict import Prediction, _most_probable, predict_each
-from tests.helpers.paths import FILES
 
 DATA = FILES
 IMAGES = [smooth_image(30 + 7 * i, 64 - 5 * i, seed=i) for i in range(7)]
@@ -22,9 +22,18 @@ CLASSES = [f'kind {chr(65 + i)}' for i in range(10)]
 
 
 def mini(**overrides):
-  return create_model('ViT-Ti/8', **{
-      'num_classes': 10, 'image_size': 32, 'hidden_dim': 32, 'mlp_dim': 64, 'num_heads': 2,
-      'num_layers': 2} | overrides)
+  return create_model(
+    'ViT-Ti/8',
+    **{
+      'num_classes': 10,
+      'image_size': 32,
+      'hidden_dim': 32,
+      'mlp_dim': 64,
+      'num_heads': 2,
+      'num_layers': 2,
+    }
+    | overrides,
+  )
 
 
 @pytest.fixture(scope='module')
@@ -59,8 +68,13 @@ def check(results, probabilities, names=tuple(f'class {i}' for i in range(10)), 
 def test_probabilities(params, files, preset, loss):
   preprocess = make_preprocess(preset, image_size=32, train=False)
   want = reference(params, [preprocess(f.read_bytes(), None) for f in files], loss)
-  for images in (files, [str(f) for f in files], [f.read_bytes() for f in files], IMAGES,
-                 [Image.fromarray(image) for image in IMAGES]):
+  for images in (
+    files,
+    [str(f) for f in files],
+    [f.read_bytes() for f in files],
+    IMAGES,
+    [Image.fromarray(image) for image in IMAGES],
+  ):
     check(predict(mini(), params, images, preset=preset, loss=loss, batch_size=4), want)
   assert (want.sum(axis=1) == pytest.approx(1)) == (loss == 'softmax')
 
@@ -68,15 +82,22 @@ def test_probabilities(params, files, preset, loss):
 @pytest.mark.parametrize('batch_size', [1, 3, 7, 8, 100])
 def test_batches_make_no_difference(params, batch_size):
   want = reference(params, [resize(image, 32, 32) for image in IMAGES])
-  results = predict(mini(), params, iter(IMAGES), batch_size=batch_size, class_names=CLASSES,
-                    top_k=3)
+  results = predict(
+    mini(), params, iter(IMAGES), batch_size=batch_size, class_names=CLASSES, top_k=3
+  )
   check(results, want, CLASSES, top_k=3)
 
 
 def test_one_image_and_an_array_of_many(params, files):
   want = reference(params, [resize(IMAGES[0], 32, 32)])
-  for image in (files[0], str(files[0]), files[0].read_bytes(), IMAGES[0],
-                jnp.asarray(IMAGES[0]), Image.fromarray(IMAGES[0])):
+  for image in (
+    files[0],
+    str(files[0]),
+    files[0].read_bytes(),
+    IMAGES[0],
+    jnp.asarray(IMAGES[0]),
+    Image.fromarray(IMAGES[0]),
+  ):
     check(predict(mini(), params, image), want)
   many = np.stack([resize(image, 40, 50) for image in IMAGES])
   assert predict(mini(), params, many) == predict(mini(), params, list(many))
@@ -84,7 +105,7 @@ def test_one_image_and_an_array_of_many(params, files):
 
 
 def test_all_classes_where_there_are_few(params):
-  result, = predict(mini(), params, IMAGES[0], top_k=1000)
+  (result,) = predict(mini(), params, IMAGES[0], top_k=1000)
   assert sorted(p.label for p in result) == list(range(10))
   assert sum(p.probability for p in result) == pytest.approx(1)
 
@@ -106,11 +127,15 @@ def test_photos_are_turned_as_they_say(params):
 
 def test_sizes_that_are_not_square(params):
   model = mini(image_size=(16, 64))  # 16 patches as well
-  want = model.apply({'params': params}, np.stack(
-      [resize(image, 16, 64) for image in IMAGES]) / np.float32(127.5) - 1)
+  want = model.apply(
+    {'params': params},
+    np.stack([resize(image, 16, 64) for image in IMAGES]) / np.float32(127.5) - 1,
+  )
   check(predict(model, params, IMAGES), np.asarray(jax.nn.softmax(want)))
-  with pytest.raises(InputError, match="preset 'inception' crops squares, but images of the "
-                                       "model are 16x64: give preset='bit'"):
+  with pytest.raises(
+    InputError,
+    match="preset 'inception' crops squares, but images of the model are 16x64: give preset='bit'",
+  ):
     predict(model, params, IMAGES, preset='inception')
 
 
@@ -145,22 +170,26 @@ def test_images_that_cannot_be_read(params, files, tmp_path):
   good, *bad, last = predict_each(mini(), params, images, batch_size=2)
   assert [good, last] == predict(mini(), params, files[:2], batch_size=2)
   assert [str(e) for e in bad] == [
-      f'{cut} cannot be read: damaged PNG: the file is cut short',
-      f'{tmp_path}/none.jpg cannot be read: No such file or directory',
-      "image 3 cannot be read: not a JPEG, PNG or WebP file: it starts with b'GIF89a..'",
-      'image 4 cannot be read: an array must be (height, width, 3) uint8 RGB, this is (4, 4) '
-      'float64']
+    f'{cut} cannot be read: damaged PNG: the file is cut short',
+    f'{tmp_path}/none.jpg cannot be read: No such file or directory',
+    "image 3 cannot be read: not a JPEG, PNG or WebP file: it starts with b'GIF89a..'",
+    'image 4 cannot be read: an array must be (height, width, 3) uint8 RGB, this is (4, 4) float64',
+  ]
   assert all(isinstance(e, InputError) for e in bad)
   with pytest.raises(InputError, match='cut.png cannot be read: damaged PNG'):
     predict(mini(), params, images)
 
 
-@pytest.mark.parametrize('options, words', [
+@pytest.mark.parametrize(
+  'options, words',
+  [
     (dict(top_k=0), 'top_k must be at least 1, got 0'),
     (dict(batch_size=0), 'batch_size must be at least 1, got 0'),
     (dict(loss='hinge'), "unknown loss 'hinge'; there are softmax, sigmoid"),
     (dict(preset='vgg'), "unknown preprocessing 'vgg'"),
-    (dict(class_names=CLASSES[:9]), 'there are 9 class names, but the model has 10 classes')])
+    (dict(class_names=CLASSES[:9]), 'there are 9 class names, but the model has 10 classes'),
+  ],
+)
 def test_errors(params, options, words):
   with pytest.raises(InputError, match=words):
     predict(mini(), params, IMAGES, **options)
@@ -171,12 +200,32 @@ def test_a_model_without_a_head(params):
     predict(mini(num_classes=0), params, IMAGES)
 
 
-@pytest.mark.parametrize('num_classes, names', [
-    (1000, {0: 'tench', 1: 'goldfish', 134: 'crane (bird)', 207: 'golden retriever', 281: 'tabby',
-            282: 'tiger cat', 340: 'zebra', 483: 'castle', 517: 'crane (machine)',
-            574: 'golf ball', 638: 'maillot', 639: 'maillot, tank suit', 817: 'sports car',
-            963: 'pizza', 999: 'toilet tissue'}),
-    (21843, {0: 'organism', 9205: 'picture', 15027: 'bleacher'})])
+@pytest.mark.parametrize(
+  'num_classes, names',
+  [
+    (
+      1000,
+      {
+        0: 'tench',
+        1: 'goldfish',
+        134: 'crane (bird)',
+        207: 'golden retriever',
+        281: 'tabby',
+        282: 'tiger cat',
+        340: 'zebra',
+        483: 'castle',
+        517: 'crane (machine)',
+        574: 'golf ball',
+        638: 'maillot',
+        639: 'maillot, tank suit',
+        817: 'sports car',
+        963: 'pizza',
+        999: 'toilet tissue',
+      },
+    ),
+    (21843, {0: 'organism', 9205: 'picture', 15027: 'bleacher'}),
+  ],
+)
 def test_names_of_imagenet(num_classes, names):
   found = class_names.class_names(num_classes)
   assert len({name.casefold() for name in found}) == len(found) == num_classes
@@ -187,7 +236,7 @@ def test_names_of_imagenet(num_classes, names):
 def test_names_of_imagenet_are_the_default(params):
   model = mini(num_classes=1000)
   head = {'kernel': np.zeros((32, 1000), np.float32), 'bias': np.eye(1000, dtype='f')[281]}
-  result, = predict(model, params | {'head': head}, IMAGES[0], top_k=1)
+  (result,) = predict(model, params | {'head': head}, IMAGES[0], top_k=1)
   np.testing.assert_allclose(result[0].probability, np.e / (np.e + 999), rtol=1e-5)
   assert result == [Prediction(281, 'tabby', result[0].probability)]
   assert class_names.class_names(10) is None

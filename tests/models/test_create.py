@@ -13,16 +13,37 @@ from vit_jax.pretrained.load import abstract_params
 
 # Published counts: 1000 classes at 224 px; BiT: 21,843 classes.
 PUBLISHED = {
-    'ViT-Ti/16': 5_717_416, 'ViT-S/16': 22_050_664, 'ViT-S/32': 22_878_952,
-    'ViT-B/8': 86_576_872, 'ViT-B/16': 86_567_656, 'ViT-B/32': 88_224_232,
-    'ViT-L/16': 304_326_632, 'ViT-L/32': 306_535_400, 'ViT-H/14': 632_045_800,
-    'R+ViT-Ti/16': 6_337_704, 'R26+ViT-S/32': 36_431_912, 'R26+ViT-B/32': 101_383_976,
-    'R50+ViT-B/16': 98_659_112, 'R50+ViT-L/32': 328_994_856,
-    'BiT-R50x1': 68_256_659, 'BiT-R101x1': 87_248_787, 'BiT-R50x3': 345_399_315,
-    'BiT-R101x3': 516_015_123, 'BiT-R152x2': 321_728_979, 'BiT-R152x4': 1_107_299_923}
+  'ViT-Ti/16': 5_717_416,
+  'ViT-S/16': 22_050_664,
+  'ViT-S/32': 22_878_952,
+  'ViT-B/8': 86_576_872,
+  'ViT-B/16': 86_567_656,
+  'ViT-B/32': 88_224_232,
+  'ViT-L/16': 304_326_632,
+  'ViT-L/32': 306_535_400,
+  'ViT-H/14': 632_045_800,
+  'R+ViT-Ti/16': 6_337_704,
+  'R26+ViT-S/32': 36_431_912,
+  'R26+ViT-B/32': 101_383_976,
+  'R50+ViT-B/16': 98_659_112,
+  'R50+ViT-L/32': 328_994_856,
+  'BiT-R50x1': 68_256_659,
+  'BiT-R101x1': 87_248_787,
+  'BiT-R50x3': 345_399_315,
+  'BiT-R101x3': 516_015_123,
+  'BiT-R152x2': 321_728_979,
+  'BiT-R152x4': 1_107_299_923,
+}
 # The paper's others and the sizes that followed: counted by formula.
-OTHERS = ['ViT-g/14', 'ViT-G/14', 'ViT-e/14', 'R50+ViT-B/32', 'R50+ViT-L/16', 'BiT-R50x2',
-          'BiT-R152x1']
+OTHERS = [
+  'ViT-g/14',
+  'ViT-G/14',
+  'ViT-e/14',
+  'R50+ViT-B/32',
+  'R50+ViT-L/16',
+  'BiT-R50x2',
+  'BiT-R152x1',
+]
 
 
 def formula(model):
@@ -76,8 +97,7 @@ def test_model(name, tmp_path):
   model = shallow(model)
   rng = np.random.default_rng(0)
   noise = rng.standard_normal(10_007).astype(np.float32)
-  params = jax.tree.map(lambda x: np.resize(noise, x.size).reshape(x.shape),
-                        abstract_params(model))
+  params = jax.tree.map(lambda x: np.resize(noise, x.size).reshape(x.shape), abstract_params(model))
   save_params(params, tmp_path / 'model.npz')
   loaded = load_params(tmp_path / 'model.npz', model)
   assert jax.tree.structure(loaded) == jax.tree.structure(params)
@@ -85,5 +105,6 @@ def test_model(name, tmp_path):
 
 
 def test_the_table_is_covered():
-  assert {n.split('ViT-')[-1].split('/')[0] for n in PUBLISHED | dict.fromkeys(OTHERS)
-          if 'ViT' in n} == set(VARIANTS)
+  assert {
+    n.split('ViT-')[-1].split('/')[0] for n in PUBLISHED | dict.fromkeys(OTHERS) if 'ViT' in n
+  } == set(VARIANTS)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import pytest
 
 from vit_jax import create_model
-from vit_jax.parallel.devices import find_device
 from vit_jax.models.flops import forward_flops, train_flops
 from vit_jax.models.sizes import ResNet
+from vit_jax.parallel.devices import find_device
 
 SMALL = dict(hidden_dim=24, mlp_dim=40, num_heads=2, num_layers=2)
 
@@ -43,10 +43,12 @@ def traced(model, batch_size=1):
   return products(jax.make_jaxpr(model.apply)(*abstract(model, batch_size)).jaxpr)
 
 
-@pytest.mark.parametrize('name, image_size, overrides', [
+@pytest.mark.parametrize(
+  'name, image_size, overrides',
+  [
     ('ViT-Ti/8', (32, 40), {}),
     ('ViT-Ti/8', (32, 40), dict(head='gap', registers=3, representation_size=12)),
-    ('ViT-Ti/8', 32, dict(head='map', num_classes=0, qkv_bias=False, layer_scale=.1)),
+    ('ViT-Ti/8', 32, dict(head='map', num_classes=0, qkv_bias=False, layer_scale=0.1)),
     ('ViT-Ti/8', (32, 48), dict(head='map', registers=1, representation_size=12)),
     ('ViT-Ti/8', 32, dict(pos_embedding='relative', registers=2)),
     ('ViT-Ti/8', 32, dict(pos_embedding='relative', pos_embedding_at='shared')),
@@ -56,7 +58,9 @@ def traced(model, batch_size=1):
     ('R26+ViT-S/32', (64, 96), dict(head='gap')),
     ('R50+ViT-B/16', 64, {}),
     ('R50+ViT-L/32', 64, dict(num_classes=0)),
-], ids=str)
+  ],
+  ids=str,
+)
 def test_counts_what_the_model_multiplies(name, image_size, overrides):
   overrides = SMALL | dict(num_classes=7) | overrides
   model = create_model(name, image_size=image_size, **overrides)
@@ -78,16 +82,25 @@ def test_the_gradient_takes_twice_the_forward_pass():
   gradient = jax.grad(lambda v, x: model.apply(v, x).sum())
   embedding = 2 * 16 * 8 * 8 * 3 * 24
   assert products(jax.make_jaxpr(gradient)(variables, images).jaxpr) == (
-      train_flops(model) - embedding)
+    train_flops(model) - embedding
+  )
 
 
-@pytest.mark.parametrize('name, gigaflops', [
+@pytest.mark.parametrize(
+  'name, gigaflops',
+  [
     # Twice the multiply-adds that were published with ViTs, ResNets and re-implementations.
-    ('BiT-R50x1', 2 * 4.09), ('ViT-S/16', 2 * 4.61), ('ViT-B/32', 2 * 4.41),
-    ('ViT-B/16', 2 * 17.58), ('ViT-L/16', 2 * 61.60), ('ViT-H/14', 2 * 167.4)])
+    ('BiT-R50x1', 2 * 4.09),
+    ('ViT-S/16', 2 * 4.61),
+    ('ViT-B/32', 2 * 4.41),
+    ('ViT-B/16', 2 * 17.58),
+    ('ViT-L/16', 2 * 61.60),
+    ('ViT-H/14', 2 * 167.4),
+  ],
+)
 def test_published_counts(name, gigaflops):
   model = create_model(name, num_classes=1000)
-  assert forward_flops(model) / 1e9 == pytest.approx(gigaflops, rel=.01)
+  assert forward_flops(model) / 1e9 == pytest.approx(gigaflops, rel=0.01)
 
 
 def test_vit_b16_by_hand():
@@ -102,7 +115,7 @@ def test_the_compiler_counts_about_as_much(name):
   """It adds the elementwise work, and leaves out a convolution's products with padding."""
   model = create_model(name, num_classes=1000, num_layers=4)
   counted = jax.jit(model.apply).lower(*abstract(model)).cost_analysis()['flops']
-  assert counted == pytest.approx(forward_flops(model), rel=.01)
+  assert counted == pytest.approx(forward_flops(model), rel=0.01)
 
 
 def test_devices_are_found_as_jax_spells_them():

@@ -19,16 +19,22 @@ IMAGES = np.random.default_rng(0).uniform(-1, 1, (3, 16, 24, 3)).astype(np.float
 
 def tiny(**overrides):
   """Two blocks over a grid of 2 x 3 patches."""
-  return create_model('ViT-Ti/8', **{**dict(
-      num_classes=5, image_size=(16, 24), hidden_dim=32, mlp_dim=48, num_heads=2, num_layers=2),
-                                     **overrides})
+  return create_model(
+    'ViT-Ti/8',
+    **{
+      **dict(
+        num_classes=5, image_size=(16, 24), hidden_dim=32, mlp_dim=48, num_heads=2, num_layers=2
+      ),
+      **overrides,
+    },
+  )
 
 
 def draw(model, seed=0):
   """Parameters that are nowhere zero, so that every one of them matters."""
   leaves, tree = jax.tree.flatten(abstract_params(model))
   rng = np.random.default_rng(seed)
-  return jax.tree.unflatten(tree, [rng.normal(0, .3, x.shape).astype(np.float32) for x in leaves])
+  return jax.tree.unflatten(tree, [rng.normal(0, 0.3, x.shape).astype(np.float32) for x in leaves])
 
 
 def apply(model, params, images=IMAGES, **kwargs):
@@ -40,12 +46,21 @@ def test_sincos2d():
   assert table.shape == (15, 8)
   np.testing.assert_array_equal(table[0], [0, 0, 1, 1, 0, 0, 1, 1])
   y, x = 2, 4  # the last row; frequencies 1 and 1e-4
-  want = [np.sin(x), np.sin(x * 1e-4), np.cos(x), np.cos(x * 1e-4),
-          np.sin(y), np.sin(y * 1e-4), np.cos(y), np.cos(y * 1e-4)]
+  want = [
+    np.sin(x),
+    np.sin(x * 1e-4),
+    np.cos(x),
+    np.cos(x * 1e-4),
+    np.sin(y),
+    np.sin(y * 1e-4),
+    np.cos(y),
+    np.cos(y * 1e-4),
+  ]
   np.testing.assert_allclose(table[14], want, atol=1e-6)
   table = sincos2d((6, 6), 64).reshape(6, 6, 64)  # products depend on the offset alone
-  np.testing.assert_allclose(np.sum(table[0, 0] * table[1, 3]), np.sum(table[4, 2] * table[5, 5]),
-                             rtol=1e-5)
+  np.testing.assert_allclose(
+    np.sum(table[0, 0] * table[1, 3]), np.sum(table[4, 2] * table[5, 5]), rtol=1e-5
+  )
 
 
 def test_relative_logits_use_the_embedding_of_each_offset():
@@ -59,11 +74,20 @@ def test_relative_logits_use_the_embedding_of_each_offset():
   np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-@pytest.mark.parametrize('kind, at, added', [
-    ('none', 'stem', 0), ('sincos2d', 'every', 0), ('learned', 'stem', 7 * 32),
-    ('learned', 'shared', 7 * 32), ('learned', 'every', 2 * 7 * 32),
-    ('learned2d', 'stem', (2 + 3) * 16), ('learned2d', 'every', 2 * (2 + 3) * 16),
-    ('relative', 'stem', 2 * 13 * 32), ('relative', 'shared', 13 * 32)])
+@pytest.mark.parametrize(
+  'kind, at, added',
+  [
+    ('none', 'stem', 0),
+    ('sincos2d', 'every', 0),
+    ('learned', 'stem', 7 * 32),
+    ('learned', 'shared', 7 * 32),
+    ('learned', 'every', 2 * 7 * 32),
+    ('learned2d', 'stem', (2 + 3) * 16),
+    ('learned2d', 'every', 2 * (2 + 3) * 16),
+    ('relative', 'stem', 2 * 13 * 32),
+    ('relative', 'shared', 13 * 32),
+  ],
+)
 def test_parameters_added(kind, at, added):
   count = lambda model: sum(x.size for x in jax.tree.leaves(abstract_params(model)))
   without = count(tiny(pos_embedding='none'))
@@ -109,8 +133,10 @@ def test_two_dimensional_kinds_are_a_learned_one_of_that_form(kind):
     table = np.array([[0] * 32] + [[*rows[y], *columns[x]] for y in range(2) for x in range(3)])
   else:
     table = np.concatenate([np.zeros((1, 32)), sincos2d((2, 3), 32)])
-  as_learned = {**params, 'Transformer': {
-      **params['Transformer'], 'posembed_input': {'pos_embedding': table[None]}}}
+  as_learned = {
+    **params,
+    'Transformer': {**params['Transformer'], 'posembed_input': {'pos_embedding': table[None]}},
+  }
   np.testing.assert_allclose(apply(tiny(), as_learned), apply(model, params), atol=1e-5)
 
 
@@ -129,9 +155,14 @@ def test_an_axial_block_attends_along_rows_then_along_columns():
   model = tiny(attention='axial', head='gap', pos_embedding='none', num_layers=1, num_classes=0)
   params = draw(model)
   block = EncoderBlock(
-      functools.partial(MultiHeadDotProductAttention, 2, jnp.float32),
-      functools.partial(MlpBlock, 48, 0., 'gelu_tanh', jnp.float32),
-      functools.partial(nn.LayerNorm, epsilon=1e-6), None, None, 0., 0.)
+    functools.partial(MultiHeadDotProductAttention, 2, jnp.float32),
+    functools.partial(MlpBlock, 48, 0.0, 'gelu_tanh', jnp.float32),
+    functools.partial(nn.LayerNorm, epsilon=1e-6),
+    None,
+    None,
+    0.0,
+    0.0,
+  )
   inner = params['Transformer']['encoderblock_0']
   run = lambda name, x: block.apply({'params': inner[name]}, x, None)
   embedding = params['embedding']
@@ -155,7 +186,7 @@ def test_every_position_embedding_is_learned(kind, at):
 
 
 def test_axial_dropout_is_a_function_of_the_example():
-  model = tiny(attention='axial', pos_embedding='relative', head='gap', dropout=.2)
+  model = tiny(attention='axial', pos_embedding='relative', head='gap', dropout=0.2)
   params = draw(model)
   run = functools.partial(apply, model, params, train=True, rngs={'dropout': jax.random.key(0)})
   whole = run()
@@ -163,14 +194,25 @@ def test_axial_dropout_is_a_function_of_the_example():
   assert np.abs(whole - apply(model, params)).max() > 1e-3
 
 
-@pytest.mark.parametrize('overrides, words', [
+@pytest.mark.parametrize(
+  'overrides, words',
+  [
     ({'pos_embedding': 'rotary'}, "unknown pos_embedding 'rotary'; there are learned, learned2d"),
     ({'pos_embedding_at': 'end'}, 'there are stem, every, shared'),
     ({'attention': 'axial'}, "give head='gap' or 'map'"),
     ({'attention': 'axial', 'head': 'map', 'registers': 2}, 'no registers'),
-    ({'attention': 'axial', 'head': 'gap', 'pos_embedding': 'relative',
-      'pos_embedding_at': 'shared'}, 'rows and columns have relative positions of their own'),
-    ({'registers': 2, 'pos_embedding_at': 'every'}, 'registers have no position')])
+    (
+      {
+        'attention': 'axial',
+        'head': 'gap',
+        'pos_embedding': 'relative',
+        'pos_embedding_at': 'shared',
+      },
+      'rows and columns have relative positions of their own',
+    ),
+    ({'registers': 2, 'pos_embedding_at': 'every'}, 'registers have no position'),
+  ],
+)
 def test_impossible_combinations(overrides, words):
   with pytest.raises(ValueError, match=words):
     tiny(**overrides)

@@ -1,24 +1,24 @@
 """BiT and the hybrids' ResNets."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers.paths import FILES
 from vit_jax import create_model, load_params
 from vit_jax.models.resnet import BiT, standardize
 from vit_jax.models.sizes import ResNet, Variant
 from vit_jax.models.vit import VisionTransformer
 from vit_jax.pretrained.load import abstract_params
-from tests.helpers.paths import FILES
 
 DATA = FILES
 MINI = Variant(32, 64, 2, 2)
 REFERENCES = {
-    'hybrid_1_1': VisionTransformer(MINI, 1, (64, 64), 10, ResNet((1, 2), 32)),
-    'hybrid_stem': VisionTransformer(MINI, 8, (64, 64), 10, ResNet((), 32)),
-    'bit_v2': BiT(ResNet((1, 2), 32), (64, 64), 10)}
+  'hybrid_1_1': VisionTransformer(MINI, 1, (64, 64), 10, ResNet((1, 2), 32)),
+  'hybrid_stem': VisionTransformer(MINI, 8, (64, 64), 10, ResNet((), 32)),
+  'bit_v2': BiT(ResNet((1, 2), 32), (64, 64), 10),
+}
 
 
 @pytest.mark.parametrize('name', REFERENCES)
@@ -36,7 +36,7 @@ def test_bfloat16_stays_near_float32(name):
   full = REFERENCES[name].apply({'params': params}, images)
   half = REFERENCES[name].clone(dtype=jnp.bfloat16).apply({'params': params}, images)
   assert half.dtype == jnp.float32
-  assert 1e-6 < np.abs(half - full).max() < .05 * np.abs(full).max()
+  assert 1e-6 < np.abs(half - full).max() < 0.05 * np.abs(full).max()
 
 
 @pytest.mark.parametrize('v2', [False, True])
@@ -51,7 +51,9 @@ def test_standardised_kernels(v2):
   assert np.all(constant == 0)  # not NaN
 
 
-@pytest.mark.parametrize('name, overrides, units, patch, grid', [
+@pytest.mark.parametrize(
+  'name, overrides, units, patch, grid',
+  [
     ('R50+ViT-B/16', {}, (3, 4, 9), 1, (14, 14)),  # stage 4 moved into stage 3
     ('R50+ViT-L/16', {}, (3, 4, 9), 1, (14, 14)),
     ('R50+ViT-L/32', {}, (3, 4, 6, 3), 1, (7, 7)),
@@ -60,7 +62,9 @@ def test_standardised_kernels(v2):
     ('R26+ViT-S/32', {}, (2, 2, 2, 2), 1, (7, 7)),
     ('R26+ViT-Ti/16', {}, (2, 2, 4), 1, (14, 14)),
     ('R101+ViT-H/64', {'image_size': 256}, (3, 4, 23, 3), 2, (4, 4)),
-    ('R+ViT-Ti/16', {}, (), 8, (7, 7))])
+    ('R+ViT-Ti/16', {}, (), 8, (7, 7)),
+  ],
+)
 def test_both_modes_of_a_hybrid(name, overrides, units, patch, grid):
   model = create_model(name, num_classes=10, **overrides)
   assert (model.resnet.units, model.patch_size, model.grid) == (units, patch, grid)
@@ -68,16 +72,22 @@ def test_both_modes_of_a_hybrid(name, overrides, units, patch, grid):
   assert shape[1] == 1 + grid[0] * grid[1]
 
 
-@pytest.mark.parametrize('name, overrides, words', [
+@pytest.mark.parametrize(
+  'name, overrides, words',
+  [
     ('R50+ViT-B/8', {}, 'stage 3 of R50 has stride 16, which does not divide 8'),
     ('R50+ViT-B/16', {'resnet_stages': 4}, 'stage 4 of R50 has stride 32'),
     ('R50+ViT-B/32', {'resnet_stages': 2}, 'resnet_stages=2 does not fit'),
     ('ViT-B/32', {'resnet_stages': 3}, 'resnet_stages=3 does not fit ViT-B/32'),
     ('R50+ViT-B/16', {'image_size': 220}, 'multiple of the stride 16 of R50.ViT-B/16; try 224'),
-    ('R50+ViT-Q/16', {}, 'unknown model'), ('R18+ViT-B/16', {}, 'unknown model'),
-    ('BiT-R26x1', {}, 'unknown model'), ('BiT-R50', {}, 'unknown model'),
+    ('R50+ViT-Q/16', {}, 'unknown model'),
+    ('R18+ViT-B/16', {}, 'unknown model'),
+    ('BiT-R26x1', {}, 'unknown model'),
+    ('BiT-R50', {}, 'unknown model'),
     ('BiT-R50x1', {'head': 'gap'}, "unknown field 'head' of BiT-R50x1"),
-    ('BiT-R50x1', {'num_layers': 3}, "unknown field 'num_layers' of BiT-R50x1")])
+    ('BiT-R50x1', {'num_layers': 3}, "unknown field 'num_layers' of BiT-R50x1"),
+  ],
+)
 def test_impossible_names(name, overrides, words):
   with pytest.raises(ValueError, match=words):
     create_model(name, **{'num_classes': 10, **overrides})

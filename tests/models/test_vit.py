@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers.paths import FILES
 from vit_jax import create_model, load_params
-from vit_jax.models.sizes import VARIANTS, Variant
 from vit_jax.models.layers import dropout_mask
+from vit_jax.models.sizes import VARIANTS, Variant
 from vit_jax.models.vit import VisionTransformer
 from vit_jax.pretrained.load import abstract_params
-from tests.helpers.paths import FILES
 
 DATA = FILES
 MINI = Variant(hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=2)
@@ -40,9 +40,15 @@ def test_every_variant_and_any_patch_builds(name):
   assert params['Transformer']['posembed_input']['pos_embedding'].shape == (1, 7, width)
 
 
-@pytest.mark.parametrize('file, overrides', [
-    ('vit_token.npz', {}), ('vit_token.linen.npz', {}), ('vit_gap.npz', {'head': 'gap'}),
-    ('vit_pre_logits.npz', {'representation_size': 48})])
+@pytest.mark.parametrize(
+  'file, overrides',
+  [
+    ('vit_token.npz', {}),
+    ('vit_token.linen.npz', {}),
+    ('vit_gap.npz', {'head': 'gap'}),
+    ('vit_pre_logits.npz', {'representation_size': 48}),
+  ],
+)
 def test_logits_equal_the_original_implementation(file, overrides):
   model = mini(**overrides)
   params = load_params(DATA / file, model)
@@ -59,8 +65,7 @@ def test_bfloat16_products_are_of_bfloat16():
   images = jnp.zeros((5, 32, 32, 3))
   text = jax.jit(jax.value_and_grad(loss)).lower(abstract_params(model), images).as_text()
   products = re.findall(r'dot_general.*: \(tensor<(\S+)>, tensor<(\S+)>\)', text)
-  kinds = collections.Counter(tuple(shape.rsplit('x', 1)[1] for shape in pair)
-                              for pair in products)
+  kinds = collections.Counter(tuple(shape.rsplit('x', 1)[1] for shape in pair) for pair in products)
   layers, per_layer, patches = 2, 8, 1  # q, k, v, out, two of attention, two of the MLP
   half = 3 * layers * per_layer + 2 * patches
   assert kinds == {('bf16', 'bf16'): half, ('f32', 'f32'): 3}
@@ -69,16 +74,18 @@ def test_bfloat16_products_are_of_bfloat16():
 def test_bfloat16_gradients_stay_near_float32():
   params = load_params(DATA / 'vit_token.npz', mini())
   images = np.load(DATA / 'vit_token.io.npz')['image']
+
   def gradients(dtype):
     model = mini(dtype=dtype)
     loss = lambda params: jax.nn.log_softmax(model.apply({'params': params}, images))[:, 0].mean()
     return jax.jit(jax.grad(loss))(params)
+
   half, full = map(jax.tree.leaves, map(gradients, (jnp.bfloat16, jnp.float32)))
   whole = np.sqrt(sum(np.sum(np.square(x)) for x in full))
   for x, y in zip(half, full, strict=True):
     assert x.dtype == jnp.float32
     # The keys' biases have no gradient but rounding, hence the second term.
-    assert np.linalg.norm(x - y) < .03 * np.linalg.norm(y) + .002 * whole
+    assert np.linalg.norm(x - y) < 0.03 * np.linalg.norm(y) + 0.002 * whole
 
 
 def test_bfloat16_stays_near_float32():
@@ -87,25 +94,26 @@ def test_bfloat16_stays_near_float32():
   half = mini(dtype=jnp.bfloat16).apply({'params': params}, images)
   full = mini().apply({'params': params}, images)
   assert half.dtype == jnp.float32
-  assert 1e-6 < np.abs(half - full).max() < .05 * np.abs(full).max()
+  assert 1e-6 < np.abs(half - full).max() < 0.05 * np.abs(full).max()
 
 
 def test_initialisation():
-  model = create_model('ViT-Ti/16', num_classes=1000, head_bias_init=-10., image_size=32,
-                       representation_size=192)
+  model = create_model(
+    'ViT-Ti/16', num_classes=1000, head_bias_init=-10.0, image_size=32, representation_size=192
+  )
   p = init(model)
   assert not np.any(p['head']['kernel']) and np.all(p['head']['bias'] == -10)
   assert not np.any(p['cls'])
   block = p['Transformer']['encoderblock_0']
   query = block['MultiHeadDotProductAttention_0']['query']
   bound = np.sqrt(6 / (192 + 192))  # xavier over (D, H * K), not over (D, H, K)
-  assert .99 * bound < np.abs(query['kernel']).max() <= bound
+  assert 0.99 * bound < np.abs(query['kernel']).max() <= bound
   assert not np.any(query['bias'])
   bound = np.sqrt(6 / (192 + 768))
-  assert .99 * bound < np.abs(block['MlpBlock_0']['Dense_0']['kernel']).max() <= bound
-  assert .5e-6 < np.std(block['MlpBlock_0']['Dense_0']['bias']) < 2e-6
-  assert abs(np.std(p['Transformer']['posembed_input']['pos_embedding']) - .02) < 2e-3
-  assert abs(np.std(p['embedding']['kernel']) * np.sqrt(16 * 16 * 3) - 1) < .02
+  assert 0.99 * bound < np.abs(block['MlpBlock_0']['Dense_0']['kernel']).max() <= bound
+  assert 0.5e-6 < np.std(block['MlpBlock_0']['Dense_0']['bias']) < 2e-6
+  assert abs(np.std(p['Transformer']['posembed_input']['pos_embedding']) - 0.02) < 2e-3
+  assert abs(np.std(p['embedding']['kernel']) * np.sqrt(16 * 16 * 3) - 1) < 0.02
   logits = model.apply({'params': p}, jnp.ones((2, 32, 32, 3)))
   assert np.all(logits == -10)
 
@@ -128,7 +136,7 @@ def test_patches_can_be_permuted_with_their_positions():
   assert np.abs(other - same).max() > 1e-3
 
 
-@pytest.mark.parametrize('rate', [.1, .5])
+@pytest.mark.parametrize('rate', [0.1, 0.5])
 def test_dropout_mask_rate_and_independence(rate):
   keys = jax.random.split(jax.random.key(0), 4)
   mask = np.asarray(dropout_mask(keys, (200, 300), rate))
@@ -136,18 +144,20 @@ def test_dropout_mask_rate_and_independence(rate):
   assert np.all(np.abs(1 - mask.mean(axis=(1, 2)) - rate) < 5 * np.sqrt(rate * (1 - rate) / 6e4))
   centred = mask.reshape(4, -1) - (1 - rate)
   correlation = centred @ centred.T / 6e4 / (rate * (1 - rate))
-  np.testing.assert_allclose(correlation, np.eye(4), atol=.03)
+  np.testing.assert_allclose(correlation, np.eye(4), atol=0.03)
   lag = (centred[:, 1:] * centred[:, :-1]).mean() / (rate * (1 - rate))
-  assert abs(lag) < .015
+  assert abs(lag) < 0.015
 
 
 def test_dropout_is_a_function_of_the_example_not_of_the_batch():
-  model = mini(dropout=.3)
+  model = mini(dropout=0.3)
   params = load_params(DATA / 'vit_token.npz', model)
   images = jnp.repeat(np.load(DATA / 'vit_token.io.npz')['image'], 4, axis=0)
-  apply = jax.jit(lambda x, examples, seed=0: model.apply(
-      {'params': params}, x, train=True, examples=examples,
-      rngs={'dropout': jax.random.key(seed)}))
+  apply = jax.jit(
+    lambda x, examples, seed=0: model.apply(
+      {'params': params}, x, train=True, examples=examples, rngs={'dropout': jax.random.key(seed)}
+    )
+  )
   order = np.arange(8)
   whole = apply(images, order)
   assert np.array_equal(whole, apply(images, None))
@@ -156,30 +166,38 @@ def test_dropout_is_a_function_of_the_example_not_of_the_batch():
   np.testing.assert_allclose(apply(images[::-1], order[::-1]), whole[::-1], atol=1e-5)
   assert np.abs(whole[0] - whole[1]).max() > 1e-3  # the same image, other masks
   assert np.abs(whole - apply(images, order, seed=1)).max() > 1e-3
-  assert np.array_equal(model.apply({'params': params}, images),
-                        mini().apply({'params': params}, images))  # train=False: no dropout
+  assert np.array_equal(
+    model.apply({'params': params}, images), mini().apply({'params': params}, images)
+  )  # train=False: no dropout
 
 
-@pytest.mark.parametrize('make_key', [
-    jax.random.key, jax.random.PRNGKey, lambda seed: jax.random.key(seed, impl='rbg')])
+@pytest.mark.parametrize(
+  'make_key', [jax.random.key, jax.random.PRNGKey, lambda seed: jax.random.key(seed, impl='rbg')]
+)
 def test_any_kind_of_key_drives_dropout(make_key):
-  model = mini(dropout=.3)
+  model = mini(dropout=0.3)
   params = load_params(DATA / 'vit_token.npz', model)
   images = np.load(DATA / 'vit_token.io.npz')['image']
-  apply = jax.jit(lambda key: model.apply({'params': params}, images, train=True,
-                                          rngs={'dropout': key}))
+  apply = jax.jit(
+    lambda key: model.apply({'params': params}, images, train=True, rngs={'dropout': key})
+  )
   a, b = apply(make_key(0)), apply(make_key(1))
   assert np.array_equal(a, apply(make_key(0))) and np.abs(a - b).max() > 1e-3
 
 
-@pytest.mark.parametrize('name, overrides, words', [
-    ('ViT-Q/16', {}, 'unknown model'), ('B/16', {}, 'unknown model'),
+@pytest.mark.parametrize(
+  'name, overrides, words',
+  [
+    ('ViT-Q/16', {}, 'unknown model'),
+    ('B/16', {}, 'unknown model'),
     ('ViT-B/0', {}, 'unknown model'),
     ('ViT-B/16', {'image_size': 225}, 'multiple of the patch size 16'),
     ('ViT-B/16', {'head': 'cls'}, 'token, gap'),
     ('ViT-B/16', {'dropout': 1.5}, r'dropout must be in \[0, 1\)'),
     ('ViT-B/16', {'num_classes': -1}, 'num_classes must not be negative'),
-    ('ViT-B/16', {'drop_rate': .1}, "unknown field 'drop_rate'")])
+    ('ViT-B/16', {'drop_rate': 0.1}, "unknown field 'drop_rate'"),
+  ],
+)
 def test_bad_models_say_what_is_wrong(name, overrides, words):
   with pytest.raises(ValueError, match=words):
     create_model(name, **{'num_classes': 10, **overrides})

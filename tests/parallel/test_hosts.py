@@ -5,10 +5,21 @@ import signal
 import numpy as np
 import pytest
 
-from tests.helpers.jobs import (ROWS, STEPS, Clock, end, fingerprints, free_port, images, lines, reads, saved,
-                  start, wait_for_first_step, wait_for_step)
-from vit_jax.parallel import hosts
+from tests.helpers.jobs import (
+  ROWS,
+  STEPS,
+  Clock,
+  end,
+  fingerprints,
+  free_port,
+  lines,
+  reads,
+  saved,
+  wait_for_first_step,
+  wait_for_step,
+)
 from vit_jax.errors import InputError
+from vit_jax.parallel import hosts
 
 
 @pytest.fixture(scope='module')
@@ -89,26 +100,42 @@ def test_a_killed_host_ends_the_other(two, start, tmp_path):
 
 
 FAILURES = {
-    'data of one host': (
-        dict(own=((), ('--config.dataset=digits', '--config.data_dir=/dev/null'))),
-        'process 1 failed: the data set digits cannot be written to /dev/null',
-        'error: the data set digits cannot be written to /dev/null'),
-    'another config': (
-        dict(own=((), ('--config.lr=.5',))),
-        'process 1 failed: config.lr is 0.5 on process 1 and 0.001 on process 0',
-        'error: config.lr is 0.5 on process 1'),
-    'another workdir': (
-        dict(own=((), ('--workdir={workdir}/other',))),
-        'error: process 1 does not see what process 0 writes to', 'give a directory that all'),
-    'more processes': (
-        dict(own=((), ('--num_processes=3',))),
-        'process 1 failed: --num_processes=3, but process 0 was told 2', '--num_processes=3, but'),
-    'fewer devices': (
-        dict(devices=(4, 2)), 'error: process ', 'error: process '),
-    'a process that never comes': (
-        dict(devices=(4,), own=((f'--coordinator_address=localhost:{free_port()}',
-                                 '--num_processes=2', '--process_id=0', '--start_timeout=5'),)),
-        'error: not all processes of this job met at localhost:')}
+  'data of one host': (
+    dict(own=((), ('--config.dataset=digits', '--config.data_dir=/dev/null'))),
+    'process 1 failed: the data set digits cannot be written to /dev/null',
+    'error: the data set digits cannot be written to /dev/null',
+  ),
+  'another config': (
+    dict(own=((), ('--config.lr=.5',))),
+    'process 1 failed: config.lr is 0.5 on process 1 and 0.001 on process 0',
+    'error: config.lr is 0.5 on process 1',
+  ),
+  'another workdir': (
+    dict(own=((), ('--workdir={workdir}/other',))),
+    'error: process 1 does not see what process 0 writes to',
+    'give a directory that all',
+  ),
+  'more processes': (
+    dict(own=((), ('--num_processes=3',))),
+    'process 1 failed: --num_processes=3, but process 0 was told 2',
+    '--num_processes=3, but',
+  ),
+  'fewer devices': (dict(devices=(4, 2)), 'error: process ', 'error: process '),
+  'a process that never comes': (
+    dict(
+      devices=(4,),
+      own=(
+        (
+          f'--coordinator_address=localhost:{free_port()}',
+          '--num_processes=2',
+          '--process_id=0',
+          '--start_timeout=5',
+        ),
+      ),
+    ),
+    'error: not all processes of this job met at localhost:',
+  ),
+}
 
 
 @pytest.fixture(scope='module')
@@ -128,9 +155,13 @@ def test_one_failure_ends_all_with_one_sentence(failures, name):
     assert 'Traceback' not in log
 
 
-@pytest.mark.parametrize('flags, words', [
+@pytest.mark.parametrize(
+  'flags, words',
+  [
     (('localhost:1', 2, 2), '--process_id=2 is not one of the --num_processes=2 that count from 0'),
-    ((None, 2, None), '--process_id go together')])
+    ((None, 2, None), '--process_id go together'),
+  ],
+)
 def test_impossible_flags_are_found_at_once(flags, words):
   with pytest.raises(InputError, match=words):
     hosts.start(*flags)

@@ -12,25 +12,26 @@ def run(code):
 
 def test_a_hang_ends_with_all_stacks_and_one_sentence():
   start = time.monotonic()
-  done = run('''
+  done = run("""
 def read():
   threading.Event().wait()
 threading.Thread(target=read).start()  # no daemon: it would keep the process alive
 with Watchdog(1.5) as watchdog:
   watchdog.progress('waiting for the data of step 7')
   threading.Event().wait()
-''')
+""")
   assert done.returncode == 1 and time.monotonic() - start < 20
   *stacks, last = done.stderr.splitlines()
   assert last == (
-      'error: no progress for 1.5 s waiting for the data of step 7; the stacks above show what '
-      'each thread waits for (config.hang_seconds sets the time, 0: for ever)')
+    'error: no progress for 1.5 s waiting for the data of step 7; the stacks above show what '
+    'each thread waits for (config.hang_seconds sets the time, 0: for ever)'
+  )
   assert sum('hread 0x' in line for line in stacks) == 3  # these two and the watchdog
   assert any(line.endswith('in read') for line in stacks)
 
 
 def test_progress_and_the_end_of_the_block_keep_it_alive():
-  done = run('''
+  done = run("""
 with Watchdog(1.5) as watchdog:
   for step in range(6):
     watchdog.progress(f'in step {step}')
@@ -38,5 +39,5 @@ with Watchdog(1.5) as watchdog:
 with Watchdog(0):
   time.sleep(2)
 print('alive')
-''')
+""")
   assert (done.returncode, done.stdout, done.stderr) == (0, 'alive\n', '')

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers.paths import FILES
 from vit_jax import create_model, load_params
 from vit_jax.errors import InputError
+from vit_jax.pretrained.architecture import infer_model, load_model
 from vit_jax.pretrained.load import abstract_params
 from vit_jax.pretrained.metadata import About
-from vit_jax.pretrained.architecture import infer_model, load_model
-from tests.helpers.paths import FILES
 
 DATA = FILES
 TINY = dict(hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=2)
@@ -24,10 +24,20 @@ def abstract(name, **fields):
   return model, traverse_util.flatten_dict(abstract_params(model), sep='/')
 
 
-@pytest.mark.parametrize('name, has_size', [
-    ('ViT-Ti/16', True), ('ViT-B/32', True), ('ViT-H/14', True), ('R50+ViT-B/16', True),
-    ('R50+ViT-L/32', True), ('R26+ViT-S/32', True), ('R+ViT-Ti/16', True), ('BiT-R50x1', False),
-    ('BiT-R101x3', False)])
+@pytest.mark.parametrize(
+  'name, has_size',
+  [
+    ('ViT-Ti/16', True),
+    ('ViT-B/32', True),
+    ('ViT-H/14', True),
+    ('R50+ViT-B/16', True),
+    ('R50+ViT-L/32', True),
+    ('R26+ViT-S/32', True),
+    ('R+ViT-Ti/16', True),
+    ('BiT-R50x1', False),
+    ('BiT-R101x3', False),
+  ],
+)
 def test_every_kind_of_name(name, has_size):
   model, arrays = abstract(name, num_classes=1000)
   found_name, found = infer_model(arrays)
@@ -35,15 +45,27 @@ def test_every_kind_of_name(name, has_size):
   assert create_model(found_name, **found) == model
 
 
-@pytest.mark.parametrize('fields', [
-    {}, dict(num_classes=0), dict(representation_size=48), dict(head='gap'), dict(head='map'),
-    dict(image_size=48), dict(pos_embedding='learned2d', image_size=(64, 96)),
-    dict(pos_embedding='relative'), dict(pos_embedding='relative', pos_embedding_at='shared'),
-    dict(pos_embedding='sincos2d'), dict(pos_embedding_at='every'),
+@pytest.mark.parametrize(
+  'fields',
+  [
+    {},
+    dict(num_classes=0),
+    dict(representation_size=48),
+    dict(head='gap'),
+    dict(head='map'),
+    dict(image_size=48),
+    dict(pos_embedding='learned2d', image_size=(64, 96)),
+    dict(pos_embedding='relative'),
+    dict(pos_embedding='relative', pos_embedding_at='shared'),
+    dict(pos_embedding='sincos2d'),
+    dict(pos_embedding_at='every'),
     dict(head='gap', attention='axial'),
     dict(head='gap', attention='axial', pos_embedding_at='every'),
-    dict(pre_norm=True, patch_bias=False, qkv_bias=False), dict(registers=4, layer_scale=1.)],
-                         ids=str)
+    dict(pre_norm=True, patch_bias=False, qkv_bias=False),
+    dict(registers=4, layer_scale=1.0),
+  ],
+  ids=str,
+)
 def test_every_field(fields):
   model, arrays = abstract('ViT-Ti/8', **dict(num_classes=10, image_size=32) | TINY | fields)
   name, found = infer_model(arrays)
@@ -61,13 +83,16 @@ def test_what_only_the_file_tells():
   assert 'image_size' not in infer_model(arrays)[1]
   about = About(activation='gelu', norm_eps=1e-12, image_size=(16, 24))
   _, found = infer_model(arrays, about)
-  assert (found['activation'], found['norm_eps'], found['image_size']) == (
-      'gelu', 1e-12, (16, 24))
+  assert (found['activation'], found['norm_eps'], found['image_size']) == ('gelu', 1e-12, (16, 24))
 
 
-@pytest.mark.parametrize('missing, words', [
+@pytest.mark.parametrize(
+  'missing, words',
+  [
     ('embedding/kernel', 'embedding/kernel is missing'),
-    ('Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel', 'MlpBlock_0/Dense_0/kernel is miss')])
+    ('Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel', 'MlpBlock_0/Dense_0/kernel is miss'),
+  ],
+)
 def test_arrays_of_no_model(missing, words):
   _, arrays = abstract('ViT-Ti/8', num_classes=10, image_size=32, **TINY)
   del arrays[missing]
@@ -86,14 +111,13 @@ def test_resnets_of_no_model():
 def test_a_file_alone_gives_the_reference_logits(file):
   io = np.load(DATA / f'{file}.io.npz')
   model, params, class_names = load_model(DATA / f'{file}.npz')
-  np.testing.assert_allclose(model.apply({'params': params}, io['image']), io['logits'],
-                             atol=2e-5)
+  np.testing.assert_allclose(model.apply({'params': params}, io['image']), io['logits'], atol=2e-5)
   np.testing.assert_equal(params, load_params(DATA / f'{file}.npz', model))
   assert class_names is None
 
 
 def test_another_normalisation_of_pixels_becomes_part_of_the_model(tmp_path):
-  mean, std = np.array([.485, .456, .406]), np.array([.229, .224, .225])
+  mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
   shutil.copytree(DATA / 'timm_tiny', tmp_path / 'deit')
   config = json.loads((tmp_path / 'deit' / 'config.json').read_text())
   config['pretrained_cfg'] = {'mean': mean.tolist(), 'std': std.tolist()}
@@ -103,7 +127,7 @@ def test_another_normalisation_of_pixels_becomes_part_of_the_model(tmp_path):
   want = model.apply({'params': params}, (pixels - mean) / std)
   model, params, _ = load_model(tmp_path / 'deit')
   np.testing.assert_allclose(model.apply({'params': params}, 2 * pixels - 1), want, atol=2e-5)
-  assert np.abs(want).max() > .1
+  assert np.abs(want).max() > 0.1
 
 
 def test_overrides(caplog):

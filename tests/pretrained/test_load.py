@@ -5,19 +5,21 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from vit_jax import create_model, load_params, save_params
-from vit_jax.pretrained.load import abstract_params
-from vit_jax.pretrained.formats import read_arrays, read_class_names, write_arrays
 from tests.helpers.paths import FILES
+from vit_jax import create_model, load_params, save_params
+from vit_jax.pretrained.formats import read_arrays, read_class_names, write_arrays
+from vit_jax.pretrained.load import abstract_params
 
 DATA = FILES
 TINY = dict(hidden_dim=16, mlp_dim=32, num_heads=2, num_layers=2)
 
 
 def mini(**overrides):
-  return create_model('ViT-Ti/8', **dict(
-      image_size=32, num_classes=10, hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=2
-      ) | overrides)
+  return create_model(
+    'ViT-Ti/8',
+    **dict(image_size=32, num_classes=10, hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=2)
+    | overrides,
+  )
 
 
 def tiny(**overrides):
@@ -31,8 +33,13 @@ def random_params(model):
 
 
 def assert_same_bits(a, b):
-  jax.tree.map(lambda x, y: np.testing.assert_array_equal(
-      np.asarray(x).view(np.uint32), np.asarray(y).view(np.uint32)), a, b)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_array_equal(
+      np.asarray(x).view(np.uint32), np.asarray(y).view(np.uint32)
+    ),
+    a,
+    b,
+  )
 
 
 @pytest.fixture
@@ -41,45 +48,67 @@ def warnings(caplog):
   return lambda: [r.getMessage() for r in caplog.records if r.name == 'vit_jax']
 
 
-@pytest.mark.parametrize('file, model', [
+@pytest.mark.parametrize(
+  'file, model',
+  [
     ('dialect2_tok.npz', mini(mlp_dim=128, num_layers=1)),
     ('dialect2_gap.npz', mini(mlp_dim=128, num_layers=1, head='gap')),
     ('dialect2_gap_scan.npz', mini(mlp_dim=128, num_layers=3, head='gap')),
     ('dialect2_map.npz', mini(mlp_dim=128, num_layers=1, head='map')),
     ('timm_tiny', mini(mlp_dim=128, activation='gelu')),
     ('timm_tiny/model.safetensors', mini(mlp_dim=128, activation='gelu')),
-    ('timm_registers', tiny(registers=2, layer_scale=1., activation='gelu')),
+    ('timm_registers', tiny(registers=2, layer_scale=1.0, activation='gelu')),
     ('timm_map', tiny(head='map')),
     ('hf_tiny', mini(num_heads=4, num_layers=3, activation='gelu', norm_eps=1e-12)),
-    ('dinov2_tiny', tiny(registers=3, layer_scale=1., activation='gelu', num_classes=0))],
-                         ids=lambda x: x if isinstance(x, str) else '')
+    ('dinov2_tiny', tiny(registers=3, layer_scale=1.0, activation='gelu', num_classes=0)),
+  ],
+  ids=lambda x: x if isinstance(x, str) else '',
+)
 def test_logits_equal_those_of_the_program_that_wrote_the_file(file, model, warnings):
   """dinov2_tiny is a Dinov2WithRegistersModel of transformers 5.23 (its pooled output), timm_*
   are VisionTransformers of timm 1.0.31, saved by these libraries with random parameters."""
   params = load_params(DATA / file, model)
-  io = np.load((DATA / file).parent / 'io.npz' if file.endswith('.safetensors') else
-               DATA / file / 'io.npz' if (DATA / file).is_dir() else
-               DATA / file.replace('.npz', '.io.npz'))
+  io = np.load(
+    (DATA / file).parent / 'io.npz'
+    if file.endswith('.safetensors')
+    else DATA / file / 'io.npz'
+    if (DATA / file).is_dir()
+    else DATA / file.replace('.npz', '.io.npz')
+  )
   images = io['image'] if 'image' in io else io['image_nchw'].transpose(0, 2, 3, 1)
   logits = jax.jit(model.apply)({'params': params}, images)
   np.testing.assert_allclose(logits, io['logits'], rtol=0, atol=2e-5)
-  assert warnings() == (['%s: embeddings.mask_token is left out, which only masked pretraining uses'
-                         % (DATA / file / 'model.safetensors')] if file == 'dinov2_tiny' else [])
+  assert warnings() == (
+    [
+      '%s: embeddings.mask_token is left out, which only masked pretraining uses'
+      % (DATA / file / 'model.safetensors')
+    ]
+    if file == 'dinov2_tiny'
+    else []
+  )
 
 
 def test_both_spellings_give_the_same_tree():
   old, new = (load_params(DATA / f, mini()) for f in ('vit_token.npz', 'vit_token.linen.npz'))
   assert set(old['Transformer']['encoderblock_1']) == {
-      'LayerNorm_0', 'LayerNorm_1', 'MlpBlock_0', 'MultiHeadDotProductAttention_0'}
+    'LayerNorm_0',
+    'LayerNorm_1',
+    'MlpBlock_0',
+    'MultiHeadDotProductAttention_0',
+  }
   np.testing.assert_equal(old, new)
 
 
 def test_every_misfit_is_listed_at_once():
   with pytest.raises(ValueError) as e:
     load_params(DATA / 'vit_pre_logits.npz', mini(head='gap'))
-  for words in ('vit_pre_logits.npz', 'extra cls (1, 1, 32)', 'extra pre_logits/kernel (32, 48)',
-                'head/kernel is (48, 10), the model has (32, 10)',
-                'pos_embedding is (1, 17, 32), the model has (1, 16, 32)'):
+  for words in (
+    'vit_pre_logits.npz',
+    'extra cls (1, 1, 32)',
+    'extra pre_logits/kernel (32, 48)',
+    'head/kernel is (48, 10), the model has (32, 10)',
+    'pos_embedding is (1, 17, 32), the model has (1, 16, 32)',
+  ):
     assert words in str(e.value)
   with pytest.raises(ValueError, match=r'missing pre_logits/bias \(32,\)'):
     load_params(DATA / 'vit_token.npz', mini(representation_size=32))
@@ -91,22 +120,25 @@ def test_a_long_list_of_misfits_is_cut_with_a_count():
   assert str(e.value).count('missing') == 10
 
 
-@pytest.mark.parametrize('file, model', [
-    ('vit_gap.npz', mini()), ('dialect2_gap.npz', mini(mlp_dim=128, num_layers=1))])
+@pytest.mark.parametrize(
+  'file, model', [('vit_gap.npz', mini()), ('dialect2_gap.npz', mini(mlp_dim=128, num_layers=1))]
+)
 def test_a_token_model_refuses_the_file_of_a_gap_model(file, model):
   with pytest.raises(ValueError, match=r'missing cls \(1, 1, 32\)'):
     load_params(DATA / file, model)
 
 
 def test_another_number_of_classes_gets_a_new_head_and_says_so(warnings):
-  params = load_params(DATA / 'vit_token.npz', mini(num_classes=3, head_bias_init=-2.))
+  params = load_params(DATA / 'vit_token.npz', mini(num_classes=3, head_bias_init=-2.0))
   head, old = params.pop('head'), load_params(DATA / 'vit_token.npz', mini())
   assert not head['kernel'].any() and head['kernel'].shape == (32, 3)
   assert head['bias'].tolist() == [-2, -2, -2]
   del old['head']
   assert_same_bits(params, old)
-  assert warnings() == [f'{DATA / "vit_token.npz"}: its head of 10 classes is dropped; '
-                        'the head of 3 classes is new: zeros, to be trained']
+  assert warnings() == [
+    f'{DATA / "vit_token.npz"}: its head of 10 classes is dropped; '
+    'the head of 3 classes is new: zeros, to be trained'
+  ]
 
 
 def test_a_new_head_can_be_asked_for(warnings):
@@ -135,25 +167,33 @@ def test_a_model_without_a_head_drops_the_files(warnings):
   assert 'head' not in params
   assert warnings() == [f'{DATA / "vit_token.npz"}: its head of 10 classes is dropped']
   reference = np.load(DATA / 'vit_token.io.npz')
-  np.testing.assert_allclose(model.apply({'params': params}, reference['image']),
-                             reference['tap:pre_logits'], rtol=0, atol=2e-5)
+  np.testing.assert_allclose(
+    model.apply({'params': params}, reference['image']),
+    reference['tap:pre_logits'],
+    rtol=0,
+    atol=2e-5,
+  )
 
 
 def test_a_backbone_gets_a_fresh_head(warnings):
-  model = tiny(registers=3, layer_scale=1., activation='gelu', num_classes=4)
+  model = tiny(registers=3, layer_scale=1.0, activation='gelu', num_classes=4)
   params = load_params(DATA / 'dinov2_tiny', model)
   assert not params['head']['kernel'].any() and params['head']['kernel'].shape == (16, 4)
-  assert warnings()[-1] == (f'{DATA / "dinov2_tiny"}: it has no head; '
-                            'the head of 4 classes is new: zeros, to be trained')
+  assert warnings()[-1] == (
+    f'{DATA / "dinov2_tiny"}: it has no head; the head of 4 classes is new: zeros, to be trained'
+  )
 
 
 def test_the_head_of_a_bit_resnet_is_swapped_too():
   arrays = read_arrays(DATA / 'bit_v2.npz')
   assert arrays['resnet/head/conv2d/kernel'].shape == (1, 1, 256, 10)
-  from vit_jax.pretrained.metadata import About
   from vit_jax.pretrained.fit import fit
-  want = {k: jax.ShapeDtypeStruct((*v.shape[:-1], 3) if 'head' in k else v.shape, v.dtype)
-          for k, v in arrays.items()}
+  from vit_jax.pretrained.metadata import About
+
+  want = {
+    k: jax.ShapeDtypeStruct((*v.shape[:-1], 3) if 'head' in k else v.shape, v.dtype)
+    for k, v in arrays.items()
+  }
   fitted = fit(arrays, want, None, About(), 'bit_v2.npz')
   assert not fitted['resnet/head/conv2d/kernel'].any()
   assert fitted['resnet/head/conv2d/kernel'].shape == (1, 1, 256, 3)
@@ -161,17 +201,21 @@ def test_the_head_of_a_bit_resnet_is_swapped_too():
 
 def test_positions_are_resized_to_another_grid_and_say_so(warnings):
   from vit_jax.pretrained.posembed import resize_posembed
+
   file = DATA / 'vit_token.npz'
   params = load_params(file, mini(image_size=(48, 64)))
   positions = params['Transformer']['posembed_input']['pos_embedding']
   old = read_arrays(file)['Transformer/posembed_input/pos_embedding']
   np.testing.assert_array_equal(positions, resize_posembed(old, (6, 8)))
-  assert warnings() == [f'{file}: the position embedding is resized from 4x4 patches to the grid '
-                        'of 6x8 patches']
+  assert warnings() == [
+    f'{file}: the position embedding is resized from 4x4 patches to the grid of 6x8 patches'
+  ]
 
 
-@pytest.mark.parametrize('overrides, name', [
-    (dict(pos_embedding='learned2d'), 'rows'), (dict(pos_embedding_at='every'), 'pos_embedding')])
+@pytest.mark.parametrize(
+  'overrides, name',
+  [(dict(pos_embedding='learned2d'), 'rows'), (dict(pos_embedding_at='every'), 'pos_embedding')],
+)
 def test_other_learned_positions_are_resized_too(tmp_path, warnings, overrides, name):
   params = random_params(tiny(**overrides))
   save_params(params, tmp_path / 'a.npz')
@@ -198,31 +242,62 @@ def test_a_recorded_image_size_tells_grids_of_one_length_apart(tmp_path, warning
 
 def test_what_a_config_json_says_against_the_model_is_named(warnings):
   load_params(DATA / 'hf_tiny', mini(num_heads=2, num_layers=3))
-  for said, words in zip(warnings(), (
-      "activation='gelu', the model has 'gelu_tanh'", 'norm_eps=1e-12, the model has 1e-06',
-      'num_heads=4, the model has 2')):
+  for said, words in zip(
+    warnings(),
+    (
+      "activation='gelu', the model has 'gelu_tanh'",
+      'norm_eps=1e-12, the model has 1e-06',
+      'num_heads=4, the model has 2',
+    ),
+  ):
     assert words in said and 'create_model(..., ' in said
   assert len(warnings()) == 3
 
 
 MODELS = {
-    'token': tiny(), 'gap': tiny(head='gap'), 'map': tiny(head='map'),
-    'pre_logits': tiny(representation_size=8), 'backbone': tiny(num_classes=0),
-    'pooler': tiny(num_classes=0, representation_size=16), 'no qkv bias': tiny(qkv_bias=False),
-    'dinov2': tiny(num_classes=0, layer_scale=1.), 'clip': tiny(pre_norm=True, patch_bias=False),
-    'registers': tiny(num_classes=0, layer_scale=1., registers=2),
-    'gap registers': tiny(head='gap', registers=2), 'layer scale': tiny(layer_scale=1.),
-    'not square': tiny(image_size=(8, 12)), 'no positions': tiny(pos_embedding='none'),
-    'learned2d': tiny(pos_embedding='learned2d'), 'relative': tiny(pos_embedding='relative'),
-    'hybrid': create_model('R+ViT-Ti/16', image_size=32, num_classes=5, **TINY)}
-CANNOT = {'timm': ['pre_logits', 'pooler', 'learned2d', 'relative', 'hybrid'],
-          'hf': ['gap', 'map', 'pre_logits', 'clip', 'gap registers', 'layer scale', 'no positions',
-                 'learned2d', 'relative', 'hybrid']}
+  'token': tiny(),
+  'gap': tiny(head='gap'),
+  'map': tiny(head='map'),
+  'pre_logits': tiny(representation_size=8),
+  'backbone': tiny(num_classes=0),
+  'pooler': tiny(num_classes=0, representation_size=16),
+  'no qkv bias': tiny(qkv_bias=False),
+  'dinov2': tiny(num_classes=0, layer_scale=1.0),
+  'clip': tiny(pre_norm=True, patch_bias=False),
+  'registers': tiny(num_classes=0, layer_scale=1.0, registers=2),
+  'gap registers': tiny(head='gap', registers=2),
+  'layer scale': tiny(layer_scale=1.0),
+  'not square': tiny(image_size=(8, 12)),
+  'no positions': tiny(pos_embedding='none'),
+  'learned2d': tiny(pos_embedding='learned2d'),
+  'relative': tiny(pos_embedding='relative'),
+  'hybrid': create_model('R+ViT-Ti/16', image_size=32, num_classes=5, **TINY),
+}
+CANNOT = {
+  'timm': ['pre_logits', 'pooler', 'learned2d', 'relative', 'hybrid'],
+  'hf': [
+    'gap',
+    'map',
+    'pre_logits',
+    'clip',
+    'gap registers',
+    'layer scale',
+    'no positions',
+    'learned2d',
+    'relative',
+    'hybrid',
+  ],
+}
 
 
-@pytest.mark.parametrize('kind, format', [
+@pytest.mark.parametrize(
+  'kind, format',
+  [
     *((kind, format) for kind in MODELS for format in ('npz', 'timm', 'hf')),
-    ('token', 'orbax'), ('hybrid', 'orbax')])
+    ('token', 'orbax'),
+    ('hybrid', 'orbax'),
+  ],
+)
 def test_what_is_saved_is_read_back_to_the_bit_or_refused(tmp_path, kind, format):
   model, path = MODELS[kind], tmp_path / ('x.npz' if format == 'npz' else 'x')
   params = random_params(model)
@@ -238,8 +313,10 @@ def test_what_is_saved_is_read_back_to_the_bit_or_refused(tmp_path, kind, format
 
 
 def test_what_has_the_same_parameters_but_another_meaning_is_refused(tmp_path):
-  for overrides, words in ((dict(pos_embedding='sincos2d'), 'timm can hold .* not .sincos2d'),
-                           (dict(pos_embedding_at='shared'), "pos_embedding_at='shared'")):
+  for overrides, words in (
+    (dict(pos_embedding='sincos2d'), 'timm can hold .* not .sincos2d'),
+    (dict(pos_embedding_at='shared'), "pos_embedding_at='shared'"),
+  ):
     model = tiny(**overrides)
     with pytest.raises(ValueError, match=words):
       save_params(random_params(model), tmp_path / 'x', 'timm', model=model)
@@ -257,10 +334,16 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
   assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ['a.npz']
 
 
-@pytest.mark.parametrize('path, format, words', [
-    ('a.safetensors', None, 'timm or hf'), ('a', 'onnx', "unknown format 'onnx'"),
-    ('gs://bucket/a.npz', None, 'write to a local path'), ('file/a.npz', None, 'cannot write'),
-    ('full', 'orbax', 'is there already')])
+@pytest.mark.parametrize(
+  'path, format, words',
+  [
+    ('a.safetensors', None, 'timm or hf'),
+    ('a', 'onnx', "unknown format 'onnx'"),
+    ('gs://bucket/a.npz', None, 'write to a local path'),
+    ('file/a.npz', None, 'cannot write'),
+    ('full', 'orbax', 'is there already'),
+  ],
+)
 def test_where_nothing_can_be_written_it_says_why(tmp_path, path, format, words):
   (tmp_path / 'file').write_text('')
   (tmp_path / 'full' / 'checkpoints').mkdir(parents=True)
@@ -282,9 +365,15 @@ def test_class_names_are_kept_and_placeholders_are_not(tmp_path):
     save_params(params, tmp_path / 'two', 'hf', class_names=['a', 'b'])
 
 
-@pytest.mark.parametrize('content, words', [
-    (b'', 'empty'), (b'<html>not found</html>', 'web page'), (b'\x80\x04K\x01.', 'pickle'),
-    (b'hello, world, hello', 'no checkpoint that is known')])
+@pytest.mark.parametrize(
+  'content, words',
+  [
+    (b'', 'empty'),
+    (b'<html>not found</html>', 'web page'),
+    (b'\x80\x04K\x01.', 'pickle'),
+    (b'hello, world, hello', 'no checkpoint that is known'),
+  ],
+)
 def test_what_is_no_checkpoint_is_told_apart(tmp_path, content, words):
   path = tmp_path / 'bad.ckpt'
   path.write_bytes(content)

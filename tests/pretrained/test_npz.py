@@ -4,16 +4,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax.pretrained.formats import read_arrays, write_arrays
 from tests.helpers.paths import FILES
+from vit_jax.pretrained.formats import read_arrays, write_arrays
 
 DATA = FILES
 BLOCK = 'Transformer/encoderblock_1/'
 
 
-@pytest.mark.parametrize('file', [
-    'vit_token.npz', 'vit_token.linen.npz', 'vit_gap.npz', 'vit_pre_logits.npz', 'hybrid_1_1.npz',
-    'hybrid_stem.npz', 'bit_v2.npz'])
+@pytest.mark.parametrize(
+  'file',
+  [
+    'vit_token.npz',
+    'vit_token.linen.npz',
+    'vit_gap.npz',
+    'vit_pre_logits.npz',
+    'hybrid_1_1.npz',
+    'hybrid_stem.npz',
+    'bit_v2.npz',
+  ],
+)
 def test_published_files_are_written_as_they_were(tmp_path, file):
   path = tmp_path / 'copy.npz'
   write_arrays(read_arrays(DATA / file), path, spelling='linen' if 'linen' in file else 'pre_linen')
@@ -31,8 +40,11 @@ def save(path, arrays):
 @pytest.mark.parametrize('prefix', ['', 'params/', 'opt/target/', 'params/img/'])
 def test_prefixes(tmp_path, prefix, caplog):
   caplog.set_level(logging.WARNING, 'vit_jax')
-  others = {'params/img/': 'params/txt/head/kernel', 'opt/target/': 'opt/state/step',
-            'params/': 'opt/count'}
+  others = {
+    'params/img/': 'params/txt/head/kernel',
+    'opt/target/': 'opt/state/step',
+    'params/': 'opt/count',
+  }
   arrays = {prefix + k: v for k, v in np.load(DATA / 'vit_token.npz').items()}
   if prefix:
     arrays[others[prefix]] = np.int32(7)  # what else is in such a file
@@ -40,16 +52,18 @@ def test_prefixes(tmp_path, prefix, caplog):
   expected = read_arrays(DATA / 'vit_token.npz')
   np.testing.assert_equal(read, expected)
   said = [r.getMessage() for r in caplog.records]
-  assert said == ([f'{tmp_path}/a.npz: read only {prefix}..., not {others[prefix]}'] if prefix
-                  else [])
+  assert said == (
+    [f'{tmp_path}/a.npz: read only {prefix}..., not {others[prefix]}'] if prefix else []
+  )
 
 
 def test_scanned_blocks_are_taken_apart():
   stacked = np.load(DATA / 'dialect2_gap_scan.npz')
   arrays = read_arrays(DATA / 'dialect2_gap_scan.npz')
   np.testing.assert_array_equal(
-      arrays[f'{BLOCK}MlpBlock_0/Dense_0/kernel'],
-      stacked['params/Transformer/encoderblock/MlpBlock_0/Dense_0/kernel'][1])
+    arrays[f'{BLOCK}MlpBlock_0/Dense_0/kernel'],
+    stacked['params/Transformer/encoderblock/MlpBlock_0/Dense_0/kernel'][1],
+  )
   assert sum('encoderblock_' in name for name in arrays) == 3 * 16
   assert 'Transformer/encoderblock/LayerNorm_0/bias' not in arrays
 
@@ -64,10 +78,13 @@ def test_root_positions_get_a_row_of_zeros_for_a_class_token():
 def test_numbered_convolutions_of_bit_files(tmp_path):
   arrays = dict(np.load(DATA / 'bit_v2.npz'))
   kernels = [k for k in arrays if 'standardized_conv2d' in k]
-  numbered = {k.replace('conv2d', f'conv2d_{kernels.index(k)}') if k in kernels else k: v
-              for k, v in arrays.items()}
-  np.testing.assert_equal(read_arrays(save(tmp_path / 'a.npz', numbered)),
-                          read_arrays(DATA / 'bit_v2.npz'))
+  numbered = {
+    k.replace('conv2d', f'conv2d_{kernels.index(k)}') if k in kernels else k: v
+    for k, v in arrays.items()
+  }
+  np.testing.assert_equal(
+    read_arrays(save(tmp_path / 'a.npz', numbered)), read_arrays(DATA / 'bit_v2.npz')
+  )
   twice = arrays | {kernels[0].replace('conv2d', 'conv2d_3'): arrays[kernels[0]]}
   with pytest.raises(ValueError, match='standardized_conv2d/kernel twice'):
     read_arrays(save(tmp_path / 'a.npz', twice))
@@ -83,13 +100,23 @@ def test_other_precisions_become_float32(tmp_path, dtype):
     read_arrays(save(tmp_path / 'a.npz', {'cls': np.zeros(3, np.int64)}))
 
 
-@pytest.mark.parametrize('content', [b'', b'<html>not found</html>', 'truncated', 'flipped',
-                                     'pickled', 'no archive', 'empty archive'])
+@pytest.mark.parametrize(
+  'content',
+  [
+    b'',
+    b'<html>not found</html>',
+    'truncated',
+    'flipped',
+    'pickled',
+    'no archive',
+    'empty archive',
+  ],
+)
 def test_damaged_files_are_named(tmp_path, content):
   path = tmp_path / 'bad.npz'
   good = (DATA / 'vit_token.npz').read_bytes()
   if content == 'truncated':
-    content = good[:len(good) // 2]
+    content = good[: len(good) // 2]
   elif content == 'flipped':
     content = bytearray(good)
     content[len(good) // 3] ^= 16
@@ -108,6 +135,7 @@ def test_damaged_files_are_named(tmp_path, content):
 
 def test_a_file_of_pytorch_is_not_opened(tmp_path):
   import zipfile
+
   for name in ('a.pth', 'a.bin', 'a.npz'):
     with zipfile.ZipFile(tmp_path / name, 'w') as archive:
       archive.writestr('archive/data.pkl', b'\x80\x02}q\x00.')

@@ -6,15 +6,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from vit_jax import create_model, load_params, save_params
-from vit_jax.training.checkpoint import Checkpoints
-from vit_jax.pretrained.metadata import About
-from vit_jax.pretrained.formats import read_arrays, read_checkpoint, read_class_names, write_arrays
 from tests.helpers.paths import FILES
+from vit_jax import create_model, load_params, save_params
+from vit_jax.pretrained.formats import read_arrays, read_checkpoint, read_class_names, write_arrays
+from vit_jax.pretrained.metadata import About
+from vit_jax.training.checkpoint import Checkpoints
 
 DATA = FILES
-MODEL = create_model('ViT-Ti/8', hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=2,
-                     num_classes=10, image_size=32)
+MODEL = create_model(
+  'ViT-Ti/8', hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=2, num_classes=10, image_size=32
+)
 
 
 def save_steps(workdir, params, steps):
@@ -23,8 +24,11 @@ def save_steps(workdir, params, steps):
   checkpoints = Checkpoints(workdir / 'checkpoints')
   for step in steps:
     scaled = jax.tree.map(lambda x: jnp.asarray(x) * step, params)
-    state = {'step': jnp.int32(step), 'params': scaled,
-             'opt_state': [{'mu': jax.tree.map(jnp.zeros_like, params)}]}
+    state = {
+      'step': jnp.int32(step),
+      'params': scaled,
+      'opt_state': [{'mu': jax.tree.map(jnp.zeros_like, params)}],
+    }
     checkpoints.save(step, state, {'model': 'ViT-Ti/8', 'class_names': list('abcdefghij')})
   checkpoints.close()
   return workdir
@@ -45,9 +49,16 @@ def test_what_is_written_holds_parameters_and_what_was_said_of_them(tmp_path):
   params = load_params(DATA / 'vit_token.npz', MODEL)
   save_params(params, tmp_path / 'p', model=MODEL.clone(activation='gelu'), class_names=['a'] * 10)
   about = read_checkpoint(tmp_path / 'p').about
-  assert about == About(activation='gelu', norm_eps=1e-6, head='token', pos_embedding='learned',
-                        pos_embedding_at='stem', image_size=(32, 32), class_names=['a'] * 10,
-                        format='orbax')
+  assert about == About(
+    activation='gelu',
+    norm_eps=1e-6,
+    head='token',
+    pos_embedding='learned',
+    pos_embedding_at='stem',
+    image_size=(32, 32),
+    class_names=['a'] * 10,
+    format='orbax',
+  )
   doubled = jax.tree.map(lambda x: 2 * x, params)
   save_params(jax.device_put(doubled), tmp_path / 'p')  # replaces its like
   np.testing.assert_equal(load_params(tmp_path / 'p', MODEL), doubled)
@@ -62,8 +73,9 @@ def test_a_flipped_byte_is_found_and_named(tmp_path, kind):
     path = tmp_path / 'p'
     write_arrays({'w': values}, path)
   assert read_arrays(path)['w'].shape == (300, 300)
-  file = max((path / ('state' if kind == 'run' else 'params')).glob('**/d/*'),
-             key=lambda p: p.stat().st_size)
+  file = max(
+    (path / ('state' if kind == 'run' else 'params')).glob('**/d/*'), key=lambda p: p.stat().st_size
+  )
   data = bytearray(file.read_bytes())
   data[len(data) // 2] ^= 1
   file.write_bytes(data)
@@ -93,8 +105,10 @@ def test_no_directory_of_another_kind_is_replaced(tmp_path):
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
   write_arrays({'w': np.ones(4, np.float32)}, tmp_path / 'p')
+
   def full(self, *args, **kwargs):
     raise OSError(28, 'No space left on device')
+
   monkeypatch.setattr(ocp.Checkpointer, 'save', full)
   with pytest.raises(ValueError, match='cannot write .*/p .*No space left'):
     write_arrays({'w': np.zeros(4, np.float32)}, tmp_path / 'p')

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
+from tests.helpers.paths import FILES
 from vit_jax.errors import InputError
 from vit_jax.pretrained.posembed import METHODS, resize_patch_embedding, resize_posembed
-from tests.helpers.paths import FILES
 
 DATA = FILES
 PAIRS = [(old, new) for old in range(1, 49) for new in range(1, 49) if old != new]
@@ -85,7 +85,8 @@ def test_all_square_pairs_against_scipy_where_it_is_right():
 def test_linear_functions_stay_linear(old, new):
   """With the corners aligned, coordinates of the corners' unit square are reproduced."""
   coordinates = lambda grid: np.stack(
-      np.meshgrid(*(np.linspace(0, 1, n) for n in grid), indexing='ij'), axis=-1)
+    np.meshgrid(*(np.linspace(0, 1, n) for n in grid), indexing='ij'), axis=-1
+  )
   got = resize_grid(coordinates(old), new)
   if 1 in old:  # one column holds one value
     got, want = got[..., 0], coordinates(new)[..., 0]
@@ -105,7 +106,6 @@ def test_corners_stay_where_they_are(old, new):
 @pytest.mark.parametrize('method', METHODS)
 @pytest.mark.parametrize('old, new', SHAPES)
 class TestEveryMethod:
-
   def test_weights_sum_to_one_and_each_old_row_counts(self, old, new, method):
     one_hot = np.eye(old[0] * old[1]).reshape(*old, -1)
     weights = resize_grid(one_hot, new, method)
@@ -125,12 +125,13 @@ class TestEveryMethod:
 
   def test_channels_do_not_mix_and_prefix_rows_are_kept(self, old, new, method):
     grid, prefix = noise(*old, 3).astype(np.float32), noise(1, 2, 3, seed=1).astype(np.float32)
-    alone = [resize_grid(grid[..., i:i + 1], new, method) for i in range(3)]
+    alone = [resize_grid(grid[..., i : i + 1], new, method) for i in range(3)]
     both = np.concatenate([prefix, grid.reshape(1, -1, 3)], axis=1)
     got = resize_posembed(both, new, old, 2, method)
     np.testing.assert_array_equal(got[:, :2], prefix)
-    np.testing.assert_allclose(got[:, 2:].reshape(*new, 3), np.concatenate(alone, axis=-1),
-                               rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+      got[:, 2:].reshape(*new, 3), np.concatenate(alone, axis=-1), rtol=0, atol=1e-6
+    )
 
 
 def test_round_trips():
@@ -145,8 +146,11 @@ def test_one_position():
   grid = noise(3, 4, 2)
   np.testing.assert_array_equal(resize_grid(grid, (1, 1))[0, 0], grid[0, 0])
   np.testing.assert_array_equal(resize_grid(grid[:1, :1], (3, 2)), np.tile(grid[:1, :1], (3, 2, 1)))
-  np.testing.assert_allclose(resize_grid(grid[:2, :2], (1, 1), 'half_pixel')[0, 0],
-                             grid[:2, :2].mean(axis=(0, 1)), atol=1e-15)
+  np.testing.assert_allclose(
+    resize_grid(grid[:2, :2], (1, 1), 'half_pixel')[0, 0],
+    grid[:2, :2].mean(axis=(0, 1)),
+    atol=1e-15,
+  )
 
 
 @pytest.mark.parametrize('method', METHODS)
@@ -159,26 +163,37 @@ def test_dtypes_are_kept_and_equal_grids_are_the_identity(dtype, method):
   larger = resize_posembed(jnp.asarray(x), (6, 4), (3, 4), method=method)
   assert isinstance(larger, np.ndarray) and larger.shape == (1, 25, 5)
   exact = resize_posembed(x.astype(np.float64), (6, 4), (3, 4), method=method)
-  np.testing.assert_allclose(larger.astype(np.float64), exact, rtol=float(jnp.finfo(dtype).eps),
-                             atol=1e-6)
+  np.testing.assert_allclose(
+    larger.astype(np.float64), exact, rtol=float(jnp.finfo(dtype).eps), atol=1e-6
+  )
 
 
-@pytest.mark.parametrize('shape, arguments, words', [
+@pytest.mark.parametrize(
+  'shape, arguments, words',
+  [
     ((1, 15, 2), dict(new_grid=(5, 5)), '14 patch positions are no square grid: give old_grid'),
-    ((1, 17, 2), dict(new_grid=(5, 5), old_grid=(4, 5)),
-     'old_grid 4x5 has 20 patches, the position embedding has 16 after 1 prefix tokens'),
+    (
+      (1, 17, 2),
+      dict(new_grid=(5, 5), old_grid=(4, 5)),
+      'old_grid 4x5 has 20 patches, the position embedding has 16 after 1 prefix tokens',
+    ),
     ((1, 16, 2), dict(new_grid=(5, 5)), 'another num_prefix_tokens than 1'),
     ((1, 17, 2), dict(new_grid=(5, 0)), r'new_grid must be two positive whole numbers, got \(5, 0'),
     ((1, 17, 2), dict(new_grid=5), 'new_grid must be two positive whole numbers, got 5'),
     ((1, 17, 2), dict(new_grid=(5, 5, 5)), 'new_grid must be two positive'),
     ((1, 17, 2), dict(new_grid=(5.5, 5)), 'new_grid must be two positive'),
     ((1, 17, 2), dict(new_grid=(5, 5), old_grid=(-4, -4)), 'old_grid must be two positive'),
-    ((1, 17, 2), dict(new_grid=(5, 5), method='lanczos'),
-     "unknown resize method 'lanczos'; methods are bilinear, half_pixel, bicubic"),
+    (
+      (1, 17, 2),
+      dict(new_grid=(5, 5), method='lanczos'),
+      "unknown resize method 'lanczos'; methods are bilinear, half_pixel, bicubic",
+    ),
     ((17, 2), dict(new_grid=(5, 5)), r'\(1, N, D\), got \(17, 2\)'),
     ((2, 17, 2), dict(new_grid=(5, 5)), r'\(1, N, D\), got \(2, 17, 2\)'),
     ((1, 1, 2), dict(new_grid=(5, 5)), 'of 1 rows has no grid after 1 prefix tokens'),
-    ((1, 9, 2), dict(new_grid=(5, 5), num_prefix_tokens=-1), 'no grid after -1 prefix')])
+    ((1, 9, 2), dict(new_grid=(5, 5), num_prefix_tokens=-1), 'no grid after -1 prefix'),
+  ],
+)
 def test_errors(shape, arguments, words):
   with pytest.raises(InputError, match=words):
     resize_posembed(np.zeros(shape), **arguments)
@@ -188,20 +203,25 @@ def enlarge(x, size):
   """Bilinear between pixel centres without antialiasing, (h, w, C) -> (*size, C), written anew."""
   for axis, new in enumerate(size):
     old = x.shape[axis]
-    at = (np.arange(new) + .5) * old / new - .5
+    at = (np.arange(new) + 0.5) * old / new - 0.5
     x = np.apply_along_axis(lambda line: np.interp(at, np.arange(old), line), axis, x)
   return x
 
 
-@pytest.mark.parametrize('old, new', [
-    ((4, 4), (8, 8)), ((4, 4), (5, 5)), ((4, 6), (4, 9)), ((3, 5), (10, 6)), ((8, 8), (16, 16))])
+@pytest.mark.parametrize(
+  'old, new',
+  [((4, 4), (8, 8)), ((4, 4), (5, 5)), ((4, 6), (4, 9)), ((3, 5), (10, 6)), ((8, 8), (16, 16))],
+)
 def test_tokens_do_not_change_when_patches_are_enlarged(old, new):
   """FlexiViT section 3.4: <x, w> == <B x, w'> for every patch x."""
   kernel, patches = noise(*old, 3, 4), noise(20, *old, 3, seed=1)
   larger = np.stack([enlarge(x, new) for x in patches])
   np.testing.assert_allclose(
-      np.einsum('nhwc,hwcd->nd', larger, resize_patch_embedding(kernel, new)),
-      np.einsum('nhwc,hwcd->nd', patches, kernel), rtol=0, atol=1e-12)
+    np.einsum('nhwc,hwcd->nd', larger, resize_patch_embedding(kernel, new)),
+    np.einsum('nhwc,hwcd->nd', patches, kernel),
+    rtol=0,
+    atol=1e-12,
+  )
 
 
 @pytest.mark.parametrize('old, new', [((8, 8), (4, 4)), ((8, 8), (5, 3)), ((4, 6), (7, 3))])

@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers.paths import FILES
 from vit_jax import create_model, load_params
-from vit_jax.training import loop as train_lib
 from vit_jax.config.fields import default_config
 from vit_jax.errors import InputError
-from vit_jax.pretrained.load import abstract_params
 from vit_jax.pretrained.formats import read_arrays, read_checkpoint
+from vit_jax.pretrained.load import abstract_params
 from vit_jax.pretrained.posembed import resize_patch_embedding, resize_posembed
 from vit_jax.pretrained.resize import resize_arrays
 from vit_jax.tools import resize
-from tests.helpers.paths import FILES
+from vit_jax.training import loop as train_lib
 
 DATA = FILES
 POSITIONS = 'Transformer/posembed_input/pos_embedding'
@@ -33,8 +33,9 @@ def run(*arguments):
 
 def load(path, image_size, patch=8, num_classes=10, **overrides):
   """(model, parameters) of a checkpoint that needs no more changes."""
-  model = create_model(f'ViT-Ti/{patch}', num_classes=num_classes, image_size=image_size,
-                       **overrides)
+  model = create_model(
+    f'ViT-Ti/{patch}', num_classes=num_classes, image_size=image_size, **overrides
+  )
   return model, load_params(path, model)
 
 
@@ -51,9 +52,16 @@ def assert_others_equal(old, new, *changed):
     np.testing.assert_array_equal(old[name], new[name], err_msg=name)
 
 
-@pytest.mark.parametrize('source, overrides', [
-    ('vit_token.npz', TINY), ('timm_tiny', TIMM), ('timm_tiny/model.safetensors', TIMM),
-    ('hf_tiny', HF), ('hf_tiny/model.safetensors', HF)])
+@pytest.mark.parametrize(
+  'source, overrides',
+  [
+    ('vit_token.npz', TINY),
+    ('timm_tiny', TIMM),
+    ('timm_tiny/model.safetensors', TIMM),
+    ('hf_tiny', HF),
+    ('hf_tiny/model.safetensors', HF),
+  ],
+)
 @pytest.mark.parametrize('out', ['out.npz', 'out.safetensors', 'new/out'])
 def test_every_kind_of_file(source, overrides, out, tmp_path, capsys, caplog):
   out = tmp_path / out
@@ -74,8 +82,11 @@ def test_every_kind_of_file(source, overrides, out, tmp_path, capsys, caplog):
   model, params = load(out, (64, 48), **overrides)
   np.testing.assert_array_equal(params['Transformer']['posembed_input']['pos_embedding'], want)
   assert_works(model, params)
-  unusual = [f'{k}={v!r}' for k, v in overrides.items()
-             if k == 'norm_eps' or (k, v) == ('activation', 'gelu')]
+  unusual = [
+    f'{k}={v!r}'
+    for k, v in overrides.items()
+    if k == 'norm_eps' or (k, v) == ('activation', 'gelu')
+  ]
   warning = f'npz does not keep {", ".join(unusual)} of {DATA / source}: give that to create_model'
   # And nothing is left to be resized.
   assert caplog.messages == [warning] * bool(unusual and out.suffix == '.npz')
@@ -95,10 +106,25 @@ def test_timm_reads_what_timm_wrote_and_back(tmp_path):
 
 def config(data_dir, **changes):
   c = default_config()
-  c.update(dict(
-      model='ViT-Ti/8', hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=1, image_size=16,
-      dtype='float32', dataset='digits', data_dir=data_dir, preset='bit', batch_size=8,
-      total_steps=1, warmup_steps=1, eval_split='none', num_threads=2))
+  c.update(
+    dict(
+      model='ViT-Ti/8',
+      hidden_dim=32,
+      mlp_dim=64,
+      num_heads=2,
+      num_layers=1,
+      image_size=16,
+      dtype='float32',
+      dataset='digits',
+      data_dir=data_dir,
+      preset='bit',
+      batch_size=8,
+      total_steps=1,
+      warmup_steps=1,
+      eval_split='none',
+      num_threads=2,
+    )
+  )
   c.update(changes)
   return c
 
@@ -114,19 +140,22 @@ def test_a_run_and_a_run_from_it(tmp_path, digits_dir, capsys, monkeypatch):
     assert run(source, f'resized{i or ""}', '--image_size=32', '--patch_size=16') == 0
     results.append(read_arrays(f'resized{i or ""}'))
     assert capsys.readouterr().out.splitlines() == [
-        'embedding/kernel: (8, 8, 3, 32) -> (16, 16, 3, 32)',
-        f'resized{i or ""} is written; train on from it with: python -m vit_jax.main '
-        f'--config=FILE --workdir=DIR --config.init_from=resized{i or ""} '
-        '--config.image_size=32 --config.model=NAME/16']
+      'embedding/kernel: (8, 8, 3, 32) -> (16, 16, 3, 32)',
+      f'resized{i or ""} is written; train on from it with: python -m vit_jax.main '
+      f'--config=FILE --workdir=DIR --config.init_from=resized{i or ""} '
+      '--config.image_size=32 --config.model=NAME/16',
+    ]
     assert_others_equal(results[0], results[-1])
   assert_others_equal(old, results[0], 'embedding/kernel')
-  np.testing.assert_array_equal(results[0]['embedding/kernel'],
-                                resize_patch_embedding(old['embedding/kernel'], 16))
+  np.testing.assert_array_equal(
+    results[0]['embedding/kernel'], resize_patch_embedding(old['embedding/kernel'], 16)
+  )
   assert read_checkpoint(out).about.model == 'ViT-Ti/16'
   before, after = read_checkpoint(workdir).about, read_checkpoint(out).about
   assert before.class_names == after.class_names == [str(i) for i in range(10)]
-  c = config(digits_dir, init_from='resized', image_size=32, model='ViT-Ti/16', total_steps=1,
-             lr=1e-6)
+  c = config(
+    digits_dir, init_from='resized', image_size=32, model='ViT-Ti/16', total_steps=1, lr=1e-6
+  )
   train_lib.train(c, tmp_path / 'next')
   new = read_arrays(tmp_path / 'next')
   for name, array in results[0].items():
@@ -136,18 +165,30 @@ def test_a_run_and_a_run_from_it(tmp_path, digits_dir, capsys, monkeypatch):
 def noise_of(model):
   """Random arrays in the shapes of a model."""
   rng = np.random.default_rng(0)
-  return {name: rng.normal(size=x.shape).astype(np.float32) for name, x in
-          traverse_util.flatten_dict(abstract_params(model), sep='/').items()}
+  return {
+    name: rng.normal(size=x.shape).astype(np.float32)
+    for name, x in traverse_util.flatten_dict(abstract_params(model), sep='/').items()
+  }
 
 
-@pytest.mark.parametrize('name, overrides', [
-    ('ViT-Ti/8', {}), ('ViT-Ti/8', {'head': 'gap'}), ('ViT-Ti/8', {'head': 'map'}),
-    ('ViT-Ti/8', {'registers': 3}), ('ViT-Ti/8', {'pos_embedding': 'learned2d'}),
-    ('ViT-Ti/8', {'pos_embedding_at': 'every'}), ('ViT-Ti/8', {'pos_embedding_at': 'shared'}),
+@pytest.mark.parametrize(
+  'name, overrides',
+  [
+    ('ViT-Ti/8', {}),
+    ('ViT-Ti/8', {'head': 'gap'}),
+    ('ViT-Ti/8', {'head': 'map'}),
+    ('ViT-Ti/8', {'registers': 3}),
+    ('ViT-Ti/8', {'pos_embedding': 'learned2d'}),
+    ('ViT-Ti/8', {'pos_embedding_at': 'every'}),
+    ('ViT-Ti/8', {'pos_embedding_at': 'shared'}),
     ('ViT-Ti/8', {'pos_embedding': 'learned2d', 'pos_embedding_at': 'every', 'head': 'gap'}),
     ('ViT-Ti/8', {'attention': 'axial', 'head': 'gap'}),
-    ('R26+ViT-Ti/32', {}), ('R50+ViT-Ti/16', {'pos_embedding': 'learned2d'}),
-    ('R50+ViT-Ti/16', {'head': 'gap'}), ('R+ViT-Ti/16', {})])
+    ('R26+ViT-Ti/32', {}),
+    ('R50+ViT-Ti/16', {'pos_embedding': 'learned2d'}),
+    ('R50+ViT-Ti/16', {'head': 'gap'}),
+    ('R+ViT-Ti/16', {}),
+  ],
+)
 def test_shapes_are_those_of_the_model_at_the_new_size(name, overrides):
   model = lambda *size: create_model(name, num_classes=3, image_size=size, **TINY | overrides)
   want = traverse_util.flatten_dict(abstract_params(model(192, 320)), sep='/')
@@ -156,7 +197,8 @@ def test_shapes_are_those_of_the_model_at_the_new_size(name, overrides):
   assert {k: v.shape for k, v in new.items()} == {k: v.shape for k, v in want.items()}
   changed = [k for k in old if old[k].shape != new[k].shape]
   assert len(changed) == (2 if overrides.get('pos_embedding') == 'learned2d' else 1) * (
-      2 if overrides.get('pos_embedding_at') == 'every' else 1)
+    2 if overrides.get('pos_embedding_at') == 'every' else 1
+  )
   assert all('posembed_input/' in name for name in changed)
   assert_others_equal(old, new, *changed)
   for name in changed:  # the first and last points, and the class token's, stay
@@ -165,8 +207,9 @@ def test_shapes_are_those_of_the_model_at_the_new_size(name, overrides):
 
 
 def test_rows_and_columns_are_resized_alone():
-  model = create_model('ViT-Ti/8', num_classes=3, image_size=(32, 24), pos_embedding='learned2d',
-                       **TINY)
+  model = create_model(
+    'ViT-Ti/8', num_classes=3, image_size=(32, 24), pos_embedding='learned2d', **TINY
+  )
   old = noise_of(model)
   new = resize_arrays(old, (56, 24))
   rows, columns = (f'Transformer/posembed_input/{axis}' for axis in ('rows', 'columns'))
@@ -174,8 +217,9 @@ def test_rows_and_columns_are_resized_alone():
   np.testing.assert_allclose(new[rows][::2], old[rows], atol=1e-6)
   np.testing.assert_allclose(new[rows][1::2], (old[rows][1:] + old[rows][:-1]) / 2, atol=1e-6)
   # The same as the embedding that both make: bilinear is linear in rows and in columns.
-  whole = lambda x: np.concatenate([
-      np.repeat(x[rows][:, None], 3, 1), np.repeat(x[columns][None], len(x[rows]), 0)], -1)
+  whole = lambda x: np.concatenate(
+    [np.repeat(x[rows][:, None], 3, 1), np.repeat(x[columns][None], len(x[rows]), 0)], -1
+  )
   both = resize_posembed(whole(old).reshape(1, -1, 32), (7, 3), (4, 3), 0)
   np.testing.assert_allclose(both.reshape(7, 3, 32), whole(new), atol=1e-6)
 
@@ -184,25 +228,27 @@ def test_a_grid_may_be_turned():
   arrays = read_arrays(DATA / 'vit_gap.npz')
   new = resize_arrays(arrays, (64, 16), method='half_pixel')
   back = resize_arrays(new, (16, 64), old_image_size=(64, 16))  # as many patches
-  np.testing.assert_array_equal(
-      back[POSITIONS], resize_posembed(new[POSITIONS], (2, 8), (8, 2), 0))
-  assert np.abs(back[POSITIONS] - new[POSITIONS]).max() > .01
+  np.testing.assert_array_equal(back[POSITIONS], resize_posembed(new[POSITIONS], (2, 8), (8, 2), 0))
+  assert np.abs(back[POSITIONS] - new[POSITIONS]).max() > 0.01
 
 
 def enlarge(x, axis):
   """Twice as many points, bilinear between pixel centres."""
   x = np.moveaxis(x, axis, -1)
   edged = np.concatenate([x[..., :1], x, x[..., -1:]], -1)
-  pairs = [.75 * x + .25 * edged[..., :-2], .75 * x + .25 * edged[..., 2:]]
+  pairs = [0.75 * x + 0.25 * edged[..., :-2], 0.75 * x + 0.25 * edged[..., 2:]]
   return np.moveaxis(np.stack(pairs, -1).reshape(*x.shape[:-1], -1), -1, axis)
 
 
 def test_larger_patches_of_larger_images_give_the_same_tokens(tmp_path):
   """FlexiViT: equal when every patch is enlarged by itself, near when the image is."""
-  assert run(DATA / 'vit_token.npz', tmp_path / 'p16.npz', '--image_size=64',
-             '--patch_size=16') == 0
+  assert (
+    run(DATA / 'vit_token.npz', tmp_path / 'p16.npz', '--image_size=64', '--patch_size=16') == 0
+  )
   (small, params8), (large, params16) = (
-      load(DATA / 'vit_token.npz', 32, **TINY), load(tmp_path / 'p16.npz', 64, 16, **TINY))
+    load(DATA / 'vit_token.npz', 32, **TINY),
+    load(tmp_path / 'p16.npz', 64, 16, **TINY),
+  )
   images = np.load(DATA / 'vit_token.io.npz')['image']
   want = small.apply({'params': params8}, images)
   patches = images.reshape(2, 4, 8, 4, 8, 3)
@@ -214,19 +260,23 @@ def test_larger_patches_of_larger_images_give_the_same_tokens(tmp_path):
   smooth = np.stack([np.sin(3 * x + 2 * y), np.cos(4 * y), x * y], -1).astype(np.float32)
   whole = cv2.resize(smooth, (64, 64), interpolation=cv2.INTER_LINEAR)
   tokens = lambda image, params, p: jnp.einsum(
-      'hpwqc,pqcd->hwd', image.reshape(4, p, 4, p, 3), params['embedding']['kernel'])
+    'hpwqc,pqcd->hwd', image.reshape(4, p, 4, p, 3), params['embedding']['kernel']
+  )
   a, b = tokens(smooth, params8, 8), tokens(whole, params16, 16)
-  assert 0 < np.abs(a - b).max() < .02 * np.abs(a).max()
-  a, b = (model.apply({'params': params}, image[None]) for model, params, image in
-          [(small, params8, smooth), (large, params16, whole)])
-  np.testing.assert_allclose(a, b, rtol=0, atol=.02 * np.abs(a).max())
+  assert 0 < np.abs(a - b).max() < 0.02 * np.abs(a).max()
+  a, b = (
+    model.apply({'params': params}, image[None])
+    for model, params, image in [(small, params8, smooth), (large, params16, whole)]
+  )
+  np.testing.assert_allclose(a, b, rtol=0, atol=0.02 * np.abs(a).max())
 
 
 def test_smaller_patches_make_a_finer_grid(tmp_path, capsys):
   assert run(DATA / 'vit_gap.npz', tmp_path / 'p4.npz', '--image_size=32', '--patch_size=4') == 0
   assert capsys.readouterr().out.splitlines()[:2] == [
-      f'{POSITIONS}: (1, 16, 32) -> (1, 64, 32)',
-      'embedding/kernel: (8, 8, 3, 32) -> (4, 4, 3, 32)']
+    f'{POSITIONS}: (1, 16, 32) -> (1, 64, 32)',
+    'embedding/kernel: (8, 8, 3, 32) -> (4, 4, 3, 32)',
+  ]
   assert_works(*load(tmp_path / 'p4.npz', 32, 4, head='gap', **TINY))
 
 
@@ -239,32 +289,62 @@ def test_a_file_that_does_not_tell_its_heads_and_activation(tmp_path, capsys):
   assert_others_equal(read_arrays(DATA / 'timm_tiny'), read_arrays(out), POSITIONS)
   capsys.readouterr()
   assert run(source, tmp_path / 'out.safetensors', '--image_size=64', '--num_heads=2') == 1
-  assert capsys.readouterr().err == (f'error: {source} has no config.json that tells its '
-                                     'activation: put one beside it, or write npz\n')
+  assert capsys.readouterr().err == (
+    f'error: {source} has no config.json that tells its '
+    'activation: put one beside it, or write npz\n'
+  )
 
 
-@pytest.mark.parametrize('source, flags, words', [
-    ('vit_token.npz', ['--image_size=36'],
-     'image_size 36x36 is not a multiple of the patch size 8x8; try 32x32'),
-    ('vit_token.npz', ['--image_size=48', '--patch_size=32'],
-     'image_size 48x48 is not a multiple of the patch size 32x32; try 64x64'),
-    ('vit_token.npz', ['--image_size=32'],
-     'it is for 4x4 patches of 8x8 pixels already: nothing to resize'),
-    ('vit_token.npz', ['--image_size=64', '--old_image_size=32,64'],
-     'old_image_size 32x64 has 4x8 patches, but its position embedding has 16'),
-    ('vit_token.npz', ['--image_size=64', '--old_image_size=30'],
-     'old_image_size 30x30 is not a multiple of the patch size 8x8'),
+@pytest.mark.parametrize(
+  'source, flags, words',
+  [
+    (
+      'vit_token.npz',
+      ['--image_size=36'],
+      'image_size 36x36 is not a multiple of the patch size 8x8; try 32x32',
+    ),
+    (
+      'vit_token.npz',
+      ['--image_size=48', '--patch_size=32'],
+      'image_size 48x48 is not a multiple of the patch size 32x32; try 64x64',
+    ),
+    (
+      'vit_token.npz',
+      ['--image_size=32'],
+      'it is for 4x4 patches of 8x8 pixels already: nothing to resize',
+    ),
+    (
+      'vit_token.npz',
+      ['--image_size=64', '--old_image_size=32,64'],
+      'old_image_size 32x64 has 4x8 patches, but its position embedding has 16',
+    ),
+    (
+      'vit_token.npz',
+      ['--image_size=64', '--old_image_size=30'],
+      'old_image_size 30x30 is not a multiple of the patch size 8x8',
+    ),
     ('vit_token.npz', ['--image_size=0'], 'one or two positive numbers of pixels, got 0'),
     ('vit_token.npz', ['--image_size=64', '--patch_size=-8'], 'one or two positive numbers'),
     ('hybrid_1_1.npz', ['--image_size=100'], 'not a multiple of the patch size 8x8; try 96x96'),
     ('hybrid_stem.npz', ['--image_size=80'], 'not a multiple of the patch size 32x32'),
-    ('hybrid_stem.npz', ['--image_size=96', '--patch_size=4'],
-     "a hybrid's patches are positions of its ResNet: their size is fixed"),
-    ('bit_v2.npz', ['--image_size=96'],
-     'a BiT ResNet takes images of any size as it is: nothing to resize'),
-    ('posembed_timm.npz', ['--image_size=96'],
-     'there is no embedding/kernel: this is no Vision Transformer'),
-    ('none.npz', ['--image_size=96'], 'no such file')])
+    (
+      'hybrid_stem.npz',
+      ['--image_size=96', '--patch_size=4'],
+      "a hybrid's patches are positions of its ResNet: their size is fixed",
+    ),
+    (
+      'bit_v2.npz',
+      ['--image_size=96'],
+      'a BiT ResNet takes images of any size as it is: nothing to resize',
+    ),
+    (
+      'posembed_timm.npz',
+      ['--image_size=96'],
+      'there is no embedding/kernel: this is no Vision Transformer',
+    ),
+    ('none.npz', ['--image_size=96'], 'no such file'),
+  ],
+)
 def test_errors_name_the_file_and_write_nothing(source, flags, words, tmp_path, capsys):
   assert run(DATA / source, tmp_path / 'out', *flags) == 1
   shown = capsys.readouterr()
@@ -278,17 +358,22 @@ def test_what_is_there_stays(tmp_path, capsys):
   out.write_text('mine')
   assert run(DATA / 'vit_token.npz', out, '--image_size=64') == 1
   assert capsys.readouterr().err == (
-      f'error: {out} is there already: give another name, or --force to replace it\n')
+    f'error: {out} is there already: give another name, or --force to replace it\n'
+  )
   assert out.read_text() == 'mine'
   assert run(DATA / 'vit_token.npz', out, '--image_size=64', '--force') == 0
   assert read_arrays(out)[POSITIONS].shape == (1, 65, 32)
 
 
-@pytest.mark.parametrize('overrides, words', [
+@pytest.mark.parametrize(
+  'overrides, words',
+  [
     ({'pos_embedding': 'sincos2d'}, 'no position embedding was learned: images of any size fit'),
     ({'pos_embedding': 'none'}, 'no position embedding was learned'),
     ({'pos_embedding': 'relative'}, 'relative positions are of one sequence length'),
-    ({'pos_embedding': 'relative', 'pos_embedding_at': 'shared'}, 'relative positions are of one')])
+    ({'pos_embedding': 'relative', 'pos_embedding_at': 'shared'}, 'relative positions are of one'),
+  ],
+)
 def test_models_without_a_learned_grid(overrides, words):
   model = create_model('ViT-Ti/8', num_classes=3, image_size=32, **TINY | overrides)
   with pytest.raises(InputError, match=words):
@@ -312,11 +397,15 @@ def test_a_size_that_was_recorded_need_not_be_told(tmp_path, capsys):
     assert run(DATA / 'hybrid_1_1.npz', tmp_path / name, '--image_size=64,48') == 0
   capsys.readouterr()
   assert run(tmp_path / 'a.npz', tmp_path / 'b.npz', '--image_size=96,128') == 1
-  assert (f'error: {tmp_path}/a.npz: its 48 patches are no square: give old_image_size, the '
-          'pixels HEIGHT,WIDTH that it is for\n') == capsys.readouterr().err
+  assert (
+    f'error: {tmp_path}/a.npz: its 48 patches are no square: give old_image_size, the '
+    'pixels HEIGHT,WIDTH that it is for\n'
+  ) == capsys.readouterr().err
   assert run(tmp_path / 'a', tmp_path / 'b', '--image_size=96,128') == 0
-  assert run(tmp_path / 'a.npz', tmp_path / 'b.npz', '--image_size=96,128',
-             '--old_image_size=64,48') == 0
+  assert (
+    run(tmp_path / 'a.npz', tmp_path / 'b.npz', '--image_size=96,128', '--old_image_size=64,48')
+    == 0
+  )
   a, b = read_arrays(tmp_path / 'b'), read_arrays(tmp_path / 'b.npz')
   assert_others_equal(a, b)
   assert a[POSITIONS].shape == (1, 1 + 12 * 16, 32)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tests.helpers.paths import FILES
 from vit_jax import create_model, load_params, save_params
-from vit_jax.pretrained.load import abstract_params
 from vit_jax.pretrained.architecture import infer_model
 from vit_jax.pretrained.formats import read_arrays, read_checkpoint, write_arrays
+from vit_jax.pretrained.load import abstract_params
 from vit_jax.pretrained.torch_layout import read_positions, write_positions
-from tests.helpers.paths import FILES
 
 DATA = FILES
 HF = DATA / 'hf_tiny' / 'model.safetensors'
@@ -35,9 +35,16 @@ def copy(source, directory, change=lambda tensors: tensors, config=True):
   return directory
 
 
-@pytest.mark.parametrize('name, kind', [
-    ('timm_tiny', 'timm'), ('timm_registers', 'timm'), ('timm_map', 'timm'), ('hf_tiny', 'hf'),
-    ('dinov2_tiny', 'hf')])
+@pytest.mark.parametrize(
+  'name, kind',
+  [
+    ('timm_tiny', 'timm'),
+    ('timm_registers', 'timm'),
+    ('timm_map', 'timm'),
+    ('hf_tiny', 'hf'),
+    ('dinov2_tiny', 'hf'),
+  ],
+)
 def test_what_these_libraries_wrote_is_written_as_it_was(tmp_path, name, kind):
   arrays, about = read_checkpoint(DATA / name)
   if name == 'hf_tiny':
@@ -61,9 +68,22 @@ def test_the_config_for_transformers_says_the_same(tmp_path, name):
   write_arrays(arrays, tmp_path, 'hf', about=about)
   old, new = (json.loads((d / 'config.json').read_text()) for d in (DATA / name, tmp_path))
   # What has no default, or another one, in transformers.
-  told = {'architectures', 'hidden_act', 'hidden_size', 'id2label', 'image_size', 'layer_norm_eps',
-          'intermediate_size', 'mlp_ratio', 'model_type', 'num_attention_heads', 'patch_size',
-          'num_hidden_layers', 'num_register_tokens', 'qkv_bias'}
+  told = {
+    'architectures',
+    'hidden_act',
+    'hidden_size',
+    'id2label',
+    'image_size',
+    'layer_norm_eps',
+    'intermediate_size',
+    'mlp_ratio',
+    'model_type',
+    'num_attention_heads',
+    'patch_size',
+    'num_hidden_layers',
+    'num_register_tokens',
+    'qkv_bias',
+  }
   assert {k: new[k] for k in old if k in told} == {k: old[k] for k in old if k in told}
   assert new.keys() <= old.keys()
 
@@ -84,13 +104,26 @@ def test_the_config_for_timm_says_the_same(tmp_path):
 
 
 def test_the_model_tells_what_parameters_do_not(tmp_path):
-  model = create_model('ViT-Ti/4', hidden_dim=16, mlp_dim=24, num_heads=2, num_layers=1,
-                       num_classes=3, image_size=(8, 12), activation='quick_gelu', norm_eps=1e-5)
+  model = create_model(
+    'ViT-Ti/4',
+    hidden_dim=16,
+    mlp_dim=24,
+    num_heads=2,
+    num_layers=1,
+    num_classes=3,
+    image_size=(8, 12),
+    activation='quick_gelu',
+    norm_eps=1e-5,
+  )
   params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), abstract_params(model))
   save_params(params, tmp_path / 'hf', 'hf', model=model, class_names=['a', 'b', 'c'])
   config = json.loads((tmp_path / 'hf' / 'config.json').read_text())
-  assert (config['hidden_act'], config['layer_norm_eps'], config['image_size'],
-          config['id2label']) == ('quick_gelu', 1e-5, [8, 12], {'0': 'a', '1': 'b', '2': 'c'})
+  assert (
+    config['hidden_act'],
+    config['layer_norm_eps'],
+    config['image_size'],
+    config['id2label'],
+  ) == ('quick_gelu', 1e-5, [8, 12], {'0': 'a', '1': 'b', '2': 'c'})
   save_params(params, tmp_path / 'timm', 'timm', model=model)
   args = json.loads((tmp_path / 'timm' / 'config.json').read_text())['model_args']
   assert (args['act_layer'], args['img_size'], args['mlp_ratio']) == ('quick_gelu', [8, 12], 1.5)
@@ -111,15 +144,25 @@ def test_a_single_file_keeps_its_config(tmp_path):
   assert again.about == about
 
 
-@pytest.mark.parametrize('change', [
+@pytest.mark.parametrize(
+  'change',
+  [
     lambda t: {k.removeprefix('vit.'): v for k, v in t.items()},
-    lambda t: {k.replace('encoder.layer.', 'layers.').replace('attention.attention.', 'attention.')
-               .replace('query', 'q_proj').replace('key', 'k_proj').replace('value', 'v_proj')
-               .replace('attention.output.dense', 'attention.o_proj')
-               .replace('intermediate.dense', 'mlp.fc1').replace('output.dense', 'mlp.fc2'): v
-               for k, v in t.items()},
-    lambda t: {k.replace('vit.', 'deit.'): v for k, v in t.items()}],
-                         ids=['no prefix', 'state_dict of transformers 5', 'another prefix'])
+    lambda t: {
+      k.replace('encoder.layer.', 'layers.')
+      .replace('attention.attention.', 'attention.')
+      .replace('query', 'q_proj')
+      .replace('key', 'k_proj')
+      .replace('value', 'v_proj')
+      .replace('attention.output.dense', 'attention.o_proj')
+      .replace('intermediate.dense', 'mlp.fc1')
+      .replace('output.dense', 'mlp.fc2'): v
+      for k, v in t.items()
+    },
+    lambda t: {k.replace('vit.', 'deit.'): v for k, v in t.items()},
+  ],
+  ids=['no prefix', 'state_dict of transformers 5', 'another prefix'],
+)
 def test_other_names_of_hugging_face(tmp_path, change):
   directory = copy(HF, tmp_path / 'x', change)
   assert load_file(directory / 'model.safetensors').keys() != load_file(HF).keys()
@@ -133,6 +176,7 @@ def test_split_projections_and_old_pre_logits_of_timm(tmp_path):
         parts = np.split(tensors.pop(f'blocks.{i}.attn.qkv.{kind}'), 3)
         tensors |= {f'blocks.{i}.attn.{x}_proj.{kind}': p for x, p in zip('qkv', parts)}
     return tensors | {'pre_logits.fc.weight': np.eye(32, 32, 3, np.float32)}
+
   read = read_arrays(copy(TIMM, tmp_path / 'x', change))
   np.testing.assert_array_equal(read.pop('pre_logits/kernel'), np.eye(32, 32, -3))
   np.testing.assert_equal(read, read_arrays(TIMM))
@@ -175,12 +219,16 @@ def test_heads_come_from_the_model_the_config_or_the_width(tmp_path):
     read_arrays(directory)
   with pytest.raises(ValueError, match=r'shape \(32, 32\) does not go with 5 attention heads'):
     read_arrays(directory, num_heads=5)
-  model = create_model('ViT-Ti/8', hidden_dim=32, mlp_dim=128, num_heads=2, num_layers=2,
-                       num_classes=10, image_size=32)
+  model = create_model(
+    'ViT-Ti/8', hidden_dim=32, mlp_dim=128, num_heads=2, num_layers=2, num_classes=10, image_size=32
+  )
   np.testing.assert_equal(load_params(directory, model), load_params(TIMM, model))
   wide = create_model('ViT-Ti/8', num_layers=1, num_classes=2, image_size=8)
-  save_params(jax.tree.map(lambda x: np.ones(x.shape, x.dtype), abstract_params(wide)),
-              tmp_path / 'wide', 'timm')
+  save_params(
+    jax.tree.map(lambda x: np.ones(x.shape, x.dtype), abstract_params(wide)),
+    tmp_path / 'wide',
+    'timm',
+  )
   bare = copy(tmp_path / 'wide' / 'model.safetensors', tmp_path / 'bare', config=False)
   assert read_arrays(bare)[name].shape == (192, 3, 64)
 
@@ -195,7 +243,8 @@ def test_three_habits_of_positions():
     read_positions(read, patches)
     no_embed_class = rows in (16, 6)
     np.testing.assert_array_equal(
-        read[POSITIONS], np.pad(arrays[POSITIONS], ((0, 0), (int(no_embed_class), 0), (0, 0))))
+      read[POSITIONS], np.pad(arrays[POSITIONS], ((0, 0), (int(no_embed_class), 0), (0, 0)))
+    )
     written, said = write_positions(read)
     assert said == no_embed_class
     np.testing.assert_equal(written, arrays)
@@ -211,19 +260,24 @@ def test_three_habits_of_positions():
   np.testing.assert_equal(again, read)
 
 
-@pytest.mark.parametrize('source, old, new, words', [
+@pytest.mark.parametrize(
+  'source, old, new, words',
+  [
     (TIMM, 'norm.weight', 'fc_norm.weight', r'normalises after pooling \(fc_norm\)'),
     (TIMM, 'head.bias', 'dist_token', 'distillation token'),
     (HF, 'classifier.bias', 'vit.embeddings.distillation_token', 'distillation token'),
     (TIMM, 'norm.bias', 'blocks.0.attn.q_norm.weight', 'normalises queries and keys'),
     (HF, 'classifier.bias', 'vit.encoder.layer.0.mlp.weights_in.weight', 'SwiGLU'),
     (HF, 'vit.embeddings.patch_embeddings.projection.weight', 'conv1.weight', 'lacks vit.embed'),
-    (TIMM, 'head.bias', 'decoder.0.bias', r'missing head/bias .* extra decoder.0.bias')])
+    (TIMM, 'head.bias', 'decoder.0.bias', r'missing head/bias .* extra decoder.0.bias'),
+  ],
+)
 def test_files_of_other_models_say_why(tmp_path, source, old, new, words):
   change = lambda tensors: {new if k.endswith(old) else k: v for k, v in tensors.items()}
   directory = copy(source, tmp_path / 'x', change)
-  model = create_model('ViT-Ti/8', hidden_dim=32, mlp_dim=128, num_heads=2, num_layers=2,
-                       num_classes=10, image_size=32)
+  model = create_model(
+    'ViT-Ti/8', hidden_dim=32, mlp_dim=128, num_heads=2, num_layers=2, num_classes=10, image_size=32
+  )
   with pytest.raises(ValueError, match=f'x.*{words}'):
     load_params(directory, model)
 
@@ -236,7 +290,7 @@ def test_safetensors_of_something_else(tmp_path):
 
 @pytest.mark.parametrize('source, kind', [(TIMM, 'timm'), (HF, 'hf')])
 def test_another_normalisation_of_the_pixels_is_named_and_kept(tmp_path, source, kind, caplog):
-  mean, std = (.485, .456, .406), (.229, .224, .225)
+  mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
   config = json.loads(source.with_name('config.json').read_text())
   preprocessor = {'image_mean': mean, 'image_std': std}
   if kind == 'timm':
@@ -252,8 +306,9 @@ def test_another_normalisation_of_the_pixels_is_named_and_kept(tmp_path, source,
     assert (kept.image_mean, kept.image_std) == (mean, std)
   load_params(tmp_path / kind, infer(arrays, about))
   assert [r.getMessage() for r in caplog.records] == [
-      f'{tmp_path / kind} is of a model for images (x - mean) / std with x in [0, 1], mean {mean} '
-      f'and std {std}: give it such, or take load_model, which adapts it to images in [-1, 1]']
+    f'{tmp_path / kind} is of a model for images (x - mean) / std with x in [0, 1], mean {mean} '
+    f'and std {std}: give it such, or take load_model, which adapts it to images in [-1, 1]'
+  ]
 
 
 @pytest.mark.parametrize('damage', ['empty', 'html', 'truncated', 'grown', 'header', 'length'])
@@ -261,16 +316,23 @@ def test_damaged_files_are_named(tmp_path, damage):
   good = TIMM.read_bytes()
   length = struct.unpack('<Q', good[:8])[0]
   middle = length // 2
-  (tmp_path / 'bad.safetensors').write_bytes({
-      'empty': b'', 'html': b'<!DOCTYPE html>', 'truncated': good[:-100], 'grown': good + b'1',
-      'header': good[:middle] + bytes([good[middle] ^ 64]) + good[middle + 1:],
-      'length': bytes([good[0] ^ 1]) + good[1:]}[damage])
+  (tmp_path / 'bad.safetensors').write_bytes(
+    {
+      'empty': b'',
+      'html': b'<!DOCTYPE html>',
+      'truncated': good[:-100],
+      'grown': good + b'1',
+      'header': good[:middle] + bytes([good[middle] ^ 64]) + good[middle + 1 :],
+      'length': bytes([good[0] ^ 1]) + good[1:],
+    }[damage]
+  )
   with pytest.raises(ValueError, match='bad.safetensors is not a readable safetensors file'):
     read_arrays(tmp_path / 'bad.safetensors')
 
 
-@pytest.mark.parametrize('text', ['', '[]', '{"num_attention_heads": "two"}',
-                                  '{"id2label": {"a": "b"}}'])
+@pytest.mark.parametrize(
+  'text', ['', '[]', '{"num_attention_heads": "two"}', '{"id2label": {"a": "b"}}']
+)
 def test_damaged_configs_are_named(tmp_path, text):
   directory = copy(HF, tmp_path / 'x')
   (directory / 'config.json').write_text(text)

@@ -41,8 +41,9 @@ def graph():
 def hugging_face_arrays(model):
   """{name: array} of the encoder; the exporter renamed what it transposed or split."""
   initializers = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
-  arrays = {k.removeprefix('backbone.'): v for k, v in initializers.items()
-            if k.startswith('backbone.')}
+  arrays = {
+    k.removeprefix('backbone.'): v for k, v in initializers.items() if k.startswith('backbone.')
+  }
   for node in model.graph.node:
     if node.op_type == 'MatMul' and node.input[1] in initializers:
       name = node.name.removeprefix('/backbone/').removesuffix('/MatMul').replace('/', '.')
@@ -57,20 +58,34 @@ def hugging_face_arrays(model):
 def test_token_features_of_a_photo(tmp_path):
   model = graph()
   safetensors.save_file(hugging_face_arrays(model), tmp_path / 'model.safetensors')
-  (tmp_path / 'config.json').write_text(json.dumps(dict(
-      model_type='dinov2', hidden_act='gelu', layer_norm_eps=1e-6, num_attention_heads=6,
-      image_size=SIZE, patch_size=14)))
+  (tmp_path / 'config.json').write_text(
+    json.dumps(
+      dict(
+        model_type='dinov2',
+        hidden_act='gelu',
+        layer_norm_eps=1e-6,
+        num_attention_heads=6,
+        image_size=SIZE,
+        patch_size=14,
+      )
+    )
+  )
   photo = cv2.resize(datasets.load_sample_image('flower.jpg'), (SIZE, SIZE)) / 255
-  image = (photo - [.485, .456, .406]) / [.229, .224, .225]
+  image = (photo - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
   image = image[None].astype(np.float32)
   session = onnxruntime.InferenceSession(model.SerializeToString())
-  want, = session.run([FEATURES], {'input_image': image.transpose(0, 3, 1, 2)})
+  (want,) = session.run([FEATURES], {'input_image': image.transpose(0, 3, 1, 2)})
 
-  vit = create_model('ViT-S/14', num_classes=0, image_size=SIZE, activation='gelu', layer_scale=1.)
+  vit = create_model('ViT-S/14', num_classes=0, image_size=SIZE, activation='gelu', layer_scale=1.0)
   params = load_params(tmp_path, vit)
-  _, state = jax.jit(lambda x: vit.apply(
-      {'params': params}, x, capture_intermediates=lambda m, _: m.name == 'Transformer',
-      mutable='intermediates'))(image)
+  _, state = jax.jit(
+    lambda x: vit.apply(
+      {'params': params},
+      x,
+      capture_intermediates=lambda m, _: m.name == 'Transformer',
+      mutable='intermediates',
+    )
+  )(image)
   got = state['intermediates']['Transformer']['__call__'][0]
   assert got.shape == want.shape == (1, 1 + 37 * 37, 384) and np.abs(want).max() > 5
   np.testing.assert_allclose(got, want, atol=1e-4)

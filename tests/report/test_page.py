@@ -12,32 +12,62 @@ import cv2
 import numpy as np
 import pytest
 
-from vit_jax.training import loop as train_lib
 from vit_jax.config.fields import default_config
 from vit_jax.data.decode import decode_image
-from vit_jax.data.preprocess import resize
 from vit_jax.data.open_source import open_source
+from vit_jax.data.preprocess import resize
+from vit_jax.evaluation.run_split import evaluation_split
+from vit_jax.inference.checkpoint_args import read_run
 from vit_jax.report import page, run
 from vit_jax.tools import figures
 from vit_jax.tools import report as tool
-from vit_jax.inference.checkpoint_args import read_run
-from vit_jax.evaluation.run_split import evaluation_split
+from vit_jax.training import loop as train_lib
 
-SECTIONS = ['Learning curves', 'Final metrics', 'Example predictions', 'What the model learned',
-            'Throughput', 'Config', 'Checkpoints']
-PICTURES = ['learning curves', 'filters', 'position similarity', 'attention distance', 'rollout',
-            'attention maps']
+SECTIONS = [
+  'Learning curves',
+  'Final metrics',
+  'Example predictions',
+  'What the model learned',
+  'Throughput',
+  'Config',
+  'Checkpoints',
+]
+PICTURES = [
+  'learning curves',
+  'filters',
+  'position similarity',
+  'attention distance',
+  'rollout',
+  'attention maps',
+]
 
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory, digits_dir):
   """The workdir of a small run that has everything."""
   c = default_config()
-  c.update(dict(
-      model='ViT-Ti/4', num_layers=2, hidden_dim=32, mlp_dim=64, num_heads=2, image_size=16,
-      dtype='float32', dataset='digits', data_dir=digits_dir, preset='bit', batch_size=32,
-      total_steps=40, lr=3e-3, warmup_steps=5, log_every=10, eval_every=20, save_every=20,
-      num_threads=2))
+  c.update(
+    dict(
+      model='ViT-Ti/4',
+      num_layers=2,
+      hidden_dim=32,
+      mlp_dim=64,
+      num_heads=2,
+      image_size=16,
+      dtype='float32',
+      dataset='digits',
+      data_dir=digits_dir,
+      preset='bit',
+      batch_size=32,
+      total_steps=40,
+      lr=3e-3,
+      warmup_steps=5,
+      log_every=10,
+      eval_every=20,
+      save_every=20,
+      num_threads=2,
+    )
+  )
   workdir = tmp_path_factory.mktemp('runs') / 'a <small> run'
   train_lib.train(c, workdir)
   return workdir
@@ -117,7 +147,7 @@ def test_page(trained, written):
 
 def test_examples_right_and_wrong(trained, written):
   text = written.read_text()
-  right, = re.findall(r'<p>(\d+) of 64 images of digits, test, spread', text)
+  (right,) = re.findall(r'<p>(\d+) of 64 images of digits, test, spread', text)
   wrong = re.findall(r'<b>✗ (\d)</b> (\d+)&nbsp;%<br>is (\d)<', text)
   assert 0 < int(right) < 64 and len(wrong) == min(12, 64 - int(right))
   assert all(predicted != label for predicted, _, label in wrong)
@@ -136,11 +166,24 @@ def browser():
 
 def browse(written, tmp_path, *flags):
   return subprocess.run(
-      [browser(), '--headless', '--no-sandbox', '--disable-gpu', '--hide-scrollbars',
-       '--disable-dev-shm-usage', f'--user-data-dir={tmp_path}/profile',
-       '--virtual-time-budget=5000', *flags, written.as_uri()],
-      check=True, capture_output=True, text=True, timeout=120,
-      env={**os.environ, 'HOME': str(tmp_path)})
+    [
+      browser(),
+      '--headless',
+      '--no-sandbox',
+      '--disable-gpu',
+      '--hide-scrollbars',
+      '--disable-dev-shm-usage',
+      f'--user-data-dir={tmp_path}/profile',
+      '--virtual-time-budget=5000',
+      *flags,
+      written.as_uri(),
+    ],
+    check=True,
+    capture_output=True,
+    text=True,
+    timeout=120,
+    env={**os.environ, 'HOME': str(tmp_path)},
+  )
 
 
 CHECK = """<script>addEventListener('load', () => {
@@ -178,8 +221,9 @@ def test_light_and_dark(written, tmp_path):
     pixels = cv2.imread(str(tmp_path / 'shot.png'))
     assert pixels.shape == (1000, 800, 3) and pixels.std() > 10
     return pixels[2, 2].tolist()
+
   assert paper() == [255, 255, 255]
-  assert paper('--blink-settings=preferredColorScheme=0') == [0x1b, 0x17, 0x14]
+  assert paper('--blink-settings=preferredColorScheme=0') == [0x1B, 0x17, 0x14]
 
 
 def test_a_run_that_has_just_begun(trained, tmp_path, capsys):
@@ -190,11 +234,18 @@ def test_a_run_that_has_just_begun(trained, tmp_path, capsys):
   assert capsys.readouterr().out.startswith(f'wrote {workdir}/report.html (0.0 MB)')
   found = Page((workdir / 'report.html').read_text())
   assert found.headings == SECTIONS and not found.images
-  no_metrics = (f'{workdir}/metrics.jsonl cannot be read: No such file or directory; give the '
-                'workdir of a run')
+  no_metrics = (
+    f'{workdir}/metrics.jsonl cannot be read: No such file or directory; give the workdir of a run'
+  )
   no_checkpoint = 'There is no checkpoint yet: it is made after save_every steps.'
-  assert found.missing == [no_metrics, no_metrics, no_checkpoint, no_checkpoint, no_metrics,
-                           no_checkpoint]
+  assert found.missing == [
+    no_metrics,
+    no_metrics,
+    no_checkpoint,
+    no_checkpoint,
+    no_metrics,
+    no_checkpoint,
+  ]
   assert ['model', '"ViT-Ti/4"', '"ViT-B/16"'] in found.tables['config']
 
 
@@ -218,18 +269,25 @@ def test_data_set_not_on_disk(trained, tmp_path, capsys):
   (workdir / 'config.json').write_text(json.dumps(config))
   found = Page(tool.make_report(str(workdir)))
   assert len(found.missing) == 2 and 'cifar10' in found.missing[0], found.missing
-  assert found.missing[1] == ('No attention distance, rollout and maps: there are no images to '
-                              'look at.')
+  assert found.missing[1] == (
+    'No attention distance, rollout and maps: there are no images to look at.'
+  )
   assert [i['alt'] for i in found.images] == PICTURES[:3]
   assert figures.main([f'--checkpoint={workdir}', f'--out={tmp_path}/out']) == 0
-  assert ('images: two photographs, as those that the run evaluated on cannot be had: '
-          in capsys.readouterr().out)
+  assert (
+    'images: two photographs, as those that the run evaluated on cannot be had: '
+    in capsys.readouterr().out
+  )
 
 
-@pytest.mark.parametrize('content, words', [
+@pytest.mark.parametrize(
+  'content, words',
+  [
     (None, '{} is not the workdir of a run: it has no config.json'),
     ('{', '{}/config.json is not a readable config of a run (Expecting property name'),
-    ('{"a": 1}', '{}/config.json is not the config of a run: it names no model and no data set')])
+    ('{"a": 1}', '{}/config.json is not the config of a run: it names no model and no data set'),
+  ],
+)
 def test_no_run(tmp_path, capsys, content, words):
   if content:
     (tmp_path / 'config.json').write_text(content)
@@ -246,17 +304,24 @@ def test_arguments(tmp_path, capsys):
 
 def test_what_differs_and_what_is_listed(tmp_path):
   assert run.differing({'b': [1, 2], 'a': 1, 'old': 3}, {'a': 2, 'b': (1, 2), 'new': 0}) == [
-      ('a', 1, 2), ('old', 3, 'no field of this version')]
+    ('a', 1, 2),
+    ('old', 3, 'no field of this version'),
+  ]
   steps = np.array([1, 2, 3])
-  curves = {'train/loss': (steps, np.array([3., 2., 1.])),
-            'eval/accuracy': (steps[:2], steps[:2] / 4),
-            'train/images_per_second': (steps, np.array([10., 2000., 30.])),
-            'train/mfu': (steps, np.array([.1, .3, .25])), 'train/goodput': (steps, steps / 4),
-            'train/seconds_waiting_for_data': (steps, steps)}
-  assert run.last_values(curves) == [('eval/accuracy', 2, .5), ('train/loss', 3, 1.)]
-  assert run.speeds(curves) == [('images per second', '30.0', '30.0'),
-                                ('MFU, share of the peak FLOP/s', '25.0%', '25.0%'),
-                                ('goodput, share of all time since the start', '', '75.0%')]
+  curves = {
+    'train/loss': (steps, np.array([3.0, 2.0, 1.0])),
+    'eval/accuracy': (steps[:2], steps[:2] / 4),
+    'train/images_per_second': (steps, np.array([10.0, 2000.0, 30.0])),
+    'train/mfu': (steps, np.array([0.1, 0.3, 0.25])),
+    'train/goodput': (steps, steps / 4),
+    'train/seconds_waiting_for_data': (steps, steps),
+  }
+  assert run.last_values(curves) == [('eval/accuracy', 2, 0.5), ('train/loss', 3, 1.0)]
+  assert run.speeds(curves) == [
+    ('images per second', '30.0', '30.0'),
+    ('MFU, share of the peak FLOP/s', '25.0%', '25.0%'),
+    ('goodput, share of all time since the start', '', '75.0%'),
+  ]
   for step, size in ((5, 3), (40, 4)):
     (tmp_path / 'checkpoints' / str(step) / 'state').mkdir(parents=True)
     (tmp_path / 'checkpoints' / str(step) / 'state' / 'x').write_bytes(bytes(size))
@@ -267,7 +332,7 @@ def test_what_differs_and_what_is_listed(tmp_path):
 
 
 def test_names_are_no_markup():
-  made = page.example(b'\x89PNG', 8, '<b>"cat"', 'a & b', .5, right=False)
+  made = page.example(b'\x89PNG', 8, '<b>"cat"', 'a & b', 0.5, right=False)
   assert '<b>✗ a &amp; b</b> 50&nbsp;%<br>is &lt;b&gt;&quot;cat&quot;<' in made
   assert 'alt="&lt;b&gt;&quot;cat&quot;"' in made and 'class="small"' in made
   assert page.table(['<'], [['&']]).count('&lt;') == 1

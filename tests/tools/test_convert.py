@@ -3,17 +3,23 @@ import json
 import numpy as np
 import pytest
 
-from vit_jax.pretrained.metadata import About
-from vit_jax.pretrained.formats import read_arrays, read_checkpoint, write_arrays
-from vit_jax.tools import convert
 from tests.helpers.paths import FILES
+from vit_jax.pretrained.formats import read_arrays, read_checkpoint, write_arrays
+from vit_jax.pretrained.metadata import About
+from vit_jax.tools import convert
 
 DATA = FILES
 
 
 def test_around_every_format_and_back(tmp_path, capsys):
-  steps = [('a', '--to=hf'), ('b', '--to=timm'), ('c.safetensors', '--to=hf'), ('d', '--to=orbax'),
-           ('e', None), ('f.npz', None)]
+  steps = [
+    ('a', '--to=hf'),
+    ('b', '--to=timm'),
+    ('c.safetensors', '--to=hf'),
+    ('d', '--to=orbax'),
+    ('e', None),
+    ('f.npz', None),
+  ]
   path = DATA / 'vit_token.npz'
   for name, *options in steps:
     assert convert.main([str(path), str(tmp_path / name), *filter(None, options)]) == 0
@@ -21,8 +27,11 @@ def test_around_every_format_and_back(tmp_path, capsys):
     assert out[0].startswith(f'{path}: ') and out[0].endswith('40 arrays, 24,234 parameters')
     kind = options[0].split('=')[1] if options[0] else {'e': 'orbax', 'f.npz': 'npz'}[name]
     assert out[1] == f'{tmp_path / name}: {kind}, the same numbers'
-    assert out[2:] == (['note: activation=gelu_tanh, norm_eps=1e-06 taken for granted, as in the '
-                        'published models'] if name == 'a' else [])
+    assert out[2:] == (
+      ['note: activation=gelu_tanh, norm_eps=1e-06 taken for granted, as in the published models']
+      if name == 'a'
+      else []
+    )
     path = tmp_path / name
   old, new = np.load(DATA / 'vit_token.npz'), np.load(path)
   assert set(old.files) == set(new.files)
@@ -30,8 +39,9 @@ def test_around_every_format_and_back(tmp_path, capsys):
 
 
 def test_spellings(tmp_path):
-  assert convert.main([str(DATA / 'vit_token.npz'), str(tmp_path / 'a.npz'),
-                       '--spelling=linen']) == 0
+  assert (
+    convert.main([str(DATA / 'vit_token.npz'), str(tmp_path / 'a.npz'), '--spelling=linen']) == 0
+  )
   assert set(np.load(tmp_path / 'a.npz').files) == set(np.load(DATA / 'vit_token.linen.npz').files)
 
 
@@ -57,7 +67,10 @@ def test_what_the_source_does_not_tell_can_be_given(tmp_path, capsys):
   assert convert.main([*to, '--num_heads=2', '--activation=gelu', '--norm_eps=1e-5']) == 0
   config = json.loads((tmp_path / 'x' / 'config.json').read_text())
   assert (config['hidden_act'], config['layer_norm_eps'], config['num_attention_heads']) == (
-      'gelu', 1e-5, 2)
+    'gelu',
+    1e-5,
+    2,
+  )
 
 
 def test_what_npz_loses_is_said(tmp_path, capsys):
@@ -65,7 +78,8 @@ def test_what_npz_loses_is_said(tmp_path, capsys):
   write_arrays(arrays, tmp_path / 'x', 'hf', about=about._replace(class_names=list('abcdefghij')))
   assert convert.main([str(tmp_path / 'x'), str(tmp_path / 'a.npz')]) == 0
   assert capsys.readouterr().out.splitlines()[-1] == (
-      'note: npz does not keep activation=gelu, norm_eps=1e-12, the names of the classes')
+    'note: npz does not keep activation=gelu, norm_eps=1e-12, the names of the classes'
+  )
 
 
 def test_an_image_size_for_a_grid_that_is_not_square(tmp_path, capsys):
@@ -81,20 +95,26 @@ def test_an_image_size_for_a_grid_that_is_not_square(tmp_path, capsys):
 
 
 def test_names_that_do_not_fit_the_head_are_left_out_and_said(tmp_path, capsys):
-  write_arrays(read_arrays(DATA / 'vit_token.npz'), tmp_path / 'run',
-               about=About(class_names=['cat', 'dog']))
+  write_arrays(
+    read_arrays(DATA / 'vit_token.npz'), tmp_path / 'run', about=About(class_names=['cat', 'dog'])
+  )
   assert convert.main([str(tmp_path / 'run'), str(tmp_path / 'x'), '--to=timm']) == 0
   assert capsys.readouterr().out.splitlines()[-1] == (
-      'note: 2 names of classes are left out, since the head has 10 outputs')
+    'note: 2 names of classes are left out, since the head has 10 outputs'
+  )
   assert read_checkpoint(tmp_path / 'x').about.class_names is None
 
 
-@pytest.mark.parametrize('arguments, words', [
+@pytest.mark.parametrize(
+  'arguments, words',
+  [
     (['bit_v2.npz', 'x', '--to=hf'], 'only plain Vision Transformers can be written for PyTorch'),
     (['vit_gap.npz', 'x', '--to=hf'], "no model of transformers has head='gap'"),
     (['hf_tiny', 'x', '--to=timm'], 'timm has no config for norm_eps=1e-12'),
     (['vit_gap.npz', 'x.safetensors'], 'safetensors with whose names? Say timm or hf'),
-    (['none.npz', 'x'], 'none.npz: no such file')])
+    (['none.npz', 'x'], 'none.npz: no such file'),
+  ],
+)
 def test_errors_are_one_sentence(tmp_path, capsys, arguments, words):
   source, target, *options = arguments
   assert convert.main([str(DATA / source), str(tmp_path / target), *options]) == 1

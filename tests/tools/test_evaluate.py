@@ -13,13 +13,12 @@ import pytest
 import tensorflow_datasets as tfds
 
 from vit_jax import create_model, load_params, save_params
-from vit_jax.training import loop as train_lib
 from vit_jax.config.fields import default_config
-from vit_jax.data import decode, preprocess
+from vit_jax.data import class_names, decode, preprocess
 from vit_jax.data.open_source import open_source
-from vit_jax.data import class_names
 from vit_jax.models.pixels import to_input
 from vit_jax.tools import evaluate as tool
+from vit_jax.training import loop as train_lib
 
 TINY = dict(hidden_dim=16, mlp_dim=32, num_heads=2, num_layers=1)
 
@@ -27,11 +26,29 @@ TINY = dict(hidden_dim=16, mlp_dim=32, num_heads=2, num_layers=1)
 def train(workdir, data_dir, **changes):
   """A run on digits, some of its predictions right."""
   c = default_config()
-  c.update(dict(
-      TINY, model='ViT-Ti/8', image_size=16, dtype='float32', dataset='digits', data_dir=data_dir,
-      preset='inception', resize_size=17, batch_size=64, total_steps=150, lr=1e-2, warmup_steps=10,
-      eval_every=0, save_every=0, num_threads=2, num_classes=12, eval_split='test[:300]',
-      weight_decay=.01) | changes)
+  c.update(
+    dict(
+      TINY,
+      model='ViT-Ti/8',
+      image_size=16,
+      dtype='float32',
+      dataset='digits',
+      data_dir=data_dir,
+      preset='inception',
+      resize_size=17,
+      batch_size=64,
+      total_steps=150,
+      lr=1e-2,
+      warmup_steps=10,
+      eval_every=0,
+      save_every=0,
+      num_threads=2,
+      num_classes=12,
+      eval_split='test[:300]',
+      weight_decay=0.01,
+    )
+    | changes
+  )
   train_lib.train(c, workdir)
   return workdir
 
@@ -66,7 +83,7 @@ def save_model(path, num_classes=4, seed=0, **fields):
   model = create_model('ViT-Ti/8', num_classes=num_classes, image_size=8, **TINY | fields)
   rng = np.random.default_rng(seed)
   init = model.init(jax.random.key(seed), np.zeros((1, 8, 8, 3)))['params']
-  params = jax.tree.map(lambda x: rng.normal(0, .5, x.shape).astype(np.float32), init)
+  params = jax.tree.map(lambda x: rng.normal(0, 0.5, x.shape).astype(np.float32), init)
   save_params(params, path)
   return model, params
 
@@ -78,18 +95,25 @@ def logits_of(model, params, images):
 def test_a_run_is_evaluated_as_it_was(run, capsys, tmp_path):
   found = evaluate(capsys, f'--checkpoint={run}')
   said = logged(run)
-  assert found['accuracy'] == said['eval/accuracy'] > .3
+  assert found['accuracy'] == said['eval/accuracy'] > 0.3
   assert found['images'] == said['eval/examples'] == 300
   assert found['loss'] == pytest.approx(said['eval/loss'], abs=1e-6)
-  assert (found['dataset'], found['split'], found['image_size'], found['preset'], found['dtype'],
-          found['loss_kind']) == ('digits', 'test[:300]', [16, 16], 'inception', 'float32',
-                                  'softmax')
+  assert (
+    found['dataset'],
+    found['split'],
+    found['image_size'],
+    found['preset'],
+    found['dtype'],
+    found['loss_kind'],
+  ) == ('digits', 'test[:300]', [16, 16], 'inception', 'float32', 'softmax')
   assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.slow
 def test_averaged_parameters(capsys, tmp_path, digits_dir):
-  found = evaluate(capsys, f'--checkpoint={train(tmp_path, digits_dir, total_steps=9, average=.5)}')
+  found = evaluate(
+    capsys, f'--checkpoint={train(tmp_path, digits_dir, total_steps=9, average=0.5)}'
+  )
   said = logged(tmp_path)
   assert found['averaged'] and found['accuracy'] == said['eval/average_accuracy']
   assert found['loss'] == pytest.approx(said['eval/average_loss'], abs=1e-6)
@@ -98,15 +122,16 @@ def test_averaged_parameters(capsys, tmp_path, digits_dir):
 
 def test_every_figure_equals_plain_loops(run, capsys, tmp_path):
   """Over all of the split, in batches that do not divide it."""
-  found = evaluate(capsys, f'--checkpoint={run}', '--split=test', '--batch_size=112',
-                   f'--out={tmp_path}')
+  found = evaluate(
+    capsys, f'--checkpoint={run}', '--split=test', '--batch_size=112', f'--out={tmp_path}'
+  )
   assert found == json.loads((tmp_path / 'evaluation.json').read_text())
-  data = open_source('digits', 'test', json.loads(
-      (run / 'config.json').read_text())['data_dir'])
+  data = open_source('digits', 'test', json.loads((run / 'config.json').read_text())['data_dir'])
   model = create_model('ViT-Ti/8', num_classes=12, image_size=16, **TINY)
   prepare = preprocess.make_preprocess('inception', image_size=16, train=False, resize_size=17)
-  logits = logits_of(model, load_params(run, model),
-                     [prepare(data[i]['image'], None) for i in range(len(data))])
+  logits = logits_of(
+    model, load_params(run, model), [prepare(data[i]['image'], None) for i in range(len(data))]
+  )
   labels = [data[i]['label'] for i in range(len(data))]
   shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
   order = np.argsort(-logits, axis=1)
@@ -115,7 +140,8 @@ def test_every_figure_equals_plain_loops(run, capsys, tmp_path):
   assert found['accuracy'] == sum(right) / 360
   assert found['top5_accuracy'] == sum(labels[i] in order[i, :5] for i in range(360)) / 360
   assert found['loss'] == pytest.approx(
-      np.mean([-np.log(shares[i, labels[i]]) for i in range(360)]), abs=1e-5)
+    np.mean([-np.log(shares[i, labels[i]]) for i in range(360)]), abs=1e-5
+  )
   gaps = []
   for m in range(15):
     inside = [i for i in range(360) if m / 15 < shares[i].max() <= (m + 1) / 15]
@@ -128,12 +154,14 @@ def test_every_figure_equals_plain_loops(run, capsys, tmp_path):
     assert c['name'] == str(c['class']) and c['images'] == len(own)
     assert c['accuracy'] == sum(right[i] for i in own) / len(own)
   assert found['mean_class_accuracy'] == pytest.approx(
-      np.mean([c['accuracy'] for c in found['classes']]))
+    np.mean([c['accuracy'] for c in found['classes']])
+  )
   errors = [(labels[i], order[i, 0]) for i in range(360) if not right[i]]
   counts = [c['images'] for c in found['confusions']]
   assert sum(counts) == len(errors) and counts == sorted(counts, reverse=True)
-  assert all(errors.count((c['class'], c['prediction'])) == c['images']
-             for c in found['confusions'])
+  assert all(
+    errors.count((c['class'], c['prediction'])) == c['images'] for c in found['confusions']
+  )
 
 
 def test_what_is_written(run, capsys, tmp_path):
@@ -157,16 +185,30 @@ def test_table(run, capsys):
   assert err == ''
   assert out.startswith(f'{run} on digits, test[:300]:\n  accuracy            ')
   lines = out.splitlines()
-  assert lines[1].split() == ['accuracy', f'{100 * found["accuracy"]:.2f}', '%',
-                              str(found['correct']), 'of', '300', 'images']
+  assert lines[1].split() == [
+    'accuracy',
+    f'{100 * found["accuracy"]:.2f}',
+    '%',
+    str(found['correct']),
+    'of',
+    '300',
+    'images',
+  ]
   start = lines.index('worst classes:') + 1
   worst = sorted(c['accuracy'] for c in found['classes'])[:5]
-  assert [float(line.split()[0]) for line in lines[start:start + 5]] == [
-      pytest.approx(100 * a, abs=.005) for a in worst]
+  assert [float(line.split()[0]) for line in lines[start : start + 5]] == [
+    pytest.approx(100 * a, abs=0.005) for a in worst
+  ]
   assert lines[start + 5] == 'most frequent confusions:'
   first = found['confusions'][0]
   assert lines[start + 6].split() == [
-      str(first['images']), 'x', first['name'] + ',', 'taken', 'for', first['predicted_name']]
+    str(first['images']),
+    'x',
+    first['name'] + ',',
+    'taken',
+    'for',
+    first['predicted_name'],
+  ]
 
 
 def test_the_computation_of_a_run_in_bfloat16(run, capsys, tmp_path):
@@ -176,7 +218,7 @@ def test_the_computation_of_a_run_in_bfloat16(run, capsys, tmp_path):
   found = evaluate(capsys, f'--checkpoint={copy}')
   assert (found['dtype'], found['split'], found['images']) == ('bfloat16', 'test', 360)
   again = evaluate(capsys, f'--checkpoint={copy}', '--dtype=float32', '--split=test')
-  assert again['dtype'] == 'float32' and 0 < abs(found['loss'] - again['loss']) < .02
+  assert again['dtype'] == 'float32' and 0 < abs(found['loss'] - again['loss']) < 0.02
 
 
 @pytest.fixture(scope='module')
@@ -190,9 +232,17 @@ def real(tmp_path_factory):
   rng = np.random.default_rng(1)
   images = rng.integers(0, 256, (9, 8, 8, 3), np.uint8)
   order = np.argsort(-logits_of(model, params, images), axis=1)
-  labels = [[order[0, 0]], [order[1, 3], order[1, 0]], [order[2, 4], order[2, 5]], [],
-            [order[4, 5]], [order[5, 0], order[5, 8], order[5, 9]], [], [order[7, 1]],
-            [order[8, 20], order[8, 30]]]
+  labels = [
+    [order[0, 0]],
+    [order[1, 3], order[1, 0]],
+    [order[2, 4], order[2, 5]],
+    [],
+    [order[4, 5]],
+    [order[5, 0], order[5, 8], order[5, 9]],
+    [],
+    [order[7, 1]],
+    [order[8, 20], order[8, 30]],
+  ]
   labels = [[int(i) for i in several] for several in labels]
   ids = [f'n{i:08}' for i in range(1000)]
 
@@ -203,10 +253,18 @@ def real(tmp_path_factory):
     def _info(self):
       label = tfds.features.ClassLabel(names=ids)
       return tfds.core.DatasetInfo(
-          builder=self, supervised_keys=('image', 'real_label'), disable_shuffling=True,
-          features=tfds.features.FeaturesDict({
-              'image': tfds.features.Image(encoding_format='jpeg'), 'original_label': label,
-              'real_label': tfds.features.Sequence(label), 'file_name': tfds.features.Text()}))
+        builder=self,
+        supervised_keys=('image', 'real_label'),
+        disable_shuffling=True,
+        features=tfds.features.FeaturesDict(
+          {
+            'image': tfds.features.Image(encoding_format='jpeg'),
+            'original_label': label,
+            'real_label': tfds.features.Sequence(label),
+            'file_name': tfds.features.Text(),
+          }
+        ),
+      )
 
     def _split_generators(self, dl_manager):
       return {'validation': self._generate_examples()}
@@ -237,9 +295,13 @@ def test_real_labels(real, capsys, tmp_path):
   assert [c['correct'] for c in found['classes']] == right.tolist()
   assert found['classes'][labels[5][1]]['name'] == class_names.class_names(1000)[labels[5][1]]
   assert [(c['class'], c['prediction'], c['images']) for c in found['confusions']] == sorted(
-      (labels[i][0], order[i, 0], 1) for i in (4, 7))  # the wrong ones with one label
-  for args in (['--dataset=imagenet2012', '--labels=real'], ['--dataset=imagenet2012_real'],
-               ['--dataset=imagenet2012_real:1.0.0', '--labels=real', '--split=validation']):
+    (labels[i][0], order[i, 0], 1) for i in (4, 7)
+  )  # the wrong ones with one label
+  for args in (
+    ['--dataset=imagenet2012', '--labels=real'],
+    ['--dataset=imagenet2012_real'],
+    ['--dataset=imagenet2012_real:1.0.0', '--labels=real', '--split=validation'],
+  ):
     again = evaluate(capsys, *base, *args)
     assert again | {'dataset': ''} == found | {'dataset': ''}
   assert tool.main([*base, '--labels=real']) == 0
@@ -251,12 +313,21 @@ def test_real_labels(real, capsys, tmp_path):
 
 def test_the_loss_of_several_labels_is_that_of_sigmoids(real, capsys):
   directory, labels, _ = real
-  found = evaluate(capsys, f'--checkpoint={directory}/model.npz', f'--data_dir={directory}',
-                   '--labels=real', '--loss=sigmoid', '--split=validation[:2]')
+  found = evaluate(
+    capsys,
+    f'--checkpoint={directory}/model.npz',
+    f'--data_dir={directory}',
+    '--labels=real',
+    '--loss=sigmoid',
+    '--split=validation[:2]',
+  )
   model = create_model('ViT-Ti/8', num_classes=1000, image_size=8, **TINY)
   data = open_source('imagenet2012_real', 'validation', str(directory))
-  logits = logits_of(model, load_params(directory / 'model.npz', model),
-                     [decode.decode_image(data[i]['image']) for i in range(2)])
+  logits = logits_of(
+    model,
+    load_params(directory / 'model.npz', model),
+    [decode.decode_image(data[i]['image']) for i in range(2)],
+  )
   losses = []
   for i in range(2):
     targets = np.isin(np.arange(1000), labels[i])
@@ -284,10 +355,13 @@ def test_a_folder(folder, capsys):
   found = evaluate(capsys, *base, f'--class_names={folder}/names')
   assert (found['split'], found['preset'], found['images']) == ('val', 'bit', 9)
   assert [(c['name'], c['images']) for c in found['classes']] == [
-      ('Ameise', 3), ('Biene', 3), ('Chamäleon', 3), ('Dachs', 0)]
+    ('Ameise', 3),
+    ('Biene', 3),
+    ('Chamäleon', 3),
+    ('Dachs', 0),
+  ]
   assert found['classes'][3]['accuracy'] is None
-  assert found['top5_accuracy'] is None and found['notes'] == [
-      'no top-5: the model has 4 classes']
+  assert found['top5_accuracy'] is None and found['notes'] == ['no top-5: the model has 4 classes']
   found = evaluate(capsys, *base, '--split=train+val', '--image_size=16,8', '--preset=bit')
   assert found['images'] == 13 and found['image_size'] == [16, 8]
   assert [c['name'] for c in found['classes']] == list('abcd')
@@ -309,7 +383,8 @@ def test_classes_in_another_order_are_told(folder, capsys, caplog):
   save_params(params, folder / 'orbax', class_names=['a', 'c', 'b', 'x'])
   evaluate(capsys, *base)
   assert [m for m in caplog.messages if 'class' in m] == [
-      f"'b' is class 2 of the model, but class 1 of {folder}/images: the accuracy may mean nothing"]
+    f"'b' is class 2 of the model, but class 1 of {folder}/images: the accuracy may mean nothing"
+  ]
   caplog.clear()
   save_params(params, folder / 'orbax', class_names=['a', 'b', 'c', 'x'])
   evaluate(capsys, *base)
@@ -318,44 +393,72 @@ def test_classes_in_another_order_are_told(folder, capsys, caplog):
 
 def test_a_wider_head_is_told(tmp_path, digits_dir, capsys, caplog):
   save_model(tmp_path / 'model.npz', num_classes=12)
-  found = evaluate(capsys, f'--checkpoint={tmp_path}/model.npz', '--dataset=digits',
-                   f'--data_dir={digits_dir}', '--split=test[:40]', f'--out={tmp_path}/out')
+  found = evaluate(
+    capsys,
+    f'--checkpoint={tmp_path}/model.npz',
+    '--dataset=digits',
+    f'--data_dir={digits_dir}',
+    '--split=test[:40]',
+    f'--out={tmp_path}/out',
+  )
   assert len(found['classes']) == 10 and found['images'] == 40
   assert {'class 10', 'class 11'} & {c['predicted_name'] for c in found['confusions']}
   assert 'the model has 12 classes, of which the first 10 are taken to be those of digits' in (
-      caplog.messages)
+    caplog.messages
+  )
 
 
-@pytest.mark.parametrize('args, words', [
+@pytest.mark.parametrize(
+  'args, words',
+  [
     ([], 'model.npz is of no training run that would tell its data set: name one with --dataset'),
-    (['--dataset=digits'], 'the model of ROOT/model.npz has 4 classes, but digits has 10 classes: '
-     'fine-tune it on digits first'),
-    (['--dataset=digits', '--labels=real'], '--labels=real is about the validation images of '
-     'imagenet2012: leave it out for --dataset=digits'),
+    (
+      ['--dataset=digits'],
+      'the model of ROOT/model.npz has 4 classes, but digits has 10 classes: '
+      'fine-tune it on digits first',
+    ),
+    (
+      ['--dataset=digits', '--labels=real'],
+      '--labels=real is about the validation images of '
+      'imagenet2012: leave it out for --dataset=digits',
+    ),
     (['--labels=real'], 'the data set imagenet2012_real is not prepared in'),
-    (['--dataset=ROOT/images', '--class_names=ROOT/one'], 'ROOT/one has 1 lines, but the model has '
-     '4 classes'),
+    (
+      ['--dataset=ROOT/images', '--class_names=ROOT/one'],
+      'ROOT/one has 1 lines, but the model has 4 classes',
+    ),
     (['--dataset=ROOT/images', '--split=test'], "there is no split 'test'"),
     (['--dataset=ROOT/images', '--batch_size=12'], 'batch_size 12 does not divide over 8 devices'),
     (['--dataset=ROOT/images', '--batch_size=0'], '--batch_size must be at least 1, got 0'),
-    (['--dataset=ROOT/images', '--image_size=8,16', '--preset=inception'],
-     "preset 'inception' crops squares, but images of the model are 8x16: give --preset=bit"),
-    (['--dataset=ROOT/images', '--preset=inception', '--resize_size=7'],
-     'resize_size (7) is smaller than image_size (8)'),
+    (
+      ['--dataset=ROOT/images', '--image_size=8,16', '--preset=inception'],
+      "preset 'inception' crops squares, but images of the model are 8x16: give --preset=bit",
+    ),
+    (
+      ['--dataset=ROOT/images', '--preset=inception', '--resize_size=7'],
+      'resize_size (7) is smaller than image_size (8)',
+    ),
     (['--dataset=ROOT/images', '--out=ROOT/model.npz'], 'cannot write ROOT/model.npz: File exists'),
     (['--dataset=ROOT/images', '--out=gs://bucket/results'], 'write to a local path'),
-    (['--dataset=ROOT/images', '--checkpoint=ROOT/none.npz'], 'none.npz: no such file')])
+    (['--dataset=ROOT/images', '--checkpoint=ROOT/none.npz'], 'none.npz: no such file'),
+  ],
+)
 def test_errors(args, words, folder, digits_dir, capsys):
   (folder / 'one').write_text('a\n')
-  message = fails(capsys, f'--checkpoint={folder}/model.npz', f'--data_dir={digits_dir}',
-                  *(arg.replace('ROOT', str(folder)) for arg in args))
+  message = fails(
+    capsys,
+    f'--checkpoint={folder}/model.npz',
+    f'--data_dir={digits_dir}',
+    *(arg.replace('ROOT', str(folder)) for arg in args),
+  )
   assert words.replace('ROOT', str(folder)) in message
 
 
 def test_no_split_to_evaluate_on(folder, capsys):
   shutil.rmtree(folder / 'images/val')
   assert fails(capsys, f'--checkpoint={folder}/model.npz', f'--dataset={folder}/images') == (
-      f'nothing says which split of {folder}/images to evaluate on: name one with --split')
+    f'nothing says which split of {folder}/images to evaluate on: name one with --split'
+  )
 
 
 def test_a_model_that_is_no_good(folder, capsys):
@@ -364,14 +467,19 @@ def test_a_model_that_is_no_good(folder, capsys):
   params['head']['kernel'] = np.full((16, 4), 3e38, np.float32)
   save_params(params, folder / 'huge.npz')
   assert 'the outputs of the model are not finite for 9 of 9 images' in fails(
-      capsys, f'--checkpoint={folder}/huge.npz', f'--dataset={folder}/images')
+    capsys, f'--checkpoint={folder}/huge.npz', f'--dataset={folder}/images'
+  )
 
 
 def test_no_image_has_a_label(real, capsys):
   directory, _, _ = real
-  assert fails(capsys, f'--checkpoint={directory}/model.npz', f'--data_dir={directory}',
-               '--labels=real', '--split=validation[3:4]') == (
-                   'none of the images has a label: there is nothing to evaluate')
+  assert fails(
+    capsys,
+    f'--checkpoint={directory}/model.npz',
+    f'--data_dir={directory}',
+    '--labels=real',
+    '--split=validation[3:4]',
+  ) == ('none of the images has a label: there is nothing to evaluate')
 
 
 def test_progress(folder, capsys, monkeypatch):
@@ -389,10 +497,15 @@ def test_ctrl_c(folder, capsys, monkeypatch):
     def interrupted(params, batch):  # while it is compiled, and images are being read
       os.kill(os.getpid(), signal.SIGINT)
       return step(params, batch)
+
     return interrupted
 
   monkeypatch.setattr(tool, 'make_step', make)
-  assert tool.main([f'--checkpoint={folder}/model.npz', f'--dataset={folder}/images',
-                    f'--out={folder}/out']) == 130
+  assert (
+    tool.main(
+      [f'--checkpoint={folder}/model.npz', f'--dataset={folder}/images', f'--out={folder}/out']
+    )
+    == 130
+  )
   assert capsys.readouterr().err == 'error: stopped before the end\n'
   assert not list((folder / 'out').iterdir())

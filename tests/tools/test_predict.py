@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from tests.helpers.images import encode, smooth_image
+from tests.helpers.paths import FILES
 from vit_jax import create_model, load_params, predict, save_params
-from vit_jax.training.checkpoint import Checkpoints
 from vit_jax.inference.predict import Prediction
 from vit_jax.tools import predict as tool
-from tests.helpers.paths import FILES
+from vit_jax.training.checkpoint import Checkpoints
 
 DATA = FILES
 CHECKPOINT = f'--checkpoint={DATA}/vit_token.npz'
@@ -30,8 +30,15 @@ def loaded():
 @pytest.fixture
 def album(tmp_path):
   """Five images among other files; returns the folder."""
-  for i, (name, kind) in enumerate([('b.JPG', 'JPEG'), ('a.png', 'PNG'), ('trip/2/d.webp', 'WEBP'),
-                                    ('trip/1.jpeg', 'JPEG'), ('trip/2/c.png', 'PNG')]):
+  for i, (name, kind) in enumerate(
+    [
+      ('b.JPG', 'JPEG'),
+      ('a.png', 'PNG'),
+      ('trip/2/d.webp', 'WEBP'),
+      ('trip/1.jpeg', 'JPEG'),
+      ('trip/2/c.png', 'PNG'),
+    ]
+  ):
     path = tmp_path / 'album' / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode(smooth_image(40 + i, 50, seed=i), kind))
@@ -47,20 +54,34 @@ def lines(text):
 
 
 def as_lines(paths, results):
-  return [{'path': str(path), 'predictions': [
-      {'class': p.label, 'name': p.name, 'probability': p.probability} for p in result]}
-          for path, result in zip(paths, results)]
+  return [
+    {
+      'path': str(path),
+      'predictions': [
+        {'class': p.label, 'name': p.name, 'probability': p.probability} for p in result
+      ],
+    }
+    for path, result in zip(paths, results)
+  ]
 
 
 def test_table():
-  assert tool.as_table('photos/cat.jpg', [
-      Prediction(281, 'tabby', .93214), Prediction(282, 'tiger cat', .0401),
-      Prediction(21842, 'some more', 0.)]) == """\
+  assert (
+    tool.as_table(
+      'photos/cat.jpg',
+      [
+        Prediction(281, 'tabby', 0.93214),
+        Prediction(282, 'tiger cat', 0.0401),
+        Prediction(21842, 'some more', 0.0),
+      ],
+    )
+    == """\
 photos/cat.jpg
    93.21%    281  tabby
     4.01%    282  tiger cat
     0.00%  21842  some more"""
-  assert tool.as_table('all', [Prediction(0, 'sure', 1.)]) == 'all\n  100.00%      0  sure'
+  )
+  assert tool.as_table('all', [Prediction(0, 'sure', 1.0)]) == 'all\n  100.00%      0  sure'
   assert tool.as_table('b\udcff.png', []) == 'b\ufffd.png'
 
 
@@ -68,15 +89,18 @@ def test_table_by_command_line(album, loaded, capsys):
   assert tool.main([CHECKPOINT, '--top_k=2', f'{album}/b.JPG', f'{album}/a.png']) == 0
   results = predict(*loaded, [album / 'b.JPG', album / 'a.png'], top_k=2)
   assert capsys.readouterr().out == ''.join(
-      tool.as_table(f'{album}/{name}', result) + '\n'
-      for name, result in zip(['b.JPG', 'a.png'], results))
+    tool.as_table(f'{album}/{name}', result) + '\n'
+    for name, result in zip(['b.JPG', 'a.png'], results)
+  )
 
 
 def test_json_of_a_folder(album, loaded, capsys):
   assert tool.main([CHECKPOINT, '--json', '--batch_size=4', f'{album}/b.JPG', str(album)]) == 0
   out, err = capsys.readouterr()
-  paths = [album / name for name in ('b.JPG', 'a.png', 'b.JPG', 'trip/1.jpeg', 'trip/2/c.png',
-                                     'trip/2/d.webp')]
+  paths = [
+    album / name
+    for name in ('b.JPG', 'a.png', 'b.JPG', 'trip/1.jpeg', 'trip/2/c.png', 'trip/2/d.webp')
+  ]
   assert lines(out) == as_lines(paths, predict(*loaded, paths, batch_size=4))
   assert err == ''
 
@@ -87,11 +111,17 @@ def test_an_image_that_cannot_be_read_among_others(album, loaded, capsys):
   assert tool.main([CHECKPOINT, '--json', str(album)]) == 1
   out, err = capsys.readouterr()
   assert [pathlib.Path(line['path']).name for line in lines(out)] == [
-      'a.png', 'b.JPG', '1.jpeg', 'c.png', 'd.webp']
+    'a.png',
+    'b.JPG',
+    '1.jpeg',
+    'c.png',
+    'd.webp',
+  ]
   assert err.splitlines() == [
-      f'error: {album}/broken.jpg cannot be read: damaged JPEG: it has no frame header',
-      f"error: {album}/page.png cannot be read: not a JPEG, PNG or WebP file: it starts with "
-      "b'<html>'"]
+    f'error: {album}/broken.jpg cannot be read: damaged JPEG: it has no frame header',
+    f'error: {album}/page.png cannot be read: not a JPEG, PNG or WebP file: it starts with '
+    "b'<html>'",
+  ]
 
 
 def test_standard_input(album, loaded, monkeypatch, capsys):
@@ -110,7 +140,9 @@ def test_files_from_a_file(album, capsys):
   (album / 'list').write_text(f'{album}/b.JPG\n')
   assert tool.main([CHECKPOINT, '--json', f'--files_from={album}/list', f'{album}/a.png']) == 0
   assert [line['path'] for line in lines(capsys.readouterr().out)] == [
-      f'{album}/a.png', f'{album}/b.JPG']
+    f'{album}/a.png',
+    f'{album}/b.JPG',
+  ]
 
 
 def test_labels(album, capsys):
@@ -122,11 +154,13 @@ def test_labels(album, capsys):
   (album / 'labels').write_text('cat\ndog\n')
   assert run() == 1
   assert capsys.readouterr().err == (
-      f'error: {album}/labels has 2 lines, but the model has 10 classes\n')
+    f'error: {album}/labels has 2 lines, but the model has 10 classes\n'
+  )
   (album / 'labels').unlink()
   assert run() == 1
   assert capsys.readouterr().err == (
-      f'error: {album}/labels cannot be read: No such file or directory\n')
+    f'error: {album}/labels cannot be read: No such file or directory\n'
+  )
 
 
 def test_a_training_run(album, tmp_path, capsys):
@@ -134,39 +168,72 @@ def test_a_training_run(album, tmp_path, capsys):
   model = create_model('ViT-Ti/8', num_classes=10, image_size=32, activation='gelu', **TINY)
   params = load_params(DATA / 'vit_token.npz', model)
   workdir = tmp_path / 'run'
-  config = dict(model='ViT-Ti/8', image_size=32, activation='gelu', preset='inception',
-                resize_size=48, loss='sigmoid', dtype='bfloat16', a_field_of_old=3, **TINY)
+  config = dict(
+    model='ViT-Ti/8',
+    image_size=32,
+    activation='gelu',
+    preset='inception',
+    resize_size=48,
+    loss='sigmoid',
+    dtype='bfloat16',
+    a_field_of_old=3,
+    **TINY,
+  )
   (workdir / 'checkpoints').mkdir(parents=True)
   (workdir / 'config.json').write_text(json.dumps(config))
   checkpoints = Checkpoints(workdir / 'checkpoints')
   checkpoints.save(7, {'params': params}, {'model': 'ViT-Ti/8', 'class_names': ['yes', 'no']})
   checkpoints.close()
   names = ['yes', 'no'] + [f'class {i}' for i in range(2, 10)]  # the head is wider than the data
-  want = as_lines([album / 'a.png'], predict(
-      model, params, album / 'a.png', preset='inception', resize_size=48, loss='sigmoid',
-      class_names=names, top_k=10))
+  want = as_lines(
+    [album / 'a.png'],
+    predict(
+      model,
+      params,
+      album / 'a.png',
+      preset='inception',
+      resize_size=48,
+      loss='sigmoid',
+      class_names=names,
+      top_k=10,
+    ),
+  )
   for path in (workdir, workdir / 'checkpoints', workdir / 'checkpoints' / '7'):
     command = [f'--checkpoint={path}', '--json', '--top_k=10', f'{album}/a.png']
     assert tool.main(command) == 0
     assert lines(capsys.readouterr().out) == want
-  assert tool.main([*command, '--loss=softmax', '--preset=bit', '--override=activation=gelu_tanh',
-                    '--dtype=bfloat16']) == 0
+  assert (
+    tool.main(
+      [
+        *command,
+        '--loss=softmax',
+        '--preset=bit',
+        '--override=activation=gelu_tanh',
+        '--dtype=bfloat16',
+      ]
+    )
+    == 0
+  )
   bfloat16 = create_model('ViT-Ti/8', num_classes=10, image_size=32, dtype='bfloat16', **TINY)
-  assert lines(capsys.readouterr().out) == as_lines([album / 'a.png'], predict(
-      bfloat16, params, album / 'a.png', class_names=names, top_k=10))
+  assert lines(capsys.readouterr().out) == as_lines(
+    [album / 'a.png'], predict(bfloat16, params, album / 'a.png', class_names=names, top_k=10)
+  )
   (workdir / 'config.json').write_text('{"model": 3}')
   assert tool.main(command) == 1
   assert f'error: {workdir}/config.json is not a readable config of a run' in (
-      capsys.readouterr().err)
+    capsys.readouterr().err
+  )
 
 
 def test_a_pytorch_checkpoint_brings_its_activation(album, capsys):
   assert tool.main([f'--checkpoint={DATA}/timm_tiny', '--json', f'{album}/a.png']) == 0
-  model = create_model('ViT-Ti/8', num_classes=10, image_size=32, activation='gelu',
-                       **TINY | dict(mlp_dim=128))
+  model = create_model(
+    'ViT-Ti/8', num_classes=10, image_size=32, activation='gelu', **TINY | dict(mlp_dim=128)
+  )
   params = load_params(DATA / 'timm_tiny', model)
   assert lines(capsys.readouterr().out) == as_lines(
-      [album / 'a.png'], predict(model, params, album / 'a.png'))
+    [album / 'a.png'], predict(model, params, album / 'a.png')
+  )
 
 
 def test_another_image_size(album, capsys, caplog):
@@ -174,7 +241,8 @@ def test_another_image_size(album, capsys, caplog):
   model = create_model('ViT-Ti/8', num_classes=10, image_size=(16, 48), **TINY)
   params = load_params(DATA / 'vit_token.npz', model)
   assert lines(capsys.readouterr().out) == as_lines(
-      [album / 'a.png'], predict(model, params, album / 'a.png'))
+    [album / 'a.png'], predict(model, params, album / 'a.png')
+  )
   assert 'resized' in caplog.text
 
 
@@ -184,12 +252,15 @@ def test_a_head_of_zeros(album, loaded, tmp_path, capsys, caplog):
   save_params(params | {'head': zeros}, tmp_path / 'original.npz')
   assert tool.main([f'--checkpoint={tmp_path}/original.npz', f'{album}/a.png']) == 0
   assert caplog.messages == [
-      f'{tmp_path}/original.npz has a head of zeros, as the ImageNet-21k originals: it was not '
-      'trained, and says nothing about an image']
+    f'{tmp_path}/original.npz has a head of zeros, as the ImageNet-21k originals: it was not '
+    'trained, and says nothing about an image'
+  ]
   assert '   10.00%      0  class 0\n' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('args, words', [
+@pytest.mark.parametrize(
+  'args, words',
+  [
     ([], 'no image is given: name files or folders'),
     (['ALBUM/nowhere'], 'there is no file or folder ALBUM/nowhere'),
     (['ALBUM/empty'], 'the folder ALBUM/empty has no images (.jpg, .jpeg, .png, .webp)'),
@@ -199,7 +270,9 @@ def test_a_head_of_zeros(album, loaded, tmp_path, capsys, caplog):
     (['ALBUM/a.png', '--model=ViT-B/16'], 'vit_token.npz does not fit the model: '),
     (['ALBUM/a.png', '--override=registres=4'], "unknown field 'registres'"),
     (['ALBUM/a.png', '--image_size=33'], 'image_size 33x33 is not a multiple of the patch size'),
-    (['ALBUM/a.png', '--top_k=0'], 'top_k must be at least 1, got 0')])
+    (['ALBUM/a.png', '--top_k=0'], 'top_k must be at least 1, got 0'),
+  ],
+)
 def test_errors(args, words, album, capsys):
   assert tool.main([CHECKPOINT, *(arg.replace('ALBUM', str(album)) for arg in args)]) == 1
   out, err = capsys.readouterr()
@@ -223,8 +296,14 @@ def test_progress(album, capsys, monkeypatch):
 
 def test_a_closed_pipe(album):
   """Nobody reads the second line."""
-  command = [sys.executable, '-m', 'vit_jax.tools.predict', CHECKPOINT, '--json',
-             *[str(album)] * 200]
+  command = [
+    sys.executable,
+    '-m',
+    'vit_jax.tools.predict',
+    CHECKPOINT,
+    '--json',
+    *[str(album)] * 200,
+  ]
   with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
     first = json.loads(process.stdout.readline())
     process.stdout.close()

@@ -42,9 +42,15 @@ def arrays_builder(monkeypatch):
     VERSION = tfds.core.Version('1.0.0')
 
     def _info(self):
-      return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({
-          'image': tfds.features.Image(shape=(4, 4, 3)),
-          'label': tfds.features.ClassLabel(num_classes=2)}))
+      return tfds.core.DatasetInfo(
+        builder=self,
+        features=tfds.features.FeaturesDict(
+          {
+            'image': tfds.features.Image(shape=(4, 4, 3)),
+            'label': tfds.features.ClassLabel(num_classes=2),
+          }
+        ),
+      )
 
     def _split_generators(self, dl_manager):
       return {'train': self._generate_examples()}
@@ -56,25 +62,33 @@ def arrays_builder(monkeypatch):
   return OnlyArrays
 
 
-def test_a_data_set_that_only_tensorflow_can_prepare(arrays_builder, tmp_path, capsys,
-                                                     monkeypatch):
+def test_a_data_set_that_only_tensorflow_can_prepare(arrays_builder, tmp_path, capsys, monkeypatch):
   monkeypatch.setitem(sys.modules, 'tensorflow', None)  # as if it were not installed
   assert prepare.main(['only_arrays', f'--data_dir={tmp_path}']) == 1
   last = capsys.readouterr().err.strip().splitlines()[-1]
-  assert last == ('error: only TensorFlow can prepare only_arrays, and it is not installed: '
-                  "pip install 'vit_jax[prepare]' (training will not need it)")
+  assert last == (
+    'error: only TensorFlow can prepare only_arrays, and it is not installed: '
+    "pip install 'vit_jax[prepare]' (training will not need it)"
+  )
   # Nothing is left that could be taken for the data set.
   assert not os.path.exists(tmp_path / 'only_arrays' / '1.0.0')
 
 
-@pytest.mark.parametrize('name, message', [
+@pytest.mark.parametrize(
+  'name, message',
+  [
     ('cifarr10', "there is no data set 'cifarr10'; did you mean cifar10"),
     ('jft_300m', 'JFT-300M is not public'),
     ('./photos', './photos is a folder: train on it as it is'),
-    ('imagenet2012', 'imagenet2012 needs files that you must first download into '
-                     'DIR/downloads/manual: .*ILSVRC2012_img_train.tar'),
+    (
+      'imagenet2012',
+      'imagenet2012 needs files that you must first download into '
+      'DIR/downloads/manual: .*ILSVRC2012_img_train.tar',
+    ),
     ('eurosat/rgbb', 'eurosat/rgbb could not be prepared: .*BuilderConfig rgbb not found'),
-    ('digits:9.0.0', 'digits:9.0.0 could not be prepared: .*only: 1.0.0')])
+    ('digits:9.0.0', 'digits:9.0.0 could not be prepared: .*only: 1.0.0'),
+  ],
+)
 def test_errors(name, message, tmp_path, capsys):
   assert prepare.main([name, f'--data_dir={tmp_path}']) == 1
   error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -84,8 +98,10 @@ def test_errors(name, message, tmp_path, capsys):
 
 def test_an_empty_manual_dir(tmp_path, capsys):
   (tmp_path / 'by_hand').mkdir()
-  assert prepare.main(['imagenet2012', f'--data_dir={tmp_path}',
-                       f'--manual_dir={tmp_path}/by_hand']) == 1
+  assert (
+    prepare.main(['imagenet2012', f'--data_dir={tmp_path}', f'--manual_dir={tmp_path}/by_hand'])
+    == 1
+  )
   assert f'download into {tmp_path}/by_hand: ' in capsys.readouterr().err
 
 

@@ -8,15 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vit_jax.errors import InputError
 from vit_jax.training import checkpoint
 from vit_jax.training.checkpoint import Checkpoints
-from vit_jax.errors import InputError
 
 
-def state(value=0.):
-  return {'step': jnp.int32(7), 'params': {
-      'dense': {'kernel': jnp.arange(600, dtype=jnp.float32).reshape(20, 30) + value,
-                'bias': jnp.zeros(30)}, 'half': jnp.ones(9, jnp.bfloat16)}}
+def state(value=0.0):
+  return {
+    'step': jnp.int32(7),
+    'params': {
+      'dense': {
+        'kernel': jnp.arange(600, dtype=jnp.float32).reshape(20, 30) + value,
+        'bias': jnp.zeros(30),
+      },
+      'half': jnp.ones(9, jnp.bfloat16),
+    },
+  }
 
 
 def data_file(directory: pathlib.Path) -> pathlib.Path:
@@ -57,8 +64,9 @@ def test_the_last_three_and_the_milestones_stay(tmp_path):
   c.wait()
   assert c.steps() == [4, 8, 9, 10]
   assert sorted(int(d.name) for d in tmp_path.iterdir()) == [4, 8, 9, 10]
-  np.testing.assert_array_equal(c.restore(state())[0]['params']['dense']['kernel'],
-                                state(10)['params']['dense']['kernel'])
+  np.testing.assert_array_equal(
+    c.restore(state())[0]['params']['dense']['kernel'], state(10)['params']['dense']['kernel']
+  )
   c.close()
 
 
@@ -104,8 +112,8 @@ def test_whatever_file_is_damaged_the_state_is_right_or_refused(tmp_path):
   refused = collections.Counter()
   for path in sorted((tmp_path / 'good/2').rglob('*')):
     data = path.read_bytes() if path.is_file() else b''
-    half, flipped = data[:len(data) // 2], bytearray(data)
-    flipped[len(data) // 2:len(data) // 2 + 1] = bytes(x ^ 4 for x in data[len(data) // 2:][:1])
+    half, flipped = data[: len(data) // 2], bytearray(data)
+    flipped[len(data) // 2 : len(data) // 2 + 1] = bytes(x ^ 4 for x in data[len(data) // 2 :][:1])
     for kind, damaged in dict(lost=None, empty=b'', half=half, flipped=bytes(flipped)).items():
       if damaged == data or path.is_dir():
         continue
@@ -138,8 +146,11 @@ def test_a_checkpoint_out_of_reach_is_not_called_damaged(tmp_path):
   path = data_file(tmp_path)
   path.unlink()
   path.symlink_to(path)
-  with pytest.raises(ValueError, match=r'/1 cannot be read \(Too many levels of symbolic links\); '
-                     'mend that and run the same command again'):
+  with pytest.raises(
+    ValueError,
+    match=r'/1 cannot be read \(Too many levels of symbolic links\); '
+    'mend that and run the same command again',
+  ):
     Checkpoints(tmp_path).restore(state())
 
 
@@ -148,13 +159,19 @@ def test_another_architecture_lists_the_arrays(tmp_path):
   c.save(1, state(), {})
   c.wait()
   other = state()
-  other['params'] = {'dense': {'kernel': jnp.zeros((20, 31))}, 'half': other['params']['half'],
-                     'more': jnp.zeros(2)}
+  other['params'] = {
+    'dense': {'kernel': jnp.zeros((20, 31))},
+    'half': other['params']['half'],
+    'more': jnp.zeros(2),
+  }
   with pytest.raises(ValueError) as e:
     c.restore(other)
-  for words in ('params/dense/kernel is (20, 30), the model has (20, 31)',
-                'params/dense/bias is (30,), the model has none',
-                'params/more is missing, the model has (2,)', 'another workdir'):
+  for words in (
+    'params/dense/kernel is (20, 30), the model has (20, 31)',
+    'params/dense/bias is (30,), the model has none',
+    'params/more is missing, the model has (2,)',
+    'another workdir',
+  ):
     assert words in str(e.value)
   assert 'half' not in str(e.value)
 
@@ -175,8 +192,9 @@ def test_a_non_finite_state_is_never_saved(tmp_path, value):
   c.wait()
   bad = state()
   bad['params']['dense']['bias'] = bad['params']['dense']['bias'].at[3].set(value)
-  with pytest.raises(ValueError, match='step 2 is not finite in params/dense/bias; the checkpoint '
-                     'of step 1 is good'):
+  with pytest.raises(
+    ValueError, match='step 2 is not finite in params/dense/bias; the checkpoint of step 1 is good'
+  ):
     c.save(2, bad, {})
   assert c.steps() == [1]
 

@@ -11,8 +11,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tests.helpers.jobs import FIGURES, interrupted
-from vit_jax.training import loop as train_lib
 from vit_jax.config.fields import default_config
+from vit_jax.training import loop as train_lib
 
 
 @pytest.fixture(scope='session')
@@ -22,11 +22,27 @@ def data_dir(tmp_path_factory):
 
 def config(data_dir, **changes):
   c = default_config()
-  c.update(dict(
-      model='ViT-Ti/8', num_layers=1, image_size=16, dtype='float32', dropout=.1,
-      dataset='digits', data_dir=data_dir, preset='bit', batch_size=16, total_steps=6, lr=1e-3,
-      warmup_steps=2, log_every=2, eval_every=0, save_every=0, eval_split='test[:50]',
-      num_threads=2))
+  c.update(
+    dict(
+      model='ViT-Ti/8',
+      num_layers=1,
+      image_size=16,
+      dtype='float32',
+      dropout=0.1,
+      dataset='digits',
+      data_dir=data_dir,
+      preset='bit',
+      batch_size=16,
+      total_steps=6,
+      lr=1e-3,
+      warmup_steps=2,
+      log_every=2,
+      eval_every=0,
+      save_every=0,
+      eval_split='test[:50]',
+      num_threads=2,
+    )
+  )
   c.update(changes)
   return c
 
@@ -52,24 +68,35 @@ def same(a, b):
 @pytest.mark.slow
 def test_steps_are_traced(tmp_path, data_dir):
   train_lib.train(config(data_dir, profile_steps=(3, 4)), tmp_path)
-  trace, = (tmp_path / 'profile').rglob('*.xplane.pb')
-  names = [event.name for plane in jax.profiler.ProfileData.from_file(str(trace)).planes
-           for line in plane.lines for event in line.events]
+  (trace,) = (tmp_path / 'profile').rglob('*.xplane.pb')
+  names = [
+    event.name
+    for plane in jax.profiler.ProfileData.from_file(str(trace)).planes
+    for line in plane.lines
+    for event in line.events
+  ]
   assert any('dot' in name for name in names)  # the device's work
 
 
 def test_every_means_what_it_says(tmp_path, data_dir):
-  train_lib.train(config(data_dir, total_steps=7, log_every=2, eval_every=3, save_every=2),
-                  tmp_path)
+  train_lib.train(
+    config(data_dir, total_steps=7, log_every=2, eval_every=3, save_every=2), tmp_path
+  )
   record = lines(tmp_path)
   assert [r['step'] for r in record if 'train/loss' in r] == [2, 4, 6, 7]
   assert [r['step'] for r in record if 'eval/accuracy' in r] == [3, 6, 7]
   assert saved(tmp_path) == [4, 6, 7]  # the last three of 2, 4, 6, 7
   assert all(r['eval/examples'] == 50 for r in record if 'eval/examples' in r)
   first = record[0]
-  assert set(first) == {'step', 'train/loss', 'train/accuracy', 'train/grad_norm', 'train/lr',
-                        *FIGURES}
-  assert abs(first['train/loss'] - np.log(10)) < .1  # a zero head, two steps of warmup
+  assert set(first) == {
+    'step',
+    'train/loss',
+    'train/accuracy',
+    'train/grad_norm',
+    'train/lr',
+    *FIGURES,
+  }
+  assert abs(first['train/loss'] - np.log(10)) < 0.1  # a zero head, two steps of warmup
   assert first['train/lr'] == pytest.approx(1e-3 / 2)
   written = json.loads((tmp_path / 'config.json').read_text())
   assert written['total_steps'] == 7 and set(written) == set(default_config())
@@ -77,8 +104,7 @@ def test_every_means_what_it_says(tmp_path, data_dir):
 
 
 def test_epochs_and_no_evaluation(tmp_path, data_dir):
-  c = config(data_dir, total_steps=0, num_epochs=.05, train_split='train[:640]',
-             eval_split='none')
+  c = config(data_dir, total_steps=0, num_epochs=0.05, train_split='train[:640]', eval_split='none')
   train_lib.train(c, tmp_path)
   assert saved(tmp_path) == [2]  # .05 * 640 / 16
   assert not any('eval/accuracy' in r for r in lines(tmp_path))
@@ -128,7 +154,7 @@ def test_more_steps_go_on_from_the_end_and_changes_are_told(tmp_path, data_dir):
 def test_a_non_finite_loss_names_the_step_and_keeps_the_good_checkpoint(tmp_path, data_dir):
   c = config(data_dir, save_every=1, total_steps=2)
   train_lib.train(c, tmp_path)
-  c = config(data_dir, save_every=3, total_steps=40, lr=1e38, clip_norm=0., log_every=20)
+  c = config(data_dir, save_every=3, total_steps=40, lr=1e38, clip_norm=0.0, log_every=20)
   with pytest.raises(ValueError, match=r'is (nan|inf) at step [3-9]; the checkpoint of step \d '):
     train_lib.train(c, tmp_path)
   c.update(lr=1e39)  # the first loss is finite, what its update leaves is not
@@ -160,7 +186,7 @@ def test_a_users_folder_is_learned(tmp_path, folder):
   c = config('', dataset=str(folder), batch_size=8, total_steps=30, eval_split='', lr=3e-3)
   result = train_lib.train(c, tmp_path / 'run')
   assert result['eval/accuracy'] == 1 and result['eval/examples'] == 10
-  assert result['train/loss'] < .1
+  assert result['train/loss'] < 0.1
 
 
 def test_bad_records_stop_the_run_or_are_counted(tmp_path, folder):
@@ -175,7 +201,9 @@ def test_bad_records_stop_the_run_or_are_counted(tmp_path, folder):
   assert '3.png' in (tmp_path / 'goes' / 'log.txt').read_text()
 
 
-@pytest.mark.parametrize('changes, words', [
+@pytest.mark.parametrize(
+  'changes, words',
+  [
     ({'batch_size': 12}, 'batch_size 12 does not divide over 8 devices'),
     ({'batch_size': 24, 'accumulate': 2}, '8 devices x 2 accumulation passes'),
     ({'image_size': 20}, 'image_size 20x20 is not a multiple of the patch size 8'),
@@ -187,7 +215,9 @@ def test_bad_records_stop_the_run_or_are_counted(tmp_path, folder):
     ({'num_classes': 4}, 'num_classes=4, but digits has 10 classes'),
     ({'model': 'ViT-Z/8'}, 'unknown model'),
     ({'schedule': 'step'}, 'config.schedule=.step. is not one of'),
-    ({'resize_size': 12}, 'resize_size')])
+    ({'resize_size': 12}, 'resize_size'),
+  ],
+)
 def test_bad_input_is_one_sentence(tmp_path, data_dir, changes, words):
   with pytest.raises(ValueError, match=words) as e:
     train_lib.train(config(data_dir, **changes), tmp_path)
@@ -206,8 +236,14 @@ def test_another_architecture_and_an_unwritable_workdir(tmp_path, data_dir):
 def test_the_log_file_is_of_this_run(tmp_path, data_dir):
   assert isinstance(train_lib.train(config(data_dir, total_steps=1), tmp_path), dict)
   text = (pathlib.Path(tmp_path) / 'log.txt').read_text()
-  for words in ('ViT-Ti/8', '8 device(s)', 'digits: 1,437 training images, 10 classes',
-                'step 1/1', 'checkpoint:', 'TensorBoard: tensorboard --logdir='):
+  for words in (
+    'ViT-Ti/8',
+    '8 device(s)',
+    'digits: 1,437 training images, 10 classes',
+    'step 1/1',
+    'checkpoint:',
+    'TensorBoard: tensorboard --logdir=',
+  ):
     assert words in text
 
 
@@ -220,8 +256,10 @@ def test_a_run_goes_on_on_another_mesh(tmp_path, data_dir):
   meshes = [dict(mesh=(2, 4)), dict(mesh=(4, 2), scan=True, remat='full')]
   for i, fields in enumerate(meshes, start=1):
     step = 2 * i
-    shutil.copytree(tmp_path / str(i - 1) / 'checkpoints' / str(step),
-                    tmp_path / str(i) / 'checkpoints' / str(step))
+    shutil.copytree(
+      tmp_path / str(i - 1) / 'checkpoints' / str(step),
+      tmp_path / str(i) / 'checkpoints' / str(step),
+    )
     train_lib.train(config(data_dir, parallel='mesh', **fields, **options), tmp_path / str(i))
     found = {r['step']: r['train/loss'] for r in lines(tmp_path / str(i)) if 'train/loss' in r}
     assert sorted(found) == list(range(step + 1, 7))

@@ -19,49 +19,57 @@ def test_linear_schedule_values():
 
 
 def test_no_warmup_and_warmup_longer_than_the_run():
-  lr = optim.make_schedule('cosine', peak=1., total_steps=10, warmup_steps=0)
+  lr = optim.make_schedule('cosine', peak=1.0, total_steps=10, warmup_steps=0)
   assert float(lr(0)) == 1
-  lr = optim.make_schedule('cosine', peak=1., total_steps=3, warmup_steps=10_000)
+  lr = optim.make_schedule('cosine', peak=1.0, total_steps=3, warmup_steps=10_000)
   np.testing.assert_allclose([float(lr(s)) for s in range(3)], [0, 1e-4, 2e-4], rtol=1e-5)
 
 
 def tree(value):
-  return {'dense': {'kernel': jnp.full((2, 3), value), 'bias': jnp.full((3,), value)},
-          'norm': {'scale': jnp.full((3,), value)}, 'cls': jnp.full((1, 1, 3), value)}
+  return {
+    'dense': {'kernel': jnp.full((2, 3), value), 'bias': jnp.full((3,), value)},
+    'norm': {'scale': jnp.full((3,), value)},
+    'cls': jnp.full((1, 1, 3), value),
+  }
 
 
-@pytest.mark.parametrize('decay, decayed', [('kernels', {'dense/kernel'}),
-                                            ('all', {'dense/kernel', 'dense/bias', 'norm/scale',
-                                                     'cls'})])
+@pytest.mark.parametrize(
+  'decay, decayed',
+  [('kernels', {'dense/kernel'}), ('all', {'dense/kernel', 'dense/bias', 'norm/scale', 'cls'})],
+)
 def test_adam_with_decoupled_decay_equals_numpy(decay, decayed):
   """Two steps against Adam written out (Kingma & Ba, with Loshchilov & Hutter's decay)."""
-  lr, b1, b2, wd, eps = .1, .9, .999, .3, 1e-8
+  lr, b1, b2, wd, eps = 0.1, 0.9, 0.999, 0.3, 1e-8
   tx = optim.make_optimizer(lambda _: lr, beta1=b1, beta2=b2, weight_decay=wd, decay=decay)
-  params = tree(2.)
+  params = tree(2.0)
   state = tx.init(params)
-  want = {name: (2., 0., 0.) for name in ('dense/kernel', 'dense/bias', 'norm/scale', 'cls')}
-  for t, g in enumerate([.5, -.2], start=1):
+  want = dict.fromkeys(('dense/kernel', 'dense/bias', 'norm/scale', 'cls'), (2.0, 0.0, 0.0))
+  for t, g in enumerate([0.5, -0.2], start=1):
     updates, state = tx.update(tree(g), state, params)
     params = jax.tree.map(jnp.add, params, updates)
     for name, (w, m, v) in want.items():
       m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
       step = m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + eps)
       want[name] = (w - lr * (step + (wd * w if name in decayed else 0)), m, v)
-  flat = {'dense/kernel': params['dense']['kernel'], 'dense/bias': params['dense']['bias'],
-          'norm/scale': params['norm']['scale'], 'cls': params['cls']}
+  flat = {
+    'dense/kernel': params['dense']['kernel'],
+    'dense/bias': params['dense']['bias'],
+    'norm/scale': params['norm']['scale'],
+    'cls': params['cls'],
+  }
   for name, value in flat.items():
     np.testing.assert_allclose(value, np.full(value.shape, want[name][0]), rtol=1e-5)
 
 
 @pytest.mark.parametrize('dtype, places', [('float32', 1e-6), ('bfloat16', 4e-3)])
 def test_sgd_with_momentum_equals_numpy(dtype, places):
-  lr, momentum = .1, .9
+  lr, momentum = 0.1, 0.9
   tx = optim.make_optimizer(lambda _: lr, kind='sgd', momentum=momentum, moment_dtype=dtype)
-  params = tree(2.)
+  params = tree(2.0)
   state = tx.init(params)
   assert {x.dtype for x in jax.tree.leaves(state) if x.ndim} == {jnp.dtype(dtype)}
-  want, velocity = 2., 0.
-  for g in (.5, -.2, .3):
+  want, velocity = 2.0, 0.0
+  for g in (0.5, -0.2, 0.3):
     updates, state = tx.update(tree(g), state, params)
     params = jax.tree.map(jnp.add, params, updates)
     velocity = momentum * velocity + g
@@ -72,26 +80,31 @@ def test_sgd_with_momentum_equals_numpy(dtype, places):
 
 def test_clipping_is_by_the_global_norm_before_adam():
   """Adam forgets a constant scale, so the second moment shows what reached it."""
-  grads = {'a': {'kernel': jnp.array([3., 0.])}, 'b': {'kernel': jnp.array([0., 4.])}}
-  tx = optim.make_optimizer(lambda _: 1., clip_norm=1.)
+  grads = {'a': {'kernel': jnp.array([3.0, 0.0])}, 'b': {'kernel': jnp.array([0.0, 4.0])}}
+  tx = optim.make_optimizer(lambda _: 1.0, clip_norm=1.0)
   _, state = tx.update(grads, tx.init(grads), grads)
-  nu = next(s.nu for s in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, 'nu'))
-            if hasattr(s, 'nu'))
-  np.testing.assert_allclose(nu['a']['kernel'], [.001 * .6**2, 0], rtol=1e-4)
-  np.testing.assert_allclose(nu['b']['kernel'], [0, .001 * .8**2], rtol=1e-4)
+  nu = next(
+    s.nu for s in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, 'nu')) if hasattr(s, 'nu')
+  )
+  np.testing.assert_allclose(nu['a']['kernel'], [0.001 * 0.6**2, 0], rtol=1e-4)
+  np.testing.assert_allclose(nu['b']['kernel'], [0, 0.001 * 0.8**2], rtol=1e-4)
 
 
 def test_bad_names():
   with pytest.raises(ValueError, match='unknown schedule'):
-    optim.make_schedule('step', peak=1., total_steps=1, warmup_steps=0)
+    optim.make_schedule('step', peak=1.0, total_steps=1, warmup_steps=0)
   with pytest.raises(ValueError, match="unknown optimizer 'lamb'"):
-    optim.make_optimizer(lambda _: 1., kind='lamb')
+    optim.make_optimizer(lambda _: 1.0, kind='lamb')
   with pytest.raises(ValueError, match='unknown decay'):
-    optim.make_optimizer(lambda _: 1., decay='bias')
+    optim.make_optimizer(lambda _: 1.0, decay='bias')
 
 
 def test_steps_fall_to_a_tenth():
-  rate = optim.make_schedule('steps', peak=.003, total_steps=500, warmup_steps=100,
-                             drops=(200, 300, 400))
-  np.testing.assert_allclose([rate(s) for s in (0, 50, 100, 199, 200, 299, 300, 400, 499)],
-                             [0, .0015, .003, .003, 3e-4, 3e-4, 3e-5, 3e-6, 3e-6], rtol=1e-5)
+  rate = optim.make_schedule(
+    'steps', peak=0.003, total_steps=500, warmup_steps=100, drops=(200, 300, 400)
+  )
+  np.testing.assert_allclose(
+    [rate(s) for s in (0, 50, 100, 199, 200, 299, 300, 400, 499)],
+    [0, 0.0015, 0.003, 0.003, 3e-4, 3e-4, 3e-5, 3e-6, 3e-6],
+    rtol=1e-5,
+  )

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from vit_jax import create_model, load_params
-from vit_jax.parallel import partitioner
 from vit_jax.config.fields import default_config
 from vit_jax.errors import InputError
-from vit_jax.training.loop import train
 from vit_jax.evaluation.fewshot import FewShot, make_represent_step
+from vit_jax.parallel import partitioner
+from vit_jax.training.loop import train
 
 FIELDS = dict(num_layers=1, hidden_dim=16, mlp_dim=32, num_heads=2)
 
@@ -42,13 +42,18 @@ def test_few_shot_accuracy_of_the_last_step_is_that_of_the_checkpoint(run, digit
   assert list(on_record(workdir, 'fewshot/digits_5shot')) == [3, 4]
   model = create_model('ViT-Ti/4', num_classes=10, image_size=8, representation_size=12, **FIELDS)
   spread = partitioner.Sharded(64)
-  fewshot = FewShot('digits', spread.gather_step(make_represent_step(model)), image_size=8,
-                    batch_size=64, data_dir=digits_dir)
+  fewshot = FewShot(
+    'digits',
+    spread.gather_step(make_represent_step(model)),
+    image_size=8,
+    batch_size=64,
+    data_dir=digits_dir,
+  )
   found = fewshot(spread.put(load_params(workdir, model)))
   assert set(found) == {f'fewshot/digits_{k}shot' for k in (1, 5, 10, 25)}
   for name, value in found.items():
     assert metrics[name] == pytest.approx(value, abs=1 / 360)  # an image may be at the border
-  assert metrics['fewshot/digits_25shot'] > .25  # chance is .1
+  assert metrics['fewshot/digits_25shot'] > 0.25  # chance is .1
 
 
 def test_what_a_kill_cut_off_is_made_up_for(run, digits_dir):
@@ -60,8 +65,11 @@ def test_what_a_kill_cut_off_is_made_up_for(run, digits_dir):
   path.write_text('\n'.join(lines[:last]) + '\n')
   assert list(on_record(workdir, 'fewshot/digits_5shot')) == [3]
   again = train(config(digits_dir), workdir)
-  assert on_record(workdir, 'fewshot/digits_5shot')[4] == again['fewshot/digits_5shot'] == metrics[
-      'fewshot/digits_5shot']
+  assert (
+    on_record(workdir, 'fewshot/digits_5shot')[4]
+    == again['fewshot/digits_5shot']
+    == metrics['fewshot/digits_5shot']
+  )
   assert len(on_record(workdir, 'eval/accuracy')) == 2  # this one was there
 
 

@@ -9,36 +9,58 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from tests.helpers.jobs import FIGURES, end, images, interrupted, start  # noqa: images, start are fixtures
-from vit_jax.parallel import partitioner
-from vit_jax.training import loop as train_lib
+from tests.helpers.jobs import FIGURES, end, interrupted
 from vit_jax.config.fields import default_config
-from vit_jax.data.preprocess import make_preprocess
 from vit_jax.data.open_source import open_source
+from vit_jax.data.preprocess import make_preprocess
 from vit_jax.errors import InputError
 from vit_jax.figures.examples import Examples, Predictor
 from vit_jax.inference.predict import predict
 from vit_jax.models.create import create_model
+from vit_jax.parallel import partitioner
 from vit_jax.pretrained.formats import read_arrays
+from vit_jax.training import loop as train_lib
 
 ALL = ['filters', 'position_similarity', 'predictions']
 
 
 def config(data_dir, **changes):
   c = default_config()
-  c.update(dict(
-      model='ViT-Ti/8', num_layers=1, hidden_dim=16, mlp_dim=16, num_heads=2, image_size=16,
-      dtype='float32', dropout=.1, dataset='digits', data_dir=data_dir, preset='bit',
-      batch_size=16, total_steps=6, lr=1e-3, warmup_steps=2, log_every=2, eval_every=0,
-      save_every=0, eval_split='test[:50]', num_threads=2))
+  c.update(
+    dict(
+      model='ViT-Ti/8',
+      num_layers=1,
+      hidden_dim=16,
+      mlp_dim=16,
+      num_heads=2,
+      image_size=16,
+      dtype='float32',
+      dropout=0.1,
+      dataset='digits',
+      data_dir=data_dir,
+      preset='bit',
+      batch_size=16,
+      total_steps=6,
+      lr=1e-3,
+      warmup_steps=2,
+      log_every=2,
+      eval_every=0,
+      save_every=0,
+      eval_split='test[:50]',
+      num_threads=2,
+    )
+  )
   c.update(changes)
   return c
 
 
 def drawn(workdir):
   """{step: names of its pictures}."""
-  return {int(d.name): sorted(p.stem for p in d.glob('*.png'))
-          for d in (workdir / 'figures').iterdir()} if (workdir / 'figures').exists() else {}
+  return (
+    {int(d.name): sorted(p.stem for p in d.glob('*.png')) for d in (workdir / 'figures').iterdir()}
+    if (workdir / 'figures').exists()
+    else {}
+  )
 
 
 def shown(workdir):
@@ -47,24 +69,38 @@ def shown(workdir):
   for path in sorted((workdir / 'tensorboard' / 'figures').iterdir()):
     data, at = path.read_bytes(), 0
     while at < len(data):
-      size, = struct.unpack('<Q', data[at:at + 8])
-      event = event_pb2.Event.FromString(data[at + 12:at + 12 + size])
+      (size,) = struct.unpack('<Q', data[at : at + 8])
+      event = event_pb2.Event.FromString(data[at + 12 : at + 12 + size])
       if event.session_log.status == event_pb2.SessionLog.START:
         found = [x for x in found if x[0] < event.step]
-      found += [(event.step, v.tag, cv2.imdecode(np.frombuffer(
-          v.image.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)) for v in event.summary.value]
+      found += [
+        (
+          event.step,
+          v.tag,
+          cv2.imdecode(np.frombuffer(v.image.encoded_image_string, np.uint8), cv2.IMREAD_COLOR),
+        )
+        for v in event.summary.value
+      ]
       at += 16 + size
   return found
 
 
 def lines(workdir):
-  return [{k: v for k, v in json.loads(line).items() if k not in FIGURES}
-          for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  return [
+    {k: v for k, v in json.loads(line).items() if k not in FIGURES}
+    for line in (workdir / 'metrics.jsonl').read_text().splitlines()
+  ]
 
 
-@pytest.mark.parametrize('mode', [
-    dict(), dict(parallel='mesh', mesh=(2, 4)),
-    dict(parallel='mesh', mesh=(1, 8), scan=True, pos_embedding_at='every', num_layers=2)], ids=str)
+@pytest.mark.parametrize(
+  'mode',
+  [
+    dict(),
+    dict(parallel='mesh', mesh=(2, 4)),
+    dict(parallel='mesh', mesh=(1, 8), scan=True, pos_embedding_at='every', num_layers=2),
+  ],
+  ids=str,
+)
 def test_pictures_are_drawn_and_training_is_the_same(tmp_path, digits_dir, mode):
   c = config(digits_dir, **mode)
   train_lib.train(c, tmp_path / 'without')
@@ -79,8 +115,9 @@ def test_pictures_are_drawn_and_training_is_the_same(tmp_path, digits_dir, mode)
   for name in a:
     np.testing.assert_array_equal(a[name], b[name])
   images = shown(tmp_path / 'with')
-  assert [x[:2] for x in images] == [(step, f'figures/{name}') for step in (4, 6)
-                                     for name in reversed(ALL)]
+  assert [x[:2] for x in images] == [
+    (step, f'figures/{name}') for step in (4, 6) for name in reversed(ALL)
+  ]
   for step, tag, pixels in images:
     path = tmp_path / 'with' / 'figures' / str(step) / f'{tag.split("/")[1]}.png'
     np.testing.assert_array_equal(pixels, cv2.imread(str(path)))
@@ -114,25 +151,42 @@ def dies_at_6(check):
     if self.unchecked[-1][0] == 6:
       raise ZeroDivisionError
     return check(self)
+
   return check_finite
 
 
-@pytest.mark.parametrize('changes, pictures', [
+@pytest.mark.parametrize(
+  'changes, pictures',
+  [
     (dict(pos_embedding='none'), ['filters', 'predictions']),
     (dict(pos_embedding='sincos2d', head='gap'), ALL),
     (dict(eval_split='none'), ['filters', 'position_similarity']),
     (dict(pretext='masked_patches'), ['filters', 'position_similarity']),
-    pytest.param(dict(model='BiT-R50x1', num_layers=0, hidden_dim=0, mlp_dim=0, num_heads=0,
-                      image_size=32, dropout=0.), ['filters', 'predictions'],
-                 marks=pytest.mark.slow)], ids=str)
+    pytest.param(
+      dict(
+        model='BiT-R50x1',
+        num_layers=0,
+        hidden_dim=0,
+        mlp_dim=0,
+        num_heads=0,
+        image_size=32,
+        dropout=0.0,
+      ),
+      ['filters', 'predictions'],
+      marks=pytest.mark.slow,
+    ),
+  ],
+  ids=str,
+)
 def test_what_a_model_does_not_have_is_left_out(tmp_path, digits_dir, changes, pictures):
   train_lib.train(config(digits_dir, total_steps=1, figures_every=9, **changes), tmp_path)
   assert drawn(tmp_path) == {1: pictures}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('flags', [
-    (), ('--config.parallel=mesh', '--config.mesh=(1, 8)')], ids=['pmap', 'mesh'])
+@pytest.mark.parametrize(
+  'flags', [(), ('--config.parallel=mesh', '--config.mesh=(1, 8)')], ids=['pmap', 'mesh']
+)
 def test_two_processes(tmp_path, start, flags):
   """Process 0 alone draws, of parameters that in a mesh are cut over both."""
   logs = end(start(tmp_path, '--config.figures_every=20', *flags), [0, 0])
@@ -142,21 +196,35 @@ def test_two_processes(tmp_path, start, flags):
 
 def test_predictions_are_those_of_predict(digits_dir):
   """In batches over 8 devices, with a padded last one, against one image at a time."""
-  model = create_model('ViT-Ti/8', num_classes=12, image_size=16, hidden_dim=16, mlp_dim=16,
-                       num_heads=2, num_layers=1)
+  model = create_model(
+    'ViT-Ti/8', num_classes=12, image_size=16, hidden_dim=16, mlp_dim=16, num_heads=2, num_layers=1
+  )
   rng = np.random.default_rng(0)
-  params = jax.tree.map(lambda x: rng.normal(0, .3, x.shape).astype(np.float32), jax.eval_shape(
-      lambda: model.init(jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32)))['params'])
+  params = jax.tree.map(
+    lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32),
+    jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32)))[
+      'params'
+    ],
+  )
   source = open_source('digits', 'test', digits_dir)
   spread = partitioner.Sharded(16)
-  predictor = Predictor(model, source, make_preprocess('bit', image_size=16, train=False,
-                                                       apply_exif=False),
-                        spread, loss='softmax', count=20)
+  predictor = Predictor(
+    model,
+    source,
+    make_preprocess('bit', image_size=16, train=False, apply_exif=False),
+    spread,
+    loss='softmax',
+    count=20,
+  )
   found = predictor(spread.put(params))
   rows = np.linspace(0, len(source) - 1, 20).round().astype(int)
   assert found.labels.tolist() == [source[int(i)]['label'] for i in rows]
-  expected = [p[0] for p in predict(model, params, [source[int(i)]['image'] for i in rows],
-                                    class_names=predictor.names, top_k=1)]
+  expected = [
+    p[0]
+    for p in predict(
+      model, params, [source[int(i)]['image'] for i in rows], class_names=predictor.names, top_k=1
+    )
+  ]
   assert found.predicted.tolist() == [p.label for p in expected]
   np.testing.assert_allclose(found.probability, [p.probability for p in expected], rtol=1e-4)
   assert predictor.names == [str(i) for i in range(10)] + ['class 10', 'class 11']
@@ -165,8 +233,9 @@ def test_predictions_are_those_of_predict(digits_dir):
 
 def test_captions():
   images = np.zeros((3, 2, 2, 3), np.uint8)
-  several = Examples(images, np.array([[1, 0, 1], [0, 1, 0], [0, 0, 0]]), np.array([2, 0, 1]),
-                     np.ones(3))
+  several = Examples(
+    images, np.array([[1, 0, 1], [0, 1, 0], [0, 0, 0]]), np.array([2, 0, 1]), np.ones(3)
+  )
   assert several.captions(['a', 'b', 'c']) == [('a, c', 'c'), ('b', 'a'), ('nothing', 'b')]
   assert several.correct.tolist() == [True, False, False]
   single = Examples(images, np.array([0, 1, 1]), np.array([0, 1, 2]), np.ones(3))

@@ -3,31 +3,40 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax.training import optim
-from vit_jax.parallel import partitioner
-from vit_jax.training import step as step_lib
 from vit_jax.evaluation.evaluate import evaluate
 from vit_jax.models.pixels import to_input
 from vit_jax.models.sizes import Variant
 from vit_jax.models.vit import VisionTransformer
+from vit_jax.parallel import partitioner
+from vit_jax.training import optim
+from vit_jax.training import step as step_lib
 
-MODEL = VisionTransformer(Variant(32, 64, 2, 2), 8, (16, 16), 10, dropout=.2)
+MODEL = VisionTransformer(Variant(32, 64, 2, 2), 8, (16, 16), 10, dropout=0.2)
 
 
 def batch(size=32, seed=0):
   rng = np.random.default_rng(seed)
-  return {'image': rng.integers(0, 256, (size, 16, 16, 3), dtype=np.uint8),
-          'label': rng.integers(0, 10, size, dtype=np.int32), 'mask': np.ones(size, bool)}
+  return {
+    'image': rng.integers(0, 256, (size, 16, 16, 3), dtype=np.uint8),
+    'label': rng.integers(0, 10, size, dtype=np.int32),
+    'mask': np.ones(size, bool),
+  }
 
 
 def setup(accumulate=1, model=MODEL, **options):
   schedule = lambda _: 1e-3
-  optimizer = optim.make_optimizer(schedule, clip_norm=1., weight_decay=.1)
-  step = step_lib.make_train_step(step_lib.supervised(model), optimizer, schedule,
-                                  dropout_key=jax.random.key(1), accumulate=accumulate, **options)
+  optimizer = optim.make_optimizer(schedule, clip_norm=1.0, weight_decay=0.1)
+  step = step_lib.make_train_step(
+    step_lib.supervised(model),
+    optimizer,
+    schedule,
+    dropout_key=jax.random.key(1),
+    accumulate=accumulate,
+    **options,
+  )
   state = jax.jit(lambda: step_lib.init_state(model, optimizer, jax.random.key(0)))()
   # A head that is not zero, so that every parameter has a gradient.
-  head = jax.random.normal(jax.random.key(2), state.params['head']['kernel'].shape) * .1
+  head = jax.random.normal(jax.random.key(2), state.params['head']['kernel'].shape) * 0.1
   state.params['head']['kernel'] = head
   return step, state
 
@@ -43,7 +52,7 @@ def close(a, b, rtol):
 
 
 @pytest.mark.parametrize('kind', ['softmax', 'sigmoid'])
-@pytest.mark.parametrize('smoothing', [0., .1])
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
 def test_cross_entropy_equals_its_definition(kind, smoothing):
   rng = np.random.default_rng(0)
   logits = rng.normal(size=(5, 7)) * 3
@@ -55,8 +64,9 @@ def test_cross_entropy_equals_its_definition(kind, smoothing):
   else:
     p = 1 / (1 + np.exp(-logits))
     want = -(target * np.log(p) + (1 - target) * np.log(1 - p)).sum(-1)
-  got = step_lib.cross_entropy(jnp.asarray(logits, jnp.float32), labels, kind=kind,
-                               label_smoothing=smoothing)
+  got = step_lib.cross_entropy(
+    jnp.asarray(logits, jnp.float32), labels, kind=kind, label_smoothing=smoothing
+  )
   np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
@@ -72,7 +82,7 @@ def test_input_range():
 
 
 def test_step_metrics_are_of_the_batch_before_the_update():
-  step, state = setup(model=MODEL.clone(dropout=0.))
+  step, state = setup(model=MODEL.clone(dropout=0.0))
   data = batch()
   after, metrics = jax.jit(step)(state, data)
   logits = forward(state.params, data['image'])
@@ -80,8 +90,7 @@ def test_step_metrics_are_of_the_batch_before_the_update():
   np.testing.assert_allclose(metrics['loss'], -p[np.arange(32), data['label']].mean(), rtol=1e-5)
   np.testing.assert_allclose(metrics['accuracy'], (p.argmax(-1) == data['label']).mean())
   assert metrics['lr'] == np.float32(1e-3) and int(after.step) == 1
-  loss = lambda params: step_lib.cross_entropy(
-      forward(params, data['image']), data['label']).mean()
+  loss = lambda params: step_lib.cross_entropy(forward(params, data['image']), data['label']).mean()
   grads = jax.jit(jax.grad(loss))(state.params)
   norm = np.sqrt(sum(np.square(g).sum() for g in jax.tree.leaves(grads)))
   np.testing.assert_allclose(metrics['grad_norm'], norm, rtol=1e-4)
@@ -154,7 +163,7 @@ def test_evaluation_counts_every_example_once(examples):
 
   def padded():
     for start in range(0, examples, 32):
-      part = {k: v[start:start + 32] for k, v in data.items()}
+      part = {k: v[start : start + 32] for k, v in data.items()}
       short = 32 - len(part['label'])
       yield {k: np.pad(v, [(0, short)] + [(0, 0)] * (v.ndim - 1)) for k, v in part.items()}
 
@@ -193,10 +202,12 @@ def test_multi_hot_labels():
   losses = lambda labels, **how: step_lib.cross_entropy(logits, labels, **how)
   np.testing.assert_allclose(losses(labels, kind='sigmoid'), expected, rtol=1e-5)
   assert step_lib.is_correct(logits, labels).tolist() == [
-      bool(wide[i, logits[i].argmax()]) for i in range(7)]
+    bool(wide[i, logits[i].argmax()]) for i in range(7)
+  ]
   one = rng.integers(0, 5, 7)
   hot = np.eye(5, dtype=np.uint8)[one]
   for kind in ('softmax', 'sigmoid'):
-    np.testing.assert_array_equal(losses(one, kind=kind, label_smoothing=.1),
-                                  losses(hot, kind=kind, label_smoothing=.1))
+    np.testing.assert_array_equal(
+      losses(one, kind=kind, label_smoothing=0.1), losses(hot, kind=kind, label_smoothing=0.1)
+    )
   assert step_lib.is_correct(logits, one).tolist() == step_lib.is_correct(logits, hot).tolist()

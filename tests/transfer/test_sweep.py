@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 
 from tests.helpers.jobs import free_port
+from tests.helpers.paths import ROOT
 from vit_jax.config.fields import default_config
+from vit_jax.config.recipes import finetune
 from vit_jax.errors import InputError
 from vit_jax.pretrained.formats import read_arrays
-from vit_jax.config.recipes import finetune
 from vit_jax.training.loop import train
 from vit_jax.transfer import runs
 from vit_jax.transfer import sweep as lib
 from vit_jax.transfer.sweep import Splits
-from tests.helpers.paths import ROOT
 
 SPLITS = Splits('train[:90%]', 'train[90%:]', 'train', 'test')
 
@@ -30,10 +30,27 @@ SPLITS = Splits('train[:90%]', 'train[90%:]', 'train', 'test')
 def tiny(data_dir, **fields):
   """Twenty steps of a ViT with 4 patches and one block on handwritten digits."""
   c = finetune('ViT-Ti/4', 'digits')
-  c.update(dict(data_dir=str(data_dir), image_size=8, hidden_dim=16, mlp_dim=32, num_heads=2,
-                num_layers=1, batch_size=64, total_steps=20, warmup_steps=1, eval_every=0,
-                save_every=10, log_every=5, dtype='float32', num_threads=1, optimizer='adam',
-                clip_norm=0.) | fields)
+  c.update(
+    dict(
+      data_dir=str(data_dir),
+      image_size=8,
+      hidden_dim=16,
+      mlp_dim=32,
+      num_heads=2,
+      num_layers=1,
+      batch_size=64,
+      total_steps=20,
+      warmup_steps=1,
+      eval_every=0,
+      save_every=10,
+      log_every=5,
+      dtype='float32',
+      num_threads=1,
+      optimizer='adam',
+      clip_norm=0.0,
+    )
+    | fields
+  )
   return c
 
 
@@ -41,26 +58,44 @@ def test_splits_are_those_of_the_data_set(digits_dir):
   c = tiny(digits_dir)
   assert lib.find_splits(c) == SPLITS
   c.eval_split = 'test[:50%]'
-  assert lib.find_splits(c, dev='test[50%:]') == SPLITS._replace(dev='test[50%:]',
-                                                                 test='test[:50%]')
+  assert lib.find_splits(c, dev='test[50%:]') == SPLITS._replace(
+    dev='test[50%:]', test='test[:50%]'
+  )
   c.train_split = 'train[:500]'
   assert lib.find_splits(c, 'train[:400]', 'train[400:500]') == (
-      'train[:400]', 'train[400:500]', 'train[:500]', 'test[:50%]')
-  with pytest.raises(InputError, match="config.train_split='train.:500.' is not all of the "
-                     'training images of digits, so say which parts .* --tune_split=... --dev'):
+    'train[:400]',
+    'train[400:500]',
+    'train[:500]',
+    'test[:50%]',
+  )
+  with pytest.raises(
+    InputError,
+    match="config.train_split='train.:500.' is not all of the "
+    'training images of digits, so say which parts .* --tune_split=... --dev',
+  ):
     lib.find_splits(c, dev='train[400:500]')
 
 
-@pytest.mark.parametrize('fields, flags, words', [
+@pytest.mark.parametrize(
+  'fields, flags, words',
+  [
     ({}, dict(dev='validation'), "no split 'validation'"),
     ({'eval_split': 'none'}, {}, 'digits has nothing to evaluate the final runs on; give --config'),
-    ({}, dict(dev='train[89%:]'), "the tune split 'train.:90%.' and the dev split 'train.89%:.' of "
-     'digits have images in common'),
+    (
+      {},
+      dict(dev='train[89%:]'),
+      "the tune split 'train.:90%.' and the dev split 'train.89%:.' of "
+      'digits have images in common',
+    ),
     ({}, dict(dev='test[:20]'), "the dev split 'test.:20.' and the test split 'test' "),
     ({}, dict(tune='all'), "the tune split 'all' and the dev split"),
-    ({'eval_split': 'train[:9]+test'}, dict(tune='train[9:99]'),
-     "the train split 'train' and the test"),
-])
+    (
+      {'eval_split': 'train[:9]+test'},
+      dict(tune='train[9:99]'),
+      "the train split 'train' and the test",
+    ),
+  ],
+)
 def test_splits_that_make_no_sense(digits_dir, fields, flags, words):
   with pytest.raises(InputError, match=words):
     lib.find_splits(tiny(digits_dir, **fields), **flags)
@@ -77,38 +112,61 @@ def test_a_folder_without_a_test_split(photos):
 def test_configs_differ_in_what_a_sweep_sets():
   c = tiny('/x', seed=5, init_from='x.npz')
   before = c.to_dict()
-  tuning = lib.tuning_configs(c, (.001, 3e-5), SPLITS)
+  tuning = lib.tuning_configs(c, (0.001, 3e-5), SPLITS)
   assert list(tuning) == ['lr_0.001', 'lr_3e-05']
   assert tuning['lr_3e-05'].to_dict() == before | dict(
-      lr=3e-5, train_split='train[:90%]', eval_split='train[90%:]')
-  final = lib.final_configs(c, .01, 3, SPLITS)
+    lr=3e-5, train_split='train[:90%]', eval_split='train[90%:]'
+  )
+  final = lib.final_configs(c, 0.01, 3, SPLITS)
   assert list(final) == ['seed_5', 'seed_6', 'seed_7']
   assert final['seed_6'].to_dict() == before | dict(
-      lr=.01, seed=6, train_split='train', eval_split='test')
+    lr=0.01, seed=6, train_split='train', eval_split='test'
+  )
   assert c.to_dict() == before
 
 
 def test_of_equals_the_lowest_learning_rate_is_best():
-  assert lib.best({.03: .8, .01: .9, .003: .9, .001: .7}) == .003
+  assert lib.best({0.03: 0.8, 0.01: 0.9, 0.003: 0.9, 0.001: 0.7}) == 0.003
 
 
-@pytest.mark.parametrize('text, words', [
-    ('', 'are no learning rates'), ('.1,x', 'are no learning rates'), ('.1,,.2', 'are no learning'),
-    ('.1,0', '0.0 is not positive'), ('-1', '-1.0 is not'), ('nan', 'nan is not'),
-    ('inf', 'inf is not'), ('.1,0.10', 'one comes twice')])
+@pytest.mark.parametrize(
+  'text, words',
+  [
+    ('', 'are no learning rates'),
+    ('.1,x', 'are no learning rates'),
+    ('.1,,.2', 'are no learning'),
+    ('.1,0', '0.0 is not positive'),
+    ('-1', '-1.0 is not'),
+    ('nan', 'nan is not'),
+    ('inf', 'inf is not'),
+    ('.1,0.10', 'one comes twice'),
+  ],
+)
 def test_bad_learning_rates(text, words):
   with pytest.raises(InputError, match=f'--lrs={text}.*{words}.*--lrs=.001,.003,.01'):
     lib.parse_lrs(text)
-  assert lib.parse_lrs('.001, 3e-5') == (.001, 3e-5)
+  assert lib.parse_lrs('.001, 3e-5') == (0.001, 3e-5)
 
 
 def test_table():
-  found = {'splits': SPLITS._asdict(), 'best_lr': .01, 'mean': .98, 'std': .001,
-           'lrs': [dict(lr=.01, accuracy=.97123, examples=1000),
-                   dict(lr=.03, diverged='the loss is nan at step 20')],
-           'seeds': [dict(seed=0, accuracy=.979, examples=10_000),
-                     dict(seed=1, accuracy=.981, examples=10_000)], 'checkpoint': 'w/seed_1'}
-  assert lib.table(found) == '''\
+  found = {
+    'splits': SPLITS._asdict(),
+    'best_lr': 0.01,
+    'mean': 0.98,
+    'std': 0.001,
+    'lrs': [
+      dict(lr=0.01, accuracy=0.97123, examples=1000),
+      dict(lr=0.03, diverged='the loss is nan at step 20'),
+    ],
+    'seeds': [
+      dict(seed=0, accuracy=0.979, examples=10_000),
+      dict(seed=1, accuracy=0.981, examples=10_000),
+    ],
+    'checkpoint': 'w/seed_1',
+  }
+  assert (
+    lib.table(found)
+    == """\
 learning rate   dev accuracy   on train[90%:] (1,000 images), trained on train[:90%]
 0.01                   97.12   best
 0.03                diverged   the loss is nan at step 20
@@ -119,12 +177,13 @@ seed                accuracy   on test (10,000 images), trained on train with le
 mean                   98.00
 std                     0.10   of the sample (n - 1)
 
-best checkpoint: w/seed_1'''
+best checkpoint: w/seed_1"""
+  )
   assert 'std' not in lib.table(found | {'std': None})
   assert 'checkpoint' not in lib.table(found | {'checkpoint': None})
 
 
-LRS = (1e-4, .02, 1e30)
+LRS = (1e-4, 0.02, 1e30)
 
 
 @pytest.fixture(scope='module')
@@ -138,7 +197,7 @@ def test_the_protocol(swept, digits_dir, tmp_path):
   workdir, found = swept
   low, high, diverged = found['lrs']
   assert (low['lr'], high['lr'], diverged['lr']) == LRS
-  assert low['accuracy'] < .4 < high['accuracy'] and found['best_lr'] == .02
+  assert low['accuracy'] < 0.4 < high['accuracy'] and found['best_lr'] == 0.02
   assert {low['examples'], high['examples']} == {144}
   assert diverged['diverged'].startswith('the ') and 'accuracy' not in diverged
   assert [(x['seed'], x['examples']) for x in found['seeds']] == [(0, 360), (1, 360)]
@@ -151,7 +210,7 @@ def test_the_protocol(swept, digits_dir, tmp_path):
   assert found['checkpoint'] == str(workdir / best)
   # Each run is a plain one of its config.
   alone = tmp_path / 'alone'
-  c = tiny(digits_dir, lr=.02, seed=1, train_split='train', eval_split='test')
+  c = tiny(digits_dir, lr=0.02, seed=1, train_split='train', eval_split='test')
   assert train(c, alone)['eval/accuracy'] == accuracies[1]
   one, other = read_arrays(alone), read_arrays(workdir / 'seed_1')
   assert one.keys() == other.keys()
@@ -159,8 +218,12 @@ def test_the_protocol(swept, digits_dir, tmp_path):
     np.testing.assert_array_equal(one[name], other[name])
   tuned = json.loads((workdir / 'lr_0.02' / 'result.json').read_text())
   assert tuned['config'] == json.loads((workdir / 'lr_0.02' / 'config.json').read_text())
-  assert (tuned['config']['train_split'], tuned['config']['eval_split'], tuned['config']['seed'],
-          tuned['accuracy']) == ('train[:90%]', 'train[90%:]', 0, high['accuracy'])
+  assert (
+    tuned['config']['train_split'],
+    tuned['config']['eval_split'],
+    tuned['config']['seed'],
+    tuned['accuracy'],
+  ) == ('train[:90%]', 'train[90%:]', 0, high['accuracy'])
   assert sorted(d.parent.name for d in workdir.glob('*/checkpoints')) == ['seed_0', 'seed_1']
 
 
@@ -205,8 +268,11 @@ def test_a_run_that_was_cut_goes_on(again, digits_dir):
 
 def test_results_and_runs_of_another_config(again, digits_dir):
   workdir, _ = again
-  with pytest.raises(InputError, match='lr_0.0001/result.json is a result with batch_size=64, not '
-                                       '32: give another --workdir, or remove .*/lr_0.0001 to'):
+  with pytest.raises(
+    InputError,
+    match='lr_0.0001/result.json is a result with batch_size=64, not '
+    '32: give another --workdir, or remove .*/lr_0.0001 to',
+  ):
     call(workdir, digits_dir, batch_size=32)
   with pytest.raises(InputError, match='seed_0/result.json is a result with lr=0.02, not 0.0001'):
     call(workdir, digits_dir, (1e-4,))
@@ -216,14 +282,17 @@ def test_results_and_runs_of_another_config(again, digits_dir):
     call(workdir, digits_dir, (1e-4,))
   shutil.rmtree(workdir / 'seed_0' / 'checkpoints')  # nothing would go on from it
   shutil.rmtree(workdir / 'seed_1')
-  configs = lib.final_configs(tiny(digits_dir), .01, 2, SPLITS)
+  configs = lib.final_configs(tiny(digits_dir), 0.01, 2, SPLITS)
   assert runs.read_results(configs, workdir) == {}
 
 
 def test_when_all_learning_rates_diverge(again, digits_dir):
   workdir, _ = again
-  with pytest.raises(InputError, match='no learning rate of 1e[+]30 stays finite: with the lowest '
-                                       'the .* step .*; give lower ones with --lrs'):
+  with pytest.raises(
+    InputError,
+    match='no learning rate of 1e[+]30 stays finite: with the lowest '
+    'the .* step .*; give lower ones with --lrs',
+  ):
     call(workdir, digits_dir, (1e30,))
 
 
@@ -240,8 +309,12 @@ def test_when_a_final_run_diverges(again, digits_dir):
 def command_line(digits_dir, workdir, *flags):
   c = tiny(digits_dir)
   default = finetune('ViT-Ti/4', 'digits')
-  return ['--config=configs/finetune.py:ViT-Ti/4,digits', f'--workdir={workdir}',
-          *(f'--config.{k}={v}' for k, v in c.items() if v != default[k]), *flags]
+  return [
+    '--config=configs/finetune.py:ViT-Ti/4,digits',
+    f'--workdir={workdir}',
+    *(f'--config.{k}={v}' for k, v in c.items() if v != default[k]),
+    *flags,
+  ]
 
 
 def test_the_command_line(swept, digits_dir, tmp_path, capsys, monkeypatch):
@@ -253,20 +326,28 @@ def test_the_command_line(swept, digits_dir, tmp_path, capsys, monkeypatch):
   row = swept[1]['lrs'][1]
   assert ['0.02', f'{100 * row["accuracy"]:.2f}', 'best'] in [x.split() for x in out.splitlines()]
   assert ['0', f'{100 * swept[1]["seeds"][0]["accuracy"]:.2f}'] in [
-      x.split() for x in out.splitlines()]
+    x.split() for x in out.splitlines()
+  ]
   assert 'checkpoint' not in out and not list(workdir.glob('*/checkpoints'))
   assert 'run 1 of 2: lr=0.02 on train[:90%], dev train[90%:]\n' in err
   assert 'run 2 of 2: seed 0, lr=0.02 on train, test test\n' in err
   assert json.loads((workdir / 'results.json').read_text())['std'] is None
 
 
-@pytest.mark.parametrize('flags, words', [
+@pytest.mark.parametrize(
+  'flags, words',
+  [
     (['--lrs=.1,x'], 'error: --lrs=.1,x are no learning rates'),
-    (['--config.lr=.5'], 'error: --config.lr is what a sweep finds; say which ones to try with '
-     '--lrs=0.5'),
-    (['--seeds=0'], 'error: flag --seeds=0'), (['--sedes=2'], "'sedes'"),
+    (
+      ['--config.lr=.5'],
+      'error: --config.lr is what a sweep finds; say which ones to try with --lrs=0.5',
+    ),
+    (['--seeds=0'], 'error: flag --seeds=0'),
+    (['--sedes=2'], "'sedes'"),
     (['--dev_split=validation'], "error: there is no split 'validation'"),
-    (['--workdir=nowhere://x'], 'error: --workdir=nowhere://x is no kind of storage')])
+    (['--workdir=nowhere://x'], 'error: --workdir=nowhere://x is no kind of storage'),
+  ],
+)
 def test_errors_are_one_sentence(digits_dir, tmp_path, capsys, monkeypatch, flags, words):
   monkeypatch.setattr(lib.program.hosts, 'start', lambda *_: None)
   monkeypatch.chdir(ROOT)
@@ -278,16 +359,29 @@ def test_errors_are_one_sentence(digits_dir, tmp_path, capsys, monkeypatch, flag
 def test_help_names_the_flags(capsys):
   assert lib.main(['--help']) == 0
   out = capsys.readouterr().out
-  for words in ('--lrs', '--seeds', '--dev_split', '--discard', '--num_processes', 'Exit code',
-                'vit_jax/config/fields.py', 'section 4.1'):
+  for words in (
+    '--lrs',
+    '--seeds',
+    '--dev_split',
+    '--discard',
+    '--num_processes',
+    'Exit code',
+    'vit_jax/config/fields.py',
+    'section 4.1',
+  ):
     assert words in out
 
 
 def start(workdir, digits_dir, *flags):
   log = open(workdir.with_suffix('.log'), 'w+')
   process = subprocess.Popen(
-      [sys.executable, '-m', 'vit_jax.transfer.sweep', *command_line(digits_dir, workdir, *flags)],
-      cwd=ROOT, env={**os.environ, 'XLA_FLAGS': ''}, stdout=subprocess.PIPE, stderr=log, text=True)
+    [sys.executable, '-m', 'vit_jax.transfer.sweep', *command_line(digits_dir, workdir, *flags)],
+    cwd=ROOT,
+    env={**os.environ, 'XLA_FLAGS': ''},
+    stdout=subprocess.PIPE,
+    stderr=log,
+    text=True,
+  )
   process.log = lambda: pathlib.Path(log.name).read_text()
   return process
 
@@ -296,7 +390,7 @@ def wait_for(process, words):
   until = time.monotonic() + 120
   while words not in process.log():
     assert process.poll() is None and time.monotonic() < until, process.log()
-    time.sleep(.01)
+    time.sleep(0.01)
 
 
 @pytest.mark.slow
@@ -328,7 +422,7 @@ def test_stopped_again_and_again(digits_dir, tmp_path):
   assert f'resuming in {workdir}/seed_0 from step ' in process.log()
   assert result.stat().st_mtime_ns == first
   found = json.loads((workdir / 'results.json').read_text())
-  assert out == lib.table(found) + '\n' and found['mean'] > .8
+  assert out == lib.table(found) + '\n' and found['mean'] > 0.8
 
 
 @pytest.mark.slow
@@ -339,15 +433,26 @@ def test_two_processes(digits_dir, tmp_path, swept):
     port, job = free_port(), []
     for i in range(2):
       (tmp_path / f'{i}').mkdir(exist_ok=True)
-      job.append(start(tmp_path / f'{i}' / 'x', digits_dir, f'--workdir={workdir}',
-                       '--num_devices=2', f'--coordinator_address=localhost:{port}',
-                       '--num_processes=2', f'--process_id={i}', '--lrs=.02,1e30', '--seeds=1'))
+      job.append(
+        start(
+          tmp_path / f'{i}' / 'x',
+          digits_dir,
+          f'--workdir={workdir}',
+          '--num_devices=2',
+          f'--coordinator_address=localhost:{port}',
+          '--num_processes=2',
+          f'--process_id={i}',
+          '--lrs=.02,1e30',
+          '--seeds=1',
+        )
+      )
     outs = [process.communicate(timeout=200)[0] for process in job]
     assert [p.returncode for p in job] == [0, 0], job[0].log() + job[1].log()
     found = json.loads((workdir / 'results.json').read_text())
     assert outs[0].endswith(lib.table(found) + '\n') and 'accuracy' not in outs[1]
     assert words in job[0].log() and 'run 3' not in job[1].log()
-  for mine, alone in zip(found['lrs'][:1] + found['seeds'],
-                         swept[1]['lrs'][1:2] + swept[1]['seeds'], strict=False):
+  for mine, alone in zip(
+    found['lrs'][:1] + found['seeds'], swept[1]['lrs'][1:2] + swept[1]['seeds'], strict=False
+  ):
     assert abs(mine['accuracy'] - alone['accuracy']) <= 2 / mine['examples']
   assert found['lrs'][1]['diverged'] == swept[1]['lrs'][2]['diverged']

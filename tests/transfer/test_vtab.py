@@ -1,10 +1,11 @@
 """The command that transfers a checkpoint to VTAB-1k: configs, bookkeeping, table, a real run."""
 
-
 import jax
 import numpy as np
 import pytest
 
+from tests.helpers.paths import FILES
+from tests.helpers.vtab_files import TEST_SIZES, write_dataset
 from vit_jax.config.fields import model_overrides
 from vit_jax.data import vtab_tasks as data
 from vit_jax.errors import InputError, Interrupted, NotFinite
@@ -12,8 +13,6 @@ from vit_jax.models.create import create_model
 from vit_jax.pretrained.load import load_params, save_params
 from vit_jax.transfer import runs as runs_lib
 from vit_jax.transfer import vtab
-from tests.helpers.vtab_files import TEST_SIZES, write_dataset
-from tests.helpers.paths import FILES
 
 CHECKPOINTS = FILES
 
@@ -21,9 +20,19 @@ CHECKPOINTS = FILES
 def test_the_protocol():
   c = vtab.task_config('svhn', {'model': 'ViT-L/16', 'init_from': 'x.npz', 'accumulate': 4})
   assert (c.dataset, c.batch_size, c.total_steps, c.lr, c.warmup_steps) == (
-      'vtab/svhn', 512, 2500, .01, 500)
+    'vtab/svhn',
+    512,
+    2500,
+    0.01,
+    500,
+  )
   assert (c.optimizer, c.momentum, c.weight_decay, c.clip_norm, c.schedule) == (
-      'sgd', .9, 0., 1., 'cosine')
+    'sgd',
+    0.9,
+    0.0,
+    1.0,
+    'cosine',
+  )
   assert (c.model, c.init_from, c.accumulate) == ('ViT-L/16', 'x.npz', 4)
   assert vtab.task_config('svhn', {'image_size': 240}).resize_size == 280
   with pytest.raises(InputError, match="unknown config field 'batchsize'"):
@@ -35,10 +44,18 @@ def test_the_protocol():
 def test_the_model_is_that_of_the_checkpoint(tmp_path):
   """Whatever its size, head and classes; the head is new: zeros, without a hidden layer."""
   path = tmp_path / 'model.npz'
-  pretrained = create_model('ViT-Ti/8', num_classes=7, image_size=16, num_layers=2, head='token',
-                            representation_size=192, registers=1)
-  params = jax.tree.map(np.asarray, pretrained.init(
-      jax.random.key(0), np.zeros((1, 16, 16, 3)))['params'])
+  pretrained = create_model(
+    'ViT-Ti/8',
+    num_classes=7,
+    image_size=16,
+    num_layers=2,
+    head='token',
+    representation_size=192,
+    registers=1,
+  )
+  params = jax.tree.map(
+    np.asarray, pretrained.init(jax.random.key(0), np.zeros((1, 16, 16, 3)))['params']
+  )
   save_params(params, path, model=pretrained)
   fields = vtab.checkpoint_fields(str(path))
   assert fields['init_from'] == str(path)
@@ -53,9 +70,19 @@ def test_the_model_is_that_of_the_checkpoint(tmp_path):
     vtab.checkpoint_fields(str(tmp_path / 'none.npz'))
 
 
-@pytest.mark.parametrize('path', [
-    'vit_token.npz', 'vit_gap.npz', 'vit_pre_logits.npz', 'dialect2_map.npz',
-    'dialect2_gap_scan.npz', 'hybrid_stem.npz', 'hf_tiny', 'dinov2_tiny'])
+@pytest.mark.parametrize(
+  'path',
+  [
+    'vit_token.npz',
+    'vit_gap.npz',
+    'vit_pre_logits.npz',
+    'dialect2_map.npz',
+    'dialect2_gap_scan.npz',
+    'hybrid_stem.npz',
+    'hf_tiny',
+    'dinov2_tiny',
+  ],
+)
 def test_every_published_kind_becomes_a_config(path):
   c = vtab.task_config('pets', vtab.checkpoint_fields(str(CHECKPOINTS / path)))
   assert c.model and c.num_classes == 0 and c.representation_size == 0
@@ -64,9 +91,14 @@ def test_every_published_kind_becomes_a_config(path):
 def test_missing_data_is_named_with_the_command(tmp_path):
   missing = vtab.missing_data(data.TASKS, str(tmp_path))
   assert list(missing) == list(data.TASKS)
-  assert missing['clevr_count'] == missing['clevr_distance'] == (
+  assert (
+    missing['clevr_count']
+    == missing['clevr_distance']
+    == (
       f'the data set clevr is not prepared in {tmp_path}; prepare it with '
-      f'`python -m vit_jax.tools.prepare clevr --data_dir={tmp_path}`')
+      f'`python -m vit_jax.tools.prepare clevr --data_dir={tmp_path}`'
+    )
+  )
   assert 'prepare sun397/tfds --data_dir' in missing['sun397']
   assert 'it needs files that you must first download into' in missing['retinopathy']
 
@@ -76,27 +108,35 @@ def test_nothing_is_missing(vtab_dir):
 
 
 def test_means_and_table():
-  results = {name: dict(accuracy=.5, examples=size, config={}) for name, size in TEST_SIZES.items()}
-  results['dmlab']['accuracy'] = .9
+  results = {
+    name: dict(accuracy=0.5, examples=size, config={}) for name, size in TEST_SIZES.items()
+  }
+  results['dmlab']['accuracy'] = 0.9
   del results['pets']
   accuracies = {name: r['accuracy'] for name, r in results.items()}
   assert vtab.means(accuracies) == {
-      'natural': (.5, 6, 7), 'specialized': (.5, 4, 4), 'structured': (pytest.approx(.55), 8, 8),
-      'all': (pytest.approx((17 * .5 + .9) / 18), 18, 19)}
+    'natural': (0.5, 6, 7),
+    'specialized': (0.5, 4, 4),
+    'structured': (pytest.approx(0.55), 8, 8),
+    'all': (pytest.approx((17 * 0.5 + 0.9) / 18), 18, 19),
+  }
   lines = [line.split() for line in vtab.table(results).splitlines()]
   assert len(lines) == 1 + 19 + 4
   assert ['dmlab', 'structured', '22,735', '90.00'] in lines
   assert ['pets', 'natural', '-', '-'] in lines
-  assert lines[-4:] == [['mean', 'natural', '6', 'of', '7', '50.00'],
-                        ['mean', 'specialized', '4', 'of', '4', '50.00'],
-                        ['mean', 'structured', '8', 'of', '8', '55.00'],
-                        ['mean', 'all', '18', 'of', '19', '52.22']]
+  assert lines[-4:] == [
+    ['mean', 'natural', '6', 'of', '7', '50.00'],
+    ['mean', 'specialized', '4', 'of', '4', '50.00'],
+    ['mean', 'structured', '8', 'of', '8', '55.00'],
+    ['mean', 'all', '18', 'of', '19', '52.22'],
+  ]
   assert vtab.table({}).splitlines()[-1].split() == ['mean', 'all', '0', 'of', '19', '-']
 
 
 @pytest.fixture
 def runs(monkeypatch):
   """The tasks that were trained; the one named in `stop` is interrupted."""
+
   class Runs(list):
     stop = None
 
@@ -109,15 +149,16 @@ def runs(monkeypatch):
     if config.lr > 1:
       raise NotFinite('the loss is nan at step 7; nothing was saved; try a lower lr')
     done.append(config.dataset)
-    return {'eval/accuracy': len(done) / 10, 'eval/examples': 711., 'train/loss': 1.}
+    return {'eval/accuracy': len(done) / 10, 'eval/examples': 711.0, 'train/loss': 1.0}
 
   monkeypatch.setattr(runs_lib, 'train', train)
   return done
 
 
 def test_finished_tasks_are_not_run_again(tmp_path, runs):
-  configs = {name: vtab.task_config(name, {'model': 'ViT-B/16'})
-             for name in ('pets', 'dtd', 'svhn')}
+  configs = {
+    name: vtab.task_config(name, {'model': 'ViT-B/16'}) for name in ('pets', 'dtd', 'svhn')
+  }
   runs.stop = 'vtab/svhn'
   with pytest.raises(Interrupted):
     runs_lib.run_all(configs, tmp_path)
@@ -129,14 +170,18 @@ def test_finished_tasks_are_not_run_again(tmp_path, runs):
   results = runs_lib.run_all(configs, tmp_path, keep=True)
   assert runs == ['vtab/pets', 'vtab/dtd', 'vtab/svhn']
   assert [(n, r['accuracy'], r['examples']) for n, r in results.items()] == [
-      ('pets', .1, 711), ('dtd', .2, 711), ('svhn', .3, 711)]
+    ('pets', 0.1, 711),
+    ('dtd', 0.2, 711),
+    ('svhn', 0.3, 711),
+  ]
   assert (tmp_path / 'svhn' / 'checkpoints' / '2500').exists()
   # Where the data lie does not matter; what is trained does.
   configs['pets'].data_dir = '/elsewhere'
   assert runs_lib.run_all(configs, tmp_path) == results
-  configs['dtd'].lr = .003
-  with pytest.raises(InputError, match='dtd/result.json is a result with lr=0.01, not 0.003: give '
-                                       'another --workdir'):
+  configs['dtd'].lr = 0.003
+  with pytest.raises(
+    InputError, match='dtd/result.json is a result with lr=0.01, not 0.003: give another --workdir'
+  ):
     runs_lib.run_all(configs, tmp_path)
 
 
@@ -154,18 +199,23 @@ def test_the_command_line(tmp_path, runs, vtab_dir, capsys, monkeypatch):
   partly = tmp_path / 'data'
   write_dataset(partly, 'kitti')
   arguments = ['--checkpoint=x.npz', f'--workdir={tmp_path}/runs', '--set=batch_size=64']
-  assert vtab.main([*arguments, f'--data_dir={partly}', '--tasks=kitti_distance,clevr_count,dtd,'
-                    'clevr_distance']) == 1
+  assert (
+    vtab.main(
+      [*arguments, f'--data_dir={partly}', '--tasks=kitti_distance,clevr_count,dtd,clevr_distance']
+    )
+    == 1
+  )
   out, err = capsys.readouterr()
   assert ['kitti_distance', 'structured', '711', '10.00'] in [x.split() for x in out.splitlines()]
   assert 'kitti_distance: task 1 of 4' in err
-  err = err[err.index('error: '):]
+  err = err[err.index('error: ') :]
   assert len(err.splitlines()) == 2
   assert err.startswith('error: clevr_count, clevr_distance: the data set clevr is not prepared in')
   assert vtab.main([*arguments, f'--data_dir={vtab_dir}']) == 0
   assert len(runs) == 19
   assert ['mean', 'all', '19', 'of', '19', '100.00'] in [
-      x.split() for x in capsys.readouterr().out.splitlines()]
+    x.split() for x in capsys.readouterr().out.splitlines()
+  ]
   again = [*arguments, f'--data_dir={vtab_dir}', f'--workdir={tmp_path}/high', '--set=lr=9.']
   for _ in range(2):  # trained, and read
     assert vtab.main([*again, '--tasks=pets,dtd']) == 1
@@ -181,14 +231,25 @@ def test_a_checkpoint_is_really_transferred(tmp_path, capsys, monkeypatch):
   """To 1,000 copies of four images, on which all 711 of the test set are told apart."""
   monkeypatch.setattr(vtab.hosts, 'start', lambda: None)  # conftest's process has started jax
   write_dataset(tmp_path / 'data', 'kitti')
-  model = create_model('ViT-Ti/8', num_classes=7, image_size=16, num_layers=2,
-                       representation_size=192)
-  save_params(jax.tree.map(np.asarray, model.init(
-      jax.random.key(0), np.zeros((1, 16, 16, 3)))['params']), tmp_path / 'm.npz', model=model)
-  arguments = [f'--checkpoint={tmp_path}/m.npz', f'--workdir={tmp_path}/runs',
-               f'--data_dir={tmp_path}/data', '--tasks=kitti_distance', '--set=total_steps=20',
-               '--set=warmup_steps=2', '--set=batch_size=64', '--set=image_size=32',
-               '--set=dtype=float32']
+  model = create_model(
+    'ViT-Ti/8', num_classes=7, image_size=16, num_layers=2, representation_size=192
+  )
+  save_params(
+    jax.tree.map(np.asarray, model.init(jax.random.key(0), np.zeros((1, 16, 16, 3)))['params']),
+    tmp_path / 'm.npz',
+    model=model,
+  )
+  arguments = [
+    f'--checkpoint={tmp_path}/m.npz',
+    f'--workdir={tmp_path}/runs',
+    f'--data_dir={tmp_path}/data',
+    '--tasks=kitti_distance',
+    '--set=total_steps=20',
+    '--set=warmup_steps=2',
+    '--set=batch_size=64',
+    '--set=image_size=32',
+    '--set=dtype=float32',
+  ]
   assert vtab.main(arguments) == 0
   row = ['kitti_distance', 'structured', '711', '100.00']
   assert row in [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -13,9 +13,15 @@ from ml_collections import ConfigDict
 from vit_jax.errors import InputError
 
 # AugReg's levels (arXiv 2106.10270, 3.3): p of mixup, and RandAugment's operations and magnitude.
-AUGREG = {'none': (0., (0, 0)), 'light1': (0., (2, 0)), 'light2': (.2, (2, 10)),
-          'medium1': (.2, (2, 15)), 'medium2': (.5, (2, 15)), 'strong1': (.5, (2, 20)),
-          'strong2': (.8, (2, 20))}
+AUGREG = {
+  'none': (0.0, (0, 0)),
+  'light1': (0.0, (2, 0)),
+  'light2': (0.2, (2, 10)),
+  'medium1': (0.2, (2, 15)),
+  'medium2': (0.5, (2, 15)),
+  'strong1': (0.5, (2, 20)),
+  'strong2': (0.8, (2, 20)),
+}
 
 
 def default_config() -> ConfigDict:
@@ -34,9 +40,9 @@ def default_config() -> ConfigDict:
   c.resnet_stages = 0  # of a hybrid: 3 or 4; 0: as its stride asks for
   c.head = 'token'  # 'token': the class token; 'gap': mean over the patches; 'map': attention
   c.representation_size = 0  # width of the head's hidden tanh layer; 0: none
-  c.head_bias_init = 0.  # initial bias of the head; -10 goes with sigmoid cross-entropy
-  c.dropout = 0.  # after every dense layer but q, k, v and after the position embedding
-  c.stochastic_depth = 0.  # how often the last block drops a branch; linear from 0, the first
+  c.head_bias_init = 0.0  # initial bias of the head; -10 goes with sigmoid cross-entropy
+  c.dropout = 0.0  # after every dense layer but q, k, v and after the position embedding
+  c.stochastic_depth = 0.0  # how often the last block drops a branch; linear from 0, the first
   c.pos_embedding = 'learned'  # 'learned2d', 'relative', 'sincos2d', 'none' (paper D.4)
   c.pos_embedding_at = 'stem'  # added once; 'every': each layer its own; 'shared' by all layers
   c.attention = 'full'  # 'axial': along rows, then along columns (paper D.6)
@@ -45,7 +51,7 @@ def default_config() -> ConfigDict:
   c.pre_norm = False  # a LayerNorm before the first block
   c.patch_bias = True  # of the patch embedding
   c.qkv_bias = True  # of the query, key and value projections
-  c.layer_scale = 0.  # initial LayerScale; 0: none
+  c.layer_scale = 0.0  # initial LayerScale; 0: none
   c.registers = 0  # register tokens beside the patches
   c.scan = False  # over the blocks: compiles one instead of all, which takes a fraction of the time
   c.remat = 'none'  # 'dots', 'full': keeps less for the backward pass and computes it again
@@ -71,29 +77,29 @@ def default_config() -> ConfigDict:
   # Optimisation.
   c.batch_size = 4096  # images a step, over all devices
   c.accumulate = 1  # split each device's share of a batch into this many passes
-  c.num_epochs = 300.  # length of training; used when total_steps is 0
+  c.num_epochs = 300.0  # length of training; used when total_steps is 0
   c.total_steps = 0  # length of training in steps; 0: from num_epochs
   c.loss = 'softmax'  # 'softmax' or 'sigmoid' cross-entropy
-  c.label_smoothing = 0.
+  c.label_smoothing = 0.0
   c.pretext = ''  # 'masked_patches': predicts those instead of labels (paper B.1.2)
   c.mpp_target = 'mean_color'  # of each patch; 'small_patch': of 4 x 4 cells; 'patch': all pixels
-  c.mpp_rate = .5  # share of the patches that are corrupted
+  c.mpp_rate = 0.5  # share of the patches that are corrupted
   c.lr = 3e-3  # peak learning rate
   c.schedule = 'cosine'  # 'cosine' to 0, 'linear' to linear_end, 'steps': a tenth at each lr_drops
   c.linear_end = 1e-5
   c.lr_drops = ()  # the steps at which it falls
   c.warmup_steps = 10_000  # linear, from 0
   c.optimizer = 'adam'  # or 'sgd', for fine-tuning
-  c.beta1 = .9  # of Adam
-  c.beta2 = .999  # of Adam
-  c.momentum = .9  # of SGD
+  c.beta1 = 0.9  # of Adam
+  c.beta2 = 0.999  # of Adam
+  c.momentum = 0.9  # of SGD
   c.moment_dtype = 'float32'  # of Adam's first moment, SGD's momentum; 'bfloat16' saves memory
-  c.weight_decay = .3  # decoupled, scaled by the learning rate
+  c.weight_decay = 0.3  # decoupled, scaled by the learning rate
   c.decay = 'kernels'  # which parameters decay: 'kernels' or 'all'
-  c.clip_norm = 1.  # global norm of the gradient; 0: no clipping
-  c.mixup = 0.  # p of Beta(p, p), by which images and labels are mixed in pairs; 0 as augment says
+  c.clip_norm = 1.0  # global norm of the gradient; 0: no clipping
+  c.mixup = 0.0  # p of Beta(p, p), by which images and labels are mixed in pairs; 0 as augment says
   c.trained_blocks = -1  # n: the last n blocks and the head; 0: the head alone; -1: everything
-  c.average = 0.  # factor, as .9999, of an average of the parameters over the steps; 0: none
+  c.average = 0.0  # factor, as .9999, of an average of the parameters over the steps; 0: none
 
   # The run.
   c.seed = 0  # of initialisation, order, augmentation and dropout
@@ -101,7 +107,7 @@ def default_config() -> ConfigDict:
   c.mesh = (0, 1)  # devices along (data, fsdp: these share the state); 0: all that remain
   c.compile_cache = ''  # directory, also gs://, of compiled programs; '': of the user; or 'none'
   c.profile_steps = (0, 0)  # traces the steps first..last into the workdir's profile/
-  c.hang_seconds = 1800.  # without progress, compilation included: ends the process; 0: never
+  c.hang_seconds = 1800.0  # without progress, compilation included: ends the process; 0: never
   c.log_every = 50  # steps between metric lines
   c.eval_every = 5_000  # steps between evaluations; 0: only after the last step
   c.fewshot = ''  # data sets, as 'cifar100,dtd', for few-shot evaluation of the representation
@@ -116,16 +122,42 @@ def default_config() -> ConfigDict:
 
 # What of a config goes to create_model by the same name.
 MODEL_FIELDS = (
-    'num_layers', 'hidden_dim', 'mlp_dim', 'num_heads', 'resnet_stages', 'head',
-    'representation_size', 'head_bias_init', 'dropout', 'stochastic_depth', 'pos_embedding',
-    'pos_embedding_at', 'attention', 'activation', 'norm_eps', 'pre_norm', 'patch_bias',
-    'qkv_bias', 'layer_scale', 'registers', 'scan', 'remat', 'dtype')
+  'num_layers',
+  'hidden_dim',
+  'mlp_dim',
+  'num_heads',
+  'resnet_stages',
+  'head',
+  'representation_size',
+  'head_bias_init',
+  'dropout',
+  'stochastic_depth',
+  'pos_embedding',
+  'pos_embedding_at',
+  'attention',
+  'activation',
+  'norm_eps',
+  'pre_norm',
+  'patch_bias',
+  'qkv_bias',
+  'layer_scale',
+  'registers',
+  'scan',
+  'remat',
+  'dtype',
+)
 
 
 def model_overrides(c: ConfigDict) -> dict[str, Any]:
   """The fields of a config that `create_model` takes besides name, classes and image size."""
-  none_if_0 = ('num_layers', 'hidden_dim', 'mlp_dim', 'num_heads', 'resnet_stages',
-               'representation_size')
+  none_if_0 = (
+    'num_layers',
+    'hidden_dim',
+    'mlp_dim',
+    'num_heads',
+    'resnet_stages',
+    'representation_size',
+  )
   overrides = {f: (c[f] or None) if f in none_if_0 else c[f] for f in MODEL_FIELDS}
   if c.pretext:  # trains no head of labels
     overrides['representation_size'] = None
@@ -133,7 +165,7 @@ def model_overrides(c: ConfigDict) -> dict[str, Any]:
 
 
 def mixup(c: ConfigDict) -> float:
-  """p of mixup's Beta(p, p): the config's own, else that of its level of augmentation."""
+  """P of mixup's Beta(p, p): the config's own, else that of its level of augmentation."""
   return c.mixup or AUGREG[c.augment][0]
 
 
@@ -147,42 +179,78 @@ def check_config(c: ConfigDict) -> None:
   unknown = sorted(set(c) - set(default_config()))
   if unknown:
     near = difflib.get_close_matches(unknown[0], default_config(), 1)
-    raise InputError(f'unknown config field {unknown[0]!r}' +
-                     (f'; did you mean {near[0]!r}?' if near else ''))
-  choices = dict(pretext=('', 'masked_patches'), loss=('softmax', 'sigmoid'),
-                 schedule=('cosine', 'linear', 'steps'),
-                 decay=('kernels', 'all'), parallel=('pmap', 'mesh'), preset=('inception', 'bit'),
-                 optimizer=('adam', 'sgd'), dtype=('float32', 'bfloat16'),
-                 moment_dtype=('float32', 'bfloat16'), flip=('yes', 'no', 'auto'),
-                 augment=tuple(AUGREG))
+    raise InputError(
+      f'unknown config field {unknown[0]!r}' + (f'; did you mean {near[0]!r}?' if near else '')
+    )
+  choices = dict(
+    pretext=('', 'masked_patches'),
+    loss=('softmax', 'sigmoid'),
+    schedule=('cosine', 'linear', 'steps'),
+    decay=('kernels', 'all'),
+    parallel=('pmap', 'mesh'),
+    preset=('inception', 'bit'),
+    optimizer=('adam', 'sgd'),
+    dtype=('float32', 'bfloat16'),
+    moment_dtype=('float32', 'bfloat16'),
+    flip=('yes', 'no', 'auto'),
+    augment=tuple(AUGREG),
+  )
   for field, values in choices.items():
     if c[field] not in values:
       raise InputError(f'config.{field}={c[field]!r} is not one of {", ".join(values)}')
   for field in ('batch_size', 'accumulate', 'image_size', 'log_every', 'keep'):
     if c[field] < 1:
       raise InputError(f'config.{field} must be at least 1, got {c[field]}')
-  for field in ('total_steps', 'num_epochs', 'warmup_steps', 'eval_every', 'fewshot_every',
-                'figures_every', 'save_every', 'keep_every', 'lr', 'weight_decay', 'clip_norm',
-                'mixup', 'max_bad_records', 'seed', 'num_threads', 'num_workers', 'hang_seconds',
-                'num_classes', 'num_layers', 'hidden_dim', 'mlp_dim', 'num_heads',
-                'representation_size', 'resize_size'):
+  for field in (
+    'total_steps',
+    'num_epochs',
+    'warmup_steps',
+    'eval_every',
+    'fewshot_every',
+    'figures_every',
+    'save_every',
+    'keep_every',
+    'lr',
+    'weight_decay',
+    'clip_norm',
+    'mixup',
+    'max_bad_records',
+    'seed',
+    'num_threads',
+    'num_workers',
+    'hang_seconds',
+    'num_classes',
+    'num_layers',
+    'hidden_dim',
+    'mlp_dim',
+    'num_heads',
+    'representation_size',
+    'resize_size',
+  ):
     if c[field] < 0:
       raise InputError(f'config.{field} must not be negative, got {c[field]}')
   if len(c.rand_augment) != 2:
-    raise InputError(f'config.rand_augment={tuple(c.rand_augment)} must be two numbers: operations '
-                     'on an image and their magnitude')
+    raise InputError(
+      f'config.rand_augment={tuple(c.rand_augment)} must be two numbers: operations '
+      'on an image and their magnitude'
+    )
   first, last = c.profile_steps
   if last < first or first < 0:
-    raise InputError(f'config.profile_steps={tuple(c.profile_steps)} must be the first and the '
-                     'last step to trace, (0, 0) for none')
+    raise InputError(
+      f'config.profile_steps={tuple(c.profile_steps)} must be the first and the '
+      'last step to trace, (0, 0) for none'
+    )
   if not c.total_steps and not c.num_epochs:
     raise InputError('config.total_steps and config.num_epochs are both 0; set one')
   for field in ('label_smoothing', 'average'):
     if not 0 <= c[field] < 1:
       raise InputError(f'config.{field} must be in [0, 1), got {c[field]}')
   if c.trained_blocks < -1:
-    raise InputError(f'config.trained_blocks={c.trained_blocks} must be a number of blocks, or -1 '
-                     'for all parameters')
+    raise InputError(
+      f'config.trained_blocks={c.trained_blocks} must be a number of blocks, or -1 '
+      'for all parameters'
+    )
   if c.keep_every and (not c.save_every or c.keep_every % c.save_every):
-    raise InputError(f'config.keep_every={c.keep_every} must be a multiple of '
-                     f'config.save_every={c.save_every}')
+    raise InputError(
+      f'config.keep_every={c.keep_every} must be a multiple of config.save_every={c.save_every}'
+    )

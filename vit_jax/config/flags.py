@@ -13,8 +13,13 @@ from vit_jax.errors import InputError
 def define_config(flag_values: flags.FlagValues) -> None:
   """Adds --config."""
   config_flags.DEFINE_config_file(
-      'config', None, 'A file of configs/, with an argument after a colon where it takes one; '
-      'any field is set by --config.FIELD=VALUE.', lock_config=True, flag_values=flag_values)
+    'config',
+    None,
+    'A file of configs/, with an argument after a colon where it takes one; '
+    'any field is set by --config.FIELD=VALUE.',
+    lock_config=True,
+    flag_values=flag_values,
+  )
 
 
 def parse_config(flag_values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
@@ -49,5 +54,6 @@ def _sentence(e):
   if isinstance(e, (AttributeError, KeyError)):
     names = re.findall(r'\w+', re.sub(r'\\n|Did you mean|instead of', ' ', str(e)))
     return f'unknown config field {names[0]!r}' + (
-        f'; did you mean {names[1]!r}?' if len(names) > 1 else '')
+      f'; did you mean {names[1]!r}?' if len(names) > 1 else ''
+    )
   return lines[-1].removeprefix('vit_jax.errors.InputError: ')

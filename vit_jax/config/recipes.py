@@ -10,12 +10,22 @@ from vit_jax.errors import InputError
 from vit_jax.models.sizes import VARIANTS
 
 # On JFT-300M: epochs and peak learning rate. Table 3 also has L/16 and R50+L/16 for 7 epochs.
-_JFT = {'ViT-B/16': (7, 8e-4), 'ViT-B/32': (7, 8e-4), 'ViT-L/32': (7, 6e-4),
-        'ViT-L/16': (14, 4e-4), 'ViT-H/14': (14, 3e-4),
-        'BiT-R50x1': (7, 1e-3), 'BiT-R50x2': (7, 1e-3), 'BiT-R101x1': (7, 8e-4),
-        'BiT-R152x1': (7, 6e-4), 'BiT-R152x2': (7, 6e-4),
-        'R50+ViT-B/16': (7, 8e-4), 'R50+ViT-B/32': (7, 8e-4), 'R50+ViT-L/32': (7, 2e-4),
-        'R50+ViT-L/16': (14, 4e-4)}
+_JFT = {
+  'ViT-B/16': (7, 8e-4),
+  'ViT-B/32': (7, 8e-4),
+  'ViT-L/32': (7, 6e-4),
+  'ViT-L/16': (14, 4e-4),
+  'ViT-H/14': (14, 3e-4),
+  'BiT-R50x1': (7, 1e-3),
+  'BiT-R50x2': (7, 1e-3),
+  'BiT-R101x1': (7, 8e-4),
+  'BiT-R152x1': (7, 6e-4),
+  'BiT-R152x2': (7, 6e-4),
+  'R50+ViT-B/16': (7, 8e-4),
+  'R50+ViT-B/32': (7, 8e-4),
+  'R50+ViT-L/32': (7, 2e-4),
+  'R50+ViT-L/16': (14, 4e-4),
+}
 
 
 def pretrain(model: str, data: str = 'imagenet2012') -> ConfigDict:
@@ -36,22 +46,24 @@ def pretrain(model: str, data: str = 'imagenet2012') -> ConfigDict:
   if size and size[1] in VARIANTS:
     c.representation_size = VARIANTS[size[1]].hidden_dim
   if data == 'imagenet2012':
-    c.dataset, c.num_epochs = 'imagenet2012', 300.
-    c.lr, c.schedule, c.weight_decay, c.dropout, c.clip_norm = 3e-3, 'cosine', .3, .1, 1.
+    c.dataset, c.num_epochs = 'imagenet2012', 300.0
+    c.lr, c.schedule, c.weight_decay, c.dropout, c.clip_norm = 3e-3, 'cosine', 0.3, 0.1, 1.0
   elif data == 'imagenet21k':  # L/16 and L/32 also ran for 30 epochs; H/14 is not in the table
-    c.dataset, c.num_epochs = 'imagenet21k', 90.
-    c.lr, c.weight_decay, c.dropout = 1e-3, .03, .1
+    c.dataset, c.num_epochs = 'imagenet21k', 90.0
+    c.lr, c.weight_decay, c.dropout = 1e-3, 0.03, 0.1
   elif data == 'jft':
     epochs, c.lr = _JFT.get(model, (7, 8e-4))
     c.dataset, c.num_epochs = 'jft_300m', float(epochs)
-    c.weight_decay, c.dropout = .1, 0.
+    c.weight_decay, c.dropout = 0.1, 0.0
   else:
-    raise InputError(f'unknown pretraining data {data!r} after the colon of --config; '
-                     'there are imagenet2012, imagenet21k, jft')
+    raise InputError(
+      f'unknown pretraining data {data!r} after the colon of --config; '
+      'there are imagenet2012, imagenet21k, jft'
+    )
   if data != 'imagenet2012':  # the released code: a binary loss per class, from "nothing there"
-    c.loss, c.head_bias_init, c.schedule, c.clip_norm = 'sigmoid', -10., 'linear', 0.
+    c.loss, c.head_bias_init, c.schedule, c.clip_norm = 'sigmoid', -10.0, 'linear', 0.0
   if model.startswith('BiT-'):
-    c.dropout = 0.
+    c.dropout = 0.0
   return c
 
 
@@ -71,38 +83,48 @@ def augreg(model: str, level: str = 'medium2', data: str = 'imagenet2012') -> Co
     InputError: for another level or other data.
   """
   if level not in AUGREG:
-    raise InputError(f'unknown level {level!r} after the colon of --config; there are '
-                     f'{", ".join(AUGREG)}')
+    raise InputError(
+      f'unknown level {level!r} after the colon of --config; there are {", ".join(AUGREG)}'
+    )
   if data not in ('imagenet2012', 'imagenet21k'):
-    raise InputError(f'unknown pretraining data {data!r} after the colon of --config; '
-                     'there are imagenet2012, imagenet21k')
+    raise InputError(
+      f'unknown pretraining data {data!r} after the colon of --config; '
+      'there are imagenet2012, imagenet21k'
+    )
   c = default_config()
   c.model = re.sub(r'(^|\+)(\w+/\d+)$', r'\1ViT-\2', model)
-  c.augment, c.dataset, c.num_epochs = level, data, 300.
-  c.lr, c.schedule, c.weight_decay, c.clip_norm = 1e-3, 'cosine', .1, 1.
+  c.augment, c.dataset, c.num_epochs = level, data, 300.0
+  c.lr, c.schedule, c.weight_decay, c.clip_norm = 1e-3, 'cosine', 0.1, 1.0
   if data == 'imagenet21k':
-    c.loss, c.head_bias_init = 'sigmoid', -10.
+    c.loss, c.head_bias_init = 'sigmoid', -10.0
   return c
 
 
 # Steps, warmup, learning rate: one of those that the paper chose from.
-_FINETUNE = {'imagenet2012': (20_000, 500, .03), 'cifar10': (10_000, 500, .01),
-             'cifar100': (10_000, 500, .01), 'oxford_iiit_pet': (500, 100, .01),
-             'oxford_flowers102': (500, 100, .01)}
-_OTHER = (2500, 500, .01)  # VTAB's
+_FINETUNE = {
+  'imagenet2012': (20_000, 500, 0.03),
+  'cifar10': (10_000, 500, 0.01),
+  'cifar100': (10_000, 500, 0.01),
+  'oxford_iiit_pet': (500, 100, 0.01),
+  'oxford_flowers102': (500, 100, 0.01),
+}
+_OTHER = (2500, 500, 0.01)  # VTAB's
 
 
 def learning_rates(dataset: str) -> tuple[float, ...]:
   """Those that the paper chose from when fine-tuning on a data set (table 4)."""
   imagenet = re.match(r'imagenet2012\b', dataset)
-  return (.003, .01, .03, .06) if imagenet else (.001, .003, .01, .03)
+  return (0.003, 0.01, 0.03, 0.06) if imagenet else (0.001, 0.003, 0.01, 0.03)
 
 
 _IMAGENET_PIXELS = {'ViT-L/16': 512, 'ViT-H/14': 518}  # of table 2, with averaged parameters
 
 # Fewer images than this: steps, warmup, where the learning rate falls.
-_HYPERRULE = [(20_000, 500, 100, (200, 300, 400)), (500_000, 10_000, 500, (3000, 6000, 9000)),
-              (float('inf'), 20_000, 500, (6000, 12_000, 18_000))]
+_HYPERRULE = [
+  (20_000, 500, 100, (200, 300, 400)),
+  (500_000, 10_000, 500, (3000, 6000, 9000)),
+  (float('inf'), 20_000, 500, (6000, 12_000, 18_000)),
+]
 
 
 def finetune(model: str, dataset: str) -> ConfigDict:
@@ -119,13 +141,13 @@ def finetune(model: str, dataset: str) -> ConfigDict:
   c = default_config()
   c.model, c.dataset, c.new_head = model, dataset, True
   c.total_steps, c.warmup_steps, c.lr = _FINETUNE.get(dataset, _OTHER)
-  c.optimizer, c.batch_size, c.weight_decay, c.dropout = 'sgd', 512, 0., 0.
+  c.optimizer, c.batch_size, c.weight_decay, c.dropout = 'sgd', 512, 0.0, 0.0
   c.preset, c.eval_every, c.save_every = 'bit', 500, 500
   patch = re.search(r'ViT-\w+/(\d+)', model)
   unit = int(patch[1]) if patch else 32
   c.image_size = round(384 / unit) * unit
   if dataset == 'imagenet2012' and model in _IMAGENET_PIXELS:
-    c.image_size, c.average = _IMAGENET_PIXELS[model], .9999
+    c.image_size, c.average = _IMAGENET_PIXELS[model], 0.9999
   return c
 
 
@@ -143,11 +165,12 @@ def bit_hyperrule(model: str, dataset: str, num_images: int, pixels: int = 0) ->
   """
   c = default_config()
   c.model, c.dataset, c.new_head, c.preset = model, dataset, True, 'bit'
-  c.optimizer, c.batch_size, c.weight_decay, c.dropout, c.clip_norm = 'sgd', 512, 0., 0., 0.
-  c.lr, c.schedule = .003, 'steps'
+  c.optimizer, c.batch_size, c.weight_decay, c.dropout, c.clip_norm = 'sgd', 512, 0.0, 0.0, 0.0
+  c.lr, c.schedule = 0.003, 'steps'
   c.total_steps, c.warmup_steps, c.lr_drops = next(
-      rule for most, *rule in _HYPERRULE if num_images < most)
-  c.mixup = .1 if num_images >= 20_000 else 0.
+    rule for most, *rule in _HYPERRULE if num_images < most
+  )
+  c.mixup = 0.1 if num_images >= 20_000 else 0.0
   c.resize_size, c.image_size = bit_sizes(pixels, pixels) if pixels else (512, 480)
   c.eval_every, c.save_every = 500, 500
   return c

@@ -25,8 +25,9 @@ def read_curves(workdir: str | os.PathLike) -> dict[str, Curve]:
   try:
     lines = path.read_text().split('\n')[:-1]
   except (OSError, UnicodeDecodeError) as e:
-    raise InputError(f'{path} cannot be read: {getattr(e, "strerror", e)}; give the workdir of a '
-                     'run') from e
+    raise InputError(
+      f'{path} cannot be read: {getattr(e, "strerror", e)}; give the workdir of a run'
+    ) from e
   points: dict[str, list[tuple[int, float]]] = {}
   for number, line in enumerate(lines, 1):
     try:

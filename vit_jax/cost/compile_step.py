@@ -19,6 +19,7 @@ class OutOfMemory(Exception):
 
 class Memory(NamedTuple):
   """Bytes of each device while a step runs."""
+
   parameters: int
   moments: int
   rest_of_the_state: int  # counts of steps
@@ -33,9 +34,15 @@ class Memory(NamedTuple):
     return sum(self)
 
 
-def compile_step(spread: Sharded, step: Callable[..., Any], state: Any, image_size: int,
-                 batch_size: int, available: float,
-                 compiler_options: dict[str, Any]) -> tuple[Any, Memory, float]:
+def compile_step(
+  spread: Sharded,
+  step: Callable[..., Any],
+  state: Any,
+  image_size: int,
+  batch_size: int,
+  available: float,
+  compiler_options: dict[str, Any],
+) -> tuple[Any, Memory, float]:
   """Compiles a train step for the devices of a mesh.
 
   Args:
@@ -54,8 +61,7 @@ def compile_step(spread: Sharded, step: Callable[..., Any], state: Any, image_si
   state, batch = spread.like(state), batch_shapes(spread, image_size, batch_size)
   try:
     with jax.set_mesh(spread.mesh):
-      compiled = spread.jit_train_step(step, state).lower(state, batch).compile(
-          compiler_options)
+      compiled = spread.jit_train_step(step, state).lower(state, batch).compile(compiler_options)
   except jax.errors.JaxRuntimeError as e:
     if 'RESOURCE_EXHAUSTED' not in str(e):
       raise
@@ -70,8 +76,11 @@ def batch_shapes(spread: Sharded, image_size: int, batch_size: int) -> dict[str,
   """The shapes of a global batch, cut over all devices."""
   sharding = NamedSharding(spread.mesh, PartitionSpec(spread.mesh.axis_names))
   shape = lambda dims, dtype: jax.ShapeDtypeStruct((batch_size, *dims), dtype, sharding=sharding)
-  return {'image': shape((image_size, image_size, 3), 'uint8'), 'label': shape((), 'int32'),
-          'mask': shape((), 'bool')}
+  return {
+    'image': shape((image_size, image_size, 3), 'uint8'),
+    'label': shape((), 'int32'),
+    'mask': shape((), 'bool'),
+  }
 
 
 def memory(analysis: Any, state: Any, batch: Any) -> Memory:
@@ -82,9 +91,13 @@ def memory(analysis: Any, state: Any, batch: Any) -> Memory:
     state, batch: the shapes that were compiled for, with shardings.
   """
   kinds = [*state_bytes(state), shard_bytes(batch)]
-  return Memory(*kinds, analysis.argument_size_in_bytes - sum(kinds), analysis.temp_size_in_bytes,
-                analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
-                analysis.generated_code_size_in_bytes)
+  return Memory(
+    *kinds,
+    analysis.argument_size_in_bytes - sum(kinds),
+    analysis.temp_size_in_bytes,
+    analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
+    analysis.generated_code_size_in_bytes,
+  )
 
 
 def state_bytes(state: Any) -> tuple[int, int, int]:
@@ -108,16 +121,28 @@ def shard_bytes(tree: Any) -> int:
 def _shorten(message):
   """What of the compiler's pages about a lack of memory is to be told."""
   for pattern, words in (
-      (r'Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm', 'the step needs {}iB of {}iB'),
-      (r'temporaries \(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)',
-       'its temporaries alone need {}iB of {}iB')):
+    (r'Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm', 'the step needs {}iB of {}iB'),
+    (
+      r'temporaries \(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)',
+      'its temporaries alone need {}iB of {}iB',
+    ),
+  ):
     if found := re.search(pattern, message):
       return words.format(*found.groups())
   return message.splitlines()[0]
 
 
-def advice(*, mesh: Sequence[int], state: int, available: float, remat: str, scan: bool,
-           batch_size: int, accumulate: int, moment_dtype: str) -> list[str]:
+def advice(
+  *,
+  mesh: Sequence[int],
+  state: int,
+  available: float,
+  remat: str,
+  scan: bool,
+  batch_size: int,
+  accumulate: int,
+  moment_dtype: str,
+) -> list[str]:
   """What to change in a config that does not fit, the best first, each with its flags.
 
   Args:
@@ -131,19 +156,24 @@ def advice(*, mesh: Sequence[int], state: int, available: float, remat: str, sca
   while state / times > available / 8 and data % (2 * times) == 0:
     times *= 2
   if times > 1:
-    found.append(f'--config.parallel=mesh --config.mesh={data // times},{fsdp * times}: parameters '
-                 f'and moments take {state / times / _GIB:.2f} instead of {state / _GIB:.2f} GiB')
+    found.append(
+      f'--config.parallel=mesh --config.mesh={data // times},{fsdp * times}: parameters '
+      f'and moments take {state / times / _GIB:.2f} instead of {state / _GIB:.2f} GiB'
+    )
   if remat == 'none':
-    found.append('--config.remat=dots: the backward pass computes again all but the products with '
-                 'weights')
+    found.append(
+      '--config.remat=dots: the backward pass computes again all but the products with weights'
+    )
   if remat != 'full':
     found.append('--config.remat=full: it computes whole blocks again, a third more work')
   if not scan:
     found.append("--config.scan=True: one block's buffers at a time")
   if batch_size % (devices * accumulate * 2) == 0:
     images = batch_size // devices // accumulate
-    found.append(f'--config.accumulate={2 * accumulate}: passes of {images // 2} images on each '
-                 f'chip instead of {images}')
+    found.append(
+      f'--config.accumulate={2 * accumulate}: passes of {images // 2} images on each '
+      f'chip instead of {images}'
+    )
   if moment_dtype == 'float32':
     found.append('--config.moment_dtype=bfloat16: a sixth less of parameters and moments')
   if batch_size % (devices * 2) == 0:

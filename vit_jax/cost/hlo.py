@@ -12,11 +12,30 @@ from typing import NamedTuple
 import numpy as np
 
 BETWEEN_SLICES = 'between slices'
-KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute',
-         BETWEEN_SLICES)
+KINDS = (
+  'all-gather',
+  'all-reduce',
+  'reduce-scatter',
+  'all-to-all',
+  'collective-permute',
+  BETWEEN_SLICES,
+)
 # What moves nothing in memory itself: names, views, loops (their bodies do), the ends of copies.
-_FREE = {'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'while', 'conditional',
-         'call', 'partition-id', 'replica-id', 'after-all', 'opt-barrier', 'add-dependency'}
+_FREE = {
+  'parameter',
+  'constant',
+  'tuple',
+  'get-tuple-element',
+  'bitcast',
+  'while',
+  'conditional',
+  'call',
+  'partition-id',
+  'replica-id',
+  'after-all',
+  'opt-barrier',
+  'add-dependency',
+}
 _FREE_CALLS = ('AllocateBuffer', 'ConcatBitcast', 'AsyncCollectiveStart', 'AsyncCollectiveDone')
 _BITS = {'pred': 8, 'token': 0}  # besides those that end in their number of bits
 _ARRAY = re.compile(r'(\w+)\[([\d,]*)\](?:\{([^}]*)\})?')
@@ -24,6 +43,7 @@ _ARRAY = re.compile(r'(\w+)\[([\d,]*)\](?:\{([^}]*)\})?')
 
 class Collective(NamedTuple):
   """One collective operation, by its channel id."""
+
   kind: str  # of KINDS
   moved: int  # bytes that a device receives each time, at least
   times: int  # a step
@@ -33,6 +53,7 @@ class Collective(NamedTuple):
 
 class Program(NamedTuple):
   """What `read_program` finds."""
+
   collectives: list[Collective]
   memory_bytes: int  # that a device's kernels read and write in its main memory, a step
   unknown_loops: int  # loops whose length the text does not tell: counted once
@@ -66,8 +87,9 @@ def read_program(text: str, num_devices: int) -> Program:
         channel = re.search(r'channel_id=(\d+)', i.rest)
         key = channel[1] if channel else i.name
         # The start, the waits and the end of an asynchronous collective repeat it.
-        collectives[key] = max(found, collectives.get(key, found), key=lambda c: (
-            c.times * c.moved, c.kind))
+        collectives[key] = max(
+          found, collectives.get(key, found), key=lambda c: (c.times * c.moved, c.kind)
+        )
   executed = {n: w for n, w in times.items() if n in _executed(computations, entry)}
   traffic = _Traffic(computations)
   moved = sum(weight * traffic.of(name) for name, weight in executed.items())
@@ -102,12 +124,12 @@ def _instruction(line):
   head = re.match(r'  (ROOT )?%?([\w.\-]+) = ', line)
   if not head:
     return None
-  rest = line[head.end():]
+  rest = line[head.end() :]
   end = _closing(rest, 0) + 1 if rest.startswith('(') else rest.index(' ')
   shape, rest = rest[:end], rest[end:].lstrip()
   opcode, _, rest = rest.partition('(')
   end = _closing('(' + rest, 0) - 1
-  return _Instruction(head[2], shape, opcode, rest[:end], rest[end + 1:], bool(head[1]))
+  return _Instruction(head[2], shape, opcode, rest[:end], rest[end + 1 :], bool(head[1]))
 
 
 def _closing(text, start):
@@ -117,14 +139,16 @@ def _closing(text, start):
     depth += (text[i] == '(') - (text[i] == ')')
     if not depth:
       return i
-  raise ValueError(f'unbalanced parentheses in {text[start:start + 60]!r}')
+  raise ValueError(f'unbalanced parentheses in {text[start : start + 60]!r}')
 
 
 def _called(i: _Instruction) -> Iterator[tuple[str, str]]:
   """(role, computation) of each computation that an instruction calls."""
   for role, one, several in re.findall(
-      r'\b(calls|body|condition|to_apply|true_computation|false_computation|branch_computations|'
-      r'called_computations)=(?:%([\w.\-]+)|\{([^}]*)\})', i.rest):
+    r'\b(calls|body|condition|to_apply|true_computation|false_computation|branch_computations|'
+    r'called_computations)=(?:%([\w.\-]+)|\{([^}]*)\})',
+    i.rest,
+  ):
     for name in [one] if one else re.findall(r'%([\w.\-]+)', several):
       yield role, name
 
@@ -144,6 +168,7 @@ def _weigh(computations: _Computations, entry: str) -> tuple[dict[str, int], int
       for role, called in _called(i):
         if role != 'to_apply' or i.opcode == 'call':  # else the sum or maximum of two numbers
           visit(called, weight * (length or 1))
+
   visit(entry, 1)
   return times, unknown
 
@@ -168,8 +193,12 @@ def _executed(computations: _Computations, entry: str) -> set[str]:
   while new:
     name = new.pop()
     found.add(name)
-    new += [called for i in computations[name].values()
-            if i.opcode in ('while', 'conditional', 'call') for _, called in _called(i)]
+    new += [
+      called
+      for i in computations[name].values()
+      if i.opcode in ('while', 'conditional', 'call')
+      for _, called in _called(i)
+    ]
   return found
 
 
@@ -209,17 +238,21 @@ def _group(attributes: str, num_devices: int) -> tuple[int, ...]:
   iota = r'\[([\d,]+)\](?:T\(([\d,]+)\))?'
   if table := re.search(r'replica_groups=\[([\d,]+)\]<=' + iota, attributes):
     return tuple(_iota(table[2], table[3]).reshape(numbers(table[1]))[0].tolist())
-  mesh = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(" + iota +
-                   r"\))? \{([^}]*)\}", attributes)
+  mesh = re.search(
+    r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(' + iota + r'\))? \{([^}]*)\}', attributes
+  )
   if not mesh:
     return tuple(range(num_devices))
   sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", mesh[1])}
   ids = (_iota(mesh[2], mesh[3]) if mesh[2] else np.arange(num_devices)).reshape(
-      list(sizes.values()))
+    list(sizes.values())
+  )
   # An axis taken in part, 'name':(inner)size, is one whose parts are axes of their own.
   index = []
-  parts = {name: (int(before), int(n)) for name, before, n in re.findall(
-      r"'(\w+)':\((\d+)\)(\d+)", mesh[4])}
+  parts = {
+    name: (int(before), int(n))
+    for name, before, n in re.findall(r"'(\w+)':\((\d+)\)(\d+)", mesh[4])
+  }
   for axis, name in enumerate(sizes):
     if name in parts:
       before, n = parts[name]
@@ -253,15 +286,19 @@ class _Traffic:
     return sum(self._kernel(i, computation) for i in computation.values())
 
   def _kernel(self, i, computation):
-    if i.opcode in _FREE or i.opcode.endswith('-done') or any(
-        f'"{call}"' in i.rest for call in _FREE_CALLS):
+    if (
+      i.opcode in _FREE
+      or i.opcode.endswith('-done')
+      or any(f'"{call}"' in i.rest for call in _FREE_CALLS)
+    ):
       return 0
     shapes = [computation[name].shape for name in i.operands]
     if i.opcode == 'slice-start':  # ((operand), result, a semaphore)
       result = _ARRAY.findall(i.shape)[1]
       return _bytes(*result) + (0 if 'S(' in result[2] else _bytes(*result))
     if i.opcode in ('send', 'recv') or (
-        i.opcode.endswith('-start') and i.shape.startswith('(')):  # what is read and what written
+      i.opcode.endswith('-start') and i.shape.startswith('(')
+    ):  # what is read and what written
       return _main_memory(i.shape)
     if i.opcode in ('dynamic-slice', 'slice', 'gather'):
       return _main_memory(i.shape) + (array_bytes(i.shape) if _main_memory(shapes[0]) else 0)
@@ -273,16 +310,24 @@ class _Traffic:
 
   def _fusion(self, i, shapes):
     called = self._computations[dict(_called(i))['calls']]
-    passed_on = re.findall(r'\{(\d*)\}: \((\d+)', i.rest.partition('output_to_operand_aliasing=')[2]
-                           .partition(', calls=')[0])
+    passed_on = re.findall(
+      r'\{(\d*)\}: \((\d+)',
+      i.rest.partition('output_to_operand_aliasing=')[2].partition(', calls=')[0],
+    )
     root = next(r for r in called.values() if r.root)
     results = root.operands if root.opcode == 'tuple' else [root.name]
     leaves = _ARRAY.findall(i.shape)
-    written = sum(self._written(called, result, leaf) for n, (result, leaf) in enumerate(
-        zip(results, leaves)) if str(n) not in {out for out, _ in passed_on})
+    written = sum(
+      self._written(called, result, leaf)
+      for n, (result, leaf) in enumerate(zip(results, leaves))
+      if str(n) not in {out for out, _ in passed_on}
+    )
     parameters = {int(p.inside): p.name for p in called.values() if p.opcode == 'parameter'}
-    read = sum(min(_main_memory(shape), self._read(called, parameters[n]))
-               for n, shape in enumerate(shapes) if _main_memory(shape))
+    read = sum(
+      min(_main_memory(shape), self._read(called, parameters[n]))
+      for n, shape in enumerate(shapes)
+      if _main_memory(shape)
+    )
     return written + read
 
   def _written(self, called, name, leaf):
@@ -313,8 +358,11 @@ class _Traffic:
         continue
       elif user.opcode == 'fusion':
         inner = self._computations[dict(_called(user))['calls']]
-        total += sum(self._read(inner, p.name) for p in inner.values() if p.opcode == 'parameter'
-                     and user.operands[int(p.inside)] == name)
+        total += sum(
+          self._read(inner, p.name)
+          for p in inner.values()
+          if p.opcode == 'parameter' and user.operands[int(p.inside)] == name
+        )
       else:
         total += array_bytes(called[name].shape)
     return total

@@ -13,6 +13,7 @@ from vit_jax.parallel.devices import Device, Interconnect
 
 class Roofline(NamedTuple):
   """Seconds a step, each as if nothing else took time; the step takes at least the longest."""
+
   compute: float  # the products, at the peak in bfloat16
   memory: float  # what the kernels read and write in a device's memory
   interconnect: float  # the collectives, over the links between the chips of a slice
@@ -29,9 +30,16 @@ class Roofline(NamedTuple):
     return max(self._fields, key=lambda field: getattr(self, field))
 
 
-def roofline(*, flops: float, memory_bytes: float, collectives: Sequence[Collective],
-             topology: Topology, devices: Sequence[jax.Device], device: Device,
-             wires: Interconnect) -> Roofline:
+def roofline(
+  *,
+  flops: float,
+  memory_bytes: float,
+  collectives: Sequence[Collective],
+  topology: Topology,
+  devices: Sequence[jax.Device],
+  device: Device,
+  wires: Interconnect,
+) -> Roofline:
   """The terms of a step.
 
   Args:
@@ -42,7 +50,7 @@ def roofline(*, flops: float, memory_bytes: float, collectives: Sequence[Collect
     devices: in the order of the mesh, to which the groups of `collectives` refer.
     device, wires: the limits of one.
   """
-  ici = network = 0.
+  ici = network = 0.0
   for c in collectives:
     if c.kind == BETWEEN_SLICES:
       network += c.times * c.moved / (wires.network or math.inf)
@@ -56,5 +64,6 @@ def roofline(*, flops: float, memory_bytes: float, collectives: Sequence[Collect
       ici += whole * (inside - 1) / inside / (wires.link * topology.links(group))
     if slices > 1 and wires.network:
       network += whole / inside * (slices - 1) / slices / wires.network
-  return Roofline(flops / (len(devices) * device.flops), memory_bytes / device.bandwidth, ici,
-                  network)
+  return Roofline(
+    flops / (len(devices) * device.flops), memory_bytes / device.bandwidth, ici, network
+  )

@@ -27,8 +27,13 @@ _MOST = 30  # of the magnitudes that the paper looks at
 _VALUES = np.arange(256)
 
 
-def rand_augment(image: np.ndarray, rng: np.random.Generator, num_ops: int = 2,
-                 magnitude: float = 15, operations: Sequence[str] | None = None) -> np.ndarray:
+def rand_augment(
+  image: np.ndarray,
+  rng: np.random.Generator,
+  num_ops: int = 2,
+  magnitude: float = 15,
+  operations: Sequence[str] | None = None,
+) -> np.ndarray:
   """Applies `num_ops` operations, each drawn from all, whatever was drawn before.
 
   Args:
@@ -47,14 +52,16 @@ def rand_augment(image: np.ndarray, rng: np.random.Generator, num_ops: int = 2,
   return image
 
 
-def make_augment(num_ops: int, magnitude: float,
-                 operations: Sequence[str] | None = None) -> Augment | None:
+def make_augment(
+  num_ops: int, magnitude: float, operations: Sequence[str] | None = None
+) -> Augment | None:
   """`rand_augment` with these arguments, for `make_preprocess`; None if there is nothing to do."""
   _checked(num_ops, magnitude, operations)
   if not num_ops:
     return None
-  return functools.partial(rand_augment, num_ops=num_ops, magnitude=magnitude,
-                           operations=operations)
+  return functools.partial(
+    rand_augment, num_ops=num_ops, magnitude=magnitude, operations=operations
+  )
 
 
 def _checked(num_ops, magnitude, operations):
@@ -65,8 +72,11 @@ def _checked(num_ops, magnitude, operations):
   names = tuple(OPERATIONS if operations is None else operations)
   unknown = [name for name in names if name not in OPERATIONS]
   if unknown or not names:
-    problem = (f'unknown RandAugment operation {unknown[0]!r}' if unknown else
-               'RandAugment has no operations to draw from')
+    problem = (
+      f'unknown RandAugment operation {unknown[0]!r}'
+      if unknown
+      else 'RandAugment has no operations to draw from'
+    )
     raise InputError(f'{problem}; there are {", ".join(OPERATIONS)}')
   return names
 
@@ -95,13 +105,13 @@ def equalize(image: np.ndarray) -> np.ndarray:
 
 
 def invert(image: np.ndarray) -> np.ndarray:
-  """v -> 255 - v."""
+  """V -> 255 - v."""
   return cv2.bitwise_not(image)
 
 
 def posterize(image: np.ndarray, bits: int) -> np.ndarray:
   """Keeps the upper 1..8 bits of every value."""
-  return _look_up(image, _VALUES & (256 - 2**(8 - bits)))
+  return _look_up(image, _VALUES & (256 - 2 ** (8 - bits)))
 
 
 def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
@@ -130,8 +140,10 @@ def _look_up(image, table):  # table: (256,) or, one a channel, (256, 3)
 
 
 def _histograms(image):
-  return [cv2.calcHist([image], [channel], None, [256], [0, 256]).ravel().astype(np.int64)
-          for channel in range(3)]
+  return [
+    cv2.calcHist([image], [channel], None, [256], [0, 256]).ravel().astype(np.int64)
+    for channel in range(3)
+  ]
 
 
 # --- values beside each other
@@ -185,21 +197,26 @@ def cutout(image: np.ndarray, half: int, rng: np.random.Generator) -> np.ndarray
   """Fills a square of side 2 * half, its centre anywhere in the image (arXiv 1708.04552)."""
   y, x = (int(rng.integers(side)) for side in image.shape[:2])
   image = image.copy()
-  image[max(0, y - half):y + half, max(0, x - half):x + half] = FILL
+  image[max(0, y - half) : y + half, max(0, x - half) : x + half] = FILL
   return image
 
 
 def _warp(image, matrix):  # matrix: (2, 3), from (x, y, 1) of the result to (x, y) of the image
-  return cv2.warpAffine(image, np.float64(matrix), image.shape[1::-1],
-                        flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
-                        borderMode=cv2.BORDER_CONSTANT, borderValue=(FILL,) * 3)
+  return cv2.warpAffine(
+    image,
+    np.float64(matrix),
+    image.shape[1::-1],
+    flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
+    borderMode=cv2.BORDER_CONSTANT,
+    borderValue=(FILL,) * 3,
+  )
 
 
 # --- what a magnitude means; m = magnitude / 10
 
 
 def _either(value, rng):
-  return value if rng.random() < .5 else -value
+  return value if rng.random() < 0.5 else -value
 
 
 def _pixels(number, image):
@@ -208,20 +225,20 @@ def _pixels(number, image):
 
 
 OPERATIONS: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]] = {
-    'AutoContrast': lambda image, m, rng: autocontrast(image),
-    'Equalize': lambda image, m, rng: equalize(image),
-    'Invert': lambda image, m, rng: invert(image),
-    'Rotate': lambda image, m, rng: rotate(image, _either(30 * m, rng)),
-    'Posterize': lambda image, m, rng: posterize(image, min(max(int(4 * m), 1), 8)),
-    'Solarize': lambda image, m, rng: solarize(image, int(256 * m)),
-    'SolarizeAdd': lambda image, m, rng: solarize_add(image, int(110 * m)),
-    'Color': lambda image, m, rng: color(image, 1.8 * m + .1),
-    'Contrast': lambda image, m, rng: contrast(image, 1.8 * m + .1),
-    'Brightness': lambda image, m, rng: brightness(image, 1.8 * m + .1),
-    'Sharpness': lambda image, m, rng: sharpness(image, 1.8 * m + .1),
-    'ShearX': lambda image, m, rng: shear_x(image, _either(.3 * m, rng)),
-    'ShearY': lambda image, m, rng: shear_y(image, _either(.3 * m, rng)),
-    'TranslateX': lambda image, m, rng: translate(image, _either(_pixels(100 * m, image), rng), 0),
-    'TranslateY': lambda image, m, rng: translate(image, 0, _either(_pixels(100 * m, image), rng)),
-    'Cutout': lambda image, m, rng: cutout(image, int(_pixels(40 * m, image)), rng),
+  'AutoContrast': lambda image, m, rng: autocontrast(image),
+  'Equalize': lambda image, m, rng: equalize(image),
+  'Invert': lambda image, m, rng: invert(image),
+  'Rotate': lambda image, m, rng: rotate(image, _either(30 * m, rng)),
+  'Posterize': lambda image, m, rng: posterize(image, min(max(int(4 * m), 1), 8)),
+  'Solarize': lambda image, m, rng: solarize(image, int(256 * m)),
+  'SolarizeAdd': lambda image, m, rng: solarize_add(image, int(110 * m)),
+  'Color': lambda image, m, rng: color(image, 1.8 * m + 0.1),
+  'Contrast': lambda image, m, rng: contrast(image, 1.8 * m + 0.1),
+  'Brightness': lambda image, m, rng: brightness(image, 1.8 * m + 0.1),
+  'Sharpness': lambda image, m, rng: sharpness(image, 1.8 * m + 0.1),
+  'ShearX': lambda image, m, rng: shear_x(image, _either(0.3 * m, rng)),
+  'ShearY': lambda image, m, rng: shear_y(image, _either(0.3 * m, rng)),
+  'TranslateX': lambda image, m, rng: translate(image, _either(_pixels(100 * m, image), rng), 0),
+  'TranslateY': lambda image, m, rng: translate(image, 0, _either(_pixels(100 * m, image), rng)),
+  'Cutout': lambda image, m, rng: cutout(image, int(_pixels(40 * m, image)), rng),
 }

@@ -46,73 +46,162 @@ class DatasetInfo:
     """
     if not self.splits:
       return 0
-    return sum(stop - start for _, start, stop in split_ranges(
-        split, {name: [size] for name, size in self.splits.items()}))
+    return sum(
+      stop - start
+      for _, start, stop in split_ranges(
+        split, {name: [size] for name, size in self.splits.items()}
+      )
+    )
 
 
 def _small(num_classes: int, train: int, test: int, pixels: int, **others) -> DatasetInfo:
   """Small images of one size, in the splits train and test."""
-  return DatasetInfo('train', 'test', preset='bit', num_classes=num_classes, pixels=pixels,
-                     splits=dict(train=train, test=test), **others)
+  return DatasetInfo(
+    'train',
+    'test',
+    preset='bit',
+    num_classes=num_classes,
+    pixels=pixels,
+    splits=dict(train=train, test=test),
+    **others,
+  )
 
 
 # Pets' and Flowers' dev splits are 10 % of the training data (as any other's), CIFAR's 2 %,
 # ImageNet's 1 %; the results of the paper's section 4.1 are of these evaluation splits.
 _DATASETS = {
-    'caltech101': DatasetInfo(
-        'train', 'test', preset='bit', num_classes=102, splits=dict(train=3060, test=6084)),
-    'cifar10': _small(10, 50_000, 10_000, 32, tune_split='train[:98%]', dev_split='train[98%:]'),
-    'cifar100': _small(100, 50_000, 10_000, 32, tune_split='train[:98%]', dev_split='train[98%:]'),
-    'clevr': DatasetInfo(  # labelled by the tasks of VTAB alone, as are dsprites and kitti
-        'train', 'validation', preset='bit',
-        splits=dict(train=70_000, validation=15_000, test=15_000)),
-    'diabetic_retinopathy_detection': DatasetInfo(
-        'train', 'test', preset='bit', num_classes=5,
-        splits=dict(train=35_126, validation=10_906, test=42_670, sample=10)),
-    'digits': _small(10, 1437, 360, 8, flip=False),
-    'dmlab': DatasetInfo(
-        'train', 'test', preset='bit', num_classes=6,
-        splits=dict(train=65_550, validation=22_628, test=22_735)),
-    'dsprites': DatasetInfo(
-        'train[:80%]', 'train[90%:]', preset='bit', flip=False, tune_split='train[:80%]',
-        dev_split='train[80%:90%]', splits=dict(train=737_280), pixels=64),
-    'dtd': DatasetInfo(
-        'train+validation', 'test', preset='bit', num_classes=47, tune_split='train',
-        dev_split='validation', splits=dict(train=1880, validation=1880, test=1880)),
-    'eurosat': DatasetInfo(  # there is one split; the slices are VTAB's
-        'train[:80%]', 'train[80%:]', preset='bit', num_classes=10, tune_split='train[:60%]',
-        dev_split='train[60%:80%]', splits=dict(train=27_000), pixels=64, config='rgb'),
-    'fashion_mnist': _small(10, 60_000, 10_000, 28),
-    'imagenet2012': DatasetInfo(
-        'train', 'validation', tune_split='train[:99%]', dev_split='train[99%:]', num_classes=1000,
-        splits=dict(train=1_281_167, validation=50_000, test=100_000)),
-    # Prepared by a builder of your own; there is no official validation split.
-    'imagenet21k': DatasetInfo(
-        'train[51200:]', 'train[:51200]', tune_split='train[102400:]',
-        dev_split='train[51200:102400]', num_classes=21_843, splits=dict(train=14_197_122)),
-    'kitti': DatasetInfo(
-        'train', 'test', preset='bit', tune_split='train', dev_split='validation',
-        splits=dict(train=6347, validation=423, test=711)),
-    'mnist': _small(10, 60_000, 10_000, 28, flip=False),
-    'oxford_flowers102': DatasetInfo(  # 2,040 images to train on
-        'train+validation', 'test', preset='bit', tune_split='train[:90%]+validation[:90%]',
-        dev_split='train[90%:]+validation[90%:]', num_classes=102,
-        splits=dict(train=1020, validation=1020, test=6149)),
-    'oxford_iiit_pet': DatasetInfo(
-        'train', 'test', preset='bit', num_classes=37, splits=dict(train=3680, test=3669)),
-    'patch_camelyon': DatasetInfo(
-        'train', 'test', preset='bit', tune_split='train', dev_split='validation', num_classes=2,
-        splits=dict(train=262_144, validation=32_768, test=32_768), pixels=96),
-    'resisc45': DatasetInfo(  # there is one split; the slices are VTAB's
-        'train[:80%]', 'train[80%:]', preset='bit', num_classes=45, tune_split='train[:60%]',
-        dev_split='train[60%:80%]', splits=dict(train=31_500), pixels=256),
-    'smallnorb': _small(5, 24_300, 24_300, 96, flip=False),
-    'sun397': DatasetInfo(
-        'train', 'test', preset='bit', tune_split='train', dev_split='validation', num_classes=397,
-        splits=dict(train=76_128, validation=10_875, test=21_750), config='tfds'),
-    'svhn_cropped': DatasetInfo(
-        'train', 'test', flip=False, preset='bit', num_classes=10, pixels=32,
-        splits=dict(train=73_257, test=26_032, extra=531_131)),
+  'caltech101': DatasetInfo(
+    'train', 'test', preset='bit', num_classes=102, splits=dict(train=3060, test=6084)
+  ),
+  'cifar10': _small(10, 50_000, 10_000, 32, tune_split='train[:98%]', dev_split='train[98%:]'),
+  'cifar100': _small(100, 50_000, 10_000, 32, tune_split='train[:98%]', dev_split='train[98%:]'),
+  'clevr': DatasetInfo(  # labelled by the tasks of VTAB alone, as are dsprites and kitti
+    'train', 'validation', preset='bit', splits=dict(train=70_000, validation=15_000, test=15_000)
+  ),
+  'diabetic_retinopathy_detection': DatasetInfo(
+    'train',
+    'test',
+    preset='bit',
+    num_classes=5,
+    splits=dict(train=35_126, validation=10_906, test=42_670, sample=10),
+  ),
+  'digits': _small(10, 1437, 360, 8, flip=False),
+  'dmlab': DatasetInfo(
+    'train',
+    'test',
+    preset='bit',
+    num_classes=6,
+    splits=dict(train=65_550, validation=22_628, test=22_735),
+  ),
+  'dsprites': DatasetInfo(
+    'train[:80%]',
+    'train[90%:]',
+    preset='bit',
+    flip=False,
+    tune_split='train[:80%]',
+    dev_split='train[80%:90%]',
+    splits=dict(train=737_280),
+    pixels=64,
+  ),
+  'dtd': DatasetInfo(
+    'train+validation',
+    'test',
+    preset='bit',
+    num_classes=47,
+    tune_split='train',
+    dev_split='validation',
+    splits=dict(train=1880, validation=1880, test=1880),
+  ),
+  'eurosat': DatasetInfo(  # there is one split; the slices are VTAB's
+    'train[:80%]',
+    'train[80%:]',
+    preset='bit',
+    num_classes=10,
+    tune_split='train[:60%]',
+    dev_split='train[60%:80%]',
+    splits=dict(train=27_000),
+    pixels=64,
+    config='rgb',
+  ),
+  'fashion_mnist': _small(10, 60_000, 10_000, 28),
+  'imagenet2012': DatasetInfo(
+    'train',
+    'validation',
+    tune_split='train[:99%]',
+    dev_split='train[99%:]',
+    num_classes=1000,
+    splits=dict(train=1_281_167, validation=50_000, test=100_000),
+  ),
+  # Prepared by a builder of your own; there is no official validation split.
+  'imagenet21k': DatasetInfo(
+    'train[51200:]',
+    'train[:51200]',
+    tune_split='train[102400:]',
+    dev_split='train[51200:102400]',
+    num_classes=21_843,
+    splits=dict(train=14_197_122),
+  ),
+  'kitti': DatasetInfo(
+    'train',
+    'test',
+    preset='bit',
+    tune_split='train',
+    dev_split='validation',
+    splits=dict(train=6347, validation=423, test=711),
+  ),
+  'mnist': _small(10, 60_000, 10_000, 28, flip=False),
+  'oxford_flowers102': DatasetInfo(  # 2,040 images to train on
+    'train+validation',
+    'test',
+    preset='bit',
+    tune_split='train[:90%]+validation[:90%]',
+    dev_split='train[90%:]+validation[90%:]',
+    num_classes=102,
+    splits=dict(train=1020, validation=1020, test=6149),
+  ),
+  'oxford_iiit_pet': DatasetInfo(
+    'train', 'test', preset='bit', num_classes=37, splits=dict(train=3680, test=3669)
+  ),
+  'patch_camelyon': DatasetInfo(
+    'train',
+    'test',
+    preset='bit',
+    tune_split='train',
+    dev_split='validation',
+    num_classes=2,
+    splits=dict(train=262_144, validation=32_768, test=32_768),
+    pixels=96,
+  ),
+  'resisc45': DatasetInfo(  # there is one split; the slices are VTAB's
+    'train[:80%]',
+    'train[80%:]',
+    preset='bit',
+    num_classes=45,
+    tune_split='train[:60%]',
+    dev_split='train[60%:80%]',
+    splits=dict(train=31_500),
+    pixels=256,
+  ),
+  'smallnorb': _small(5, 24_300, 24_300, 96, flip=False),
+  'sun397': DatasetInfo(
+    'train',
+    'test',
+    preset='bit',
+    tune_split='train',
+    dev_split='validation',
+    num_classes=397,
+    splits=dict(train=76_128, validation=10_875, test=21_750),
+    config='tfds',
+  ),
+  'svhn_cropped': DatasetInfo(
+    'train',
+    'test',
+    flip=False,
+    preset='bit',
+    num_classes=10,
+    pixels=32,
+    splits=dict(train=73_257, test=26_032, extra=531_131),
+  ),
 }
 
 

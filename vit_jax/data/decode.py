@@ -7,9 +7,10 @@ damage, though some of these files look right. PNG chunks are checked against th
 against its stated length. Bytes after the end of the image are ignored.
 """
 
+from collections.abc import Callable, Iterator
 import functools
 import struct
-from typing import Callable, Iterator, NamedTuple
+from typing import NamedTuple
 import zlib
 
 import cv2
@@ -27,8 +28,13 @@ _PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 _ORIENTATION_TAG = 0x0112
 # EXIF orientation -> (swap the axes?, then the flip code of cv2: 1 x, 0 y, -1 both)
 _ORIENTATIONS = {
-  2: (False, 1), 3: (False, -1), 4: (False, 0),
-  5: (True, None), 6: (True, 1), 7: (True, -1), 8: (True, 0),
+  2: (False, 1),
+  3: (False, -1),
+  4: (False, 0),
+  5: (True, None),
+  6: (True, 1),
+  7: (True, -1),
+  8: (True, 0),
 }
 
 
@@ -73,7 +79,7 @@ def decode_image(data: bytes, *, apply_exif: bool = False) -> np.ndarray:
 
 
 def decode_crop(
-    data: bytes, choose_box: Callable[[int, int], Box], *, apply_exif: bool = False
+  data: bytes, choose_box: Callable[[int, int], Box], *, apply_exif: bool = False
 ) -> np.ndarray:
   """Decodes the box that choose_box(height, width) returns: (box height, box width, 3) uint8.
 
@@ -97,7 +103,7 @@ def decode_crop(
       return crop
   image = decode_image(data, apply_exif=apply_exif)
   y, x, height, width = choose_box(*image.shape[:2])
-  return image[y:y + height, x:x + width]
+  return image[y : y + height, x : x + width]
 
 
 @functools.cache
@@ -136,13 +142,13 @@ def _orient(image: np.ndarray, orientation: int) -> np.ndarray:
 def _jpeg_header(data: bytes) -> _JpegHeader:
   orientation = 1
   for marker, payload in _jpeg_segments(data):
-    if marker == 0xe1 and payload.startswith(b'Exif\0\0'):
+    if marker == 0xE1 and payload.startswith(b'Exif\0\0'):
       orientation = _exif_orientation(payload[6:])
-    elif 0xc0 <= marker <= 0xcf and marker not in (0xc4, 0xc8, 0xcc):  # SOF0 ... SOF15
+    elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # SOF0 ... SOF15
       if len(payload) < 6:
         break
       precision, height, width, components = struct.unpack_from('>BHHB', payload)
-      plain = marker <= 0xc2 and precision == 8 and components in (1, 3)
+      plain = marker <= 0xC2 and precision == 8 and components in (1, 3)
       return _JpegHeader(height, width, plain, orientation)
   raise ValueError('damaged JPEG: it has no frame header')
 
@@ -150,17 +156,17 @@ def _jpeg_header(data: bytes) -> _JpegHeader:
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
   """Yields (marker, payload) up to the first scan; stops short where the file is damaged."""
   position = 2
-  while position + 4 <= len(data) and data[position] == 0xff:
+  while position + 4 <= len(data) and data[position] == 0xFF:
     marker = data[position + 1]
-    if marker == 0xff:  # padding
+    if marker == 0xFF:  # padding
       position += 1
-    elif marker == 0x01 or 0xd0 <= marker <= 0xd7:  # has no payload
+    elif marker == 0x01 or 0xD0 <= marker <= 0xD7:  # has no payload
       position += 2
-    elif marker in (0xd9, 0xda):  # end of image, start of scan
+    elif marker in (0xD9, 0xDA):  # end of image, start of scan
       return
     else:
-      end = position + 2 + int.from_bytes(data[position + 2:position + 4], 'big')
-      yield marker, data[position + 4:end]
+      end = position + 2 + int.from_bytes(data[position + 2 : position + 4], 'big')
+      yield marker, data[position + 4 : end]
       position = end
 
 
@@ -175,9 +181,9 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     end = position + 8 + length
     if end + 4 > len(data):
       raise ValueError('damaged PNG: the file is cut short')
-    if zlib.crc32(data[position + 4:end]) != int.from_bytes(data[end:end + 4], 'big'):
+    if zlib.crc32(data[position + 4 : end]) != int.from_bytes(data[end : end + 4], 'big'):
       raise ValueError(f'damaged PNG: wrong checksum of chunk {kind!r}')
-    yield kind, data[position + 8:end]
+    yield kind, data[position + 8 : end]
     position = end + 4
 
 
@@ -192,7 +198,7 @@ def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     end = position + 8 + length
     if end > len(data):
       raise ValueError('damaged WebP: the file is cut short')
-    yield kind, data[position + 8:end]
+    yield kind, data[position + 8 : end]
     position = end + length % 2
 
 
@@ -201,10 +207,10 @@ def _exif_orientation(exif: bytes) -> int:
   order = {b'II*\0': '<', b'MM\0*': '>'}.get(exif[:4])
   if order is None or len(exif) < 8:
     return 1
-  position, = struct.unpack_from(order + 'I', exif, 4)
+  (position,) = struct.unpack_from(order + 'I', exif, 4)
   if position + 2 > len(exif):
     return 1
-  count, = struct.unpack_from(order + 'H', exif, position)
+  (count,) = struct.unpack_from(order + 'H', exif, position)
   for entry in range(position + 2, min(position + 2 + 12 * count, len(exif) - 11), 12):
     tag, kind, _, value = struct.unpack_from(order + 'HHIH', exif, entry)
     if tag == _ORIENTATION_TAG and kind == 3:  # SHORT

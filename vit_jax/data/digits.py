@@ -28,22 +28,26 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(
-        builder=self,
-        description='Handwritten digits of scikit-learn (UCI ML optical recognition, test set).',
-        features=tfds.features.FeaturesDict({
-            'image': tfds.features.Image(shape=(8, 8, 1), encoding_format='png'),
-            'label': tfds.features.ClassLabel(num_classes=10),
-        }),
-        supervised_keys=('image', 'label'),
-        disable_shuffling=True,
+      builder=self,
+      description='Handwritten digits of scikit-learn (UCI ML optical recognition, test set).',
+      features=tfds.features.FeaturesDict(
+        {
+          'image': tfds.features.Image(shape=(8, 8, 1), encoding_format='png'),
+          'label': tfds.features.ClassLabel(num_classes=10),
+        }
+      ),
+      supervised_keys=('image', 'label'),
+      disable_shuffling=True,
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager):
     del dl_manager  # nothing to download
     # RandomState, unlike Generator, promises the same permutation in every NumPy version.
     order = np.random.RandomState(_PERMUTATION_SEED).permutation(1797)
-    return {'train': self._generate_examples(order[:NUM_TRAIN]),
-            'test': self._generate_examples(order[NUM_TRAIN:])}
+    return {
+      'train': self._generate_examples(order[:NUM_TRAIN]),
+      'test': self._generate_examples(order[NUM_TRAIN:]),
+    }
 
   def _generate_examples(self, indices: np.ndarray):
     digits = datasets.load_digits()

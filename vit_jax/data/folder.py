@@ -35,15 +35,23 @@ class FolderSource(Source):
     directory = os.path.expanduser(directory)
     self.class_names = _subdirectories(os.path.join(directory, 'train'))
     if not self.class_names:
-      raise InputError(f'{os.path.join(directory, "train")} has no class folders: '
-                       'put the images into train/<class>/')
+      raise InputError(
+        f'{os.path.join(directory, "train")} has no class folders: '
+        'put the images into train/<class>/'
+      )
     self.num_classes = len(self.class_names)
     wanted = names if split == 'all' else named_splits(split)
-    classes = {name: _list_classes(os.path.join(directory, name), self.class_names)
-               for name in names if name in wanted}
+    classes = {
+      name: _list_classes(os.path.join(directory, name), self.class_names)
+      for name in names
+      if name in wanted
+    }
     shards = {name: [sum(len(files) for _, _, files in classes.get(name, ()))] for name in names}
-    self._parts = [part for name, start, stop in split_ranges(split, shards)
-                   for part in _slice(classes[name], start, stop)]
+    self._parts = [
+      part
+      for name, start, stop in split_ranges(split, shards)
+      for part in _slice(classes[name], start, stop)
+    ]
     self._ends = list(itertools.accumulate(len(files) for _, _, files in self._parts))
 
   def __len__(self) -> int:
@@ -78,8 +86,10 @@ def split_names(directory: str) -> list[str]:
     raise InputError(f'there is no folder {directory}')
   names = _subdirectories(directory)
   if 'train' not in names:
-    raise InputError(f'the folder {directory} has no subfolder train: images belong into '
-                     'train/<class>/ and val/<class>/')
+    raise InputError(
+      f'the folder {directory} has no subfolder train: images belong into '
+      'train/<class>/ and val/<class>/'
+    )
   return names
 
 
@@ -98,16 +108,22 @@ def _list_classes(directory: str, class_names: list[str]) -> list[tuple[str, int
   for name in _subdirectories(directory):
     path = os.path.join(directory, name)
     if name not in labels:
-      raise InputError(f'{path} is a class that train does not have; train has {len(labels)} '
-                       f'classes: {", ".join(class_names[:5])}{", ..." * (len(labels) > 5)}')
+      raise InputError(
+        f'{path} is a class that train does not have; train has {len(labels)} '
+        f'classes: {", ".join(class_names[:5])}{", ..." * (len(labels) > 5)}'
+      )
     with os.scandir(path) as entries:
-      files = sorted(os.fsencode(e.name) for e in entries if not e.name.startswith('.')
-                     and e.name.lower().endswith(EXTENSIONS))
+      files = sorted(
+        os.fsencode(e.name)
+        for e in entries
+        if not e.name.startswith('.') and e.name.lower().endswith(EXTENSIONS)
+      )
     if files:
       classes.append((path, labels[name], np.array(files)))
   if not classes:
-    raise InputError(f'{directory} has no images: put {", ".join(EXTENSIONS)} files into '
-                     f'{directory}/<class>/')
+    raise InputError(
+      f'{directory} has no images: put {", ".join(EXTENSIONS)} files into {directory}/<class>/'
+    )
   return classes
 
 
@@ -121,8 +137,9 @@ def sample(size: int, start: int, stop: int) -> np.ndarray:
   return np.sort(np.random.RandomState(0).permutation(size)[start:stop])
 
 
-def _slice(classes: list[tuple[str, int, np.ndarray]], start: int,
-           stop: int) -> list[tuple[str, int, np.ndarray]]:
+def _slice(
+  classes: list[tuple[str, int, np.ndarray]], start: int, stop: int
+) -> list[tuple[str, int, np.ndarray]]:
   """Returns the classes with only the files of a slice."""
   ends = np.cumsum([len(files) for _, _, files in classes])
   if (start, stop) == (0, ends[-1]):

@@ -15,19 +15,32 @@ import tensorflow_datasets as tfds
 
 from vit_jax.errors import InputError
 
-FILES = {split: (f'{stem}-images-idx3-ubyte.gz', f'{stem}-labels-idx1-ubyte.gz')
-         for split, stem in (('train', 'train'), ('test', 't10k'))}
+FILES = {
+  split: (f'{stem}-images-idx3-ubyte.gz', f'{stem}-labels-idx1-ubyte.gz')
+  for split, stem in (('train', 'train'), ('test', 't10k'))
+}
 CLASS_NAMES = {
-    'mnist': tuple('0123456789'),
-    'fashion_mnist': ('T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt',
-                      'Sneaker', 'Bag', 'Ankle boot'),
+  'mnist': tuple('0123456789'),
+  'fashion_mnist': (
+    'T-shirt/top',
+    'Trouser',
+    'Pullover',
+    'Dress',
+    'Coat',
+    'Sandal',
+    'Shirt',
+    'Sneaker',
+    'Bag',
+    'Ankle boot',
+  ),
 }
 
 
 def has_files(name: str, directory: str) -> bool:
   """Whether the data set is one of these and its four files lie in the directory."""
   return name in CLASS_NAMES and all(
-      os.path.exists(os.path.join(directory, file)) for pair in FILES.values() for file in pair)
+    os.path.exists(os.path.join(directory, file)) for pair in FILES.values() for file in pair
+  )
 
 
 def prepare(name: str, files_dir: str, data_dir: str) -> str:
@@ -58,13 +71,15 @@ def read_idx(path: str) -> np.ndarray:
     with gzip.open(path) as f:
       data = f.read()
     zeros, kind, num_axes = struct.unpack('>HBB', data[:4])
-    shape = struct.unpack(f'>{num_axes}I', data[4:4 + 4 * num_axes])
+    shape = struct.unpack(f'>{num_axes}I', data[4 : 4 + 4 * num_axes])
   except (OSError, EOFError, struct.error) as e:
     raise InputError(f'{path} is no whole gzipped IDX file ({e}); get it again') from e
   values = np.frombuffer(data, np.uint8, offset=4 + 4 * num_axes)
   if (zeros, kind) != (0, 8) or len(values) != math.prod(shape):
-    raise InputError(f'{path} is no whole IDX file of bytes: its header says {shape}, and '
-                     f'{len(values):,} bytes follow; get it again')
+    raise InputError(
+      f'{path} is no whole IDX file of bytes: its header says {shape}, and '
+      f'{len(values):,} bytes follow; get it again'
+    )
   return values.reshape(shape)
 
 
@@ -78,24 +93,31 @@ def _builder(data_set: str, files_dir: str) -> type[tfds.core.GeneratorBasedBuil
 
     def _info(self) -> tfds.core.DatasetInfo:
       return tfds.core.DatasetInfo(
-          builder=self,
-          features=tfds.features.FeaturesDict({
-              'image': tfds.features.Image(shape=(28, 28, 1), encoding_format='png'),
-              'label': tfds.features.ClassLabel(names=CLASS_NAMES[data_set]),
-          }),
-          supervised_keys=('image', 'label'),
-          disable_shuffling=True)
+        builder=self,
+        features=tfds.features.FeaturesDict(
+          {
+            'image': tfds.features.Image(shape=(28, 28, 1), encoding_format='png'),
+            'label': tfds.features.ClassLabel(names=CLASS_NAMES[data_set]),
+          }
+        ),
+        supervised_keys=('image', 'label'),
+        disable_shuffling=True,
+      )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
       del dl_manager  # nothing to download
-      return {split: self._generate_examples(*(os.path.join(files_dir, f) for f in files))
-              for split, files in FILES.items()}
+      return {
+        split: self._generate_examples(*(os.path.join(files_dir, f) for f in files))
+        for split, files in FILES.items()
+      }
 
     def _generate_examples(self, images_path: str, labels_path: str):
       images, labels = read_idx(images_path), read_idx(labels_path)
       if len(images) != len(labels) or images.shape[1:] != (28, 28):
-        raise InputError(f'{images_path} holds {images.shape} images, {labels_path} '
-                         f'{len(labels)} labels; they do not belong together')
+        raise InputError(
+          f'{images_path} holds {images.shape} images, {labels_path} '
+          f'{len(labels)} labels; they do not belong together'
+        )
       for key, (image, label) in enumerate(zip(images, labels)):
         png = cv2.imencode('.png', image)[1].tobytes()
         yield key, {'image': png, 'label': int(label)}

@@ -43,6 +43,7 @@ def supervised_labels(info) -> Labels:
     InputError: it has no image with such a label.
   """
   import tensorflow_datasets as tfds
+
   for keys in (info.supervised_keys, ('image', 'label')):
     if isinstance(keys, Sequence) and len(keys) >= 2 and set(keys[:2]) <= set(info.features):
       image = info.features[keys[0]]
@@ -51,14 +52,17 @@ def supervised_labels(info) -> Labels:
         if labels:
           return labels
   features = ', '.join(f'{k}: {type(v).__name__}' for k, v in sorted(info.features.items()))
-  raise InputError(f'{info.name} is no image classification data set: it needs an Image and a '
-                   'ClassLabel (or a Sequence of them, or a multi-hot vector) as supervised keys, '
-                   f'but its features are {features}')
+  raise InputError(
+    f'{info.name} is no image classification data set: it needs an Image and a '
+    'ClassLabel (or a Sequence of them, or a multi-hot vector) as supervised keys, '
+    f'but its features are {features}'
+  )
 
 
 def feature_labels(info, key: str, *, image_key: str = 'image') -> Labels | None:
   """The labels that the feature `key` holds; None when it is none of the kinds above."""
   import tensorflow_datasets as tfds
+
   feature = info.features[key]
   many = isinstance(feature, tfds.features.Sequence)
   label = feature.feature if many else feature

@@ -7,7 +7,6 @@ import os
 from vit_jax.data import catalog, folder, prepared, vtab_tasks
 from vit_jax.data.source import Source
 from vit_jax.data.tfds import TfdsSource
-from vit_jax.errors import InputError
 
 _EVAL_SPLITS = ('validation', 'val', 'test')
 
@@ -44,11 +43,12 @@ def split_names(dataset: str, data_dir: str | None = None) -> list[str]:
 
 def is_folder(dataset: str) -> bool:
   """Whether `dataset` means a folder: it starts with /, ./, ../ or ~, or has a train/ inside."""
-  return (dataset.startswith(('/', './', '../', '~'))
-          or os.path.isdir(os.path.join(dataset, 'train')))
+  return dataset.startswith(('/', './', '../', '~')) or os.path.isdir(
+    os.path.join(dataset, 'train')
+  )
 
 
-def describe(dataset: str, data_dir: str | None = None) -> catalog.DatasetInfo:
+def describe_dataset(dataset: str, data_dir: str | None = None) -> catalog.DatasetInfo:
   """Returns the defaults for a data set of the table, any other TFDS data set, or a folder.
 
   Args:

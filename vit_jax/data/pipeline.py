@@ -41,17 +41,17 @@ _TABLE_RECORDS = 2**16
 
 
 def train_batches(
-    source: Source,
-    preprocess: Preprocess,
-    *,
-    batch_size: int,
-    seed: int,
-    start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
-    num_threads: int | None = None,
-    num_workers: int = 0,
-    max_bad_records: int = 0,
+  source: Source,
+  preprocess: Preprocess,
+  *,
+  batch_size: int,
+  seed: int,
+  start_step: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+  num_threads: int | None = None,
+  num_workers: int = 0,
+  max_bad_records: int = 0,
 ) -> Batches:
   """Returns this process's share of an endless stream of shuffled, augmented batches.
 
@@ -74,22 +74,33 @@ def train_batches(
   """
   plan = _TrainPlan(len(source), seed)
   return Batches(
-      _Pieces(source, preprocess, plan, batch_size, process_index, process_count, start_step,
-              _image_shape(source, preprocess, max_bad_records)),
-      num_batches=None, num_threads=num_threads, num_workers=num_workers,
-      max_bad_records=max_bad_records)
+    _Pieces(
+      source,
+      preprocess,
+      plan,
+      batch_size,
+      process_index,
+      process_count,
+      start_step,
+      _image_shape(source, preprocess, max_bad_records),
+    ),
+    num_batches=None,
+    num_threads=num_threads,
+    num_workers=num_workers,
+    max_bad_records=max_bad_records,
+  )
 
 
 def eval_batches(
-    source: Source,
-    preprocess: Preprocess,
-    *,
-    batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
-    num_threads: int | None = None,
-    num_workers: int = 0,
-    max_bad_records: int = 0,
+  source: Source,
+  preprocess: Preprocess,
+  *,
+  batch_size: int,
+  process_index: int = 0,
+  process_count: int = 1,
+  num_threads: int | None = None,
+  num_workers: int = 0,
+  max_bad_records: int = 0,
 ) -> Batches:
   """Returns this process's share of one pass over `source`: each example once, in order.
 
@@ -97,10 +108,21 @@ def eval_batches(
   zeros and their mask is False. Arguments and errors are those of `train_batches`.
   """
   return Batches(
-      _Pieces(source, preprocess, _EvalPlan(len(source)), batch_size, process_index,
-              process_count, 0, _image_shape(source, preprocess, max_bad_records)),
-      num_batches=-(-len(source) // batch_size), num_threads=num_threads,
-      num_workers=num_workers, max_bad_records=max_bad_records)
+    _Pieces(
+      source,
+      preprocess,
+      _EvalPlan(len(source)),
+      batch_size,
+      process_index,
+      process_count,
+      0,
+      _image_shape(source, preprocess, max_bad_records),
+    ),
+    num_batches=-(-len(source) // batch_size),
+    num_threads=num_threads,
+    num_workers=num_workers,
+    max_bad_records=max_bad_records,
+  )
 
 
 class Batches(Iterator[Batch]):
@@ -116,8 +138,15 @@ class Batches(Iterator[Batch]):
     bad_records: names of the damaged records in the batches delivered so far.
   """
 
-  def __init__(self, pieces: _Pieces, *, num_batches: int | None, num_threads: int | None,
-               num_workers: int, max_bad_records: int):
+  def __init__(
+    self,
+    pieces: _Pieces,
+    *,
+    num_batches: int | None,
+    num_threads: int | None,
+    num_workers: int,
+    max_bad_records: int,
+  ):
     """Starts the background work; made by `train_batches` and `eval_batches`."""
     self.bad_records: set[str] = set()
     self._max_bad_records = max_bad_records
@@ -125,9 +154,17 @@ class Batches(Iterator[Batch]):
     batch_bytes = pieces.rows * int(np.prod(pieces.image_shape))
     self._queue = queue.Queue(max(1, min(4, _BATCH_BYTES // batch_bytes)))
     thread = threading.Thread(
-        target=_produce, daemon=True, name='batches',
-        args=(_read_ahead(pieces, num_threads, num_workers), pieces, num_batches, self._queue,
-              self._stop))
+      target=_produce,
+      daemon=True,
+      name='batches',
+      args=(
+        _read_ahead(pieces, num_threads, num_workers),
+        pieces,
+        num_batches,
+        self._queue,
+        self._stop,
+      ),
+    )
     thread.start()
     # Runs once: by close, when nobody holds this object any more, or when the program ends.
     self._halt = weakref.finalize(self, _halt, self._queue, self._stop, thread)
@@ -154,8 +191,10 @@ class Batches(Iterator[Batch]):
     if len(self.bad_records) > self._max_bad_records:
       self.close()
       count = f'{len(self.bad_records)} damaged records, ' if self._max_bad_records else ''
-      raise InputError(f'{count}record {name}: {reason}; repair or remove it, or set '
-                       f'max_bad_records={len(self.bad_records)} (or more) to skip such records')
+      raise InputError(
+        f'{count}record {name}: {reason}; repair or remove it, or set '
+        f'max_bad_records={len(self.bad_records)} (or more) to skip such records'
+      )
     log.warning('skipped record %s: %s', name, reason)
 
   def close(self) -> None:
@@ -179,8 +218,13 @@ def _halt(batches: queue.Queue, stop: threading.Event, thread: threading.Thread)
   batches.put(None)  # for a consumer that waits in another thread
 
 
-def _produce(dataset: grain.IterDataset, pieces: _Pieces, num_batches: int | None,
-             batches: queue.Queue, stop: threading.Event) -> None:
+def _produce(
+  dataset: grain.IterDataset,
+  pieces: _Pieces,
+  num_batches: int | None,
+  batches: queue.Queue,
+  stop: threading.Event,
+) -> None:
   """Thread: puts together the pieces of each batch; puts None, or an exception, at the end."""
   iterator = None
   try:
@@ -204,8 +248,11 @@ def _produce(dataset: grain.IterDataset, pieces: _Pieces, num_batches: int | Non
 
 def _assemble(iterator, pieces: _Pieces, stop: threading.Event):
   """Returns (batch, damaged records) from the next pieces; None when asked to stop."""
-  batch = {'image': np.empty((pieces.rows, *pieces.image_shape), np.uint8),
-           'label': pieces.empty_labels(pieces.rows), 'mask': np.empty(pieces.rows, bool)}
+  batch = {
+    'image': np.empty((pieces.rows, *pieces.image_shape), np.uint8),
+    'label': pieces.empty_labels(pieces.rows),
+    'mask': np.empty(pieces.rows, bool),
+  }
   damaged = []
   row = 0
   while row < pieces.rows:
@@ -213,7 +260,7 @@ def _assemble(iterator, pieces: _Pieces, stop: threading.Event):
       return None
     piece, piece_damaged = next(iterator)
     for key, value in piece.items():
-      batch[key][row:row + len(value)] = value
+      batch[key][row : row + len(value)] = value
     damaged.extend(piece_damaged)
     row += len(piece['label'])
   return batch, damaged
@@ -226,12 +273,14 @@ def _read_ahead(pieces: _Pieces, num_threads: int | None, num_workers: int) -> g
   piece_bytes = _PIECE_ROWS * int(np.prod(pieces.image_shape))
   waiting = max(num_threads, min(4 * num_threads, _PIECE_BYTES // piece_bytes))
   dataset = grain.MapDataset.source(pieces).to_iter_dataset(
-      grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=waiting))
+    grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=waiting)
+  )
   if num_workers:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own; outside app.run nobody parsed
     dataset = dataset.mp_prefetch(
-        grain.MultiprocessingOptions(num_workers=num_workers), worker_init_fn=_init_worker)
+      grain.MultiprocessingOptions(num_workers=num_workers), worker_init_fn=_init_worker
+    )
   return dataset
 
 
@@ -253,12 +302,21 @@ def _init_worker(index: int, count: int) -> None:
 class _Pieces:
   """Random access to pieces of this process's batches: a Grain data source."""
 
-  def __init__(self, source: Source, preprocess: Preprocess, plan: _TrainPlan | _EvalPlan,
-               batch_size: int, process_index: int, process_count: int, start_step: int,
-               image_shape: tuple[int, ...]):
+  def __init__(
+    self,
+    source: Source,
+    preprocess: Preprocess,
+    plan: _TrainPlan | _EvalPlan,
+    batch_size: int,
+    process_index: int,
+    process_count: int,
+    start_step: int,
+    image_shape: tuple[int, ...],
+  ):
     if batch_size <= 0 or batch_size % process_count:
-      raise InputError(f'batch_size={batch_size} is not divisible by the {process_count} '
-                       'processes that share it')
+      raise InputError(
+        f'batch_size={batch_size} is not divisible by the {process_count} processes that share it'
+      )
     self.rows = batch_size // process_count
     self.image_shape = image_shape
     self._source = source
@@ -293,8 +351,9 @@ class _Pieces:
       return np.empty((size, self._source.num_classes), np.uint8)
     return np.empty(size, np.int32)
 
-  def _example(self, example: int, damaged: list[tuple[str, str]]
-               ) -> tuple[np.ndarray, int | np.ndarray, bool]:
+  def _example(
+    self, example: int, damaged: list[tuple[str, str]]
+  ) -> tuple[np.ndarray, int | np.ndarray, bool]:
     """Returns (image, label, whether it is one); notes in `damaged` if its record is."""
     record = self._plan.record(example)
     if record is not None:
@@ -363,5 +422,7 @@ def _image_shape(source: Source, preprocess: Preprocess, max_bad_records: int) -
       raise
     except ValueError as e:
       error = e
-  raise InputError(f'record {source.record_name(record)}: {error}; repair or remove it, or set '
-                   f'max_bad_records={record + 1} (or more) to skip such records')
+  raise InputError(
+    f'record {source.record_name(record)}: {error}; repair or remove it, or set '
+    f'max_bad_records={record + 1} (or more) to skip such records'
+  )

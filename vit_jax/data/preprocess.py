@@ -5,9 +5,9 @@ Presets: 'inception' (pretraining from scratch, section 4.1 of the ViT paper) an
 Pixels stay uint8 here; the step on the device maps them to [-1, 1].
 """
 
+from collections.abc import Callable
 import functools
 import math
-from typing import Callable
 
 import cv2
 import numpy as np
@@ -23,8 +23,14 @@ _ATTEMPTS = 100
 
 
 def make_preprocess(
-    preset: str, *, image_size: int, train: bool, flip: bool = True, apply_exif: bool = False,
-    resize_size: int | None = None, augment: Augment | None = None,
+  preset: str,
+  *,
+  image_size: int,
+  train: bool,
+  flip: bool = True,
+  apply_exif: bool = False,
+  resize_size: int | None = None,
+  augment: Augment | None = None,
 ) -> Preprocess:
   """Returns the function that turns (bytes, generator) into (S, S, 3) uint8 RGB, S = image_size.
 
@@ -56,13 +62,21 @@ def make_preprocess(
     raise InputError(f'resize_size ({resize_size}) is smaller than image_size ({image_size})')
   if preset == 'inception':
     if train:
-      return functools.partial(_inception_train, size=image_size, flip=flip,
-                               apply_exif=apply_exif, augment=augment)
+      return functools.partial(
+        _inception_train, size=image_size, flip=flip, apply_exif=apply_exif, augment=augment
+      )
     return functools.partial(
-        _inception_eval, size=image_size, resize_size=resize_size, apply_exif=apply_exif)
+      _inception_eval, size=image_size, resize_size=resize_size, apply_exif=apply_exif
+    )
   if train:
-    return functools.partial(_bit_train, size=image_size, resize_size=resize_size, flip=flip,
-                             apply_exif=apply_exif, augment=augment)
+    return functools.partial(
+      _bit_train,
+      size=image_size,
+      resize_size=resize_size,
+      flip=flip,
+      apply_exif=apply_exif,
+      augment=augment,
+    )
   return functools.partial(_bit_eval, size=image_size, apply_exif=apply_exif)
 
 
@@ -75,8 +89,11 @@ def bit_sizes(height: int, width: int) -> tuple[int, int]:
 
 
 def inception_box(
-    height: int, width: int, rng: np.random.Generator,
-    area: tuple[float, float] = (0.05, 1.0), aspect: tuple[float, float] = (3 / 4, 4 / 3),
+  height: int,
+  width: int,
+  rng: np.random.Generator,
+  area: tuple[float, float] = (0.05, 1.0),
+  aspect: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Box:
   """Draws the random box of Inception training, as published ViT pipelines draw it.
 
@@ -122,15 +139,20 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _inception_train(
-    data: bytes, rng: np.random.Generator, *, size: int, flip: bool, apply_exif: bool,
-    augment: Augment | None,
+  data: bytes,
+  rng: np.random.Generator,
+  *,
+  size: int,
+  flip: bool,
+  apply_exif: bool,
+  augment: Augment | None,
 ) -> np.ndarray:
   crop = decode_crop(data, lambda h, w: inception_box(h, w, rng), apply_exif=apply_exif)
   return _augmented(resize(crop, size, size), rng, flip, augment)
 
 
 def _inception_eval(
-    data: bytes, rng: np.random.Generator, *, size: int, resize_size: int, apply_exif: bool
+  data: bytes, rng: np.random.Generator, *, size: int, resize_size: int, apply_exif: bool
 ) -> np.ndarray:
   del rng
   image = _decoded(data, apply_exif)
@@ -141,26 +163,30 @@ def _inception_eval(
   use_one_opencv_thread()
   image = image.astype(np.float32)
   if width > height:
-    image = cv2.resize(image, (width, image.shape[0]))[:, x:x + size]
-    image = cv2.resize(image, (size, height))[y:y + size]
+    image = cv2.resize(image, (width, image.shape[0]))[:, x : x + size]
+    image = cv2.resize(image, (size, height))[y : y + size]
   else:
-    image = cv2.resize(image, (image.shape[1], height))[y:y + size]
-    image = cv2.resize(image, (width, size))[:, x:x + size]
+    image = cv2.resize(image, (image.shape[1], height))[y : y + size]
+    image = cv2.resize(image, (width, size))[:, x : x + size]
   return np.rint(image).astype(np.uint8)
 
 
 def _bit_train(
-    data: bytes, rng: np.random.Generator, *, size: int, resize_size: int, flip: bool,
-    apply_exif: bool, augment: Augment | None,
+  data: bytes,
+  rng: np.random.Generator,
+  *,
+  size: int,
+  resize_size: int,
+  flip: bool,
+  apply_exif: bool,
+  augment: Augment | None,
 ) -> np.ndarray:
   image = resize(decode_image(data, apply_exif=apply_exif), resize_size, resize_size)
   y, x = (int(offset) for offset in rng.integers(resize_size - size + 1, size=2))
-  return _augmented(np.ascontiguousarray(image[y:y + size, x:x + size]), rng, flip, augment)
+  return _augmented(np.ascontiguousarray(image[y : y + size, x : x + size]), rng, flip, augment)
 
 
-def _bit_eval(
-    data: bytes, rng: np.random.Generator, *, size: int, apply_exif: bool
-) -> np.ndarray:
+def _bit_eval(data: bytes, rng: np.random.Generator, *, size: int, apply_exif: bool) -> np.ndarray:
   del rng
   return resize(_decoded(data, apply_exif), size, size)
 
@@ -169,8 +195,9 @@ def _decoded(data: bytes | np.ndarray, apply_exif: bool) -> np.ndarray:
   return data if isinstance(data, np.ndarray) else decode_image(data, apply_exif=apply_exif)
 
 
-def _augmented(image: np.ndarray, rng: np.random.Generator, flip: bool,
-               augment: Augment | None) -> np.ndarray:
+def _augmented(
+  image: np.ndarray, rng: np.random.Generator, flip: bool, augment: Augment | None
+) -> np.ndarray:
   if flip and rng.random() < 0.5:
     # cv2.flip: copying a view with a negative stride takes NumPy 20 times as long.
     image = cv2.flip(image, 1)

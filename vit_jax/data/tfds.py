@@ -34,8 +34,10 @@ class TfdsSource(Source):
     info = prepared.read_info(directory)
     self._format = info.file_format.value
     if self._format not in ('tfrecord', 'array_record'):
-      raise InputError(f'{directory} is stored as {self._format}: prepare the data set again as '
-                       'array_record or tfrecord')
+      raise InputError(
+        f'{directory} is stored as {self._format}: prepare the data set again as '
+        'array_record or tfrecord'
+      )
     self._labels = labels or supervised_labels(info)
     self.num_classes = self._labels.num_classes
     self.class_names = self._labels.class_names
@@ -72,6 +74,7 @@ class TfdsSource(Source):
   def __getitem__(self, index: int) -> dict[str, Any]:
     from google.protobuf import message
     from tensorflow_datasets.proto import tf_example_pb2
+
     part, position = self._locate(index)
     reader = self._readers.get(self._parts[part][0]) or self._open(*self._parts[part])
     try:
@@ -84,8 +87,10 @@ class TfdsSource(Source):
       raise ValueError(f'the record is damaged ({last_line(e)})') from e
     for label in labels:
       if not 0 <= label < self.num_classes:
-        raise InputError(f'{self.record_name(index)} has the label {label}, not one in '
-                         f'[0, {self.num_classes}): is this split unlabelled?')
+        raise InputError(
+          f'{self.record_name(index)} has the label {label}, not one in '
+          f'[0, {self.num_classes}): is this split unlabelled?'
+        )
     if self.multi_label:
       label = np.zeros(self.num_classes, np.uint8)
       label[labels] = 1
@@ -106,8 +111,10 @@ class TfdsSource(Source):
         except (OSError, ValueError, RuntimeError) as e:
           raise InputError(f'{path} cannot be read: {last_line(e)}') from e
         if reader.num_records() != num_records:
-          raise InputError(f'{path} holds {reader.num_records()} records instead of '
-                           f'{num_records}: prepare the data set again')
+          raise InputError(
+            f'{path} holds {reader.num_records()} records instead of '
+            f'{num_records}: prepare the data set again'
+          )
         self._readers[path] = reader
       return self._readers[path]
 
@@ -117,8 +124,10 @@ class _ArrayRecordReader:
 
   def __init__(self, path: str):
     from array_record.python import array_record_module
+
     self._reader = array_record_module.ArrayRecordReader(
-        path, options='readahead_buffer_size:0', file_reader_buffer_size=32768)
+      path, options='readahead_buffer_size:0', file_reader_buffer_size=32768
+    )
     if not self._reader.ok():
       self._reader.close()  # only this raises what went wrong when opening
 

@@ -55,16 +55,27 @@ class Task:
   @property
   def splits(self) -> dict[str, str]:
     """{name: what it is of the data set, in TFDS notation}."""
-    return {'train800': 'train[:800]', 'val200': self.val,
-            'train800val200': f'train[:800]+{self.val}', 'test': self.test}
+    return {
+      'train800': 'train[:800]',
+      'val200': self.val,
+      'train800val200': f'train[:800]+{self.val}',
+      'test': self.test,
+    }
 
   def info(self) -> catalog.DatasetInfo:
-    """The task as `open_source.describe` tells it."""
+    """The task as `open_source.describe_dataset` tells it."""
     about = catalog.known(self.dataset)
     return catalog.DatasetInfo(
-        'train800val200', 'test', flip=self.flip, preset='bit', tune_split='train800',
-        dev_split='val200', num_classes=self.num_classes, pixels=about.pixels,
-        splits={name: about.count(split) for name, split in self.splits.items()})
+      'train800val200',
+      'test',
+      flip=self.flip,
+      preset='bit',
+      tune_split='train800',
+      dev_split='val200',
+      num_classes=self.num_classes,
+      pixels=about.pixels,
+      splits={name: about.count(split) for name, split in self.splits.items()},
+    )
 
 
 # How the labels of structured tasks follow from what their data sets annotate. Each function
@@ -101,36 +112,48 @@ def _range(value: float, thresholds: tuple[float, ...]) -> int:
 
 
 _DSPRITES = functools.partial(
-    Task, 'structured', 'dsprites', 16, 'train[589824:590024]', 'train[663552:]', flip=False,
-    binary=True)
-_SMALLNORB = functools.partial(
-    Task, 'structured', 'smallnorb', val='test[:200]', test='test[50%:]')
+  Task,
+  'structured',
+  'dsprites',
+  16,
+  'train[589824:590024]',
+  'train[663552:]',
+  flip=False,
+  binary=True,
+)
+_SMALLNORB = functools.partial(Task, 'structured', 'smallnorb', val='test[:200]', test='test[50%:]')
 TASKS = {
-    'caltech101': Task('natural', 'caltech101', 102, 'train[2754:2954]'),
-    'cifar100': Task('natural', 'cifar100', 100, 'train[45000:45200]'),
-    'dtd': Task('natural', 'dtd', 47, 'validation[:200]'),
-    'flowers102': Task('natural', 'oxford_flowers102', 102, 'validation[:200]'),
-    'pets': Task('natural', 'oxford_iiit_pet', 37, 'train[2944:3144]'),
-    'sun397': Task('natural', 'sun397/tfds', 397, 'validation[:200]'),
-    'svhn': Task('natural', 'svhn_cropped', 10, 'train[65931:66131]'),
-    'camelyon': Task('specialized', 'patch_camelyon', 2, 'validation[:200]'),
-    'eurosat': Task('specialized', 'eurosat/rgb', 10, 'train[16200:16400]', 'train[21600:]'),
-    'resisc45': Task('specialized', 'resisc45', 45, 'train[18900:19100]', 'train[25200:]'),
-    'retinopathy': Task('specialized', 'diabetic_retinopathy_detection/btgraham-300', 5,
-                        'validation[:200]'),
-    'clevr_count': Task('structured', 'clevr', 8, 'train[63000:63200]', 'validation', crop=False,
-                        label=clevr_count),
-    'clevr_distance': Task('structured', 'clevr', 6, 'train[63000:63200]', 'validation',
-                           crop=False, label=clevr_distance),
-    'dmlab': Task('structured', 'dmlab', 6, 'validation[:200]', crop=False),
-    'kitti_distance': Task('structured', 'kitti', 4, 'validation[:200]', crop=False,
-                           label=kitti_distance),
-    'dsprites_location': _DSPRITES(crop=False, label=functools.partial(
-        dsprites_label, key='label_x_position', num_values=32)),
-    'dsprites_orientation': _DSPRITES(label=functools.partial(
-        dsprites_label, key='label_orientation', num_values=40)),
-    'smallnorb_azimuth': _SMALLNORB(num_classes=18, flip=False, label='label_azimuth'),
-    'smallnorb_elevation': _SMALLNORB(num_classes=9, label='label_elevation'),
+  'caltech101': Task('natural', 'caltech101', 102, 'train[2754:2954]'),
+  'cifar100': Task('natural', 'cifar100', 100, 'train[45000:45200]'),
+  'dtd': Task('natural', 'dtd', 47, 'validation[:200]'),
+  'flowers102': Task('natural', 'oxford_flowers102', 102, 'validation[:200]'),
+  'pets': Task('natural', 'oxford_iiit_pet', 37, 'train[2944:3144]'),
+  'sun397': Task('natural', 'sun397/tfds', 397, 'validation[:200]'),
+  'svhn': Task('natural', 'svhn_cropped', 10, 'train[65931:66131]'),
+  'camelyon': Task('specialized', 'patch_camelyon', 2, 'validation[:200]'),
+  'eurosat': Task('specialized', 'eurosat/rgb', 10, 'train[16200:16400]', 'train[21600:]'),
+  'resisc45': Task('specialized', 'resisc45', 45, 'train[18900:19100]', 'train[25200:]'),
+  'retinopathy': Task(
+    'specialized', 'diabetic_retinopathy_detection/btgraham-300', 5, 'validation[:200]'
+  ),
+  'clevr_count': Task(
+    'structured', 'clevr', 8, 'train[63000:63200]', 'validation', crop=False, label=clevr_count
+  ),
+  'clevr_distance': Task(
+    'structured', 'clevr', 6, 'train[63000:63200]', 'validation', crop=False, label=clevr_distance
+  ),
+  'dmlab': Task('structured', 'dmlab', 6, 'validation[:200]', crop=False),
+  'kitti_distance': Task(
+    'structured', 'kitti', 4, 'validation[:200]', crop=False, label=kitti_distance
+  ),
+  'dsprites_location': _DSPRITES(
+    crop=False, label=functools.partial(dsprites_label, key='label_x_position', num_values=32)
+  ),
+  'dsprites_orientation': _DSPRITES(
+    label=functools.partial(dsprites_label, key='label_orientation', num_values=40)
+  ),
+  'smallnorb_azimuth': _SMALLNORB(num_classes=18, flip=False, label='label_azimuth'),
+  'smallnorb_elevation': _SMALLNORB(num_classes=9, label='label_elevation'),
 }
 # Of the 30 files of each of Caltech's 102 classes that are drawn for training, versions of TFDS
 # differ in one.
@@ -158,8 +181,7 @@ def open_task(name: str, split: str, data_dir: str | None = None) -> Source:
   """
   task = find_task(name)
   if split not in task.splits:
-    raise InputError(f'vtab/{name} has no split {split!r}; the splits are '
-                     f'{", ".join(task.splits)}')
+    raise InputError(f'vtab/{name} has no split {split!r}; the splits are {", ".join(task.splits)}')
   directory = prepared.find(task.dataset, data_dir)
   info = prepared.read_info(directory)
   _check_sizes(task, info, directory)
@@ -173,8 +195,10 @@ def _check_sizes(task: Task, info: Any, directory: str) -> None:
   for name in sorted(set().union(*map(named_splits, task.splits.values()))):
     found = info.splits[name].num_examples if name in info.splits else 0
     if found not in (sizes[name], _OTHER_SIZES.get(task.dataset, {}).get(name)):
-      raise InputError(f'{directory} has {found:,} examples in {name}, not {sizes[name]:,}, so '
-                       'that VTAB-1k would be other images: prepare the data set again')
+      raise InputError(
+        f'{directory} has {found:,} examples in {name}, not {sizes[name]:,}, so '
+        'that VTAB-1k would be other images: prepare the data set again'
+      )
 
 
 def _labels(task: Task, info: Any, directory: str) -> Labels:
@@ -182,8 +206,9 @@ def _labels(task: Task, info: Any, directory: str) -> Labels:
     return Labels('image', task.label, task.num_classes)
   labels = feature_labels(info, task.label) if task.label in info.features else None
   if labels is None or labels.num_classes != task.num_classes:
-    raise InputError(f'{directory} has no {task.label} of {task.num_classes} classes: prepare the '
-                     'data set again')
+    raise InputError(
+      f'{directory} has no {task.label} of {task.num_classes} classes: prepare the data set again'
+    )
   return labels
 
 

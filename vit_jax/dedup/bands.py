@@ -51,10 +51,15 @@ def make_index(hashes: np.ndarray, images: np.ndarray, threshold: int) -> Index:
     raise InputError(f'the threshold must be from 0 to {MAX_THRESHOLD} bits, got {threshold}')
   bands = [_band(hashes, i) for i in range(_BANDS)]
   orders = [np.argsort(band, kind='stable') for band in bands]
-  starts = [np.searchsorted(band[order], np.arange(2**_BITS + 1))
-            for band, order in zip(bands, orders)]
-  return Index(threshold, np.stack([hashes[o] for o in orders]),
-               np.stack([np.asarray(images, np.int64)[o] for o in orders]), np.stack(starts))
+  starts = [
+    np.searchsorted(band[order], np.arange(2**_BITS + 1)) for band, order in zip(bands, orders)
+  ]
+  return Index(
+    threshold,
+    np.stack([hashes[o] for o in orders]),
+    np.stack([np.asarray(images, np.int64)[o] for o in orders]),
+    np.stack(starts),
+  )
 
 
 def find_pairs(index: Index, hashes: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -74,7 +79,7 @@ def find_pairs(index: Index, hashes: np.ndarray, rows: np.ndarray) -> np.ndarray
     masks = _masks(radius)
     step = max(_LOOK_UPS // max(len(masks), 1), 1)
     for i in range(0, len(hashes), step):
-      found += _look_up(index, band, masks, hashes[i:i + step], rows[i:i + step])
+      found += _look_up(index, band, masks, hashes[i : i + step], rows[i : i + step])
   return _closest(np.concatenate(found))
 
 
@@ -86,8 +91,14 @@ def _radii(threshold: int) -> list[int]:
 @functools.cache
 def _masks(radius: int) -> np.ndarray:
   """The numbers of 16 bits with at most `radius` ones: (M,) uint16."""
-  return np.array([sum(1 << bit for bit in bits) for ones in range(radius + 1)
-                   for bits in itertools.combinations(range(_BITS), ones)], np.uint16)
+  return np.array(
+    [
+      sum(1 << bit for bit in bits)
+      for ones in range(radius + 1)
+      for bits in itertools.combinations(range(_BITS), ones)
+    ],
+    np.uint16,
+  )
 
 
 def _band(hashes: np.ndarray, band: int) -> np.ndarray:
@@ -112,8 +123,11 @@ def _look_up(index, band, masks, hashes, rows):
     hits = np.flatnonzero(distances <= index.threshold)
     hits = hits[_is_first(different[hits], band, index.threshold)]
     if len(hits):
-      yield np.stack([rows[which[hits]], index.images[band][steps[hits]], distances[hits]],
-                     axis=1, dtype=np.int64)
+      yield np.stack(
+        [rows[which[hits]], index.images[band][steps[hits]], distances[hits]],
+        axis=1,
+        dtype=np.int64,
+      )
 
 
 def _is_first(different: np.ndarray, band: int, threshold: int) -> np.ndarray:

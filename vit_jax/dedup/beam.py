@@ -21,8 +21,8 @@ import numpy as np
 import tqdm
 
 from vit_jax.data.decode import decode_image
-from vit_jax.data.source import Source
 from vit_jax.data.open_source import open_source
+from vit_jax.data.source import Source
 from vit_jax.dedup.bands import Index, find_pairs, make_index
 from vit_jax.dedup.hashes import against_hashes, train_hashes
 from vit_jax.dedup.records import Records
@@ -65,8 +65,14 @@ class Found(NamedTuple):
   damaged_against: list[int]
 
 
-def find_duplicates(train: Records, against: Sequence[Records], *, threshold: int, parts: str,
-                    beam_args: Sequence[str] = ()) -> Found:
+def find_duplicates(
+  train: Records,
+  against: Sequence[Records],
+  *,
+  threshold: int,
+  parts: str,
+  beam_args: Sequence[str] = (),
+) -> Found:
   """Finds the pairs of training and test images whose hashes are alike.
 
   Args:
@@ -84,11 +90,16 @@ def find_duplicates(train: Records, against: Sequence[Records], *, threshold: in
 
   def build(pipeline):
     sides = []
-    for side, records, hashes in (('train', [train], train_hashes),
-                                  ('against', against, against_hashes)):
-      sides.append(pipeline | f'List {side}' >> beam.Create(make_chunks(records))
-                   | f'Spread {side}' >> beam.Reshuffle()
-                   | f'Hash {side}' >> beam.Map(hash_chunk, hashes, sum(map(len, records))))
+    for side, records, hashes in (
+      ('train', [train], train_hashes),
+      ('against', against, against_hashes),
+    ):
+      sides.append(
+        pipeline
+        | f'List {side}' >> beam.Create(make_chunks(records))
+        | f'Spread {side}' >> beam.Reshuffle()
+        | f'Hash {side}' >> beam.Map(hash_chunk, hashes, sum(map(len, records)))
+      )
     lines = [join(*sides, threshold)]
     for side, hashed in zip(('train', 'against'), sides):
       lines.append(hashed | f'Tell {side}' >> beam.FlatMap(_complaints, side))
@@ -123,6 +134,7 @@ def run(build: Callable[[Any], None], beam_args: Sequence[str] = ()) -> None:
   """
   beam = import_beam()
   from apache_beam.options.pipeline_options import PipelineOptions
+
   # What DirectRunner comes to; by itself it would first try to download another runner.
   options = PipelineOptions(list(beam_args))
   if not any(arg.split('=')[0] == '--runner' for arg in beam_args):
@@ -131,8 +143,9 @@ def run(build: Callable[[Any], None], beam_args: Sequence[str] = ()) -> None:
     with beam.Pipeline(options=options) as pipeline:
       build(pipeline)
   except Exception as e:  # each runner has its own
-    raise InputError('the Beam pipeline failed: '
-                     + textwrap.shorten(str(e), 300, placeholder=' ...')) from e
+    raise InputError(
+      'the Beam pipeline failed: ' + textwrap.shorten(str(e), 300, placeholder=' ...')
+    ) from e
   finally:
     _bar.cache_clear()  # ends the bars
 
@@ -144,14 +157,14 @@ def make_chunks(sets: Sequence[Records]) -> list[Chunk]:
   for records in sets:
     for start in range(0, len(records), size):
       stop = min(start + size, len(records))
-      chunks.append(Chunk(records.dataset, records.split, records.data_dir, start, stop,
-                          first + start))
+      chunks.append(
+        Chunk(records.dataset, records.split, records.data_dir, start, stop, first + start)
+      )
     first += len(records)
   return chunks
 
 
-def hash_chunk(chunk: Chunk, hashes_of: Callable[[np.ndarray], np.ndarray],
-               total: int) -> Hashed:
+def hash_chunk(chunk: Chunk, hashes_of: Callable[[np.ndarray], np.ndarray], total: int) -> Hashed:
   """Reads, decodes and hashes the images of a chunk; `total` is for the progress bar."""
   hashes, images, damaged = [np.empty(0, np.uint64)], [np.empty(0, np.int64)], []
   bar = _bar(hashes_of, total)
@@ -184,21 +197,27 @@ def _open(dataset: str, split: str, data_dir: str | None) -> Source:
 @functools.cache
 def _bar(hashes_of: Callable[[np.ndarray], np.ndarray], total: int) -> tqdm.tqdm:
   """A bar for each side; shown where the worker is the program that somebody started."""
-  return tqdm.tqdm(total=total, unit=' images', desc=hashes_of.__name__.replace('_', ' '),
-                   disable=not sys.stderr.isatty())
+  return tqdm.tqdm(
+    total=total,
+    unit=' images',
+    desc=hashes_of.__name__.replace('_', ' '),
+    disable=not sys.stderr.isatty(),
+  )
 
 
 def join(train: Any, against: Any, threshold: int) -> Any:
   """PCollections of Hashed -> PCollection of lines with the pairs, which `gather` reads."""
   beam = import_beam()
-  index = (against | beam.combiners.ToList()
-           | 'Index' >> beam.Map(_index_all, threshold))
+  index = against | beam.combiners.ToList() | 'Index' >> beam.Map(_index_all, threshold)
   return train | 'Join' >> beam.Map(_find, beam.pvalue.AsSingleton(index))
 
 
 def _index_all(hashed: list[Hashed], threshold: int) -> Index:
-  return make_index(np.concatenate([h.hashes for h in hashed]),
-                    np.concatenate([h.images for h in hashed]), threshold)
+  return make_index(
+    np.concatenate([h.hashes for h in hashed]),
+    np.concatenate([h.images for h in hashed]),
+    threshold,
+  )
 
 
 def _find(hashed: Hashed, index: Index) -> str:

@@ -22,16 +22,21 @@ def choose_pairs(distances: Sequence[int], count: int) -> list[int]:
   """
   groups = [np.flatnonzero(np.asarray(distances) == d) for d in np.unique(distances)]
   share, shares = count, {}
-  for left, i in zip(range(len(groups), 0, -1), sorted(range(len(groups)),
-                                                       key=lambda i: len(groups[i]))):
+  for left, i in zip(
+    range(len(groups), 0, -1), sorted(range(len(groups)), key=lambda i: len(groups[i]))
+  ):
     shares[i] = min(len(groups[i]), -(-share // left))
     share -= shares[i]
-  return [int(groups[i][j]) for i in range(len(groups))
-          for j in np.linspace(0, len(groups[i]) - 1, shares[i]).astype(int)]
+  return [
+    int(groups[i][j])
+    for i in range(len(groups))
+    for j in np.linspace(0, len(groups[i]) - 1, shares[i]).astype(int)
+  ]
 
 
-def draw_sheet(pairs: Sequence[tuple[np.ndarray, np.ndarray, Sequence[str]]],
-               title: str) -> np.ndarray:
+def draw_sheet(
+  pairs: Sequence[tuple[np.ndarray, np.ndarray, Sequence[str]]], title: str
+) -> np.ndarray:
   """Draws pairs of images, four a row, with their lines of text below: (H, W, 3) uint8 RGB.
 
   Args:
@@ -47,7 +52,7 @@ def draw_sheet(pairs: Sequence[tuple[np.ndarray, np.ndarray, Sequence[str]]],
   for i, (left, right, text) in enumerate(pairs):
     y, x = top + i // _COLUMNS * height, _GAP + i % _COLUMNS * width
     for image, at in ((left, x), (right, x + _SIDE + 2)):
-      sheet[y:y + _SIDE, at:at + _SIDE] = _fit(image)
+      sheet[y : y + _SIDE, at : at + _SIDE] = _fit(image)
     for number, line in enumerate(text):
       _write(sheet, line, x, y + _SIDE + _TEXT * (number + 1) - 3, _LETTERS)
   return sheet
@@ -61,11 +66,11 @@ def _fit(image: np.ndarray) -> np.ndarray:
   image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
   square = np.full((_SIDE, _SIDE, 3), 224, np.uint8)
   y, x = (_SIDE - size[1]) // 2, (_SIDE - size[0]) // 2
-  square[y:y + size[1], x:x + size[0]] = image
+  square[y : y + size[1], x : x + size[0]] = image
   return square
 
 
 def _write(sheet, text, x, y, most=None):
   """A line of text; of one longer than `most` letters, the end."""
-  text = text if most is None or len(text) <= most else '...' + text[3 - most:]
-  cv2.putText(sheet, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, .4, (0, 0, 0), 1, cv2.LINE_AA)
+  text = text if most is None or len(text) <= most else '...' + text[3 - most :]
+  cv2.putText(sheet, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)

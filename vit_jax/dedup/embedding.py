@@ -19,8 +19,9 @@ _BATCH = 32
 Pixels = Callable[[int], np.ndarray]
 
 
-def embedding_distances(model: nn.Module, params: Any, pairs: np.ndarray, train: Pixels,
-                        against: Pixels) -> np.ndarray:
+def embedding_distances(
+  model: nn.Module, params: Any, pairs: np.ndarray, train: Pixels, against: Pixels
+) -> np.ndarray:
   """Returns 1 - cosine of the two representations of each pair: (P,) float32.
 
   Of the test image and its mirror image the closer one counts. Each image is computed once.
@@ -49,10 +50,10 @@ def _embed(model: nn.Module, params: Any, images: np.ndarray, pixels: Pixels) ->
   rows = []
   with ThreadPoolExecutor(os.cpu_count()) as pool:
     for start in range(0, len(images), _BATCH):
-      batch = list(pool.map(prepare, images[start:start + _BATCH]))
+      batch = list(pool.map(prepare, images[start : start + _BATCH]))
       padded = np.zeros((_BATCH, *batch[0].shape), np.uint8)
-      padded[:len(batch)] = batch
-      rows.append(np.asarray(_represent(model, params, padded))[:len(batch)])
+      padded[: len(batch)] = batch
+      rows.append(np.asarray(_represent(model, params, padded))[: len(batch)])
   return np.concatenate(rows)
 
 

@@ -18,8 +18,8 @@ HASH_VERSION = 'phash64-1'
 
 _SIDE = 128  # larger images are averaged down to this first
 _FLAT = 16  # grey levels by which the pixels of a border may differ
-_WINDOW = .92  # side of the windows, of the image's
-_WINDOW_AT = [(y, x) for y in (0, .5, 1) for x in (0, .5, 1)]
+_WINDOW = 0.92  # side of the windows, of the image's
+_WINDOW_AT = [(y, x) for y in (0, 0.5, 1) for x in (0, 0.5, 1)]
 
 
 def train_hashes(image: np.ndarray) -> np.ndarray:
@@ -45,7 +45,7 @@ def against_hashes(image: np.ndarray) -> np.ndarray:
   h, w = max(round(height * _WINDOW), 1), max(round(width * _WINDOW), 1)
   for at_y, at_x in _WINDOW_AT:
     y, x = round((height - h) * at_y), round((width - w) * at_x)
-    views.append(views[0][y:y + h, x:x + w])
+    views.append(views[0][y : y + h, x : x + w])
   return _pack([_phash(v) for view in views for v in (view, view[:, ::-1])])
 
 
@@ -61,14 +61,14 @@ def trim_borders(grey: np.ndarray) -> np.ndarray:
   top, bottom = _flat_rows(grey), _flat_rows(grey[::-1])
   if 2 * (top + bottom) > height:
     return grey
-  grey = grey[top:height - bottom]
+  grey = grey[top : height - bottom]
   left, right = _flat_rows(grey.T), _flat_rows(grey.T[::-1])
-  return grey[:, left:width - right] if 2 * (left + right) <= width else grey
+  return grey[:, left : width - right] if 2 * (left + right) <= width else grey
 
 
 def _flat_rows(grey: np.ndarray) -> int:
   """How many of the first rows differ nowhere from the first one's mean by more than _FLAT."""
-  half = grey[:len(grey) // 2 + 1]
+  half = grey[: len(grey) // 2 + 1]
   level = half[0].mean()
   # Most images have no border: then the first row says so.
   if max(half[0].max() - level, level - half[0].min()) > _FLAT:
@@ -99,6 +99,7 @@ def _phash(grey: np.ndarray) -> np.ndarray:
   except ImportError as e:
     raise InputError("hashing images needs ImageHash: pip install 'vit_jax[dedup]'") from e
   from PIL import Image
+
   return imagehash.phash(Image.fromarray(np.ascontiguousarray(grey))).hash.ravel()
 
 

@@ -54,14 +54,23 @@ class Ids:
   indices: Mapping[str, np.ndarray]
 
 
-def format_ids(train: Records, *, threshold: str, against: str,
-               reasons: Mapping[RecordId, str]) -> str:
+def format_ids(
+  train: Records, *, threshold: str, against: str, reasons: Mapping[RecordId, str]
+) -> str:
   """Returns the text of the file: an id a line, sorted, with the reason as a comment."""
   records = ' '.join(f'{name}={size}' for name, size in train.splits.items())
   header = zip(_KEYS, (train.identity, records, HASH_VERSION, threshold, against))
   width = max((len(str(i)) for i in reasons), default=0)
-  return '\n'.join([_FIRST, *(f'# {key}: {value}' for key, value in header),
-                    *(f'{str(i):{width}}  # {reasons[i]}' for i in sorted(reasons))]) + '\n'
+  return (
+    '\n'.join(
+      [
+        _FIRST,
+        *(f'# {key}: {value}' for key, value in header),
+        *(f'{str(i):{width}}  # {reasons[i]}' for i in sorted(reasons)),
+      ]
+    )
+    + '\n'
+  )
 
 
 def read_ids(path: str | os.PathLike) -> Ids:
@@ -76,31 +85,47 @@ def read_ids(path: str | os.PathLike) -> Ids:
       lines = f.read().splitlines()
   except (OSError, UnicodeDecodeError) as e:
     raise InputError(f'{path} cannot be read: {getattr(e, "strerror", None) or e}') from e
-  header = dict(re.findall(r'^# (\w+): (.*)$', '\n'.join(lines[1:1 + len(_KEYS)]), re.MULTILINE))
+  header = dict(re.findall(r'^# (\w+): (.*)$', '\n'.join(lines[1 : 1 + len(_KEYS)]), re.MULTILINE))
   if lines[:1] != [_FIRST] or list(header) != list(_KEYS):
-    raise InputError(f'{path} does not begin as a file of ids does ({_FIRST!r}, then '
-                     f'{", ".join(_KEYS)}): make it with python -m vit_jax.tools.dedup')
+    raise InputError(
+      f'{path} does not begin as a file of ids does ({_FIRST!r}, then '
+      f'{", ".join(_KEYS)}): make it with python -m vit_jax.tools.dedup'
+    )
   if header['hash'] != HASH_VERSION:
-    raise InputError(f'{path} was made by hashes of version {header["hash"]}, this is '
-                     f'{HASH_VERSION}: make it again with python -m vit_jax.tools.dedup')
+    raise InputError(
+      f'{path} was made by hashes of version {header["hash"]}, this is '
+      f'{HASH_VERSION}: make it again with python -m vit_jax.tools.dedup'
+    )
   splits = dict(part.partition('=')[::2] for part in header['records'].split())
   found: dict[str, list[int]] = {name: [] for name in splits}
-  for number, line in enumerate(lines[1 + len(_KEYS):], 2 + len(_KEYS)):
+  for number, line in enumerate(lines[1 + len(_KEYS) :], 2 + len(_KEYS)):
     match = re.fullmatch(r'([\w-]+) (\d+)', line.partition('#')[0].rstrip())
     if not match:
       raise InputError(f'{path}, line {number}: {line!r} is no id such as "train 1234"')
     found.setdefault(match[1], []).append(int(match[2]))
-  return Ids(str(path), header['dataset'], splits, header['threshold'], header['against'],
-             _checked(path, splits, found))
+  return Ids(
+    str(path),
+    header['dataset'],
+    splits,
+    header['threshold'],
+    header['against'],
+    _checked(path, splits, found),
+  )
 
 
 def _checked(path, splits, found) -> dict[str, np.ndarray]:
   """The indices as sorted arrays; raises InputError for those that are not in the splits."""
-  missing = [f'{name} {i}' for name, indices in found.items() for i in indices
-             if i >= int(splits.get(name, '0').split('/')[0])]
+  missing = [
+    f'{name} {i}'
+    for name, indices in found.items()
+    for i in indices
+    if i >= int(splits.get(name, '0').split('/')[0])
+  ]
   if missing:
-    raise InputError(f'{path} has {len(missing):,} ids that do not exist in the data set, the '
-                     f'first is {missing[0]!r}: it has {_sizes(splits)}')
+    raise InputError(
+      f'{path} has {len(missing):,} ids that do not exist in the data set, the '
+      f'first is {missing[0]!r}: it has {_sizes(splits)}'
+    )
   indices = {name: np.unique(np.array(i, np.int64)) for name, i in found.items()}
   for name, unique in indices.items():
     if len(unique) < len(found[name]):
@@ -109,12 +134,14 @@ def _checked(path, splits, found) -> dict[str, np.ndarray]:
 
 
 def _sizes(splits: Mapping[str, str]) -> str:
-  return ', '.join(f'{name} with {int(size.split("/")[0]):,} records'
-                   for name, size in splits.items())
+  return ', '.join(
+    f'{name} with {int(size.split("/")[0]):,} records' for name, size in splits.items()
+  )
 
 
-def excluded_positions(ids: Ids, dataset: str, split: str,
-                       data_dir: str | None = None) -> np.ndarray:
+def excluded_positions(
+  ids: Ids, dataset: str, split: str, data_dir: str | None = None
+) -> np.ndarray:
   """Returns which records of open_source(dataset, split, data_dir) to leave out.
 
   Returns:
@@ -125,12 +152,16 @@ def excluded_positions(ids: Ids, dataset: str, split: str,
   """
   records = Records(dataset, split, data_dir)
   if records.identity != ids.dataset:
-    raise InputError(f'the ids in {ids.path} are of {ids.dataset}, not of {records.identity}: '
-                     f'make them for {dataset} with python -m vit_jax.tools.dedup')
+    raise InputError(
+      f'the ids in {ids.path} are of {ids.dataset}, not of {records.identity}: '
+      f'make them for {dataset} with python -m vit_jax.tools.dedup'
+    )
   for name, size in records.splits.items():
     if name not in ids.splits:
-      raise InputError(f'{ids.path} says nothing about the split {name!r} of {dataset}: it was '
-                       f'made for {", ".join(ids.splits)}')
+      raise InputError(
+        f'{ids.path} says nothing about the split {name!r} of {dataset}: it was '
+        f'made for {", ".join(ids.splits)}'
+      )
     if size != ids.splits[name]:
       raise InputError(_what_changed(ids, dataset, name, size))
   return records.positions(ids.indices)
@@ -140,10 +171,17 @@ def _what_changed(ids: Ids, dataset: str, name: str, size: str) -> str:
   count, expected = (int(s.split('/')[0]) for s in (size, ids.splits[name]))
   again = 'make them again with python -m vit_jax.tools.dedup'
   if count == expected:
-    return (f'the files of {dataset}, {name}, have other names than when the ids in {ids.path} '
-            f'were made: {again}')
+    return (
+      f'the files of {dataset}, {name}, have other names than when the ids in {ids.path} '
+      f'were made: {again}'
+    )
   beyond = ids.indices[name][ids.indices[name] >= count]
-  missing = (f', so {len(beyond):,} ids do not exist, the first is {f"{name} {beyond[0]}"!r}'
-             if len(beyond) else '')
-  return (f'the ids in {ids.path} are of {expected:,} records of {dataset}, {name}, which has '
-          f'{count:,}{missing}: {again}')
+  missing = (
+    f', so {len(beyond):,} ids do not exist, the first is {f"{name} {beyond[0]}"!r}'
+    if len(beyond)
+    else ''
+  )
+  return (
+    f'the ids in {ids.path} are of {expected:,} records of {dataset}, {name}, which has '
+    f'{count:,}{missing}: {again}'
+  )

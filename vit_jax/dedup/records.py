@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vit_jax.data import folder, prepared
+from vit_jax.data import folder, prepared, vtab_tasks
 from vit_jax.data.open_source import is_folder, open_source, split_names
 from vit_jax.data.splits import named_splits, split_ranges
-from vit_jax.data import vtab_tasks
 
 
 class RecordId(NamedTuple):
@@ -60,9 +59,12 @@ class Records:
     ranges = split_ranges(split, {name: [sizes.get(name, 0)] for name in names})
     self.ranges = [(name, start, stop) for name, start, stop in ranges if start < stop]
     # Of slices of a folder which images they are; those of TFDS are ranges.
-    self._taken = [folder.sample(sizes[name], start, stop)
-                   if self.identity == 'folder' and stop - start < sizes[name] else None
-                   for name, start, stop in self.ranges]
+    self._taken = [
+      folder.sample(sizes[name], start, stop)
+      if self.identity == 'folder' and stop - start < sizes[name]
+      else None
+      for name, start, stop in self.ranges
+    ]
     self._ends = list(itertools.accumulate(stop - start for _, start, stop in self.ranges))
 
   def __len__(self) -> int:
@@ -88,8 +90,11 @@ class Records:
     found, begin = [np.empty(0, np.int64)], 0
     for (name, start, stop), taken in zip(self.ranges, self._taken):
       wanted = indices[name]
-      offsets = (wanted[(wanted >= start) & (wanted < stop)] - start if taken is None else
-                 np.flatnonzero(np.isin(taken, wanted)))
+      offsets = (
+        wanted[(wanted >= start) & (wanted < stop)] - start
+        if taken is None
+        else np.flatnonzero(np.isin(taken, wanted))
+      )
       found.append(offsets + begin)
       begin += stop - start
     return np.concatenate(found)

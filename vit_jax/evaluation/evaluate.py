@@ -6,8 +6,12 @@ from typing import Any
 import jax
 
 
-def evaluate(eval_step: Callable[..., Any], params: Any, batches: Iterable[Any],
-             should_stop: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
+def evaluate(
+  eval_step: Callable[..., Any],
+  params: Any,
+  batches: Iterable[Any],
+  should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
   """Top-1 accuracy and mean loss over all unmasked examples.
 
   Args:
@@ -18,7 +22,7 @@ def evaluate(eval_step: Callable[..., Any], params: Any, batches: Iterable[Any],
   Returns:
     {'loss', 'accuracy', 'examples'}, or None when stopped before the end.
   """
-  loss, correct, examples = 0., 0, 0
+  loss, correct, examples = 0.0, 0, 0
   pending = None
 
   def collect(sums):

@@ -15,15 +15,14 @@ from flax import linen as nn
 import jax
 import numpy as np
 
-from vit_jax.data.open_source import describe
+from vit_jax.data.open_source import describe_dataset, open_source
 from vit_jax.data.pipeline import eval_batches
 from vit_jax.data.preprocess import make_preprocess
 from vit_jax.data.source import Source
-from vit_jax.data.open_source import open_source
 from vit_jax.errors import InputError
-from vit_jax.models.pixels import to_input
 from vit_jax.evaluation.ridge import Classifier, fit_classifier
 from vit_jax.evaluation.shots import Shots
+from vit_jax.models.pixels import to_input
 
 SHOTS = (1, 5, 10, 25)
 SEEDS = 3
@@ -63,11 +62,22 @@ class FewShot:
     num_batches: of one evaluation.
   """
 
-  def __init__(self, dataset: str, represent: Represent, *, image_size: int, batch_size: int,
-               shots: Sequence[int] = SHOTS, seeds: int = SEEDS, train_split: str | None = None,
-               test_split: str | None = None, data_dir: str | None = None,
-               resize_size: int | None = None, num_threads: int | None = None,
-               max_bad_records: int = 0):
+  def __init__(
+    self,
+    dataset: str,
+    represent: Represent,
+    *,
+    image_size: int,
+    batch_size: int,
+    shots: Sequence[int] = SHOTS,
+    seeds: int = SEEDS,
+    train_split: str | None = None,
+    test_split: str | None = None,
+    data_dir: str | None = None,
+    resize_size: int | None = None,
+    num_threads: int | None = None,
+    max_bad_records: int = 0,
+  ):
     """Chooses the shots.
 
     Args:
@@ -91,18 +101,22 @@ class FewShot:
         raise InputError(f'{name} must be at least 1, got {value}')
     self.dataset, self.shots, self._represent = dataset, tuple(shots), represent
     self._sizes = dict(image_size=image_size, resize_size=resize_size)
-    self._options = dict(batch_size=batch_size, num_threads=num_threads,
-                         max_bad_records=max_bad_records)
-    about = describe(dataset, data_dir)
+    self._options = dict(
+      batch_size=batch_size, num_threads=num_threads, max_bad_records=max_bad_records
+    )
+    about = describe_dataset(dataset, data_dir)
     train_split, test_split = train_split or about.train_split, test_split or about.eval_split
     if test_split == 'none':
-      raise InputError(f'{dataset} has no images to test on: there is no split of the name '
-                       'validation, val or test')
+      raise InputError(
+        f'{dataset} has no images to test on: there is no split of the name validation, val or test'
+      )
     train = open_source(dataset, train_split, data_dir)
     self._test = open_source(dataset, test_split, data_dir)
     if train.multi_label:
-      raise InputError(f'the images of {dataset} have several labels each, but few-shot evaluation '
-                       'is of one label per image')
+      raise InputError(
+        f'the images of {dataset} have several labels each, but few-shot evaluation '
+        'is of one label per image'
+      )
     try:
       self._train = Shots(train, most=max(shots), seeds=seeds, num_threads=num_threads)
     except InputError as e:
@@ -110,11 +124,13 @@ class FewShot:
 
   @property
   def num_batches(self) -> int:
-    return sum(-(-len(source) // self._options['batch_size'])
-               for source in (self._train, self._test))
+    return sum(
+      -(-len(source) // self._options['batch_size']) for source in (self._train, self._test)
+    )
 
-  def __call__(self, params: Any,
-               should_stop: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
+  def __call__(
+    self, params: Any, should_stop: Callable[[], bool] = lambda: False
+  ) -> dict[str, float] | None:
     """The metrics of parameters; all processes call it alike.
 
     Args:
@@ -128,15 +144,18 @@ class FewShot:
     if found is None:
       return None
     correct, examples = found
-    return {self.metric(shots): float(accuracy)
-            for shots, accuracy in zip(self.shots, correct.mean(axis=0) / examples)}
+    return {
+      self.metric(shots): float(accuracy)
+      for shots, accuracy in zip(self.shots, correct.mean(axis=0) / examples)
+    }
 
   def metric(self, shots: int) -> str:
     """What the accuracy after so many shots is called."""
     return f'fewshot/{self.dataset.strip("./~")}_{shots}shot'
 
-  def count_correct(self, params: Any, should_stop: Callable[[], bool] = lambda: False
-                    ) -> tuple[np.ndarray, int] | None:
+  def count_correct(
+    self, params: Any, should_stop: Callable[[], bool] = lambda: False
+  ) -> tuple[np.ndarray, int] | None:
     """How many test images each draw and number of shots (seeds, shots) classifies correctly, and
     of how many; None when stopped before the end. Arguments as of a call.
     """
@@ -145,12 +164,16 @@ class FewShot:
       parts.append(part)
       if should_stop():
         return None
-    classifiers = self._fit(np.concatenate([part['example'] for part in parts]),
-                            np.concatenate([part['features'] for part in parts]))
+    classifiers = self._fit(
+      np.concatenate([part['example'] for part in parts]),
+      np.concatenate([part['features'] for part in parts]),
+    )
     correct, examples = np.zeros(len(classifiers), int), 0
     for part in self._representations(params, self._test):
-      correct += [np.sum(classifier.scores(part['features']).argmax(1) == part['label'])
-                  for classifier in classifiers]
+      correct += [
+        np.sum(classifier.scores(part['features']).argmax(1) == part['label'])
+        for classifier in classifiers
+      ]
       examples += len(part['label'])
       if should_stop():
         return None
@@ -164,8 +187,9 @@ class FewShot:
       features: (N, D).
     """
     if not np.isfinite(features).all():
-      raise InputError(f'{self.dataset}: the features of an image are not finite: has the training '
-                       'diverged?')
+      raise InputError(
+        f'{self.dataset}: the features of an image are not finite: has the training diverged?'
+      )
     rows = np.full(len(self._train), -1)  # where the features of each shot are; damaged: nowhere
     rows[examples] = np.arange(len(examples))
     classifiers = []
@@ -178,11 +202,13 @@ class FewShot:
 
   def _representations(self, params: Any, source: Source) -> Iterator[dict[str, np.ndarray]]:
     """Yields {features, label, example: its index in the source} of each batch, unpadded."""
-    preprocess = make_preprocess('inception', train=False, apply_exif=source.apply_exif,
-                                 **self._sizes)
+    preprocess = make_preprocess(
+      'inception', train=False, apply_exif=source.apply_exif, **self._sizes
+    )
     process, count = jax.process_index(), jax.process_count()
-    with eval_batches(source, preprocess, process_index=process, process_count=count,
-                      **self._options) as batches:
+    with eval_batches(
+      source, preprocess, process_index=process, process_count=count, **self._options
+    ) as batches:
       for number, batch in enumerate(batches):
         rows = len(batch['label'])
         first = (number * count + process) * rows

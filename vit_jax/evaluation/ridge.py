@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-PENALTY = 2.**10
-_CONSTANT = 100.  # the feature that carries the bias; being large, it is hardly penalised
+PENALTY = 2.0**10
+_CONSTANT = 100.0  # the feature that carries the bias; being large, it is hardly penalised
 
 
 def ridge(features: np.ndarray, targets: np.ndarray, penalty: float) -> np.ndarray:
@@ -33,6 +33,7 @@ def ridge(features: np.ndarray, targets: np.ndarray, penalty: float) -> np.ndarr
 
 class Classifier(NamedTuple):
   """One weight vector per class, for features standardised as those it was fitted to."""
+
   mean: np.ndarray  # (D,)
   std: np.ndarray  # (D,)
   weights: np.ndarray  # (D + 1, K)
@@ -42,8 +43,9 @@ class Classifier(NamedTuple):
     return _standardise(features, self.mean, self.std) @ self.weights
 
 
-def fit_classifier(features: np.ndarray, labels: np.ndarray, num_classes: int,
-                   penalty: float = PENALTY) -> Classifier:
+def fit_classifier(
+  features: np.ndarray, labels: np.ndarray, num_classes: int, penalty: float = PENALTY
+) -> Classifier:
   """Ridge regression onto {-1, 1}^K, as in the paper's few-shot evaluation (section 4.1).
 
   Features are standardised by their own mean and standard deviation + 1e-5.
@@ -54,7 +56,7 @@ def fit_classifier(features: np.ndarray, labels: np.ndarray, num_classes: int,
   """
   mean = features.mean(axis=0, dtype=np.float64)
   std = features.std(axis=0, dtype=np.float64) + 1e-5
-  targets = np.full((len(labels), num_classes), -1.)
+  targets = np.full((len(labels), num_classes), -1.0)
   targets[np.arange(len(labels)), labels] = 1
   return Classifier(mean, std, ridge(_standardise(features, mean, std), targets, penalty))
 

@@ -37,6 +37,7 @@ def label_pairs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 class Bins(NamedTuple):
   """Predictions by how sure the model was of them; of bins without any, the means are 0."""
+
   images: np.ndarray  # (M,) int
   confidence: np.ndarray  # (M,) mean
   accuracy: np.ndarray  # (M,)
@@ -67,8 +68,9 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 1
   return float(np.average(gap, weights=found.images))
 
 
-def per_class(labels: np.ndarray, correct: np.ndarray,
-              num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+def per_class(
+  labels: np.ndarray, correct: np.ndarray, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
   """How many images each class has, and how many of these are right.
 
   Args:
@@ -78,12 +80,15 @@ def per_class(labels: np.ndarray, correct: np.ndarray,
   Returns:
     images (num_classes,) and right ones (num_classes,), int.
   """
-  return (np.bincount(labels, minlength=num_classes),
-          np.bincount(labels[correct], minlength=num_classes))
+  return (
+    np.bincount(labels, minlength=num_classes),
+    np.bincount(labels[correct], minlength=num_classes),
+  )
 
 
 class Confusions(NamedTuple):
   """The kinds of errors there are, the most frequent first, then by label and prediction."""
+
   label: np.ndarray  # (E,) int
   prediction: np.ndarray  # (E,) int
   images: np.ndarray  # (E,) int, at least 1
@@ -95,8 +100,9 @@ def confusions(labels: np.ndarray, predictions: np.ndarray) -> Confusions:
   Memory goes with the pairs that occur, not with the square of the number of classes.
   """
   wrong = labels != predictions
-  pairs, images = np.unique(np.stack([labels[wrong], predictions[wrong]]), axis=1,
-                            return_counts=True)
+  pairs, images = np.unique(
+    np.stack([labels[wrong], predictions[wrong]]), axis=1, return_counts=True
+  )
   order = np.argsort(-images, kind='stable')  # pairs are sorted
   return Confusions(*pairs[:, order], images[order])
 
@@ -106,13 +112,15 @@ def most_confused(found: Confusions, num_classes: int, count: int) -> np.ndarray
 
   An error is its label's and its prediction's; of classes with equally many the first are taken.
   """
-  errors = np.bincount(np.concatenate([found.label, found.prediction]),
-                       np.tile(found.images, 2), num_classes)[:num_classes]
+  errors = np.bincount(
+    np.concatenate([found.label, found.prediction]), np.tile(found.images, 2), num_classes
+  )[:num_classes]
   return np.sort(np.argsort(-errors, kind='stable')[:count])
 
 
-def confusion_matrix(labels: np.ndarray, predictions: np.ndarray,
-                     classes: np.ndarray) -> np.ndarray:
+def confusion_matrix(
+  labels: np.ndarray, predictions: np.ndarray, classes: np.ndarray
+) -> np.ndarray:
   """How often images of some classes were taken for these classes, or for any other.
 
   Args:
@@ -128,4 +136,4 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray,
     return np.where(classes[np.minimum(index, size - 1)] == x, index, size)
 
   pairs = place(labels) * (size + 1) + place(predictions)
-  return np.bincount(pairs, minlength=(size + 1)**2).reshape(size + 1, size + 1)[:size]
+  return np.bincount(pairs, minlength=(size + 1) ** 2).reshape(size + 1, size + 1)[:size]

@@ -46,8 +46,10 @@ class Shots(Source):
     rarest = int(counts.argmin())
     if counts[rarest] < most:
       name = f' ({self.class_names[rarest]})' if self.class_names else ''
-      raise InputError(f'class {rarest}{name} has {counts[rarest]} images, too few for {most} '
-                       'shots; ask for fewer shots, or take a larger split')
+      raise InputError(
+        f'class {rarest}{name} has {counts[rarest]} images, too few for {most} '
+        'shots; ask for fewer shots, or take a larger split'
+      )
 
   def __len__(self) -> int:
     return len(self._indices)
@@ -70,18 +72,26 @@ def pick(labels: np.ndarray, num_classes: int, most: int, seed: int) -> np.ndarr
   Returns:
     (num_classes, most) indices into `labels`.
   """
-  by_class = np.split(np.argsort(labels, kind='stable'),
-                      np.cumsum(np.bincount(labels, minlength=num_classes))[:-1])
+  by_class = np.split(
+    np.argsort(labels, kind='stable'), np.cumsum(np.bincount(labels, minlength=num_classes))[:-1]
+  )
   # RandomState, unlike Generator, promises the same permutation in every NumPy version.
-  return np.stack([np.random.RandomState([seed, label]).permutation(images)[:most]
-                   for label, images in enumerate(by_class)])
+  return np.stack(
+    [
+      np.random.RandomState([seed, label]).permutation(images)[:most]
+      for label, images in enumerate(by_class)
+    ]
+  )
 
 
 def _read_labels(source: Source, num_threads: int | None) -> np.ndarray:
   """(N,) the label of every image."""
+
   def read(first):
-    return [_read_label(source, index)
-            for index in range(first, min(first + _LABELS_AT_A_TIME, len(source)))]
+    return [
+      _read_label(source, index)
+      for index in range(first, min(first + _LABELS_AT_A_TIME, len(source)))
+    ]
 
   with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:
     return np.concatenate(list(pool.map(read, range(0, len(source), _LABELS_AT_A_TIME))))

@@ -3,8 +3,19 @@
 `figures.draw` makes the pictures of them.
 """
 
-from vit_jax.figures.attention import (
-    Views, attention_distance, look, patch_maps, rollout, uniform_distance)
 from vit_jax.config.run import read_curves
+from vit_jax.figures.attention import (
+  Views,
+  attention_distance,
+  look,
+  patch_maps,
+  rollout,
+  uniform_distance,
+)
 from vit_jax.figures.weights import (
-    name_of_first_layer, position_embedding, position_similarity, principal_filters, rgb_kernel)
+  name_of_first_layer,
+  position_embedding,
+  position_similarity,
+  principal_filters,
+  rgb_kernel,
+)

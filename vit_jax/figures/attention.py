@@ -22,6 +22,7 @@ FUSIONS = {'mean': jnp.mean, 'max': jnp.max}  # of heads
 
 class Views(NamedTuple):
   """What the attention of a model does on B images; A attentions, H heads, a grid of h x w."""
+
   distance: jax.Array  # (A, B, H) pixels
   rollout: jax.Array  # (B, h, w), how much of the output comes from each patch
   maps: jax.Array  # (A [+ 1], B, H, h, w): each attention's own, and last that of a MAP head
@@ -47,8 +48,11 @@ def look(model: nn.Module, params: Any, images: jax.Array, *, heads: str = 'mean
   patch = model.image_size[0] / h, model.image_size[1] / w
 
   def view(weights):
-    return (attention_distance(weights, (h, w), patch, prefix), FUSIONS[heads](weights, axis=1),
-            patch_maps(weights, (h, w), prefix))
+    return (
+      attention_distance(weights, (h, w), patch, prefix),
+      FUSIONS[heads](weights, axis=1),
+      patch_maps(weights, (h, w), prefix),
+    )
 
   views, pooling = apply_to_attention(view, model, params, images)
   distance, joined, maps = (jnp.stack(x) for x in zip(*views))
@@ -57,7 +61,7 @@ def look(model: nn.Module, params: Any, images: jax.Array, *, heads: str = 'mean
     return Views(distance, patch_maps(rolled, (h, w), prefix), maps)
   # The probe takes from the patches alone: it has no place in their matrices.
   to_grid = lambda x: x.reshape(*x.shape[:-2], h, w)
-  from_patches = FUSIONS[heads](pooling, axis=1) @ rolled[:, :h * w, :h * w]  # (B, 1, N)
+  from_patches = FUSIONS[heads](pooling, axis=1) @ rolled[:, : h * w, : h * w]  # (B, 1, N)
   return Views(distance, to_grid(from_patches), jnp.concatenate([maps, to_grid(pooling)[None]]))
 
 
@@ -69,7 +73,7 @@ def attention_grid(model: nn.Module) -> tuple[int, int]:
 
 
 def apply_to_attention(
-    function: Callable[[jax.Array], Any], model: nn.Module, params: Any, images: jax.Array,
+  function: Callable[[jax.Array], Any], model: nn.Module, params: Any, images: jax.Array
 ) -> tuple[list[Any], jax.Array | None]:
   """Applies the model, and the function to the weights of each attention as they are computed.
 
@@ -84,16 +88,20 @@ def apply_to_attention(
 
   def spy(call, args, kwargs, context):
     module = context.module
-    if not (isinstance(module.parent, MultiHeadDotProductAttention)
-            and isinstance(module, nn.Einsum) and context.method_name == '__call__'):
+    if not (
+      isinstance(module.parent, MultiHeadDotProductAttention)
+      and isinstance(module, nn.Einsum)
+      and context.method_name == '__call__'
+    ):
       return call(*args, **kwargs)
     # What attention makes of the values is linear in them: of the rows of the identity beside
     # the values it makes its weights.
     if module.name == 'value':
       values = call(*args, **kwargs)  # (B, H, M, K)
       length = values.shape[2]
-      identity = jnp.broadcast_to(jnp.eye(length, dtype=values.dtype),
-                                  (*values.shape[:2], length, length))
+      identity = jnp.broadcast_to(
+        jnp.eye(length, dtype=values.dtype), (*values.shape[:2], length, length)
+      )
       return jnp.concatenate([values, identity], axis=3)
     if module.name == 'out':
       both, width = args[0], module.shape[1]
@@ -123,11 +131,13 @@ def _over_the_grid(weights: jax.Array, grid: tuple[int, int], along: str) -> jax
   lines, equation = (h, 'bihjm,in->bhijnm') if along == 'row' else (w, 'bjhin,jm->bhijnm')
   weights = weights.reshape(-1, lines, *weights.shape[1:])
   return jnp.einsum(equation, weights, jnp.eye(lines)).reshape(
-      weights.shape[0], weights.shape[2], h * w, h * w)
+    weights.shape[0], weights.shape[2], h * w, h * w
+  )
 
 
-def attention_distance(weights: jax.Array, grid: tuple[int, int], patch: tuple[float, float],
-                       prefix: int = 0) -> jax.Array:
+def attention_distance(
+  weights: jax.Array, grid: tuple[int, int], patch: tuple[float, float], prefix: int = 0
+) -> jax.Array:
   """Mean distance, in pixels, from a patch to what it looks at (paper figure 7, right).
 
   The distance between the centres of patches, weighted by attention, mean over the patches that
@@ -143,7 +153,7 @@ def attention_distance(weights: jax.Array, grid: tuple[int, int], patch: tuple[f
     (...)
   """
   n = grid[0] * grid[1]
-  weights = weights[..., prefix:prefix + n, prefix:prefix + n]
+  weights = weights[..., prefix : prefix + n, prefix : prefix + n]
   total = jnp.maximum(weights.sum(-1), jnp.finfo(jnp.float32).tiny)
   return ((weights * _distances(grid, patch)).sum(-1) / total).mean(-1)
 
@@ -155,7 +165,7 @@ def uniform_distance(grid: tuple[int, int], patch: tuple[float, float]) -> float
 
 def _distances(grid: tuple[int, int], patch: tuple[float, float]) -> np.ndarray:
   """Between the centres of all patches, pixels: (N, N)."""
-  places = np.stack(np.mgrid[:grid[0], :grid[1]], -1).reshape(-1, 2) * np.array(patch)
+  places = np.stack(np.mgrid[: grid[0], : grid[1]], -1).reshape(-1, 2) * np.array(patch)
   return np.linalg.norm(places[:, None] - places, axis=-1).astype(np.float32)
 
 
@@ -185,4 +195,4 @@ def patch_maps(weights: jax.Array, grid: tuple[int, int], prefix: int = 0) -> ja
   """
   n = grid[0] * grid[1]
   rows = weights[..., 0, :] if prefix else weights[..., :n, :].mean(-2)
-  return rows[..., prefix:prefix + n].reshape(*rows.shape[:-1], *grid)
+  return rows[..., prefix : prefix + n].reshape(*rows.shape[:-1], *grid)

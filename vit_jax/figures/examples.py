@@ -6,14 +6,14 @@ from flax import linen as nn
 import jax
 import numpy as np
 
-from vit_jax.evaluation import scores
-from vit_jax.parallel import partitioner
 from vit_jax.data import class_names
 from vit_jax.data.pipeline import eval_batches
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.source import Source
 from vit_jax.data.subset import Without
+from vit_jax.evaluation import scores
 from vit_jax.models.pixels import to_input, to_probabilities
+from vit_jax.parallel import partitioner
 
 
 def spread_evenly(source: Source, count: int) -> Source:
@@ -24,6 +24,7 @@ def spread_evenly(source: Source, count: int) -> Source:
 
 class Examples(NamedTuple):
   """N images, their labels and what a model takes them for."""
+
   images: np.ndarray  # (N, H, W, 3) uint8, as the model sees them
   labels: np.ndarray  # (N,) int, or multi-hot (N, K)
   predicted: np.ndarray  # (N,) int, the most probable class
@@ -40,16 +41,28 @@ class Examples(NamedTuple):
   def captions(self, names: list[str]) -> list[tuple[str, str]]:
     """(the label, or the labels; the prediction) of each image, by the names of the classes."""
     labels = [np.flatnonzero(x) if self.labels.ndim == 2 else [x] for x in self.labels]
-    return [(', '.join(names[i] for i in several) or 'nothing', names[predicted])
-            for several, predicted in zip(labels, self.predicted)]
+    return [
+      (', '.join(names[i] for i in several) or 'nothing', names[predicted])
+      for several, predicted in zip(labels, self.predicted)
+    ]
 
 
 class Predictor:
   """Predicts the same few images again and again, as the parameters change."""
 
-  def __init__(self, model: nn.Module, source: Source, preprocess: Preprocess,
-               spread: partitioner.Pmap | partitioner.Sharded, *, loss: str, count: int,
-               batch_size: int = 16, num_threads: int | None = None, max_bad_records: int = 0):
+  def __init__(
+    self,
+    model: nn.Module,
+    source: Source,
+    preprocess: Preprocess,
+    spread: partitioner.Pmap | partitioner.Sharded,
+    *,
+    loss: str,
+    count: int,
+    batch_size: int = 16,
+    num_threads: int | None = None,
+    max_bad_records: int = 0,
+  ):
     """Reads nothing yet.
 
     Args:
@@ -63,12 +76,15 @@ class Predictor:
     """
     self._source = spread_evenly(source, count)
     self._preprocess, self._spread = preprocess, spread
-    self._options = dict(batch_size=-(-min(batch_size, count) // spread.num_devices)
-                         * spread.num_devices, num_threads=num_threads,
-                         max_bad_records=max_bad_records)
+    self._options = dict(
+      batch_size=-(-min(batch_size, count) // spread.num_devices) * spread.num_devices,
+      num_threads=num_threads,
+      max_bad_records=max_bad_records,
+    )
     self._batches: list[dict[str, np.ndarray]] = []
-    self.names = class_names.readable_names(source.class_names or [], source.num_classes,
-                                         model.num_classes)
+    self.names = class_names.readable_names(
+      source.class_names or [], source.num_classes, model.num_classes
+    )
 
     def predict(params, batch):
       logits = model.apply({'params': params}, to_input(batch['image']))
@@ -80,11 +96,20 @@ class Predictor:
   def __call__(self, params: Any) -> Examples:
     """Predicts; all processes must call it, with `params` on the devices."""
     if not self._batches:
-      with eval_batches(self._source, self._preprocess, process_index=jax.process_index(),
-                        process_count=jax.process_count(), **self._options) as batches:
+      with eval_batches(
+        self._source,
+        self._preprocess,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        **self._options,
+      ) as batches:
         self._batches = list(batches)
     found = [self._predict(params, batch) for batch in self._batches]
     found = {k: np.concatenate([part[k] for part in found]) for k in found[0]}
     rows = found['mask']
-    return Examples(found['image'][rows], found['label'][rows], found['predicted'][rows],
-                    found['probability'][rows])
+    return Examples(
+      found['image'][rows],
+      found['label'][rows],
+      found['predicted'][rows],
+      found['probability'][rows],
+    )

@@ -4,14 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax.models.pixels import to_input
 from vit_jax.models.masked_patches import MaskedPatchTransformer, corruption
+from vit_jax.models.pixels import to_input
 
 _MASK = 128  # gray, where the model has [mask]
 
 
-def fill_in(model: MaskedPatchTransformer, params, images: np.ndarray,
-            key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+def fill_in(
+  model: MaskedPatchTransformer, params, images: np.ndarray, key: jax.Array
+) -> tuple[np.ndarray, np.ndarray]:
   """Corrupts images as in training and has their corrupted patches predicted.
 
   Args:
@@ -24,14 +25,17 @@ def fill_in(model: MaskedPatchTransformer, params, images: np.ndarray,
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(images)))
   patches = to_patches(images, model.stride)
   corrupted, source = map(np.asarray, corruption(keys, patches.shape[1], model.rate))
-  predict = jax.jit(lambda params, images, source: model.apply(
-      {'params': params}, to_input(images), source=source))
+  predict = jax.jit(
+    lambda params, images, source: model.apply({'params': params}, to_input(images), source=source)
+  )
   predicted = to_pixels(np.asarray(predict(params, images, source)), model.stride)
   given = np.take_along_axis(patches, np.maximum(source, 0)[..., None, None, None], axis=1)
   masked = (source < 0)[..., None, None, None]
   size = images.shape[1:3]
-  return (from_patches(np.where(masked, np.uint8(_MASK), given), size),
-          from_patches(np.where(corrupted[..., None, None, None], predicted, patches), size))
+  return (
+    from_patches(np.where(masked, np.uint8(_MASK), given), size),
+    from_patches(np.where(corrupted[..., None, None, None], predicted, patches), size),
+  )
 
 
 def to_patches(images: np.ndarray, side: int) -> np.ndarray:
@@ -59,9 +63,12 @@ def to_pixels(predictions: np.ndarray, side: int) -> np.ndarray:
   """
   b, n = predictions.shape[:2]
   if predictions.ndim == 3:
-    return np.round(np.clip((predictions + 1) * 127.5, 0, 255)).astype(np.uint8).reshape(
-        b, n, side, side, 3)
-  cells = round(predictions.shape[2]**.5)
+    return (
+      np.round(np.clip((predictions + 1) * 127.5, 0, 255))
+      .astype(np.uint8)
+      .reshape(b, n, side, side, 3)
+    )
+  cells = round(predictions.shape[2] ** 0.5)
   color = predictions.argmax(-1).reshape(b, n, cells, cells)
   bits = np.stack([color // 64, color // 8 % 8, color % 8], -1)
   pixels = (bits * 32 + 16).astype(np.uint8)

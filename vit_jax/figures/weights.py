@@ -18,6 +18,7 @@ _CONVOLUTIONS = ('conv_root/kernel', 'resnet/root_block/standardized_conv2d/kern
 
 class Filters(NamedTuple):
   """Principal components of a layer's kernels."""
+
   components: np.ndarray  # (n, P, P, C), of norm 1, that of the largest variance first
   variance: np.ndarray  # (n,) the share of all variance that each explains
 
@@ -25,16 +26,24 @@ class Filters(NamedTuple):
 def of_first_layers(params: Any) -> Any:
   """The part of the parameters that `rgb_kernel` and `position_embedding` read."""
   arrays = traverse_util.flatten_dict(params, sep='/')
-  read = (*_CONVOLUTIONS, 'embedding/kernel', 'Transformer/posembed_input/',
-          'Transformer/encoderblock_0/posembed_input/')
+  read = (
+    *_CONVOLUTIONS,
+    'embedding/kernel',
+    'Transformer/posembed_input/',
+    'Transformer/encoderblock_0/posembed_input/',
+  )
   return traverse_util.unflatten_dict(
-      {name: x for name, x in arrays.items() if name.startswith(read)}, sep='/')
+    {name: x for name, x in arrays.items() if name.startswith(read)}, sep='/'
+  )
 
 
 def name_of_first_layer(model: nn.Module) -> str:
   """What to call the layer of `rgb_kernel`."""
-  return ('patch embedding' if isinstance(model, VisionTransformer) and not model.resnet else
-          'first convolution')
+  return (
+    'patch embedding'
+    if isinstance(model, VisionTransformer) and not model.resnet
+    else 'first convolution'
+  )
 
 
 def rgb_kernel(params: Any) -> np.ndarray:
@@ -86,8 +95,9 @@ def position_embedding(model: nn.Module, params: Any) -> np.ndarray:
     tree = tree.get('encoderblock_0', {})
   nothing = jnp.zeros((1, prefix + h * w, model.variant.hidden_dim))
   layer = PositionEmbedding(model.pos_embedding, model.grid)
-  added = layer.apply({'params': jax.tree.map(jnp.asarray, tree.get('posembed_input', {}))},
-                      nothing)
+  added = layer.apply(
+    {'params': jax.tree.map(jnp.asarray, tree.get('posembed_input', {}))}, nothing
+  )
   return np.asarray(added[0, prefix:]).reshape(h, w, -1)
 
 

@@ -20,8 +20,9 @@ from vit_jax.pretrained.architecture import Loaded, load_model
 log = logging.getLogger('vit_jax')
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, dtype: str | None = 'float32',
-                  labels: bool = True) -> None:
+def add_arguments(
+  parser: argparse.ArgumentParser, *, dtype: str | None = 'float32', labels: bool = True
+) -> None:
   """Adds --checkpoint and what else tells the model, its classes and its probabilities.
 
   Args:
@@ -30,21 +31,49 @@ def add_arguments(parser: argparse.ArgumentParser, *, dtype: str | None = 'float
       the names of the classes, 'class_names'.
   """
   add = parser.add_argument
-  add('--checkpoint', required=True, metavar='PATH', help='npz, or safetensors of timm or Hugging '
-      'Face (a file or its directory), or an Orbax directory, such as the workdir of a run')
+  add(
+    '--checkpoint',
+    required=True,
+    metavar='PATH',
+    help='npz, or safetensors of timm or Hugging '
+    'Face (a file or its directory), or an Orbax directory, such as the workdir of a run',
+  )
   add('--model', metavar='NAME', help='such as ViT-B/16 (default: what the checkpoint is of)')
-  add('--image_size', type=size, metavar='N|H,W', help="pixels (default: the checkpoint's; where "
-      'it has none, 224)')
-  add('--override', action='append', default=[], type=_override, metavar='FIELD=VALUE',
-      help='of the model, what the checkpoint does not tell, such as pos_embedding=none; can be '
-      'repeated')
-  add('--dtype', default=dtype, choices=['float32', 'bfloat16'],
-      help='of the computation (default: ' + (dtype or "a run's own, else float32") + ')')
-  add('--loss', choices=LOSSES, help='what was trained with. softmax: probabilities sum to 1; '
-      "sigmoid: each class by itself, as ImageNet-21k (default: a run's own, else softmax)")
+  add(
+    '--image_size',
+    type=size,
+    metavar='N|H,W',
+    help="pixels (default: the checkpoint's; where it has none, 224)",
+  )
+  add(
+    '--override',
+    action='append',
+    default=[],
+    type=_override,
+    metavar='FIELD=VALUE',
+    help='of the model, what the checkpoint does not tell, such as pos_embedding=none; can be '
+    'repeated',
+  )
+  add(
+    '--dtype',
+    default=dtype,
+    choices=['float32', 'bfloat16'],
+    help='of the computation (default: ' + (dtype or "a run's own, else float32") + ')',
+  )
+  add(
+    '--loss',
+    choices=LOSSES,
+    help='what was trained with. softmax: probabilities sum to 1; '
+    "sigmoid: each class by itself, as ImageNet-21k (default: a run's own, else softmax)",
+  )
   if labels:
-    add('--labels', dest='class_names', metavar='FILE', help='names of the classes, one a line '
-        "(default: the checkpoint's, else ImageNet's for 1000 and 21,843 classes)")
+    add(
+      '--labels',
+      dest='class_names',
+      metavar='FILE',
+      help='names of the classes, one a line '
+      "(default: the checkpoint's, else ImageNet's for 1000 and 21,843 classes)",
+    )
 
 
 def size(text: str) -> int | tuple[int, int]:
@@ -104,8 +133,11 @@ def load(args: argparse.Namespace) -> tuple[Loaded, ConfigDict | None]:
   params = traverse_util.flatten_dict(loaded.params, sep='/')
   heads = [x for k, x in params.items() if k.endswith(('head/kernel', 'head/conv2d/kernel'))]
   if heads and not any(x.any() for x in heads):
-    log.warning('%s has a head of zeros, as the ImageNet-21k originals: it was not trained, and '
-                'says nothing about an image', args.checkpoint)
+    log.warning(
+      '%s has a head of zeros, as the ImageNet-21k originals: it was not trained, and '
+      'says nothing about an image',
+      args.checkpoint,
+    )
   return loaded, run
 
 
@@ -121,13 +153,13 @@ def class_names(args: argparse.Namespace, loaded: Loaded) -> list[str] | None:
   if path is None:
     # A head may be wider than its data set has classes.
     return loaded.class_names and loaded.class_names + [
-        f'class {i}' for i in range(len(loaded.class_names), num_classes)]
+      f'class {i}' for i in range(len(loaded.class_names), num_classes)
+    ]
   try:
     with open(path, encoding='utf-8') as f:
       names = [line.strip() for line in f]
   except (OSError, UnicodeDecodeError) as e:
     raise InputError(f'{path} cannot be read: {getattr(e, "strerror", e)}') from e
   if len(names) != num_classes:
-    raise InputError(f'{path} has {len(names):,} lines, but the model has {num_classes:,} '
-                     'classes')
+    raise InputError(f'{path} has {len(names):,} lines, but the model has {num_classes:,} classes')
   return names

@@ -31,9 +31,14 @@ _ONE_FILE = 2**31 - 2**24  # bytes of weights: both formats end at 2 GiB
 
 
 def export_stablehlo(
-    model: nn.Module, params: Any, path: str | os.PathLike, *, loss: str = 'softmax',
-    platforms: Sequence[str] = ('cpu', 'cuda', 'tpu'), weights: str = 'inside',
-    class_names: Sequence[str] | None = None,
+  model: nn.Module,
+  params: Any,
+  path: str | os.PathLike,
+  *,
+  loss: str = 'softmax',
+  platforms: Sequence[str] = ('cpu', 'cuda', 'tpu'),
+  weights: str = 'inside',
+  class_names: Sequence[str] | None = None,
 ) -> None:
   """Writes a model and its preprocessing as a program that needs JAX alone.
 
@@ -94,8 +99,13 @@ def load_exported(path: str | os.PathLike) -> Callable[[Any], jax.Array]:
 
 
 def export_onnx(
-    model: nn.Module, params: Any, path: str | os.PathLike, *, loss: str = 'softmax',
-    weights: str = 'inside', class_names: Sequence[str] | None = None,
+  model: nn.Module,
+  params: Any,
+  path: str | os.PathLike,
+  *,
+  loss: str = 'softmax',
+  weights: str = 'inside',
+  class_names: Sequence[str] | None = None,
 ) -> None:
   """Writes a model and its preprocessing as ONNX: 'images' -> 'probabilities', as StableHLO.
 
@@ -113,12 +123,17 @@ def export_onnx(
     raise InputError(f'ONNX is written with dtype=float32, not {jnp.dtype(model.dtype)}')
   import jax2onnx
   import onnx
+
   beside = ['.data'] * (weights == 'beside')
   with _new_files(path, '.json', *beside) as out:
     try:
       graph = jax2onnx.to_onnx(
-          functools.partial(_probabilities, model, loss, flat), [_images(model)],
-          model_name='vit_jax', input_names=['images'], output_names=['probabilities'])
+        functools.partial(_probabilities, model, loss, flat),
+        [_images(model)],
+        model_name='vit_jax',
+        input_names=['images'],
+        output_names=['probabilities'],
+      )
     except Exception as e:  # all kinds, where it lacks an operation
       raise InputError(f'jax2onnx cannot convert this model ({type(e).__name__}: {e})') from e
     onnx.save_model(graph, out, save_as_external_data=bool(beside), location=f'{out.name}.data')
@@ -129,6 +144,7 @@ def export_onnx(
 def _verify_onnx(path, model, loss, flat):
   """Compares the file with the model on noise: the converter rewrites layers and checks nothing."""
   import onnxruntime
+
   images = np.random.default_rng(0).integers(0, 256, (2, *model.image_size, 3), np.uint8)
   want = jax.jit(functools.partial(_probabilities, model, loss))(flat, images)
   found = onnxruntime.InferenceSession(path).run(None, {'images': images})[0]
@@ -144,7 +160,7 @@ def _probabilities(model, loss, flat, images):
 
 
 def _images(model):
-  b, = jax_export.symbolic_shape('b')
+  (b,) = jax_export.symbolic_shape('b')
   return jax.ShapeDtypeStruct((b, *model.image_size, 3), jnp.uint8)
 
 
@@ -153,16 +169,19 @@ def _check(model, params, loss, weights, class_names) -> dict[str, np.ndarray]:
   if not model.num_classes:
     raise InputError('the model has no head (num_classes=0): there are no classes to predict')
   if class_names is not None and len(class_names) != model.num_classes:
-    raise InputError(f'there are {len(class_names):,} class names, but the model has '
-                     f'{model.num_classes:,} classes')
+    raise InputError(
+      f'there are {len(class_names):,} class names, but the model has {model.num_classes:,} classes'
+    )
   for value, field, choices in (loss, 'loss', LOSSES), (weights, 'weights', WEIGHTS):
     if value not in choices:
       raise InputError(f'unknown {field} {value!r}; there are {", ".join(choices)}')
   flat = jax.device_get(traverse_util.flatten_dict(params, sep='/'))
   size = sum(x.nbytes for x in flat.values())
   if weights == 'inside' and size > _ONE_FILE:
-    raise InputError(f'the weights have {size / 2**30:.2f} GiB and a file for all ends at 2 GiB: '
-                     'give weights=beside, for a file of their own')
+    raise InputError(
+      f'the weights have {size / 2**30:.2f} GiB and a file for all ends at 2 GiB: '
+      'give weights=beside, for a file of their own'
+    )
   return flat
 
 
@@ -187,11 +206,21 @@ def _new_files(path: str | os.PathLike, *beside: str) -> Iterator[pathlib.Path]:
 def _write_about(out, model, flat, loss, class_names, beside, **more):
   name, _ = infer_model(flat)
   about = {
-      'model': name, 'image_size': model.image_size, 'dtype': jnp.dtype(model.dtype).name,
-      'loss': loss, 'input': {'name': 'images', 'shape': ['b', *model.image_size, 3],
-                              'dtype': 'uint8', 'values': 'RGB, 0 to 255'},
-      'output': {'name': 'probabilities', 'shape': ['b', model.num_classes], 'dtype': 'float32'},
-      'weights': out.name + beside[0] if beside else None, 'jax_version': jax.__version__, **more,
-      'class_names': class_names and list(class_names)}
+    'model': name,
+    'image_size': model.image_size,
+    'dtype': jnp.dtype(model.dtype).name,
+    'loss': loss,
+    'input': {
+      'name': 'images',
+      'shape': ['b', *model.image_size, 3],
+      'dtype': 'uint8',
+      'values': 'RGB, 0 to 255',
+    },
+    'output': {'name': 'probabilities', 'shape': ['b', model.num_classes], 'dtype': 'float32'},
+    'weights': out.name + beside[0] if beside else None,
+    'jax_version': jax.__version__,
+    **more,
+    'class_names': class_names and list(class_names),
+  }
   lines = (f'  {json.dumps(key)}: {json.dumps(value)}' for key, value in about.items())
   pathlib.Path(f'{out}.json').write_text('{\n' + ',\n'.join(lines) + '\n}\n')

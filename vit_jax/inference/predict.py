@@ -13,15 +13,13 @@ from typing import Any, BinaryIO, NamedTuple
 
 from flax import linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from vit_jax.data import class_names
 from vit_jax.data.decode import decode_image
 from vit_jax.data.preprocess import make_preprocess, resize
 from vit_jax.errors import InputError
-from vit_jax.models.pixels import LOSSES, to_input, to_probabilities
 from vit_jax.files import download, is_remote
+from vit_jax.models.pixels import LOSSES, to_input, to_probabilities
 
 Image = str | os.PathLike | bytes | BinaryIO | np.ndarray
 
@@ -31,15 +29,23 @@ _BYTES = (bytes, bytearray, memoryview)
 
 class Prediction(NamedTuple):
   """A class and how probable it is."""
+
   label: int  # index of the class
   name: str
   probability: float
 
 
 def predict(
-    model: nn.Module, params: Any, images: Image | Iterable[Image], *,
-    class_names: Sequence[str] | None = None, top_k: int = 5, batch_size: int = 32,
-    preset: str = 'bit', resize_size: int | None = None, loss: str = 'softmax',
+  model: nn.Module,
+  params: Any,
+  images: Image | Iterable[Image],
+  *,
+  class_names: Sequence[str] | None = None,
+  top_k: int = 5,
+  batch_size: int = 32,
+  preset: str = 'bit',
+  resize_size: int | None = None,
+  loss: str = 'softmax',
 ) -> list[list[Prediction]]:
   """Classifies images of any size.
 
@@ -68,8 +74,17 @@ def predict(
     InputError: for arguments that do not fit each other, or naming the first image that cannot
       be read; `predict_each` goes on after those.
   """
-  each = predict_each(model, params, images, class_names=class_names, top_k=top_k,
-                      batch_size=batch_size, preset=preset, resize_size=resize_size, loss=loss)
+  each = predict_each(
+    model,
+    params,
+    images,
+    class_names=class_names,
+    top_k=top_k,
+    batch_size=batch_size,
+    preset=preset,
+    resize_size=resize_size,
+    loss=loss,
+  )
   results = []
   with contextlib.closing(each):
     for result in each:
@@ -80,9 +95,16 @@ def predict(
 
 
 def predict_each(
-    model: nn.Module, params: Any, images: Image | Iterable[Image], *,
-    class_names: Sequence[str] | None = None, top_k: int = 5, batch_size: int = 32,
-    preset: str = 'bit', resize_size: int | None = None, loss: str = 'softmax',
+  model: nn.Module,
+  params: Any,
+  images: Image | Iterable[Image],
+  *,
+  class_names: Sequence[str] | None = None,
+  top_k: int = 5,
+  batch_size: int = 32,
+  preset: str = 'bit',
+  resize_size: int | None = None,
+  loss: str = 'softmax',
 ) -> Iterator[list[Prediction] | InputError]:
   """Like `predict`, one result at a time: a stream of images takes constant memory.
 
@@ -94,8 +116,9 @@ def predict_each(
   """
   class_names = _check(model, class_names, top_k, batch_size, loss)
   prepare = functools.partial(_prepare, _bring_to_size(preset, model.image_size, resize_size))
-  compute = functools.partial(_most_probable, model, jax.device_put(params), loss=loss,
-                              top_k=min(top_k, model.num_classes))
+  compute = functools.partial(
+    _most_probable, model, jax.device_put(params), loss=loss, top_k=min(top_k, model.num_classes)
+  )
   running = None  # the batch on the device, and what will come of it
   with contextlib.closing(_map_ahead(prepare, _named(images), 2 * batch_size)) as prepared:
     while batch := list(itertools.islice(prepared, batch_size)):
@@ -110,15 +133,17 @@ def predict_each(
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'loss', 'top_k'))
-def _most_probable(model: nn.Module, params: Any, images: jax.Array, *, loss: str,
-                   top_k: int) -> tuple[jax.Array, jax.Array]:
+def _most_probable(
+  model: nn.Module, params: Any, images: jax.Array, *, loss: str, top_k: int
+) -> tuple[jax.Array, jax.Array]:
   """(B, H, W, 3) uint8 -> probabilities (B, top_k), descending, and their labels (B, top_k)."""
   logits = model.apply({'params': params}, to_input(images))
   return jax.lax.top_k(to_probabilities(logits, loss), top_k)
 
 
-def _check(model: nn.Module, class_names: Sequence[str] | None, top_k: int, batch_size: int,
-           loss: str) -> Sequence[str]:
+def _check(
+  model: nn.Module, class_names: Sequence[str] | None, top_k: int, batch_size: int, loss: str
+) -> Sequence[str]:
   """Returns the names of all classes; raises InputError for what does not fit."""
   if not model.num_classes:
     raise InputError('the model has no head (num_classes=0): there are no classes to predict')
@@ -129,33 +154,45 @@ def _check(model: nn.Module, class_names: Sequence[str] | None, top_k: int, batc
     raise InputError(f'unknown loss {loss!r}; there are {", ".join(LOSSES)}')
   if class_names is None:
     class_names = class_names.class_names(model.num_classes) or [
-        f'class {label}' for label in range(model.num_classes)]
+      f'class {label}' for label in range(model.num_classes)
+    ]
   if len(class_names) != model.num_classes:
-    raise InputError(f'there are {len(class_names):,} class names, but the model has '
-                     f'{model.num_classes:,} classes')
+    raise InputError(
+      f'there are {len(class_names):,} class names, but the model has {model.num_classes:,} classes'
+    )
   return class_names
 
 
-def _bring_to_size(preset: str, image_size: tuple[int, int],
-                   resize_size: int | None) -> Callable[[bytes | np.ndarray], np.ndarray]:
+def _bring_to_size(
+  preset: str, image_size: tuple[int, int], resize_size: int | None
+) -> Callable[[bytes | np.ndarray], np.ndarray]:
   """The preprocessing of evaluation, for files and for arrays; 'bit' to any height and width."""
   height, width = image_size
   if preset == 'bit':
-    return lambda image: resize(image if isinstance(image, np.ndarray) else
-                                decode_image(image, apply_exif=True), height, width)
-  crop = make_preprocess(preset, image_size=height, train=False, apply_exif=True,
-                         resize_size=resize_size)
+    return lambda image: resize(
+      image if isinstance(image, np.ndarray) else decode_image(image, apply_exif=True),
+      height,
+      width,
+    )
+  crop = make_preprocess(
+    preset, image_size=height, train=False, apply_exif=True, resize_size=resize_size
+  )
   if height != width:
-    raise InputError(f'preset {preset!r} crops squares, but images of the model are '
-                     f"{height}x{width}: give preset='bit'")
+    raise InputError(
+      f'preset {preset!r} crops squares, but images of the model are '
+      f"{height}x{width}: give preset='bit'"
+    )
   return lambda image: crop(image, None)
 
 
 def _named(images: Image | Iterable[Image]) -> Iterator[tuple[str, Image]]:
   """Yields each image with what to call it in an error."""
-  single = (isinstance(images, _PATH + _BYTES) or hasattr(images, 'read')
-            or not isinstance(images, Iterable)
-            or getattr(images, 'ndim', 4) != 4)  # an array (N, H, W, 3) is many images
+  single = (
+    isinstance(images, _PATH + _BYTES)
+    or hasattr(images, 'read')
+    or not isinstance(images, Iterable)
+    or getattr(images, 'ndim', 4) != 4
+  )  # an array (N, H, W, 3) is many images
   for number, image in enumerate([images] if single else images):
     path = image if isinstance(image, _PATH) else getattr(image, 'name', f'image {number}')
     yield str(path), image
@@ -176,8 +213,9 @@ def _map_ahead(function: Callable[[Any], Any], items: Iterable[Any], ahead: int)
     pool.shutdown(cancel_futures=True)
 
 
-def _prepare(bring_to_size: Callable[[bytes | np.ndarray], np.ndarray],
-             named: tuple[str, Image]) -> np.ndarray | InputError:
+def _prepare(
+  bring_to_size: Callable[[bytes | np.ndarray], np.ndarray], named: tuple[str, Image]
+) -> np.ndarray | InputError:
   """Reads an image and brings it to size; returns what is wrong with it if that fails."""
   name, image = named
   try:
@@ -200,8 +238,9 @@ def _load(image: Image) -> bytes | np.ndarray:
     return image.read()
   array = np.asarray(image)
   if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
-    raise ValueError(f'an array must be (height, width, 3) uint8 RGB, this is {array.shape} '
-                     f'{array.dtype}')
+    raise ValueError(
+      f'an array must be (height, width, 3) uint8 RGB, this is {array.shape} {array.dtype}'
+    )
   return array
 
 
@@ -212,8 +251,9 @@ def _fetch(address: str) -> bytes:
     return target.read_bytes()
 
 
-def _stack(batch: list[np.ndarray | InputError], rows: int,
-           image_size: tuple[int, int]) -> np.ndarray:
+def _stack(
+  batch: list[np.ndarray | InputError], rows: int, image_size: tuple[int, int]
+) -> np.ndarray:
   """The images of a batch as one array; zeros where there is none."""
   stacked = np.zeros((rows, *image_size, 3), np.uint8)
   for row, image in enumerate(batch):
@@ -222,12 +262,17 @@ def _stack(batch: list[np.ndarray | InputError], rows: int,
   return stacked
 
 
-def _results(batch: list[np.ndarray | InputError], computed: tuple[jax.Array, jax.Array],
-             class_names: Sequence[str]) -> Iterator[list[Prediction] | InputError]:
+def _results(
+  batch: list[np.ndarray | InputError],
+  computed: tuple[jax.Array, jax.Array],
+  class_names: Sequence[str],
+) -> Iterator[list[Prediction] | InputError]:
   """Waits for the device, then yields a result for each image of the batch."""
   for image, probabilities, labels in zip(batch, *jax.device_get(computed)):
     if isinstance(image, InputError):
       yield image
     else:
-      yield [Prediction(int(label), class_names[label], float(probability))
-             for label, probability in zip(labels, probabilities)]
+      yield [
+        Prediction(int(label), class_names[label], float(probability))
+        for label, probability in zip(labels, probabilities)
+      ]

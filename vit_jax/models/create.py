@@ -14,13 +14,20 @@ from vit_jax.models.resnet import BiT
 from vit_jax.models.sizes import RESNET_UNITS, VARIANTS, ResNet, Variant
 from vit_jax.models.vit import HEADS, REMAT, VisionTransformer
 
-_CHOICES = dict(head=HEADS, pos_embedding=POSITIONS, pos_embedding_at=PLACES,
-                attention=('full', 'axial'), activation=tuple(ACTIVATIONS), remat=tuple(REMAT))
+_CHOICES = dict(
+  head=HEADS,
+  pos_embedding=POSITIONS,
+  pos_embedding_at=PLACES,
+  attention=('full', 'axial'),
+  activation=tuple(ACTIVATIONS),
+  remat=tuple(REMAT),
+)
 _FROM_THE_NAME = {'variant', 'patch_size', 'image_size', 'num_classes', 'resnet', 'parent', 'name'}
 
 
-def create_model(name: str, *, num_classes: int, image_size: int | tuple[int, int] = 224,
-                 **overrides: Any) -> nn.Module:
+def create_model(
+  name: str, *, num_classes: int, image_size: int | tuple[int, int] = 224, **overrides: Any
+) -> nn.Module:
   """Makes a model of the paper by its name.
 
   Args:
@@ -52,36 +59,47 @@ def create_model(name: str, *, num_classes: int, image_size: int | tuple[int, in
       return BiT(resnet, size, num_classes, **overrides)
   elif match := re.fullmatch(r'(?:(R\d*)\+)?ViT-([A-Za-z]+)/([1-9]\d*)', name):
     if match[2] in VARIANTS and (match[1] or 'R') in {'R', *RESNET_UNITS}:
-      return _vision_transformer(name, match[1], match[2], int(match[3]), size, num_classes,
-                                 overrides)
-  raise InputError(f'unknown model {name!r}; names are ViT-<size>/<patch> with size one of '
-                   f'{", ".join(VARIANTS)}, e.g. ViT-B/16; hybrids such as R50+ViT-B/16; '
-                   'BiT-R<50|101|152>x<width>, e.g. BiT-R50x1')
+      return _vision_transformer(
+        name, match[1], match[2], int(match[3]), size, num_classes, overrides
+      )
+  raise InputError(
+    f'unknown model {name!r}; names are ViT-<size>/<patch> with size one of '
+    f'{", ".join(VARIANTS)}, e.g. ViT-B/16; hybrids such as R50+ViT-B/16; '
+    'BiT-R<50|101|152>x<width>, e.g. BiT-R50x1'
+  )
 
 
 def _vision_transformer(name, backbone, letter, patch, image_size, num_classes, overrides):
   stages = overrides.pop('resnet_stages', None)
   if stages is not None and not (backbone in RESNET_UNITS and stages in (3, 4)):
-    raise InputError(f'resnet_stages={stages} does not fit {name}: it is 3 or 4, for hybrids of '
-                     f'{", ".join(RESNET_UNITS)}')
+    raise InputError(
+      f'resnet_stages={stages} does not fit {name}: it is 3 or 4, for hybrids of '
+      f'{", ".join(RESNET_UNITS)}'
+    )
   sizes = {k: overrides.pop(k) for k in Variant._fields if k in overrides}
   _check_fields(name, overrides, VisionTransformer, Variant._fields + ('resnet_stages',))
   _check_values(name, overrides)
   variant = VARIANTS[letter]._replace(**sizes)
   if variant.hidden_dim % variant.num_heads:
-    raise InputError(f'hidden_dim {variant.hidden_dim} is not divisible by num_heads '
-                     f'{variant.num_heads}')
+    raise InputError(
+      f'hidden_dim {variant.hidden_dim} is not divisible by num_heads {variant.num_heads}'
+    )
   resnet = _resnet(backbone, stages, patch) if backbone else None
   if resnet and patch % resnet.stride and backbone != 'R':
-    raise InputError(f'{name} cannot be: stage {len(resnet.units)} of {backbone} has stride '
-                     f'{resnet.stride}, which does not divide {patch}')
-  model = VisionTransformer(variant, _patch_size(backbone, resnet, patch), image_size, num_classes,
-                            resnet, **overrides)
+    raise InputError(
+      f'{name} cannot be: stage {len(resnet.units)} of {backbone} has stride '
+      f'{resnet.stride}, which does not divide {patch}'
+    )
+  model = VisionTransformer(
+    variant, _patch_size(backbone, resnet, patch), image_size, num_classes, resnet, **overrides
+  )
   stride = model.patch_size * (resnet.stride if resnet else 1)
   if any(s % stride or s < stride for s in image_size):
     what = 'stride' if resnet else 'patch size'
-    raise InputError(f'image_size {image_size[0]}x{image_size[1]} is not a multiple of the {what} '
-                     f'{stride} of {name}; try {max(1, round(image_size[0] / stride)) * stride}')
+    raise InputError(
+      f'image_size {image_size[0]}x{image_size[1]} is not a multiple of the {what} '
+      f'{stride} of {name}; try {max(1, round(image_size[0] / stride)) * stride}'
+    )
   return model
 
 
@@ -103,16 +121,18 @@ def _patch_size(backbone, resnet, stride):
 def _without_defaults(overrides):
   """Drops what only says the ViT's default: a config has the same fields for every model."""
   defaults = {f.name: f.default for f in dataclasses.fields(VisionTransformer)}
-  return {k: v for k, v in overrides.items() if k == 'dtype' or k not in defaults or
-          v != defaults[k]}
+  return {
+    k: v for k, v in overrides.items() if k == 'dtype' or k not in defaults or v != defaults[k]
+  }
 
 
 def _check_fields(name, overrides, model, more):
   fields = [f.name for f in dataclasses.fields(model) if f.name not in _FROM_THE_NAME]
   unknown = sorted(set(overrides) - set(fields))
   if unknown:
-    raise InputError(f'unknown field {unknown[0]!r} of {name}; there are '
-                     f'{", ".join([*fields, *more])}')
+    raise InputError(
+      f'unknown field {unknown[0]!r} of {name}; there are {", ".join([*fields, *more])}'
+    )
 
 
 def _check_values(name, overrides):
@@ -126,12 +146,21 @@ def _check_values(name, overrides):
   if get('registers') < 0 or get('layer_scale') < 0:
     raise InputError(f'registers and layer_scale of {name} must not be negative')
   if get('attention') == 'axial' and (get('head') == 'token' or get('registers')):
-    raise InputError("attention='axial' works on the grid of patches alone: "
-                     "give head='gap' or 'map', and no registers")
-  if get('attention') == 'axial' and get('pos_embedding') == 'relative' and (
-      get('pos_embedding_at') == 'shared'):
-    raise InputError("with attention='axial' rows and columns have relative positions of their "
-                     "own: pos_embedding_at='shared' cannot be")
+    raise InputError(
+      "attention='axial' works on the grid of patches alone: "
+      "give head='gap' or 'map', and no registers"
+    )
+  if (
+    get('attention') == 'axial'
+    and get('pos_embedding') == 'relative'
+    and (get('pos_embedding_at') == 'shared')
+  ):
+    raise InputError(
+      "with attention='axial' rows and columns have relative positions of their "
+      "own: pos_embedding_at='shared' cannot be"
+    )
   if get('registers') and get('pos_embedding_at') != 'stem':
-    raise InputError(f"registers have no position: pos_embedding_at={get('pos_embedding_at')!r} "
-                     "cannot be, only 'stem'")
+    raise InputError(
+      f'registers have no position: pos_embedding_at={get("pos_embedding_at")!r} '
+      "cannot be, only 'stem'"
+    )

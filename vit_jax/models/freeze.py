@@ -23,10 +23,13 @@ def trained_names(model: nn.Module, last_blocks: int) -> Callable[[str], bool]:
   """
   blocks = getattr(getattr(model, 'variant', None), 'num_layers', 0)
   if last_blocks > blocks:
-    raise InputError(f'trained_blocks={last_blocks}, but the model has {blocks} blocks'
-                     + ('' if blocks else ': only 0, the head alone, and -1, everything, fit it'))
+    raise InputError(
+      f'trained_blocks={last_blocks}, but the model has {blocks} blocks'
+      + ('' if blocks else ': only 0, the head alone, and -1, everything, fit it')
+    )
   prefixes = _HEADS
   if last_blocks:
     prefixes += _ABOVE_THE_BLOCKS + tuple(
-        f'Transformer/encoderblock_{i}/' for i in range(blocks - last_blocks, blocks))
+      f'Transformer/encoderblock_{i}/' for i in range(blocks - last_blocks, blocks)
+    )
   return lambda name: name.startswith(prefixes)

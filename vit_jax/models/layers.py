@@ -13,16 +13,16 @@ from jax.extend.random import threefry_2x32
 import jax.numpy as jnp
 
 ACTIVATIONS = {
-    'gelu_tanh': lambda x: nn.gelu(x, approximate=True),  # the published ViTs
-    'gelu': lambda x: nn.gelu(x, approximate=False),  # PyTorch's default
-    'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),  # OpenAI's CLIP
+  'gelu_tanh': lambda x: nn.gelu(x, approximate=True),  # the published ViTs
+  'gelu': lambda x: nn.gelu(x, approximate=False),  # PyTorch's default
+  'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),  # OpenAI's CLIP
 }
 fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))  # into one key per example
 
 
 def xavier_uniform(in_axis: int | tuple[int, ...] = 0, out_axis: int | tuple[int, ...] = -1):
   """Xavier-uniform over a kernel whose fan-in or fan-out spans several axes."""
-  return nn.initializers.variance_scaling(1., 'fan_avg', 'uniform', in_axis, out_axis)
+  return nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform', in_axis, out_axis)
 
 
 def dropout_mask(keys: jax.Array, shape: tuple[int, ...], rate: float | jax.Array) -> jax.Array:
@@ -55,6 +55,7 @@ def shard_batch(x: jax.Array) -> jax.Array:
 
 class Dropout(nn.Module):
   """Zeroes elements with probability `rate` and rescales the rest; keys None turns it off."""
+
   rate: float
   site: int  # folded into the keys, so that no two places of a block share a mask
 
@@ -70,10 +71,12 @@ class StochasticDepth(nn.Module):
 
   In `Dropout`'s way, but the rate comes with the input: it differs from block to block.
   """
+
   site: int
 
-  def __call__(self, branch: jax.Array, keys: jax.Array | None,
-               rate: jax.Array | None) -> jax.Array:
+  def __call__(
+    self, branch: jax.Array, keys: jax.Array | None, rate: jax.Array | None
+  ) -> jax.Array:
     """(B, L, D) -> (B, L, D); keys or rate None turns it off."""
     if keys is None or rate is None:
       return branch
@@ -83,6 +86,7 @@ class StochasticDepth(nn.Module):
 
 class PatchEmbedding(nn.Module):
   """Linear projection of flattened patches: (B, H, W, C) -> (B, H/P * W/P, D) (equation 1)."""
+
   patch_size: int
   hidden_dim: int
   use_bias: bool
@@ -92,8 +96,9 @@ class PatchEmbedding(nn.Module):
   def __call__(self, images):
     p = self.patch_size
     b, h, w, c = images.shape
-    kernel = self.param('kernel', nn.initializers.lecun_normal(in_axis=(0, 1, 2)),
-                        (p, p, c, self.hidden_dim))
+    kernel = self.param(
+      'kernel', nn.initializers.lecun_normal(in_axis=(0, 1, 2)), (p, p, c, self.hidden_dim)
+    )
     images, kernel = nn.dtypes.promote_dtype(images, kernel, dtype=self.dtype)
     patches = images.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5)
     patches = patches.reshape(b, (h // p) * (w // p), p * p * c)
@@ -105,13 +110,15 @@ class PatchEmbedding(nn.Module):
 
 class MultiHeadDotProductAttention(nn.Module):
   """Multi-head attention (paper appendix A): (B, L, D) -> (B, L, D), softmax in float32."""
+
   num_heads: int
   dtype: Any
   qkv_bias: bool = True
 
   @nn.compact
-  def __call__(self, x: jax.Array, source: jax.Array | None = None,
-               relative: jax.Array | None = None) -> jax.Array:
+  def __call__(
+    self, x: jax.Array, source: jax.Array | None = None, relative: jax.Array | None = None
+  ) -> jax.Array:
     """Attends from `x` to `source`, (B, M, D), or to itself.
 
     `relative`, (2L-1, H, K), are embeddings of the offsets -(L-1)..L-1: the keys of a second
@@ -119,18 +126,28 @@ class MultiHeadDotProductAttention(nn.Module):
     """
     d, h = x.shape[-1], self.num_heads
     project = lambda name, x: nn.Einsum(
-        (d, h, d // h), 'bld,dhk->bhlk', dtype=self.dtype, use_bias=self.qkv_bias,
-        kernel_init=xavier_uniform(0, (1, 2)), name=name)(x)
+      (d, h, d // h),
+      'bld,dhk->bhlk',
+      dtype=self.dtype,
+      use_bias=self.qkv_bias,
+      kernel_init=xavier_uniform(0, (1, 2)),
+      name=name,
+    )(x)
     source = x if source is None else source
     q, k, v = project('query', x), project('key', source), project('value', source)
-    q = q * (d // h)**-.5
+    q = q * (d // h) ** -0.5
     logits = attention_logits(q, k)
     if relative is not None:
       logits += relative_logits(q, relative.astype(q.dtype))
     weights = jax.nn.softmax(logits).astype(v.dtype)
     y = jnp.einsum('bhlm,bhmk->bhlk', weights, v)
-    return nn.Einsum((h, d // h, d), 'bhlk,hkd->bld', dtype=self.dtype,
-                     kernel_init=xavier_uniform((0, 1), 2), name='out')(y)
+    return nn.Einsum(
+      (h, d // h, d),
+      'bhlk,hkd->bld',
+      dtype=self.dtype,
+      kernel_init=xavier_uniform((0, 1), 2),
+      name='out',
+    )(y)
 
 
 @jax.custom_vjp
@@ -161,11 +178,12 @@ def relative_logits(q: jax.Array, embedding: jax.Array) -> jax.Array:
   b, h, l, _ = q.shape
   logits = jnp.einsum('bhlk,nhk->bhln', q, embedding, preferred_element_type=jnp.float32)
   flat = jnp.pad(logits, ((0, 0),) * 3 + ((0, 1),)).reshape(b, h, 2 * l * l)
-  return flat[..., l - 1:l - 1 + l * (2 * l - 1)].reshape(b, h, l, 2 * l - 1)[..., :l]
+  return flat[..., l - 1 : l - 1 + l * (2 * l - 1)].reshape(b, h, l, 2 * l - 1)[..., :l]
 
 
 class MlpBlock(nn.Module):
   """Two dense layers with a GELU between them (equation 3)."""
+
   mlp_dim: int
   dropout: float
   activation: str
@@ -174,8 +192,12 @@ class MlpBlock(nn.Module):
   @nn.compact
   def __call__(self, x, keys):
     dense = lambda features, name: nn.Dense(
-        features, dtype=self.dtype, kernel_init=xavier_uniform(),
-        bias_init=nn.initializers.normal(1e-6), name=name)
+      features,
+      dtype=self.dtype,
+      kernel_init=xavier_uniform(),
+      bias_init=nn.initializers.normal(1e-6),
+      name=name,
+    )
     y = ACTIVATIONS[self.activation](dense(self.mlp_dim, 'Dense_0')(x))
     y = Dropout(self.dropout, 0)(y, keys)
     y = dense(x.shape[-1], 'Dense_1')(y)
@@ -184,6 +206,7 @@ class MlpBlock(nn.Module):
 
 class LayerScale(nn.Module):
   """A learned factor per channel (arXiv 2103.17239)."""
+
   init: float
 
   @nn.compact

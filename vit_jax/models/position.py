@@ -9,14 +9,14 @@ POSITIONS = ('learned', 'learned2d', 'relative', 'sincos2d', 'none')
 PLACES = ('stem', 'every', 'shared')
 
 
-def sincos2d(grid: tuple[int, int], dim: int, temperature: float = 10_000.) -> np.ndarray:
+def sincos2d(grid: tuple[int, int], dim: int, temperature: float = 10_000.0) -> np.ndarray:
   """Fixed sines and cosines of both coordinates (arXiv 2104.02057): (h * w, dim) float32.
 
   The four quarters of the channels are sin x, cos x, sin y, cos y, at dim / 4 frequencies
   from 1 down to 1 / temperature.
   """
-  frequencies = temperature**-np.linspace(0, 1, dim // 4)
-  y, x = (np.outer(c.ravel(), frequencies) for c in np.mgrid[:grid[0], :grid[1]])
+  frequencies = temperature ** -np.linspace(0, 1, dim // 4)
+  y, x = (np.outer(c.ravel(), frequencies) for c in np.mgrid[: grid[0], : grid[1]])
   return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], 1).astype(np.float32)
 
 
@@ -26,12 +26,13 @@ class PositionEmbedding(nn.Module):
   Kinds: 'learned', one row for each token; 'learned2d', the halves of the channels by row
   and by column of the grid; 'sincos2d'. The last two add nothing to a class token.
   """
+
   kind: str
   grid: tuple[int, int]
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    (h, w), (length, d), init = self.grid, x.shape[1:], nn.initializers.normal(.02)
+    (h, w), (length, d), init = self.grid, x.shape[1:], nn.initializers.normal(0.02)
     if self.kind == 'learned':
       return x + self.param('pos_embedding', init, (1, length, d)).astype(x.dtype)
     if self.kind == 'learned2d':
@@ -49,10 +50,14 @@ class RelativePosition(nn.Module):
 
   Offsets run along the sequence, the class token being its first element.
   """
+
   num_heads: int
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     _, length, d = x.shape
-    return self.param('embedding', nn.initializers.normal(.02),
-                      (2 * length - 1, self.num_heads, d // self.num_heads))
+    return self.param(
+      'embedding',
+      nn.initializers.normal(0.02),
+      (2 * length - 1, self.num_heads, d // self.num_heads),
+    )

@@ -24,6 +24,7 @@ def standardize(kernel: jax.Array, *, eps: float, eps_in_root: bool) -> jax.Arra
 
 class StdConv(nn.Module):
   """Convolution without bias, its kernel standardised: (B, H, W, C) -> (B, H', W', features)."""
+
   features: int
   size: int
   stride: int
@@ -32,18 +33,26 @@ class StdConv(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    kernel = self.param('kernel', nn.initializers.lecun_normal(in_axis=(0, 1, 2)),
-                        (self.size, self.size, x.shape[-1], self.features))
-    kernel = (standardize(kernel, eps=1e-10, eps_in_root=True) if self.v2 else
-              standardize(kernel, eps=1e-5, eps_in_root=False))
+    kernel = self.param(
+      'kernel',
+      nn.initializers.lecun_normal(in_axis=(0, 1, 2)),
+      (self.size, self.size, x.shape[-1], self.features),
+    )
+    kernel = (
+      standardize(kernel, eps=1e-10, eps_in_root=True)
+      if self.v2
+      else standardize(kernel, eps=1e-5, eps_in_root=False)
+    )
     x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
     padding = [(self.size // 2,) * 2] * 2 if self.v2 else 'SAME'
-    return jax.lax.conv_general_dilated(x, kernel, (self.stride,) * 2, padding,
-                                        dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    return jax.lax.conv_general_dilated(
+      x, kernel, (self.stride,) * 2, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
 
 
 class GroupNorm(nn.Module):
   """GroupNorm of 32 groups with BiT's names: gamma, beta."""
+
   dtype: Any
 
   @nn.compact
@@ -56,6 +65,7 @@ class GroupNorm(nn.Module):
 
 class Named(nn.Module):
   """What `make()` makes, one level deeper in the parameters' names."""
+
   make: Callable[[], nn.Module]
 
   @nn.compact
@@ -65,6 +75,7 @@ class Named(nn.Module):
 
 class PreActivation(nn.Module):
   """Norm, ReLU, convolution; with `project`, the channels of a shortcut, also its convolution."""
+
   features: int
   size: int
   stride: int
@@ -75,7 +86,8 @@ class PreActivation(nn.Module):
   @nn.compact
   def __call__(self, x):
     conv = lambda features, size, stride: StdConv(
-        features, size, stride, True, self.dtype, name='standardized_conv2d')
+      features, size, stride, True, self.dtype, name='standardized_conv2d'
+    )
     x = nn.relu(GroupNorm(self.dtype, name='group_norm')(x))
     y = conv(self.features, self.size, self.stride)(x)
     if self.project is None:
@@ -85,6 +97,7 @@ class PreActivation(nn.Module):
 
 class UnitV2(nn.Module):
   """Bottleneck of three pre-activation convolutions with a shortcut."""
+
   features: int
   stride: int
   dtype: Any
@@ -102,6 +115,7 @@ class UnitV2(nn.Module):
 
 class UnitV1(nn.Module):
   """Bottleneck of three convolutions, each followed by its norm; ReLU after the sum."""
+
   features: int
   stride: int
   dtype: Any
@@ -110,7 +124,8 @@ class UnitV1(nn.Module):
   def __call__(self, x):
     n = self.features
     conv = lambda features, size, stride, name: StdConv(
-        features, size, stride, False, self.dtype, name=name)
+      features, size, stride, False, self.dtype, name=name
+    )
     norm = lambda name, **kw: nn.GroupNorm(32, epsilon=1e-6, dtype=self.dtype, name=name, **kw)
     y = nn.relu(norm('gn1')(conv(n, 1, 1, 'conv1')(x)))
     y = nn.relu(norm('gn2')(conv(n, 3, self.stride, 'conv2')(y)))
@@ -122,6 +137,7 @@ class UnitV1(nn.Module):
 
 class Stage(nn.Module):
   """Units of one width; all but the first keep the resolution."""
+
   unit: Callable[..., nn.Module]
   units: int
   stride: int
@@ -134,12 +150,18 @@ class Stage(nn.Module):
     return x
 
 
-def stages(x: jax.Array, resnet: ResNet, unit: Callable[..., nn.Module],
-           unit_name: str) -> jax.Array:
+def stages(
+  x: jax.Array, resnet: ResNet, unit: Callable[..., nn.Module], unit_name: str
+) -> jax.Array:
   """Stages block1, block2, ... in the calling module: widths double, so does the stride."""
   for b, units in enumerate(resnet.units):
-    x = Stage(functools.partial(unit, features=resnet.width * 2**b), units, 1 if b == 0 else 2,
-              unit_name, name=f'block{b + 1}')(x)
+    x = Stage(
+      functools.partial(unit, features=resnet.width * 2**b),
+      units,
+      1 if b == 0 else 2,
+      unit_name,
+      name=f'block{b + 1}',
+    )(x)
   return x
 
 
@@ -156,6 +178,7 @@ def hybrid_features(images: jax.Array, resnet: ResNet, dtype: Any) -> jax.Array:
 
 class ResNetV2(nn.Module):
   """BiT's layers: (B, H, W, 3) -> (B, K) float32, or features (B, C) when K is 0."""
+
   resnet: ResNet
   num_classes: int
   head_bias_init: float
@@ -163,16 +186,23 @@ class ResNetV2(nn.Module):
 
   @nn.compact
   def __call__(self, images):
-    x = Named(lambda: StdConv(self.resnet.width, 7, 2, True, self.dtype,
-                              name='standardized_conv2d'), name='root_block')(images)
+    x = Named(
+      lambda: StdConv(self.resnet.width, 7, 2, True, self.dtype, name='standardized_conv2d'),
+      name='root_block',
+    )(images)
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # zeros, not max_pool's -inf
     x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding='VALID')
     x = stages(x, self.resnet, functools.partial(UnitV2, dtype=self.dtype), 'unit{:02}')
     x = nn.relu(GroupNorm(self.dtype, name='group_norm')(x))
     x = x.mean(axis=(1, 2), keepdims=True, dtype=jnp.float32)  # (B, H, W, C) -> (B, 1, 1, C)
     if self.num_classes:
-      head = lambda: nn.Conv(self.num_classes, (1, 1), kernel_init=nn.initializers.zeros,
-                             bias_init=nn.initializers.constant(self.head_bias_init), name='conv2d')
+      head = lambda: nn.Conv(
+        self.num_classes,
+        (1, 1),
+        kernel_init=nn.initializers.zeros,
+        bias_init=nn.initializers.constant(self.head_bias_init),
+        name='conv2d',
+      )
       x = Named(head, name='head')(x)
     return x[:, 0, 0]
 
@@ -182,16 +212,19 @@ class BiT(nn.Module):
 
   Convolutions take any size; `image_size` is the one that parameters are initialised at.
   """
+
   resnet: ResNet
   image_size: tuple[int, int]
   num_classes: int  # 0: no head, features (B, C)
-  head_bias_init: float = 0.
+  head_bias_init: float = 0.0
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, images: jax.Array, *, train: bool = False,
-               examples: jax.Array | None = None) -> jax.Array:
+  def __call__(
+    self, images: jax.Array, *, train: bool = False, examples: jax.Array | None = None
+  ) -> jax.Array:
     """Applies the model; nothing in it differs between training and evaluation."""
     del train, examples
-    return ResNetV2(self.resnet, self.num_classes, self.head_bias_init, self.dtype,
-                    name='resnet')(images)
+    return ResNetV2(self.resnet, self.num_classes, self.head_bias_init, self.dtype, name='resnet')(
+      images
+    )

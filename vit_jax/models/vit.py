@@ -15,8 +15,16 @@ import numpy as np
 
 from vit_jax.errors import InputError
 from vit_jax.models.layers import (
-    Dropout, LayerScale, MlpBlock, MultiHeadDotProductAttention, PatchEmbedding, StochasticDepth,
-    fold_in, shard_batch, xavier_uniform)
+  Dropout,
+  LayerScale,
+  MlpBlock,
+  MultiHeadDotProductAttention,
+  PatchEmbedding,
+  StochasticDepth,
+  fold_in,
+  shard_batch,
+  xavier_uniform,
+)
 from vit_jax.models.position import PositionEmbedding, RelativePosition
 from vit_jax.models.resnet import hybrid_features
 from vit_jax.models.sizes import ResNet, Variant
@@ -25,15 +33,17 @@ HEADS = ('token', 'gap', 'map')
 Layer = Callable[..., nn.Module]  # makes a layer, given its name
 # What a block keeps for the backward pass: everything, the products with weights, its input alone.
 REMAT = {
-    'none': lambda block: block,
-    'dots': lambda block: jax.checkpoint(
-        block, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
-    'full': jax.checkpoint,
+  'none': lambda block: block,
+  'dots': lambda block: jax.checkpoint(
+    block, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  ),
+  'full': jax.checkpoint,
 }
 
 
 class EncoderBlock(nn.Module):
   """Pre-LayerNorm attention and MLP, each with a residual (equations 2 and 3)."""
+
   attention: Layer
   mlp: Layer
   norm: Layer
@@ -65,6 +75,7 @@ class EncoderBlock(nn.Module):
 
 class AxialBlock(nn.Module):
   """Attention along rows and an MLP, then along columns and an MLP (paper D.6)."""
+
   block: Layer
   position: Layer | None
   grid: tuple[int, int]
@@ -83,6 +94,7 @@ class AxialBlock(nn.Module):
       def apply(y):
         y = attend(y.reshape(b, h, w, d).swapaxes(1, 2).reshape(b * w, h, d))
         return y.reshape(b, w, h, d).swapaxes(1, 2).reshape(b, n, d)
+
       return apply
 
     for i, (name, along) in enumerate([('row', along_rows), ('column', along_columns)]):
@@ -93,6 +105,7 @@ class AxialBlock(nn.Module):
 
 class Encoder(nn.Module):
   """Position embedding, blocks, final LayerNorm: (B, N, D) -> (B, N [+ registers], D)."""
+
   num_layers: int
   block: Layer
   norm: Layer
@@ -124,8 +137,12 @@ class Encoder(nn.Module):
       for i in range(self.num_layers):
         x = shard_batch(shared(x) if shared else x)
         block = self.block(name=f'encoderblock_{i}')
-        x = block(x, None if keys is None else fold_in(keys, i + 1), relative,
-                  None if rates is None else rates[i])
+        x = block(
+          x,
+          None if keys is None else fold_in(keys, i + 1),
+          relative,
+          None if rates is None else rates[i],
+        )
     else:
       x = self._transformed_blocks(x, keys, relative, rates)
     return self.norm(name='encoder_norm')(shard_batch(x))
@@ -144,8 +161,9 @@ class Encoder(nn.Module):
       if self.share and self.position:
         x = self.position(parent=None).apply({'params': params.get('posembed_input', {})}, x)
       block_keys = None if keys is None else fold_in(keys, i + 1)
-      return block.apply({'params': params_of_block}, shard_batch(x), block_keys, relative,
-                         rate), None
+      return block.apply(
+        {'params': params_of_block}, shard_batch(x), block_keys, relative, rate
+      ), None
 
     apply = REMAT[self.remat](apply)
     blocks = [params[f'encoderblock_{i}'] for i in range(self.num_layers)]
@@ -159,6 +177,7 @@ class Encoder(nn.Module):
 
 class MAPHead(nn.Module):
   """Multi-head attention pooling by a learned probe: (B, L, D) -> (B, D) (arXiv 2106.04560)."""
+
   attention: Layer
   mlp: Layer
   norm: Layer
@@ -178,6 +197,7 @@ class VisionTransformer(nn.Module):
 
   Build one with `create_model`, which checks the values of these fields.
   """
+
   variant: Variant
   patch_size: int  # pixels, or positions of the ResNet's output
   image_size: tuple[int, int]  # pixels, (height, width)
@@ -185,9 +205,9 @@ class VisionTransformer(nn.Module):
   resnet: ResNet | None = None  # a hybrid's
   head: str = 'token'  # 'token' (the class token, paper), 'gap' (mean of the patches), 'map'
   representation_size: int | None = None  # width of the pretraining head's hidden layer
-  head_bias_init: float = 0.
-  dropout: float = 0.
-  stochastic_depth: float = 0.  # how often the last block drops a branch; linear from 0, the first
+  head_bias_init: float = 0.0
+  dropout: float = 0.0
+  stochastic_depth: float = 0.0  # how often the last block drops a branch; linear from 0, the first
   pos_embedding: str = 'learned'  # 'learned2d', 'relative', 'sincos2d', 'none' (paper D.4)
   pos_embedding_at: str = 'stem'  # 'stem': added once; 'every' layer its own; 'shared' by all
   attention: str = 'full'  # or 'axial' (paper D.6)
@@ -196,7 +216,7 @@ class VisionTransformer(nn.Module):
   pre_norm: bool = False  # a LayerNorm before the first block
   patch_bias: bool = True
   qkv_bias: bool = True
-  layer_scale: float = 0.  # initial value; 0: none
+  layer_scale: float = 0.0  # initial value; 0: none
   scan: bool = False  # over the blocks: compiles one of them, in a fraction of the time
   remat: str = 'none'  # 'dots', 'full': keeps less for the backward pass, computes it again
   registers: int = 0  # learned tokens beside the patches, without a position (arXiv 2309.16588)
@@ -213,8 +233,9 @@ class VisionTransformer(nn.Module):
     return self.patch_size * (self.resnet.stride if self.resnet else 1)
 
   @nn.compact
-  def __call__(self, images: jax.Array, *, train: bool = False,
-               examples: jax.Array | None = None) -> jax.Array:
+  def __call__(
+    self, images: jax.Array, *, train: bool = False, examples: jax.Array | None = None
+  ) -> jax.Array:
     """Applies the model.
 
     Args:
@@ -232,8 +253,12 @@ class VisionTransformer(nn.Module):
     x = x.astype(jnp.float32)
     if not self.num_classes:
       return x
-    return nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros,
-                    bias_init=nn.initializers.constant(self.head_bias_init), name='head')(x)
+    return nn.Dense(
+      self.num_classes,
+      kernel_init=nn.initializers.zeros,
+      bias_init=nn.initializers.constant(self.head_bias_init),
+      name='head',
+    )(x)
 
   def _dropout_keys(self, size: int, train: bool, examples: jax.Array | None) -> jax.Array | None:
     """One for each image, None when nothing is dropped."""
@@ -245,20 +270,24 @@ class VisionTransformer(nn.Module):
   def _embed(self, images: jax.Array) -> jax.Array:
     """(B, H, W, 3) -> (B, N, D), the patches."""
     if images.shape[1:3] != self.image_size:
-      raise InputError(f'images are {images.shape[1]}x{images.shape[2]} but the model was made '
-                       f'for {self.image_size[0]}x{self.image_size[1]}; '
-                       'create_model(..., image_size=...) sets it')
+      raise InputError(
+        f'images are {images.shape[1]}x{images.shape[2]} but the model was made '
+        f'for {self.image_size[0]}x{self.image_size[1]}; '
+        'create_model(..., image_size=...) sets it'
+      )
     x = images
     if self.resnet:
       x = hybrid_features(x, self.resnet, self.dtype)
-    return PatchEmbedding(self.patch_size, self.variant.hidden_dim, self.patch_bias, self.dtype,
-                          name='embedding')(x)
+    return PatchEmbedding(
+      self.patch_size, self.variant.hidden_dim, self.patch_bias, self.dtype, name='embedding'
+    )(x)
 
   def _encode(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
     """(B, N, D) -> (B, [1 +] N [+ registers], D)."""
     dim = self.variant.hidden_dim
     tokens = lambda name, n, init: jnp.broadcast_to(
-        self.param(name, init, (1, n, dim)).astype(x.dtype), (x.shape[0], n, dim))
+      self.param(name, init, (1, n, dim)).astype(x.dtype), (x.shape[0], n, dim)
+    )
     registers = None
     if self.registers:
       registers = tokens('registers', self.registers, nn.initializers.normal(1e-6))
@@ -268,11 +297,13 @@ class VisionTransformer(nn.Module):
 
   def _layers(self) -> tuple[Layer, Layer, Layer]:
     """What makes attentions, MLPs and LayerNorms."""
-    return (functools.partial(MultiHeadDotProductAttention, self.variant.num_heads, self.dtype,
-                              self.qkv_bias),
-            functools.partial(MlpBlock, self.variant.mlp_dim, self.dropout, self.activation,
-                              self.dtype),
-            functools.partial(nn.LayerNorm, epsilon=self.norm_eps, dtype=self.dtype))
+    return (
+      functools.partial(
+        MultiHeadDotProductAttention, self.variant.num_heads, self.dtype, self.qkv_bias
+      ),
+      functools.partial(MlpBlock, self.variant.mlp_dim, self.dropout, self.activation, self.dtype),
+      functools.partial(nn.LayerNorm, epsilon=self.norm_eps, dtype=self.dtype),
+    )
 
   def _encoder(self) -> nn.Module:
     attention, mlp, norm = self._layers()
@@ -284,22 +315,39 @@ class VisionTransformer(nn.Module):
     share = self.pos_embedding_at == 'shared'
     own_position = position if self.pos_embedding_at == 'every' else None
     block = functools.partial(
-        EncoderBlock, attention, mlp, norm, relative=None if share else relative,
-        layer_scale=self.layer_scale, dropout=self.dropout)
+      EncoderBlock,
+      attention,
+      mlp,
+      norm,
+      relative=None if share else relative,
+      layer_scale=self.layer_scale,
+      dropout=self.dropout,
+    )
     if self.attention == 'axial':
       block = functools.partial(AxialBlock, block, own_position, self.grid)
     else:
       block = functools.partial(block, position=own_position)
-    return Encoder(self.variant.num_layers, block, norm, None if own_position else position, share,
-                   relative if share else None, self.pre_norm, self.dropout, self.stochastic_depth,
-                   self.scan, self.remat, name='Transformer')
+    return Encoder(
+      self.variant.num_layers,
+      block,
+      norm,
+      None if own_position else position,
+      share,
+      relative if share else None,
+      self.pre_norm,
+      self.dropout,
+      self.stochastic_depth,
+      self.scan,
+      self.remat,
+      name='Transformer',
+    )
 
   def _pool(self, x: jax.Array) -> jax.Array:
     if self.head == 'token':
       return x[:, 0]
-    x = x[:, :self.grid[0] * self.grid[1]]  # without the registers, which come last
+    x = x[:, : self.grid[0] * self.grid[1]]  # without the registers, which come last
     if self.head == 'gap':
       return x.mean(axis=1)
     attention, _, norm = self._layers()
-    mlp = functools.partial(MlpBlock, self.variant.mlp_dim, 0., self.activation, self.dtype)
+    mlp = functools.partial(MlpBlock, self.variant.mlp_dim, 0.0, self.activation, self.dtype)
     return MAPHead(attention, mlp, norm, name='MAPHead_0')(x)

@@ -7,6 +7,7 @@ _GB, _GIB, _TERA = 1e9, 2**30, 1e12
 
 class Device(NamedTuple):
   """Published limits of one device, as jax counts devices."""
+
   flops: float  # a second: dense matrix products in bfloat16, or float16 where there is no bfloat16
   memory: float  # bytes
   bandwidth: float  # of the memory, bytes a second
@@ -14,6 +15,7 @@ class Device(NamedTuple):
 
 class Interconnect(NamedTuple):
   """Published limits of the wires of one device, bytes a second each way."""
+
   link: float  # to each neighbour in a TPU's torus; of a GPU to the other GPUs of its node
   network: float | None  # its share of its host's network; None: not published
 
@@ -31,38 +33,38 @@ def _gpu(teraflops, gb, gb_per_second):
 # what those of A100 and later say "with sparsity"; the GeForce cards: the GA102 and AD102 white
 # papers, accumulating in float32. V100 and T4 have float16 only.
 DEVICES = {
-    'TPU v2': _tpu(45, 16, 700, 2),
-    'TPU v3': _tpu(123, 32, 900, 2),
-    'TPU v4': _tpu(275, 32, 1228),
-    'TPU v5 lite': _tpu(197, 16, 819),  # v5e
-    'TPU v5': _tpu(459, 95, 2765),  # v5p
-    'TPU v6 lite': _tpu(918, 32, 1638),  # v6e
-    'TPU7x': _tpu(2307, 192, 7380, 2),
-    'V100-PCIE-16GB': _gpu(112, 16, 900),
-    'V100-PCIE-32GB': _gpu(112, 32, 900),
-    'V100-SXM2-16GB': _gpu(125, 16, 900),
-    'V100-SXM2-32GB': _gpu(125, 32, 900),
-    'T4': _gpu(65, 16, 320),
-    'A100-PCIE-40GB': _gpu(312, 40, 1555),
-    'A100-SXM4-40GB': _gpu(312, 40, 1555),
-    'A100 80GB PCIe': _gpu(312, 80, 1935),
-    'A100-SXM4-80GB': _gpu(312, 80, 2039),
-    'A10': _gpu(125, 24, 600),
-    'A30': _gpu(165, 24, 933),
-    'A40': _gpu(149.7, 48, 696),
-    'RTX A6000': _gpu(154.8, 48, 768),
-    'L4': _gpu(121, 24, 300),
-    'L40': _gpu(181, 48, 864),
-    'L40S': _gpu(362, 48, 864),
-    'H100 PCIe': _gpu(756, 80, 2000),
-    'H100 NVL': _gpu(835, 94, 3900),
-    'H100 80GB HBM3': _gpu(989, 80, 3350),  # SXM
-    'GH200 480GB': _gpu(989, 96, 4000),
-    'H200 NVL': _gpu(835, 141, 4800),
-    'H200': _gpu(989, 141, 4800),
-    'B200': _gpu(2250, 180, 8000),
-    'GeForce RTX 3090': _gpu(71, 24, 936),
-    'GeForce RTX 4090': _gpu(165, 24, 1008),
+  'TPU v2': _tpu(45, 16, 700, 2),
+  'TPU v3': _tpu(123, 32, 900, 2),
+  'TPU v4': _tpu(275, 32, 1228),
+  'TPU v5 lite': _tpu(197, 16, 819),  # v5e
+  'TPU v5': _tpu(459, 95, 2765),  # v5p
+  'TPU v6 lite': _tpu(918, 32, 1638),  # v6e
+  'TPU7x': _tpu(2307, 192, 7380, 2),
+  'V100-PCIE-16GB': _gpu(112, 16, 900),
+  'V100-PCIE-32GB': _gpu(112, 32, 900),
+  'V100-SXM2-16GB': _gpu(125, 16, 900),
+  'V100-SXM2-32GB': _gpu(125, 32, 900),
+  'T4': _gpu(65, 16, 320),
+  'A100-PCIE-40GB': _gpu(312, 40, 1555),
+  'A100-SXM4-40GB': _gpu(312, 40, 1555),
+  'A100 80GB PCIe': _gpu(312, 80, 1935),
+  'A100-SXM4-80GB': _gpu(312, 80, 2039),
+  'A10': _gpu(125, 24, 600),
+  'A30': _gpu(165, 24, 933),
+  'A40': _gpu(149.7, 48, 696),
+  'RTX A6000': _gpu(154.8, 48, 768),
+  'L4': _gpu(121, 24, 300),
+  'L40': _gpu(181, 48, 864),
+  'L40S': _gpu(362, 48, 864),
+  'H100 PCIe': _gpu(756, 80, 2000),
+  'H100 NVL': _gpu(835, 94, 3900),
+  'H100 80GB HBM3': _gpu(989, 80, 3350),  # SXM
+  'GH200 480GB': _gpu(989, 96, 4000),
+  'H200 NVL': _gpu(835, 141, 4800),
+  'H200': _gpu(989, 141, 4800),
+  'B200': _gpu(2250, 180, 8000),
+  'GeForce RTX 3090': _gpu(71, 24, 936),
+  'GeForce RTX 4090': _gpu(165, 24, 1008),
 }
 
 
@@ -80,13 +82,13 @@ def _short(kind):
 # its chips; v4's links: arXiv 2304.01433, table 4. NVIDIA: NVLink, half of what data sheets add up
 # of both ways, and one network adapter for each GPU, as in a DGX.
 _INTERCONNECTS = {
-    'TPU v4': Interconnect(50e9, None),
-    'TPU v5 lite': Interconnect(50e9, 3.125e9),
-    'TPU v5': Interconnect(100e9, 6.25e9),
-    'TPU v6 lite': Interconnect(100e9, 12.5e9),
-    'A100-SXM4-80GB': Interconnect(300e9, 25e9),
-    'H100 80GB HBM3': Interconnect(450e9, 50e9),
-    'H200': Interconnect(450e9, 50e9),
+  'TPU v4': Interconnect(50e9, None),
+  'TPU v5 lite': Interconnect(50e9, 3.125e9),
+  'TPU v5': Interconnect(100e9, 6.25e9),
+  'TPU v6 lite': Interconnect(100e9, 12.5e9),
+  'A100-SXM4-80GB': Interconnect(300e9, 25e9),
+  'H100 80GB HBM3': Interconnect(450e9, 50e9),
+  'H200': Interconnect(450e9, 50e9),
 }
 
 

@@ -37,9 +37,13 @@ _calls = itertools.count()  # of gather, alike in all processes
 _ending = threading.Event()  # this process needs no telling any more
 
 
-def start(coordinator_address: str | None = None, num_processes: int | None = None,
-          process_id: int | None = None, num_devices: int | None = None,
-          timeout: int = 60) -> None:
+def start(
+  coordinator_address: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+  num_devices: int | None = None,
+  timeout: int = 60,
+) -> None:
   """Joins the processes of the job; on a single machine, only this one.
 
   Args:
@@ -53,14 +57,21 @@ def start(coordinator_address: str | None = None, num_processes: int | None = No
   """
   flags = (coordinator_address, num_processes, process_id)
   if None in flags and flags != (None, None, None):
-    raise InputError('--coordinator_address, --num_processes and --process_id go together; give '
-                     'all three, or none of them where a cluster is detected')
+    raise InputError(
+      '--coordinator_address, --num_processes and --process_id go together; give '
+      'all three, or none of them where a cluster is detected'
+    )
   if process_id is not None and not 0 <= process_id < num_processes:
-    raise InputError(f'--process_id={process_id} is not one of the --num_processes='
-                     f'{num_processes} that count from 0')
+    raise InputError(
+      f'--process_id={process_id} is not one of the --num_processes='
+      f'{num_processes} that count from 0'
+    )
   where = f'at {coordinator_address}' if coordinator_address else 'that the cluster announced'
-  with _deadline(timeout, f'not all processes of this job met {where} within {timeout} s; see the '
-                 'logs of the others, check the flags, or give more time with --start_timeout'):
+  with _deadline(
+    timeout,
+    f'not all processes of this job met {where} within {timeout} s; see the '
+    'logs of the others, check the flags, or give more time with --start_timeout',
+  ):
     _join(*flags, timeout)
   _check_size(num_processes, num_devices)
   if jax.process_count() > 1:
@@ -81,8 +92,13 @@ def _stop(*_) -> None:
 def _join(coordinator_address, num_processes, process_id, timeout):
   def initialize(*where, **kwargs):
     jax.distributed.initialize(
-        *where, initialization_timeout=timeout + 10, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-        shutdown_timeout_seconds=_HEARTBEAT_SECONDS, **kwargs)
+      *where,
+      initialization_timeout=timeout + 10,
+      heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+      shutdown_timeout_seconds=_HEARTBEAT_SECONDS,
+      **kwargs,
+    )
+
   try:
     initialize(coordinator_address, num_processes, process_id)
   except ValueError as e:
@@ -101,9 +117,11 @@ def _mpi_size() -> int:
   """How many processes mpirun started; 1 without it."""
   size = int(os.environ.get('OMPI_COMM_WORLD_SIZE') or os.environ.get('PMI_SIZE') or 1)
   if size > 1 and importlib.util.find_spec('mpi4py') is None:
-    raise InputError(f'mpirun started {size} processes, which can only find each other with '
-                     'mpi4py (pip install mpi4py) or with --coordinator_address, --num_processes '
-                     'and --process_id')
+    raise InputError(
+      f'mpirun started {size} processes, which can only find each other with '
+      'mpi4py (pip install mpi4py) or with --coordinator_address, --num_processes '
+      'and --process_id'
+    )
   return size
 
 
@@ -129,11 +147,15 @@ def _check_size(num_processes, num_devices):
   if num_processes is not None and count != num_processes:
     raise InputError(f'--num_processes={num_processes}, but process 0 was told {count}')
   if num_devices is not None and jax.device_count() != num_devices:
-    raise InputError(f'--num_devices={num_devices}, but this job has {jax.device_count()} over '
-                     f'{count} process(es); start the others, or change the flag')
+    raise InputError(
+      f'--num_devices={num_devices}, but this job has {jax.device_count()} over '
+      f'{count} process(es); start the others, or change the flag'
+    )
   if jax.device_count() != local * count:
-    raise InputError(f'process {jax.process_index()} has {local} of the {jax.device_count()} '
-                     f'devices of {count} processes; all must have equally many')
+    raise InputError(
+      f'process {jax.process_index()} has {local} of the {jax.device_count()} '
+      f'devices of {count} processes; all must have equally many'
+    )
 
 
 def gather(value: Any) -> list[Any]:
@@ -151,8 +173,10 @@ def check_same(values: Mapping[str, Any]) -> None:
   """Raises InputError, naming it, for a value (JSON) that is not process 0's."""
   for name, theirs in gather(dict(values))[0].items():
     if json.dumps(values[name]) != json.dumps(theirs):
-      raise InputError(f'{name} is {values[name]!r} on process {jax.process_index()} and '
-                       f'{theirs!r} on process 0; all processes must have the same')
+      raise InputError(
+        f'{name} is {values[name]!r} on process {jax.process_index()} and '
+        f'{theirs!r} on process 0; all processes must have the same'
+      )
 
 
 def check_shared(directory: pathlib.Path) -> None:
@@ -168,8 +192,10 @@ def check_shared(directory: pathlib.Path) -> None:
   if jax.process_index() == 0:
     probe.unlink()
   if not all(seen):
-    raise InputError(f'process {seen.index(False)} does not see what process 0 writes to '
-                     f'{directory}; give a directory that all hosts share, or gs://')
+    raise InputError(
+      f'process {seen.index(False)} does not see what process 0 writes to '
+      f'{directory}; give a directory that all hosts share, or gs://'
+    )
 
 
 def fail(message: str) -> None:
@@ -182,9 +208,12 @@ def fail(message: str) -> None:
     client.key_value_set(_FAILED + str(jax.process_index()), message)
     until = time.monotonic() + _POLL_SECONDS + _GRACE_SECONDS + 1
     # The messages would go with process 0: it waits until they were heard.
-    while (jax.process_index() == 0 and time.monotonic() < until and
-           len(client.key_value_dir_get(_FAILED)) < jax.process_count()):
-      time.sleep(.1)
+    while (
+      jax.process_index() == 0
+      and time.monotonic() < until
+      and len(client.key_value_dir_get(_FAILED)) < jax.process_count()
+    ):
+      time.sleep(0.1)
 
 
 def lost(error: jax.errors.JaxRuntimeError) -> str | None:

@@ -10,14 +10,12 @@ import itertools
 from typing import Any
 
 import jax
-from jax.experimental import mesh_utils
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from vit_jax.errors import InputError
-
 
 # Counts on from run to run: jax, asked to stop before a run's first step, does so at the point
 # after the newest one that it has heard of.
@@ -64,6 +62,7 @@ def _with_options(function: Callable[..., Any], options: dict[str, str]) -> Call
     nonlocal compiled
     compiled = compiled or function.lower(*args).compile(compiler_options=options)
     return compiled(*args)
+
   return call
 
 
@@ -76,11 +75,14 @@ class _Spread:
     # Simulated CPU devices share a thread pool, which steps queued behind a collective exhaust.
     self.max_in_flight = 0 if jax.default_backend() == 'cpu' else 1
     if batch_size % (num_devices * accumulate):
-      ways = f'{num_devices} devices' + (f' x {accumulate} accumulation passes'
-                                         if accumulate > 1 else '')
+      ways = f'{num_devices} devices' + (
+        f' x {accumulate} accumulation passes' if accumulate > 1 else ''
+      )
       unit = num_devices * accumulate
-      raise InputError(f'batch_size {batch_size} does not divide over {ways}; try '
-                       f'{max(1, round(batch_size / unit)) * unit}')
+      raise InputError(
+        f'batch_size {batch_size} does not divide over {ways}; try '
+        f'{max(1, round(batch_size / unit)) * unit}'
+      )
 
 
 class Pmap(_Spread):
@@ -107,25 +109,37 @@ class Pmap(_Spread):
   def train_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
     """step(state, batch, shard, mean, previous) -> compiled (state, global batch) -> the same."""
     spread = jax.pmap(
-        lambda state, batch: step(state, batch, jax.lax.axis_index('data'),
-                                  lambda x: jax.lax.pmean(x, 'data'), self._previous),
-        axis_name='data', in_axes=(None, 0), out_axes=None, donate_argnums=0)
+      lambda state, batch: step(
+        state, batch, jax.lax.axis_index('data'), lambda x: jax.lax.pmean(x, 'data'), self._previous
+      ),
+      axis_name='data',
+      in_axes=(None, 0),
+      out_axes=None,
+      donate_argnums=0,
+    )
     spread = _with_options(spread, compiler_options(jax.default_backend()))
     return lambda state, batch: spread(state, self._split(batch))
 
   def eval_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
     """step(params, batch, total) -> compiled (params, global batch) -> sums."""
     spread = jax.pmap(
-        lambda params, batch: step(params, batch, lambda x: jax.lax.psum(x, 'data')),
-        axis_name='data', in_axes=(None, 0), out_axes=None)
+      lambda params, batch: step(params, batch, lambda x: jax.lax.psum(x, 'data')),
+      axis_name='data',
+      in_axes=(None, 0),
+      out_axes=None,
+    )
     spread = _with_options(spread, compiler_options(jax.default_backend()))
     return lambda params, batch: spread(params, self._split(batch))
 
   def gather_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
     """step(params, batch) -> compiled (params, global batch) -> NumPy arrays of all its rows."""
     gather = lambda x: jax.lax.all_gather(x, 'data', tiled=True)
-    spread = jax.pmap(lambda params, batch: jax.tree.map(gather, step(params, batch)),
-                      axis_name='data', in_axes=(None, 0), out_axes=None)
+    spread = jax.pmap(
+      lambda params, batch: jax.tree.map(gather, step(params, batch)),
+      axis_name='data',
+      in_axes=(None, 0),
+      out_axes=None,
+    )
     spread = _with_options(spread, compiler_options(jax.default_backend()))
     return lambda params, batch: jax.device_get(spread(params, self._split(batch)))
 
@@ -148,8 +162,13 @@ class Sharded(_Spread):
   compiler gathers a block's parameters where they are used and scatters their gradients.
   """
 
-  def __init__(self, batch_size: int, accumulate: int = 1, mesh: tuple[int, int] = (0, 1),
-               devices: Sequence[jax.Device] | None = None):
+  def __init__(
+    self,
+    batch_size: int,
+    accumulate: int = 1,
+    mesh: tuple[int, int] = (0, 1),
+    devices: Sequence[jax.Device] | None = None,
+  ):
     """Makes the mesh.
 
     Args:
@@ -167,8 +186,10 @@ class Sharded(_Spread):
       fsdp = min(fsdp, len(devices))
     data, fsdp = data or len(devices) // max(fsdp, 1), fsdp or len(devices) // max(data, 1)
     if data * fsdp != len(devices):
-      raise InputError(f'config.mesh={tuple(mesh)} does not fit {len(devices)} devices: data x '
-                       'fsdp must be all of them; a 0 stands for what remains')
+      raise InputError(
+        f'config.mesh={tuple(mesh)} does not fit {len(devices)} devices: data x '
+        'fsdp must be all of them; a 0 stands for what remains'
+      )
     super().__init__(len(devices), batch_size, accumulate)
     self.mesh = Mesh(_grid(data, fsdp, devices), ('data', 'fsdp'))
     self.layout += f', a mesh of {data} x {fsdp}'
@@ -189,11 +210,13 @@ class Sharded(_Spread):
 
   def put(self, state: Any) -> Any:
     """Puts a state (host arrays, the same on every host, or what `like` says) in its place."""
+
     def place(x, sharding):
       if isinstance(x, jax.Array) and x.sharding == sharding:
         return x
       x = np.asarray(x)
       return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
     return jax.tree.map(place, state, self.shardings(state))
 
   def _spec(self, shape):
@@ -206,9 +229,12 @@ class Sharded(_Spread):
 
   def jit_train_step(self, step: Callable[..., Any], state: Any) -> Callable[..., Any]:
     """The jitted (state, batch) -> (state, metrics) for a state of these shapes; not run yet."""
-    return jax.jit(lambda state, batch: step(state, batch, devices=self.num_devices),
-                   donate_argnums=0, out_shardings=(self.shardings(state), None),
-                   compiler_options=self._options)
+    return jax.jit(
+      lambda state, batch: step(state, batch, devices=self.num_devices),
+      donate_argnums=0,
+      out_shardings=(self.shardings(state), None),
+      compiler_options=self._options,
+    )
 
   def train_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
     """step(state, batch, devices=) -> compiled (state, global batch) -> (state, metrics)."""
@@ -219,6 +245,7 @@ class Sharded(_Spread):
       compiled = compiled or self.jit_train_step(step, state)
       with jax.set_mesh(self.mesh):
         return compiled(state, self._global(batch))
+
     return call
 
   def eval_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
@@ -231,12 +258,14 @@ class Sharded(_Spread):
     return lambda params, batch: jax.device_get(call(params, batch))
 
   def _replicated(self, step):
-    compiled = jax.jit(step, out_shardings=NamedSharding(self.mesh, PartitionSpec()),
-                       compiler_options=self._options)
+    compiled = jax.jit(
+      step, out_shardings=NamedSharding(self.mesh, PartitionSpec()), compiler_options=self._options
+    )
 
     def call(params, batch):
       with jax.set_mesh(self.mesh):
         return compiled(params, self._global(batch))
+
     return call
 
   def _global(self, batch):
@@ -250,7 +279,9 @@ def _grid(data: int, fsdp: int, devices: Sequence[jax.Device]) -> np.ndarray:
   if slices == 1:
     return mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True)
   if data % slices:
-    raise InputError(f'config.mesh=({data}, {fsdp}) does not fit {slices} slices: data must be a '
-                     'multiple of them')
-  return mesh_utils.create_hybrid_device_mesh((data // slices, fsdp), (slices, 1), devices,
-                                              allow_split_physical_axes=True)
+    raise InputError(
+      f'config.mesh=({data}, {fsdp}) does not fit {slices} slices: data must be a multiple of them'
+    )
+  return mesh_utils.create_hybrid_device_mesh(
+    (data // slices, fsdp), (slices, 1), devices, allow_split_physical_axes=True
+  )

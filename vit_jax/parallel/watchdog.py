@@ -40,8 +40,10 @@ class Watchdog:
         self._end(doing)
 
   def _end(self, doing):
-    message = (f'no progress for {self._seconds:g} s {doing}; the stacks above show what each '
-               'thread waits for (config.hang_seconds sets the time, 0: for ever)')
+    message = (
+      f'no progress for {self._seconds:g} s {doing}; the stacks above show what each '
+      'thread waits for (config.hang_seconds sets the time, 0: for ever)'
+    )
     faulthandler.dump_traceback(sys.stderr, all_threads=True)
     print(f'error: {message}', file=sys.stderr, flush=True)
     hosts.fail(message)

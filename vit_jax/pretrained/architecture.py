@@ -12,10 +12,10 @@ import numpy as np
 from vit_jax.errors import InputError
 from vit_jax.models.create import create_model
 from vit_jax.models.sizes import RESNET_UNITS, VARIANTS, ResNet, Variant
-from vit_jax.pretrained.load import abstract_params
-from vit_jax.pretrained.metadata import About
 from vit_jax.pretrained.fit import fit
 from vit_jax.pretrained.formats import read_checkpoint
+from vit_jax.pretrained.load import abstract_params
+from vit_jax.pretrained.metadata import About
 
 # Better by a file than by its arrays:
 _TOLD = ('activation', 'norm_eps', 'head', 'pos_embedding', 'pos_embedding_at', 'image_size')
@@ -25,6 +25,7 @@ _BIT_ROOT = 'resnet/root_block/standardized_conv2d/kernel'
 
 class Loaded(NamedTuple):
   """A checkpoint ready for use."""
+
   model: nn.Module
   params: Any  # for model.apply({'params': params}, images); NumPy arrays
   class_names: list[str] | None  # None: the file has none
@@ -48,7 +49,7 @@ def load_model(path: str | os.PathLike, name: str | None = None, **overrides: An
       another than name and overrides say.
   """
   arrays, about = read_checkpoint(path, num_heads=overrides.get('num_heads'))
-  if about.image_mean and {*about.image_mean, *about.image_std} != {.5}:
+  if about.image_mean and {*about.image_mean, *about.image_std} != {0.5}:
     arrays |= absorb_normalization(arrays, about.image_mean, about.image_std)
   try:
     found_name, found = infer_model(arrays, about)
@@ -62,8 +63,9 @@ def load_model(path: str | os.PathLike, name: str | None = None, **overrides: An
   return Loaded(model, params, about.class_names)
 
 
-def absorb_normalization(arrays: Mapping[str, np.ndarray], mean: Sequence[float],
-                         std: Sequence[float]) -> dict[str, np.ndarray]:
+def absorb_normalization(
+  arrays: Mapping[str, np.ndarray], mean: Sequence[float], std: Sequence[float]
+) -> dict[str, np.ndarray]:
   """A ViT's patch embedding of pixels (p - mean) / std, for pixels in [-1, 1] instead.
 
   Args:
@@ -74,13 +76,14 @@ def absorb_normalization(arrays: Mapping[str, np.ndarray], mean: Sequence[float]
   """
   kernel = arrays['embedding/kernel'].astype(np.float64)
   mean, std = np.array(mean), np.array(std)
-  bias = arrays.get('embedding/bias', 0) + np.einsum('hwcd,c->d', kernel, (.5 - mean) / std)
+  bias = arrays.get('embedding/bias', 0) + np.einsum('hwcd,c->d', kernel, (0.5 - mean) / std)
   kernel = kernel / (2 * std)[:, None]
   return {'embedding/kernel': kernel.astype(np.float32), 'embedding/bias': bias.astype(np.float32)}
 
 
-def infer_model(arrays: Mapping[str, np.ndarray], about: About = About()
-                ) -> tuple[str, dict[str, Any]]:
+def infer_model(
+  arrays: Mapping[str, np.ndarray], about: About = About()
+) -> tuple[str, dict[str, Any]]:
   """Returns the name and the keyword arguments with which `create_model` makes the model.
 
   Neither arrays nor `about` tell whether a learned position embedding is added once (assumed) or
@@ -112,10 +115,17 @@ def _vision_transformer(arrays):
   block = 'Transformer/encoderblock_0/' + 'row/' * axial
   attention, mlp = block + 'MultiHeadDotProductAttention_0/', block + 'MlpBlock_0/'
   patch, _, _, hidden_dim = _shape(arrays, 'embedding/kernel')
-  blocks = {match[1] for name in arrays
-            if (match := re.match(r'Transformer/encoderblock_(\d+)/', name))}
-  letter, found = _size(Variant(hidden_dim, _shape(arrays, mlp + 'Dense_0/kernel')[1],
-                                _shape(arrays, attention + 'query/kernel')[1], len(blocks)))
+  blocks = {
+    match[1] for name in arrays if (match := re.match(r'Transformer/encoderblock_(\d+)/', name))
+  }
+  letter, found = _size(
+    Variant(
+      hidden_dim,
+      _shape(arrays, mlp + 'Dense_0/kernel')[1],
+      _shape(arrays, attention + 'query/kernel')[1],
+      len(blocks),
+    )
+  )
   name, stride = f'ViT-{letter}/{patch}', patch
   if 'conv_root/kernel' in arrays:
     name, stride, stages = _hybrid(arrays, letter, patch)
@@ -125,22 +135,24 @@ def _vision_transformer(arrays):
     found['image_size'] = grid[0] * stride, grid[1] * stride
   found |= position
   found |= {
-      'num_classes': _width(arrays, 'head/bias'),
-      'head': 'token' if 'cls' in arrays else 'map' if 'MAPHead_0/probe' in arrays else 'gap',
-      'representation_size': _width(arrays, 'pre_logits/bias') or None,
-      'registers': arrays['registers'].shape[1] if 'registers' in arrays else 0,
-      'attention': 'axial' if axial else 'full',
-      'pre_norm': 'Transformer/pre_norm/scale' in arrays,
-      'patch_bias': 'embedding/bias' in arrays,
-      'qkv_bias': attention + 'query/bias' in arrays,
-      'layer_scale': float(block + 'LayerScale_0/scale' in arrays)}
+    'num_classes': _width(arrays, 'head/bias'),
+    'head': 'token' if 'cls' in arrays else 'map' if 'MAPHead_0/probe' in arrays else 'gap',
+    'representation_size': _width(arrays, 'pre_logits/bias') or None,
+    'registers': arrays['registers'].shape[1] if 'registers' in arrays else 0,
+    'attention': 'axial' if axial else 'full',
+    'pre_norm': 'Transformer/pre_norm/scale' in arrays,
+    'patch_bias': 'embedding/bias' in arrays,
+    'qkv_bias': attention + 'query/bias' in arrays,
+    'layer_scale': float(block + 'LayerScale_0/scale' in arrays),
+  }
   return name, found
 
 
 def _size(variant):
   """The letter of the nearest size in the table, and overrides for what differs from it."""
-  letters = [(sum(a == b for a, b in zip(variant, known)), letter)
-             for letter, known in VARIANTS.items()]
+  letters = [
+    (sum(a == b for a, b in zip(variant, known)), letter) for letter, known in VARIANTS.items()
+  ]
   letter = max(letters, key=lambda pair: pair[0])[1]
   known = VARIANTS[letter]._asdict()
   return letter, {k: v for k, v in variant._asdict().items() if v != known[k]}
@@ -173,7 +185,7 @@ def _position(arrays, has_cls):
     grid = tuple(_shape(arrays, f'{prefix}/{axis}')[0] for axis in ('rows', 'columns'))
     return {'pos_embedding': 'learned2d'} | at, grid
   patches = _shape(arrays, f'{prefix}/pos_embedding')[1] - has_cls
-  side = round(patches**.5)
+  side = round(patches**0.5)
   return {'pos_embedding': 'learned'} | at, (side, side) if side**2 == patches else None
 
 

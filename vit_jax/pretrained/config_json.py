@@ -11,15 +11,25 @@ from vit_jax.errors import InputError
 from vit_jax.pretrained.metadata import About
 from vit_jax.pretrained.npz import POSITIONS
 
-_HF_ACTIVATIONS = {'gelu': 'gelu', 'gelu_pytorch_tanh': 'gelu_tanh', 'gelu_new': 'gelu_tanh',
-                   'gelu_fast': 'gelu_tanh', 'quick_gelu': 'quick_gelu',
-                   'erf': 'gelu', 'tanh': 'gelu_tanh'}
+_HF_ACTIVATIONS = {
+  'gelu': 'gelu',
+  'gelu_pytorch_tanh': 'gelu_tanh',
+  'gelu_new': 'gelu_tanh',
+  'gelu_fast': 'gelu_tanh',
+  'quick_gelu': 'quick_gelu',
+  'erf': 'gelu',
+  'tanh': 'gelu_tanh',
+}
 _TO_HF = {'gelu': 'gelu', 'gelu_tanh': 'gelu_pytorch_tanh', 'quick_gelu': 'quick_gelu'}
 _POOLING = {'token': 'token', 'avg': 'gap', 'map': 'map'}
 # An architecture by which timm knows the width; all else that differs goes into model_args.
-_TIMM_NAMES = {192: 'vit_tiny_patch16_224', 384: 'vit_small_patch16_224',
-               768: 'vit_base_patch16_224', 1024: 'vit_large_patch16_224',
-               1280: 'vit_huge_patch14_224'}
+_TIMM_NAMES = {
+  192: 'vit_tiny_patch16_224',
+  384: 'vit_small_patch16_224',
+  768: 'vit_base_patch16_224',
+  1024: 'vit_large_patch16_224',
+  1280: 'vit_huge_patch14_224',
+}
 # norm_eps cannot be in model_args: it is one of timm's two, by architecture.
 _TIMM_EPS = {1e-6: None, 1e-5: 'vit_base_patch16_clip_224'}
 
@@ -48,19 +58,24 @@ def _about(config):
     activation = activation or ('quick_gelu' if 'quickgelu' in architecture else 'gelu')
     eps = eps or (1e-5 if '_clip_' in architecture else 1e-6)
   cfg = config.get('pretrained_cfg') or {}
-  size = (config.get('image_size') or args.get('img_size') or config.get('img_size')
-          or cfg.get('input_size', [])[1:])
+  size = (
+    config.get('image_size')
+    or args.get('img_size')
+    or config.get('img_size')
+    or cfg.get('input_size', [])[1:]
+  )
   heads = config.get('num_attention_heads') or args.get('num_heads') or config.get('num_heads')
   pooling = args.get('global_pool') or config.get('global_pool')
   return About(
-      num_heads=heads and int(heads),
-      activation=activation and _HF_ACTIVATIONS.get(activation, activation),
-      norm_eps=eps and float(eps),
-      head=_POOLING.get(pooling, pooling) or None,
-      pos_embedding='none' if args.get('pos_embed') == 'none' else None,
-      image_size=_pair(size) if size else None,
-      **_normalization(cfg.get('mean') or config.get('mean'), cfg.get('std') or config.get('std')),
-      class_names=_class_names(config, cfg))
+    num_heads=heads and int(heads),
+    activation=activation and _HF_ACTIVATIONS.get(activation, activation),
+    norm_eps=eps and float(eps),
+    head=_POOLING.get(pooling, pooling) or None,
+    pos_embedding='none' if args.get('pos_embed') == 'none' else None,
+    image_size=_pair(size) if size else None,
+    **_normalization(cfg.get('mean') or config.get('mean'), cfg.get('std') or config.get('std')),
+    class_names=_class_names(config, cfg),
+  )
 
 
 def read_preprocessor(text: str | bytes, path: str | os.PathLike) -> dict[str, Any]:
@@ -93,8 +108,9 @@ def _class_names(config, cfg):
   return list(names) if names else None
 
 
-def timm_config(arrays: Mapping[str, np.ndarray], about: About, no_embed_class: bool
-                ) -> dict[str, Any]:
+def timm_config(
+  arrays: Mapping[str, np.ndarray], about: About, no_embed_class: bool
+) -> dict[str, Any]:
   """The config.json with which `timm.create_model('local-dir:DIR')` makes the same model.
 
   Raises:
@@ -102,34 +118,59 @@ def timm_config(arrays: Mapping[str, np.ndarray], about: About, no_embed_class: 
   """
   shape = _Shape(arrays, about)
   if about.norm_eps not in _TIMM_EPS:
-    raise InputError(f'timm has no config for norm_eps={about.norm_eps:g}, only 1e-6 and 1e-5; '
-                     'write hf, or say norm_eps=1e-6 if the small difference does not matter')
+    raise InputError(
+      f'timm has no config for norm_eps={about.norm_eps:g}, only 1e-6 and 1e-5; '
+      'write hf, or say norm_eps=1e-6 if the small difference does not matter'
+    )
   pre_norm, patch_bias = 'Transformer/pre_norm/scale' in arrays, 'embedding/bias' in arrays
   if pre_norm == patch_bias:
     raise InputError('timm has pre_norm=True with patch_bias=False or neither, no other pair')
   if POSITIONS not in arrays and about.pos_embedding != 'none':
-    raise InputError("there is no position embedding: give the model, since timm can hold "
-                     "pos_embedding='none' but not 'sincos2d', which has no parameters either")
+    raise InputError(
+      'there is no position embedding: give the model, since timm can hold '
+      "pos_embedding='none' but not 'sincos2d', which has no parameters either"
+    )
   head = {'token': 'token', 'gap': 'avg', 'map': 'map'}[shape.head]
   args = dict(
-      img_size=list(shape.image_size), patch_size=shape.patch, embed_dim=shape.width,
-      depth=shape.depth, num_heads=shape.num_heads, mlp_ratio=shape.mlp_ratio,
-      class_token='cls' in arrays, global_pool=head, fc_norm=False, act_layer=about.activation,
-      qkv_bias=shape.qkv_bias, pre_norm=pre_norm, no_embed_class=no_embed_class,
-      reg_tokens=shape.registers, pos_embed='learn' if POSITIONS in arrays else 'none')
+    img_size=list(shape.image_size),
+    patch_size=shape.patch,
+    embed_dim=shape.width,
+    depth=shape.depth,
+    num_heads=shape.num_heads,
+    mlp_ratio=shape.mlp_ratio,
+    class_token='cls' in arrays,
+    global_pool=head,
+    fc_norm=False,
+    act_layer=about.activation,
+    qkv_bias=shape.qkv_bias,
+    pre_norm=pre_norm,
+    no_embed_class=no_embed_class,
+    reg_tokens=shape.registers,
+    pos_embed='learn' if POSITIONS in arrays else 'none',
+  )
   if shape.layer_scale:
     args['init_values'] = 1e-5
   size = [3, *shape.image_size]
   return dict(
-      architecture=_TIMM_EPS[about.norm_eps] or _TIMM_NAMES.get(shape.width,
-                                                               'vit_base_patch16_224'),
-      num_classes=shape.num_classes, num_features=shape.width, global_pool=head, model_args=args,
-      **({'label_names': about.class_names} if about.class_names else {}),
-      pretrained_cfg=dict(
-          input_size=size, fixed_input_size=True, num_classes=shape.num_classes, crop_pct=.9,
-          interpolation='bilinear', mean=about.image_mean or [.5] * 3,
-          std=about.image_std or [.5] * 3, first_conv='patch_embed.proj',
-          classifier='head', license='other'))
+    architecture=_TIMM_EPS[about.norm_eps] or _TIMM_NAMES.get(shape.width, 'vit_base_patch16_224'),
+    num_classes=shape.num_classes,
+    num_features=shape.width,
+    global_pool=head,
+    model_args=args,
+    **({'label_names': about.class_names} if about.class_names else {}),
+    pretrained_cfg=dict(
+      input_size=size,
+      fixed_input_size=True,
+      num_classes=shape.num_classes,
+      crop_pct=0.9,
+      interpolation='bilinear',
+      mean=about.image_mean or [0.5] * 3,
+      std=about.image_std or [0.5] * 3,
+      first_conv='patch_embed.proj',
+      classifier='head',
+      license='other',
+    ),
+  )
 
 
 def hf_config(arrays: Mapping[str, np.ndarray], about: About) -> dict[str, Any]:
@@ -145,32 +186,44 @@ def hf_config(arrays: Mapping[str, np.ndarray], about: About) -> dict[str, Any]:
   dinov2 = shape.layer_scale or shape.registers
   pooler = 'pre_logits/kernel' in arrays
   wrong = {
-      f'head={shape.head!r}': shape.head != 'token',
-      'pre_norm': 'Transformer/pre_norm/scale' in arrays,
-      'patch_bias=False': 'embedding/bias' not in arrays,
-      'no position embedding': POSITIONS not in arrays,
-      'a head on top of pre_logits': pooler and shape.num_classes,
-      'a head on top of LayerScale or registers': dinov2 and shape.num_classes,
-      'pre_logits and LayerScale or registers': dinov2 and pooler,
-      'registers without LayerScale': shape.registers and not shape.layer_scale,
-      'LayerScale and an MLP of no whole multiple of the width':
-          dinov2 and shape.mlp_dim % shape.width}
+    f'head={shape.head!r}': shape.head != 'token',
+    'pre_norm': 'Transformer/pre_norm/scale' in arrays,
+    'patch_bias=False': 'embedding/bias' not in arrays,
+    'no position embedding': POSITIONS not in arrays,
+    'a head on top of pre_logits': pooler and shape.num_classes,
+    'a head on top of LayerScale or registers': dinov2 and shape.num_classes,
+    'pre_logits and LayerScale or registers': dinov2 and pooler,
+    'registers without LayerScale': shape.registers and not shape.layer_scale,
+    'LayerScale and an MLP of no whole multiple of the width': dinov2
+    and shape.mlp_dim % shape.width,
+  }
   for what, is_so in wrong.items():
     if is_so:
       raise InputError(f'no model of transformers has {what}; npz and orbax hold every model')
   config = dict(
-      attention_probs_dropout_prob=0., dtype='float32', hidden_act=_TO_HF[about.activation],
-      hidden_dropout_prob=0., hidden_size=shape.width,
-      image_size=shape.image_size[0] if len(set(shape.image_size)) == 1 else list(
-          shape.image_size),
-      initializer_range=.02, layer_norm_eps=about.norm_eps, num_attention_heads=shape.num_heads,
-      num_channels=3, num_hidden_layers=shape.depth, patch_size=shape.patch,
-      qkv_bias=shape.qkv_bias)
+    attention_probs_dropout_prob=0.0,
+    dtype='float32',
+    hidden_act=_TO_HF[about.activation],
+    hidden_dropout_prob=0.0,
+    hidden_size=shape.width,
+    image_size=shape.image_size[0] if len(set(shape.image_size)) == 1 else list(shape.image_size),
+    initializer_range=0.02,
+    layer_norm_eps=about.norm_eps,
+    num_attention_heads=shape.num_heads,
+    num_channels=3,
+    num_hidden_layers=shape.depth,
+    patch_size=shape.patch,
+    qkv_bias=shape.qkv_bias,
+  )
   if dinov2:
     kind = 'dinov2_with_registers' if shape.registers else 'dinov2'
     architecture = 'Dinov2WithRegistersModel' if shape.registers else 'Dinov2Model'
-    config |= dict(model_type=kind, mlp_ratio=shape.mlp_dim // shape.width, layerscale_value=1.,
-                   use_swiglu_ffn=False)
+    config |= dict(
+      model_type=kind,
+      mlp_ratio=shape.mlp_dim // shape.width,
+      layerscale_value=1.0,
+      use_swiglu_ffn=False,
+    )
     if shape.registers:
       config['num_register_tokens'] = shape.registers
   else:
@@ -180,8 +233,10 @@ def hf_config(arrays: Mapping[str, np.ndarray], about: About) -> dict[str, Any]:
       config |= dict(pooler_act='tanh', pooler_output_size=arrays['pre_logits/bias'].shape[0])
   if shape.num_classes:
     names = about.class_names or [f'LABEL_{i}' for i in range(shape.num_classes)]
-    config |= dict(id2label={str(i): n for i, n in enumerate(names)},
-                   label2id={n: i for i, n in enumerate(names)})
+    config |= dict(
+      id2label={str(i): n for i, n in enumerate(names)},
+      label2id={n: i for i, n in enumerate(names)},
+    )
   return dict(sorted((config | {'architectures': [architecture]}).items()))
 
 
@@ -190,9 +245,16 @@ def hf_preprocessor(config: Mapping[str, Any], about: About) -> dict[str, Any]:
   size = config['image_size']
   height, width = (size, size) if isinstance(size, int) else size
   return dict(
-      do_normalize=True, do_rescale=True, do_resize=True, image_mean=about.image_mean or [.5] * 3,
-      image_processor_type='ViTImageProcessor', image_std=about.image_std or [.5] * 3, resample=2,
-      rescale_factor=1 / 255, size=dict(height=height, width=width))
+    do_normalize=True,
+    do_rescale=True,
+    do_resize=True,
+    image_mean=about.image_mean or [0.5] * 3,
+    image_processor_type='ViTImageProcessor',
+    image_std=about.image_std or [0.5] * 3,
+    resample=2,
+    rescale_factor=1 / 255,
+    size=dict(height=height, width=width),
+  )
 
 
 class _Shape:
@@ -202,20 +264,25 @@ class _Shape:
     if about.activation not in _TO_HF:
       raise InputError(f'unknown activation {about.activation!r}; there are {", ".join(_TO_HF)}')
     if about.pos_embedding_at not in (None, 'stem'):
-      raise InputError(f'neither timm nor transformers has pos_embedding_at='
-                       f'{about.pos_embedding_at!r}; npz and orbax hold every model')
+      raise InputError(
+        f'neither timm nor transformers has pos_embedding_at='
+        f'{about.pos_embedding_at!r}; npz and orbax hold every model'
+      )
     block = 'Transformer/encoderblock_0'
     query = f'{block}/MultiHeadDotProductAttention_0/query'
     for name in ('embedding/kernel', f'{query}/kernel', f'{block}/MlpBlock_0/Dense_0/kernel'):
       if name not in arrays:
-        raise InputError(f'only plain Vision Transformers can be written for PyTorch, and {name} '
-                         'is missing; npz and orbax hold every model')
+        raise InputError(
+          f'only plain Vision Transformers can be written for PyTorch, and {name} '
+          'is missing; npz and orbax hold every model'
+        )
     self.patch, _, _, self.width = arrays['embedding/kernel'].shape
     self.num_heads = arrays[f'{query}/kernel'].shape[1]
     self.qkv_bias = f'{query}/bias' in arrays
     self.mlp_dim = arrays[f'{block}/MlpBlock_0/Dense_0/kernel'].shape[1]
-    self.depth = sum(name.endswith('/LayerNorm_0/scale') and name.startswith('Transformer/')
-                     for name in arrays)
+    self.depth = sum(
+      name.endswith('/LayerNorm_0/scale') and name.startswith('Transformer/') for name in arrays
+    )
     self.layer_scale = f'{block}/LayerScale_0/scale' in arrays
     self.registers = arrays['registers'].shape[1] if 'registers' in arrays else 0
     self.num_classes = arrays['head/kernel'].shape[1] if 'head/kernel' in arrays else 0
@@ -228,7 +295,7 @@ class _Shape:
   def mlp_ratio(self) -> float:
     """A ratio r with int(width * r) == mlp_dim, which is how both compute it."""
     ratio = self.mlp_dim / self.width
-    return ratio if int(self.width * ratio) == self.mlp_dim else (self.mlp_dim + .5) / self.width
+    return ratio if int(self.width * ratio) == self.mlp_dim else (self.mlp_dim + 0.5) / self.width
 
   def _image_size(self, arrays, about):
     if POSITIONS not in arrays:
@@ -237,8 +304,9 @@ class _Shape:
     size = about.image_size
     if size and (size[0] // self.patch) * (size[1] // self.patch) == patches:
       return tuple(size)
-    side = round(patches**.5)
+    side = round(patches**0.5)
     if side**2 != patches:
-      raise InputError(f'the {patches} positions are no square grid: give the model or the image '
-                       'size they are for')
+      raise InputError(
+        f'the {patches} positions are no square grid: give the model or the image size they are for'
+      )
     return (side * self.patch,) * 2

@@ -15,8 +15,9 @@ def _fingerprints(leaves: list[jax.Array]) -> list[jax.Array]:
     for axis, size in enumerate(x.shape):
       index = index * size + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
     # Odd weights are invertible modulo 2**32: a change in any one word always shows.
-    mixed = (bits ^ (bits >> 15)) * jnp.uint32(0x2c1b3c6d)
+    mixed = (bits ^ (bits >> 15)) * jnp.uint32(0x2C1B3C6D)
     return jnp.sum(mixed * (2 * index + 1), dtype=jnp.uint32)
+
   return [one(x) for x in leaves]
 
 

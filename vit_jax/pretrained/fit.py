@@ -16,8 +16,14 @@ _HEADS = ('head/', 'resnet/head/')
 log = logging.getLogger('vit_jax')
 
 
-def fit(arrays: Mapping[str, np.ndarray], want: Mapping[str, Any], model: nn.Module, about: About,
-        path: str | os.PathLike, new_head: bool = False) -> dict[str, np.ndarray]:
+def fit(
+  arrays: Mapping[str, np.ndarray],
+  want: Mapping[str, Any],
+  model: nn.Module,
+  about: About,
+  path: str | os.PathLike,
+  new_head: bool = False,
+) -> dict[str, np.ndarray]:
   """Returns the arrays that the model wants, with a new head or resized positions if need be.
 
   Args:
@@ -35,8 +41,11 @@ def fit(arrays: Mapping[str, np.ndarray], want: Mapping[str, Any], model: nn.Mod
   _fit_positions(arrays, want, model, about, path)
   problems = [f'missing {k} {want[k].shape}' for k in sorted(want.keys() - arrays.keys())]
   problems += [f'extra {k} {arrays[k].shape}' for k in sorted(arrays.keys() - want.keys())]
-  problems += [f'{k} is {arrays[k].shape}, the model has {want[k].shape}'
-               for k in sorted(want.keys() & arrays.keys()) if arrays[k].shape != want[k].shape]
+  problems += [
+    f'{k} is {arrays[k].shape}, the model has {want[k].shape}'
+    for k in sorted(want.keys() & arrays.keys())
+    if arrays[k].shape != want[k].shape
+  ]
   if problems:
     raise InputError(f'{path} does not fit the model: {some(problems)}')
   return {k: arrays[k] for k in want}
@@ -53,7 +62,7 @@ def _fit_head(arrays, want, model, path, anew):
   for name in of_file + extra:
     del arrays[name]
   for name in of_model:
-    bias = getattr(model, 'head_bias_init', 0.) if name.endswith('bias') else 0.
+    bias = getattr(model, 'head_bias_init', 0.0) if name.endswith('bias') else 0.0
     arrays[name] = np.full(want[name].shape, bias, want[name].dtype)
   changes = []
   if old:
@@ -90,8 +99,12 @@ def _fit_positions(arrays, want, model, about, path):
       arrays[name] = resized
       old_sizes.add(old)
   if old_sizes:
-    log.warning('%s: the position embedding is resized from %s to the grid of %dx%d patches', path,
-                ' and '.join(sorted(old_sizes)), *model.grid)
+    log.warning(
+      '%s: the position embedding is resized from %s to the grid of %dx%d patches',
+      path,
+      ' and '.join(sorted(old_sizes)),
+      *model.grid,
+    )
 
 
 def _resize_axis(array, size):
@@ -105,13 +118,14 @@ def _resize_grid(array, shape, model, about, path):
   """(1, [1 +] n, D) -> (the same for the model's grid, the old grid in words)."""
   prefix = shape[1] - model.grid[0] * model.grid[1]
   patches = array.shape[1] - prefix
-  side = round(max(patches, 0)**.5)
+  side = round(max(patches, 0) ** 0.5)
   grid = _recorded_grid(about, model)
   if grid is None or grid[0] * grid[1] != patches:
     if array.shape == shape:
       if side**2 == patches and model.grid != (side, side):
-        log.warning('%s: its %d positions are taken as the grid of %dx%d', path, patches,
-                    *model.grid)
+        log.warning(
+          '%s: its %d positions are taken as the grid of %dx%d', path, patches, *model.grid
+        )
       return array, None
     grid = (side, side)
   if grid == model.grid or grid[0] * grid[1] != patches or not patches:

@@ -13,9 +13,9 @@ from etils import epath
 import jax.numpy as jnp
 import numpy as np
 
+from vit_jax import files
 from vit_jax.errors import InputError, some
 from vit_jax.pretrained import npz, orbax, safetensors
-from vit_jax import files
 from vit_jax.pretrained.metadata import About
 
 log = logging.getLogger('vit_jax')
@@ -28,12 +28,14 @@ PUBLISHED = About(activation='gelu_tanh', norm_eps=1e-6)  # of models whose file
 
 class Checkpoint(NamedTuple):
   """What a file holds: {canonical name: float32 array}, and what it says besides."""
+
   arrays: dict[str, np.ndarray]
   about: About
 
 
 class _Found(NamedTuple):
   """Where a checkpoint lies: its format, its files or its directory, what it says of itself."""
+
   kind: str  # 'npz', 'safetensors' or 'orbax'
   paths: list[pathlib.Path]
   about: About = About()
@@ -54,8 +56,9 @@ def read_class_names(path: str | os.PathLike) -> list[str] | None:
     return found.about.class_names
 
 
-def read_checkpoint(path: str | os.PathLike, *, num_heads: int | None = None,
-                    num_patches: int | None = None) -> Checkpoint:
+def read_checkpoint(
+  path: str | os.PathLike, *, num_heads: int | None = None, num_patches: int | None = None
+) -> Checkpoint:
   """Reads a checkpoint, holding it in memory once.
 
   Args:
@@ -75,8 +78,9 @@ def read_checkpoint(path: str | os.PathLike, *, num_heads: int | None = None,
     elif kind == 'orbax':
       arrays = npz.canonical(_without_pretext(orbax.read_orbax(paths[0]), path), path)
     else:
-      arrays, kind = safetensors.read_safetensors(paths, about, num_heads=num_heads,
-                                                  num_patches=num_patches)
+      arrays, kind = safetensors.read_safetensors(
+        paths, about, num_heads=num_heads, num_patches=num_patches
+      )
   for name in arrays:
     arrays[name] = as_float32(arrays[name], path, name)
   if wrong := _not_finite(arrays):
@@ -105,9 +109,14 @@ def as_float32(array: np.ndarray, path: str | os.PathLike, name: str) -> np.ndar
   return array.astype(np.float32, copy=False)
 
 
-def write_arrays(arrays: Mapping[str, np.ndarray], path: str | os.PathLike,
-                 format: str | None = None, *, about: About = About(),
-                 spelling: str = 'pre_linen') -> None:
+def write_arrays(
+  arrays: Mapping[str, np.ndarray],
+  path: str | os.PathLike,
+  format: str | None = None,
+  *,
+  about: About = About(),
+  spelling: str = 'pre_linen',
+) -> None:
   """Writes {canonical name: array}; `path` is replaced in one piece.
 
   Args:
@@ -131,8 +140,10 @@ def write_arrays(arrays: Mapping[str, np.ndarray], path: str | os.PathLike,
   elif format == 'orbax':
     orbax.write_orbax(arrays, path, about)
   else:
-    about = about._replace(activation=about.activation or PUBLISHED.activation,
-                           norm_eps=about.norm_eps or PUBLISHED.norm_eps)
+    about = about._replace(
+      activation=about.activation or PUBLISHED.activation,
+      norm_eps=about.norm_eps or PUBLISHED.norm_eps,
+    )
     safetensors.write_safetensors(arrays, path, format, about)
 
 
@@ -191,8 +202,10 @@ def _remote_directory(address, directory):
       files.download(f'{address}/{name}', directory / name)
   elif not get(safetensors.FILE):
     if address.startswith('http'):
-      raise InputError(f'{address} holds neither {safetensors.FILE} nor {safetensors.INDEX}; for '
-                       'another file give its whole address')
+      raise InputError(
+        f'{address} holds neither {safetensors.FILE} nor {safetensors.INDEX}; for '
+        'another file give its whole address'
+      )
     files.check_reachable(address)
     return _directory(epath.Path(address))
   _download_configs(address, directory)
@@ -226,10 +239,12 @@ def _file(path):
     with open(path, 'rb') as f:
       start = f.read(64)
   except OSError as e:
-    raise InputError(f'{path}: {"no such file" if isinstance(e, FileNotFoundError) else e.strerror}'
-                     ) from None
+    raise InputError(
+      f'{path}: {"no such file" if isinstance(e, FileNotFoundError) else e.strerror}'
+    ) from None
   what = {'.npz': 'npz file of arrays', '.safetensors': 'safetensors file'}.get(
-      path.suffix, 'checkpoint')
+    path.suffix, 'checkpoint'
+  )
   if not start:
     raise InputError(f'{path} is not a readable {what} (it is empty); download it again')
   if start.lstrip()[:1] == b'<':
@@ -239,10 +254,12 @@ def _file(path):
   if start[:2] == b'PK' or path.suffix == '.npz':
     return _Found('npz', [path])
   if start[:1] == b'\x80' or path.suffix in ('.bin', '.pth', '.pt'):
-    raise InputError(f'{path} is a pickle, which can run any code when it is read: convert it to '
-                     'safetensors')
-  raise InputError(f'{path} is no checkpoint that is known here: .npz, .safetensors, an Orbax '
-                   'directory')
+    raise InputError(
+      f'{path} is a pickle, which can run any code when it is read: convert it to safetensors'
+    )
+  raise InputError(
+    f'{path} is no checkpoint that is known here: .npz, .safetensors, an Orbax directory'
+  )
 
 
 def _directory(path):
@@ -256,6 +273,8 @@ def _directory(path):
     return _Found('orbax', [checkpoint], orbax.read_about(checkpoint))
   pickles = sorted(p.name for p in path.glob('*.bin'))
   if pickles:
-    raise InputError(f'{path} holds {pickles[0]}, a pickle, which can run any code when it is read:'
-                     ' convert it to safetensors')
+    raise InputError(
+      f'{path} holds {pickles[0]}, a pickle, which can run any code when it is read:'
+      ' convert it to safetensors'
+    )
   raise InputError(f'{path} holds no checkpoint: neither {safetensors.FILE} nor one of Orbax')

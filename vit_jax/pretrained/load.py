@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.pretrained.fingerprint import named_leaves
-from vit_jax.pretrained.metadata import About
 from vit_jax.pretrained.fit import fit
 from vit_jax.pretrained.formats import read_checkpoint, write_arrays
+from vit_jax.pretrained.metadata import About
 
 _TOLD_BY_THE_MODEL = ('activation', 'norm_eps', 'head', 'pos_embedding', 'pos_embedding_at')
 log = logging.getLogger('vit_jax')
@@ -48,8 +48,7 @@ def load_params(path: str | os.PathLike, model: nn.Module, *, new_head: bool = F
   want = traverse_util.flatten_dict(abstract_params(model), sep='/')
   num_heads = next((x.shape[1] for k, x in want.items() if k.endswith('/query/kernel')), None)
   grid = getattr(model, 'grid', None)
-  arrays, about = read_checkpoint(path, num_heads=num_heads,
-                                  num_patches=grid and grid[0] * grid[1])
+  arrays, about = read_checkpoint(path, num_heads=num_heads, num_patches=grid and grid[0] * grid[1])
   _warn_of_contradictions(path, about, model, num_heads)
   params = fit(arrays, want, model, about, path, new_head)
   return traverse_util.unflatten_dict(params, sep='/')
@@ -61,17 +60,35 @@ def _warn_of_contradictions(path, about, model, num_heads):
   for field, given in (given | {'num_heads': num_heads}).items():
     said = getattr(about, field)
     if said is not None and given is not None and said != given:
-      log.warning('%s says %s=%r, the model has %r: its outputs will differ; create_model(..., '
-                  '%s=%r) follows the file', path, field, said, given, field, said)
-  if about.image_mean and {*about.image_mean, *about.image_std} != {.5}:
-    log.warning('%s is of a model for images (x - mean) / std with x in [0, 1], mean %s and std '
-                '%s: give it such, or take load_model, which adapts it to images in [-1, 1]', path,
-                about.image_mean, about.image_std)
+      log.warning(
+        '%s says %s=%r, the model has %r: its outputs will differ; create_model(..., '
+        '%s=%r) follows the file',
+        path,
+        field,
+        said,
+        given,
+        field,
+        said,
+      )
+  if about.image_mean and {*about.image_mean, *about.image_std} != {0.5}:
+    log.warning(
+      '%s is of a model for images (x - mean) / std with x in [0, 1], mean %s and std '
+      '%s: give it such, or take load_model, which adapts it to images in [-1, 1]',
+      path,
+      about.image_mean,
+      about.image_std,
+    )
 
 
-def save_params(params: Any, path: str | os.PathLike, format: str | None = None, *,
-                model: nn.Module | None = None, class_names: list[str] | None = None,
-                spelling: str = 'pre_linen') -> None:
+def save_params(
+  params: Any,
+  path: str | os.PathLike,
+  format: str | None = None,
+  *,
+  model: nn.Module | None = None,
+  class_names: list[str] | None = None,
+  spelling: str = 'pre_linen',
+) -> None:
   """Writes parameters for other programs to read; `load_params` reads back the same bits.
 
   Args:
@@ -90,7 +107,9 @@ def save_params(params: Any, path: str | os.PathLike, format: str | None = None,
   names, leaves = named_leaves(params)
   about = About(class_names=list(class_names) if class_names else None)
   if model is not None:
-    about = about._replace(image_size=model.image_size, **{
-        field: getattr(model, field, None) for field in _TOLD_BY_THE_MODEL})
+    about = about._replace(
+      image_size=model.image_size,
+      **{field: getattr(model, field, None) for field in _TOLD_BY_THE_MODEL},
+    )
   arrays = {name: np.asarray(leaf) for name, leaf in zip(names, leaves)}
   write_arrays(arrays, path, format, about=about, spelling=spelling)

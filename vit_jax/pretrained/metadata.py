@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 class About(NamedTuple):
   """What a file says of itself besides its arrays; None where it says nothing."""
+
   num_heads: int | None = None
   activation: str | None = None  # as create_model spells it: 'gelu_tanh', 'gelu', 'quick_gelu'
   norm_eps: float | None = None

@@ -19,8 +19,11 @@ _ROOT_POSITIONS = 'pos_embedding'  # of the newer dialect
 SPELLINGS = ('pre_linen', 'linen')
 # The original code numbered a block's sublayers together (LayerNorm_0, attention_1,
 # LayerNorm_2, MLP_3); linen numbers each kind by itself.
-_PRE_LINEN = {'MultiHeadDotProductAttention_1': 'MultiHeadDotProductAttention_0',
-              'LayerNorm_2': 'LayerNorm_1', 'MlpBlock_3': 'MlpBlock_0'}
+_PRE_LINEN = {
+  'MultiHeadDotProductAttention_1': 'MultiHeadDotProductAttention_0',
+  'LayerNorm_2': 'LayerNorm_1',
+  'MlpBlock_3': 'MlpBlock_0',
+}
 _FROM_LINEN = {new: old for old, new in _PRE_LINEN.items()}
 # Where the image model's parameters lie in a file, the longest first: of an image-text model,
 # with the optimizer's state, by themselves.
@@ -54,8 +57,10 @@ def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
     with archive:
       members = archive.zip.namelist()
       if any(name.endswith('data.pkl') for name in members):
-        raise InputError(f'{path} is a pickle of PyTorch, which can run any code when it is read: '
-                         'convert it to safetensors')
+        raise InputError(
+          f'{path} is a pickle of PyTorch, which can run any code when it is read: '
+          'convert it to safetensors'
+        )
       strange = [name for name in members if not name.endswith('.npy')]
       if strange or not members:
         raise ValueError(f'it holds {some(strange)}' if strange else 'it is empty')
@@ -63,13 +68,15 @@ def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
   except InputError:
     raise
   except Exception as e:  # zipfile, zlib, struct, NumPy's header parser: all kinds on damage
-    raise InputError(f'{path} is not a readable npz file of arrays ({e or type(e).__name__}); '
-                     'download it again') from e
+    raise InputError(
+      f'{path} is not a readable npz file of arrays ({e or type(e).__name__}); download it again'
+    ) from e
   return canonical(arrays, path)
 
 
-def write_npz(arrays: Mapping[str, np.ndarray], path: str | os.PathLike, *,
-              spelling: str = 'pre_linen') -> None:
+def write_npz(
+  arrays: Mapping[str, np.ndarray], path: str | os.PathLike, *, spelling: str = 'pre_linen'
+) -> None:
   """Writes {canonical name: array} as a published file.
 
   Args:
@@ -85,8 +92,10 @@ def write_npz(arrays: Mapping[str, np.ndarray], path: str | os.PathLike, *,
   if spelling == 'pre_linen':
     # The GroupNorm of that time had four axes; a stem alone is published with one.
     has_stages = any(name.startswith('block1/') for name in arrays)
-    arrays = {to_pre_linen(k): v[None, None, None] if has_stages and _is_group_norm(k) else v
-              for k, v in arrays.items()}
+    arrays = {
+      to_pre_linen(k): v[None, None, None] if has_stages and _is_group_norm(k) else v
+      for k, v in arrays.items()
+    }
   with replacing(path) as temporary, open(temporary, 'wb') as f:
     np.savez(f, **arrays)
 

@@ -15,9 +15,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from vit_jax.errors import InputError, reason, some
+from vit_jax.files import local
 from vit_jax.pretrained.fingerprint import fingerprint, named_leaves
 from vit_jax.pretrained.metadata import About
-from vit_jax.files import local
 
 _STEP, _PARAMS, _META = 'state', 'params', 'meta'  # items of Orbax's composite checkpoints
 _AVERAGE = 'average'  # of the parameters, in the state of a run that keeps one
@@ -55,8 +55,9 @@ def read_orbax(path: epath.Path) -> dict[str, np.ndarray]:
   # One by one: all at once would hold a second copy.
   wrong = [k for k, x in arrays.items() if fingerprint({k: x})[k] != saved.get(prefix + k)]
   if wrong:
-    raise InputError(f'the checkpoint {path} differs from what was saved in {some(wrong)}: it is '
-                     'damaged')
+    raise InputError(
+      f'the checkpoint {path} differs from what was saved in {some(wrong)}: it is damaged'
+    )
   return arrays
 
 
@@ -71,8 +72,9 @@ def _restore(path):
     tree = {which: tree[which]}
   like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
   numpy = jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-  restored = handler.restore(item, args=ocp.args.PyTreeRestore(
-      item=like, restore_args=numpy, partial_restore=True))
+  restored = handler.restore(
+    item, args=ocp.args.PyTreeRestore(item=like, restore_args=numpy, partial_restore=True)
+  )
   if not of_run:
     return '', dict(zip(*named_leaves(restored)))
   return f'{which}/', dict(zip(*named_leaves(restored[which])))
@@ -89,8 +91,13 @@ def read_about(path: epath.Path) -> About:
   except Exception as e:
     raise InputError(f'the checkpoint {path} cannot be read ({reason(e)}): it is damaged') from e
   about = About(**{field: meta[field] for field in About._fields if meta.get(field)})
-  return about._replace(**{field: tuple(value) for field, value in about._asdict().items()
-                           if isinstance(value, list) and field != 'class_names'})
+  return about._replace(
+    **{
+      field: tuple(value)
+      for field, value in about._asdict().items()
+      if isinstance(value, list) and field != 'class_names'
+    }
+  )
 
 
 def write_orbax(arrays: Mapping[str, np.ndarray], path: str | os.PathLike, about: About) -> None:
@@ -100,10 +107,10 @@ def write_orbax(arrays: Mapping[str, np.ndarray], path: str | os.PathLike, about
     InputError: when `path` is there and is not of this kind, or cannot be written.
   """
   path = local(path)
-  if path.exists() and not (path / _PARAMS).is_dir() and (
-      not path.is_dir() or any(path.iterdir())):
-    raise InputError(f'{path} is there already, and no directory of parameters that may be '
-                     'replaced')
+  if path.exists() and not (path / _PARAMS).is_dir() and (not path.is_dir() or any(path.iterdir())):
+    raise InputError(
+      f'{path} is there already, and no directory of parameters that may be replaced'
+    )
   meta = {k: v for k, v in about._asdict().items() if v is not None and k != 'format'}
   meta['fingerprint'] = {k: fingerprint({k: x})[k] for k, x in arrays.items()}
   tree = traverse_util.unflatten_dict(dict(arrays), sep='/')
@@ -112,8 +119,10 @@ def write_orbax(arrays: Mapping[str, np.ndarray], path: str | os.PathLike, about
     with tempfile.TemporaryDirectory(prefix=f'.{path.name}.', dir=path.parent) as temporary:
       new = pathlib.Path(temporary) / 'new'
       with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        checkpointer.save(new, args=ocp.args.Composite(
-            params=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(meta)))
+        checkpointer.save(
+          new,
+          args=ocp.args.Composite(params=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(meta)),
+        )
       if path.exists():
         path.rename(new.with_name('old'))  # goes with the temporary directory
       new.rename(path)

@@ -13,9 +13,13 @@ from vit_jax.errors import InputError
 METHODS = ('bilinear', 'half_pixel', 'bicubic')
 
 
-def resize_posembed(pos_embedding: np.ndarray, new_grid: tuple[int, int],
-                    old_grid: tuple[int, int] | None = None, num_prefix_tokens: int = 1,
-                    method: str = 'bilinear') -> np.ndarray:
+def resize_posembed(
+  pos_embedding: np.ndarray,
+  new_grid: tuple[int, int],
+  old_grid: tuple[int, int] | None = None,
+  num_prefix_tokens: int = 1,
+  method: str = 'bilinear',
+) -> np.ndarray:
   """Interpolates a position embedding to another grid of patches (paper section 3.2).
 
   Args:
@@ -52,8 +56,7 @@ def resize_posembed(pos_embedding: np.ndarray, new_grid: tuple[int, int],
   return np.concatenate([prefix, grid.reshape(1, new_h * new_w, -1)], axis=1)
 
 
-def resize_patch_embedding(kernel: np.ndarray, new_patch_size: int | tuple[int, int]
-                           ) -> np.ndarray:
+def resize_patch_embedding(kernel: np.ndarray, new_patch_size: int | tuple[int, int]) -> np.ndarray:
   """Resizes the patch embedding to another patch size (FlexiViT, arXiv 2212.08013 section 3.4).
 
   With B the resize of a patch x to the new size, the new kernel w' = pinv(B^T) w makes <B x, w'>
@@ -77,8 +80,10 @@ def resize_patch_embedding(kernel: np.ndarray, new_patch_size: int | tuple[int, 
   if kernel.shape[:2] == size:
     return kernel
   # B is the Kronecker product of two small matrices, so its pseudo-inverse is that of theirs.
-  rows, columns = (np.linalg.pinv(_half_pixel_weights(old, new, _triangle, widen=False).T)
-                   for old, new in zip(kernel.shape, size))
+  rows, columns = (
+    np.linalg.pinv(_half_pixel_weights(old, new, _triangle, widen=False).T)
+    for old, new in zip(kernel.shape, size)
+  )
   return _resize(kernel, rows, columns)
 
 
@@ -101,7 +106,7 @@ def _weights(old: int, new: int, method: str) -> np.ndarray:
 def _half_pixel_weights(old, new, kernel, widen):
   """Points are centres of cells; at the border, weights outside the grid are left out."""
   scale = old / new
-  at = (np.arange(new) + .5) * scale - .5
+  at = (np.arange(new) + 0.5) * scale - 0.5
   distance = at[:, None] - np.arange(old)
   weights = kernel(distance / max(scale, 1) if widen else distance)
   return weights / weights.sum(axis=1, keepdims=True)
@@ -111,7 +116,7 @@ def _triangle(x):
   return np.maximum(0, 1 - np.abs(x))
 
 
-def _cubic(x, a=-.5):
+def _cubic(x, a=-0.5):
   x = np.abs(x)
   inner = ((a + 2) * x - (a + 3)) * x**2 + 1
   outer = a * (((x - 5) * x + 8) * x - 4)
@@ -122,18 +127,23 @@ def _old_grid(length, grid, num_prefix_tokens):
   """(h, w) of `length` rows, some of them no patches."""
   patches = length - num_prefix_tokens
   if num_prefix_tokens < 0 or patches < 1:
-    raise InputError(f'a position embedding of {length} rows has no grid after '
-                     f'{num_prefix_tokens} prefix tokens')
+    raise InputError(
+      f'a position embedding of {length} rows has no grid after {num_prefix_tokens} prefix tokens'
+    )
   if grid is None:
-    side = round(patches**.5)
+    side = round(patches**0.5)
     if side**2 != patches:
-      raise InputError(f'{patches} patch positions are no square grid: give old_grid=(h, w), or '
-                       f'another num_prefix_tokens than {num_prefix_tokens}')
+      raise InputError(
+        f'{patches} patch positions are no square grid: give old_grid=(h, w), or '
+        f'another num_prefix_tokens than {num_prefix_tokens}'
+      )
     return side, side
   h, w = _pair(grid, 'old_grid')
   if h * w != patches:
-    raise InputError(f'old_grid {h}x{w} has {h * w} patches, the position embedding has {patches} '
-                     f'after {num_prefix_tokens} prefix tokens')
+    raise InputError(
+      f'old_grid {h}x{w} has {h * w} patches, the position embedding has {patches} '
+      f'after {num_prefix_tokens} prefix tokens'
+    )
   return h, w
 
 

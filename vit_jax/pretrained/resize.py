@@ -20,10 +20,17 @@ _KERNEL = 'embedding/kernel'
 _POSITIONS = re.compile(r'.*\bposembed_input/(pos_embedding|rows|columns)')
 
 
-def resize_checkpoint(path: str | os.PathLike, out: str | os.PathLike, image_size: Size, *,
-                      patch_size: int | None = None, old_image_size: Size | None = None,
-                      method: str = 'bilinear', num_heads: int | None = None,
-                      force: bool = False) -> dict[str, tuple[Shape, Shape]]:
+def resize_checkpoint(
+  path: str | os.PathLike,
+  out: str | os.PathLike,
+  image_size: Size,
+  *,
+  patch_size: int | None = None,
+  old_image_size: Size | None = None,
+  method: str = 'bilinear',
+  num_heads: int | None = None,
+  force: bool = False,
+) -> dict[str, tuple[Shape, Shape]]:
   """Writes the checkpoint `path` for another image size, or patch size, or both, to `out`.
 
   Args:
@@ -48,8 +55,9 @@ def resize_checkpoint(path: str | os.PathLike, out: str | os.PathLike, image_siz
   if old_image_size is None:
     old_image_size = _recorded_size(old, about.image_size)
   try:
-    new = resize_arrays(old, image_size, patch_size=patch_size, old_image_size=old_image_size,
-                        method=method)
+    new = resize_arrays(
+      old, image_size, patch_size=patch_size, old_image_size=old_image_size, method=method
+    )
   except InputError as e:
     raise InputError(f'{path}: {e}') from e
   about = about._replace(image_size=_sides(image_size))
@@ -63,16 +71,22 @@ def _format(path, about, out):
   """What `out` is written as, to hold all that changes the model's outputs, or a warning."""
   if out.suffix == '.safetensors':
     if about.format not in ('timm', 'hf'):
-      raise InputError(f"{out}: {path} does not tell whether timm's or Hugging Face's names are "
-                       'wanted; write npz or orbax, and vit_jax.tools.convert goes on from it')
+      raise InputError(
+        f"{out}: {path} does not tell whether timm's or Hugging Face's names are "
+        'wanted; write npz or orbax, and vit_jax.tools.convert goes on from it'
+      )
     if about.activation is None:
-      raise InputError(f'{path} has no config.json that tells its activation: put one beside it, '
-                       'or write npz')
+      raise InputError(
+        f'{path} has no config.json that tells its activation: put one beside it, or write npz'
+      )
     return about.format
   if out.suffix != '.npz':
     return 'orbax'
-  unusual = [f'{field}={getattr(about, field)!r}' for field in ('activation', 'norm_eps')
-             if getattr(about, field) not in (None, getattr(PUBLISHED, field))]
+  unusual = [
+    f'{field}={getattr(about, field)!r}'
+    for field in ('activation', 'norm_eps')
+    if getattr(about, field) not in (None, getattr(PUBLISHED, field))
+  ]
   if unusual:
     log.warning('npz does not keep %s of %s: give that to create_model', ', '.join(unusual), path)
   return 'npz'
@@ -89,9 +103,14 @@ def _recorded_size(arrays, image_size):
   return (h * strides[0], w * strides[1]) if agrees else None
 
 
-def resize_arrays(arrays: dict[str, np.ndarray], image_size: Size, *,
-                  patch_size: Size | None = None, old_image_size: Size | None = None,
-                  method: str = 'bilinear') -> dict[str, np.ndarray]:
+def resize_arrays(
+  arrays: dict[str, np.ndarray],
+  image_size: Size,
+  *,
+  patch_size: Size | None = None,
+  old_image_size: Size | None = None,
+  method: str = 'bilinear',
+) -> dict[str, np.ndarray]:
   """Returns a Vision Transformer's arrays for another image size, or patch size, or both.
 
   Learned position embeddings, wherever they are added, go through `resize_posembed`, the patch
@@ -109,8 +128,11 @@ def resize_arrays(arrays: dict[str, np.ndarray], image_size: Size, *,
   """
   if _KERNEL not in arrays:
     bit = any(name.startswith('resnet/') for name in arrays)
-    raise InputError('a BiT ResNet takes images of any size as it is: nothing to resize' if bit
-                     else f'there is no {_KERNEL}: this is no Vision Transformer')
+    raise InputError(
+      'a BiT ResNet takes images of any size as it is: nothing to resize'
+      if bit
+      else f'there is no {_KERNEL}: this is no Vision Transformer'
+    )
   stem = _stem_stride(arrays)
   old_patch = arrays[_KERNEL].shape[:2]
   new_patch = old_patch if patch_size is None else _sides(patch_size)
@@ -140,8 +162,10 @@ def resize_arrays(arrays: dict[str, np.ndarray], image_size: Size, *,
 
   result = {name: resized(name, array) for name, array in arrays.items()}
   if all(result[name] is arrays[name] for name in arrays):
-    raise InputError(f'it is for {_by(new_grid)} patches of {_by(np.multiply(new_patch, stem))} '
-                     'pixels already: nothing to resize')
+    raise InputError(
+      f'it is for {_by(new_grid)} patches of {_by(np.multiply(new_patch, stem))} '
+      'pixels already: nothing to resize'
+    )
   return result
 
 
@@ -158,22 +182,27 @@ def _grid(image, stem, patch, what):
   stride = stem * patch[0], stem * patch[1]
   if image[0] % stride[0] or image[1] % stride[1]:
     near = tuple(max(1, round(i / s)) * s for i, s in zip(image, stride))
-    raise InputError(f'{what} {_by(image)} is not a multiple of the patch size {_by(stride)}; '
-                     f'try {_by(near)}')
+    raise InputError(
+      f'{what} {_by(image)} is not a multiple of the patch size {_by(stride)}; try {_by(near)}'
+    )
   return image[0] // stride[0], image[1] // stride[1]
 
 
 def _old_grid(patches, old_image_size, stem, patch):
   if old_image_size is None:
-    side = round(patches**.5)
+    side = round(patches**0.5)
     if side**2 != patches:
-      raise InputError(f'its {patches} patches are no square: give old_image_size, the pixels '
-                       'HEIGHT,WIDTH that it is for')
+      raise InputError(
+        f'its {patches} patches are no square: give old_image_size, the pixels '
+        'HEIGHT,WIDTH that it is for'
+      )
     return side, side
   grid = _grid(_sides(old_image_size), stem, patch, 'old_image_size')
   if grid[0] * grid[1] != patches:
-    raise InputError(f'old_image_size {_by(_sides(old_image_size))} has {_by(grid)} patches, but '
-                     f'its position embedding has {patches}')
+    raise InputError(
+      f'old_image_size {_by(_sides(old_image_size))} has {_by(grid)} patches, but '
+      f'its position embedding has {patches}'
+    )
   return grid
 
 

@@ -16,19 +16,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from vit_jax.errors import InputError
+from vit_jax.files import local, replacing
 from vit_jax.models.sizes import VARIANTS
 from vit_jax.pretrained import config_json, torch_layout
 from vit_jax.pretrained.metadata import About
-from vit_jax.files import local, replacing
 
 FILE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 CONFIG, PREPROCESSOR = 'config.json', 'preprocessor_config.json'
 log = logging.getLogger('vit_jax')
 
 
-def read_safetensors(shards: list[pathlib.Path], about: About, *, num_heads: int | None = None,
-                     num_patches: int | None = None
-                     ) -> tuple[dict[str, np.ndarray], str]:
+def read_safetensors(
+  shards: list[pathlib.Path],
+  about: About,
+  *,
+  num_heads: int | None = None,
+  num_patches: int | None = None,
+) -> tuple[dict[str, np.ndarray], str]:
   """Reads tensors one at a time: ({canonical name: array}, 'timm' or 'hf').
 
   Args:
@@ -44,8 +48,10 @@ def read_safetensors(shards: list[pathlib.Path], about: About, *, num_heads: int
   names = [name for shard in shards for name in _names(shard)]
   found = torch_layout.dialect(names)
   if found is None:
-    raise InputError(f"{path} has neither timm's nor Hugging Face's names of a Vision "
-                     f'Transformer ({", ".join(names[:3])}, ...)')
+    raise InputError(
+      f"{path} has neither timm's nor Hugging Face's names of a Vision "
+      f'Transformer ({", ".join(names[:3])}, ...)'
+    )
   if reason := torch_layout.misfit(names):
     raise InputError(f'{path} is of another model: {reason}')
   kind, prefix = found
@@ -117,8 +123,10 @@ def _usual_heads(path, width):
   for size in VARIANTS.values():
     if size.hidden_dim == width:
       return size.num_heads
-  raise InputError(f'{path} does not tell its number of attention heads, and width {width} is not '
-                   'a usual one: give num_heads, or put its config.json beside it')
+  raise InputError(
+    f'{path} does not tell its number of attention heads, and width {width} is not '
+    'a usual one: give num_heads, or put its config.json beside it'
+  )
 
 
 def _tensors(shards) -> Iterator[tuple[str, np.ndarray]]:
@@ -132,8 +140,9 @@ def _tensors(shards) -> Iterator[tuple[str, np.ndarray]]:
           log.warning('%s: %s is left out, which only masked pretraining uses', shard, name)
 
 
-def write_safetensors(arrays: Mapping[str, np.ndarray], path: str | os.PathLike, kind: str,
-                      about: About) -> None:
+def write_safetensors(
+  arrays: Mapping[str, np.ndarray], path: str | os.PathLike, kind: str, about: About
+) -> None:
   """Writes {canonical name: array} with a config.json.
 
   Args:
@@ -168,7 +177,10 @@ def write_safetensors(arrays: Mapping[str, np.ndarray], path: str | os.PathLike,
         stack.enter_context(replacing(path / name)).write_text(text)
       path = path / FILE
     try:
-      save_file(tensors, stack.enter_context(replacing(path)),
-                metadata={'format': 'pt', 'config': texts[CONFIG]})
+      save_file(
+        tensors,
+        stack.enter_context(replacing(path)),
+        metadata={'format': 'pt', 'config': texts[CONFIG]},
+      )
     except SafetensorError as e:
       raise InputError(f'cannot write {path} ({e})') from e

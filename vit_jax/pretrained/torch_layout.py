@@ -16,84 +16,117 @@ _ATTENTION = 'MultiHeadDotProductAttention_0'
 _BLOCK = 'Transformer/encoderblock_#'  # '#' stands for the number of a block
 # (their module, our module, kind). Kinds say how weight and bias are laid out.
 _TIMM = (
-    ('patch_embed.proj', 'embedding', 'conv'),
-    ('norm_pre', 'Transformer/pre_norm', 'norm'),
-    ('blocks.#.norm1', f'{_BLOCK}/LayerNorm_0', 'norm'),
-    ('blocks.#.attn.q', f'{_BLOCK}/{_ATTENTION}/query', 'heads'),
-    ('blocks.#.attn.k', f'{_BLOCK}/{_ATTENTION}/key', 'heads'),
-    ('blocks.#.attn.v', f'{_BLOCK}/{_ATTENTION}/value', 'heads'),
-    ('blocks.#.attn.proj', f'{_BLOCK}/{_ATTENTION}/out', 'out'),
-    ('blocks.#.ls1', f'{_BLOCK}/LayerScale_0', 'gamma'),
-    ('blocks.#.norm2', f'{_BLOCK}/LayerNorm_1', 'norm'),
-    ('blocks.#.mlp.fc1', f'{_BLOCK}/MlpBlock_0/Dense_0', 'dense'),
-    ('blocks.#.mlp.fc2', f'{_BLOCK}/MlpBlock_0/Dense_1', 'dense'),
-    ('blocks.#.ls2', f'{_BLOCK}/LayerScale_1', 'gamma'),
-    ('norm', 'Transformer/encoder_norm', 'norm'),
-    ('attn_pool.q', f'MAPHead_0/{_ATTENTION}/query', 'heads'),
-    ('attn_pool.k', f'MAPHead_0/{_ATTENTION}/key', 'heads'),
-    ('attn_pool.v', f'MAPHead_0/{_ATTENTION}/value', 'heads'),
-    ('attn_pool.proj', f'MAPHead_0/{_ATTENTION}/out', 'out'),
-    ('attn_pool.norm', 'MAPHead_0/LayerNorm_0', 'norm'),
-    ('attn_pool.mlp.fc1', 'MAPHead_0/MlpBlock_0/Dense_0', 'dense'),
-    ('attn_pool.mlp.fc2', 'MAPHead_0/MlpBlock_0/Dense_1', 'dense'),
-    ('pre_logits.fc', 'pre_logits', 'dense'),  # until timm 0.6
-    ('head', 'head', 'dense'))
-_TIMM_TOKENS = {'cls_token': 'cls', 'reg_token': 'registers', 'pos_embed': POSITIONS,
-                'attn_pool.latent': 'MAPHead_0/probe'}
+  ('patch_embed.proj', 'embedding', 'conv'),
+  ('norm_pre', 'Transformer/pre_norm', 'norm'),
+  ('blocks.#.norm1', f'{_BLOCK}/LayerNorm_0', 'norm'),
+  ('blocks.#.attn.q', f'{_BLOCK}/{_ATTENTION}/query', 'heads'),
+  ('blocks.#.attn.k', f'{_BLOCK}/{_ATTENTION}/key', 'heads'),
+  ('blocks.#.attn.v', f'{_BLOCK}/{_ATTENTION}/value', 'heads'),
+  ('blocks.#.attn.proj', f'{_BLOCK}/{_ATTENTION}/out', 'out'),
+  ('blocks.#.ls1', f'{_BLOCK}/LayerScale_0', 'gamma'),
+  ('blocks.#.norm2', f'{_BLOCK}/LayerNorm_1', 'norm'),
+  ('blocks.#.mlp.fc1', f'{_BLOCK}/MlpBlock_0/Dense_0', 'dense'),
+  ('blocks.#.mlp.fc2', f'{_BLOCK}/MlpBlock_0/Dense_1', 'dense'),
+  ('blocks.#.ls2', f'{_BLOCK}/LayerScale_1', 'gamma'),
+  ('norm', 'Transformer/encoder_norm', 'norm'),
+  ('attn_pool.q', f'MAPHead_0/{_ATTENTION}/query', 'heads'),
+  ('attn_pool.k', f'MAPHead_0/{_ATTENTION}/key', 'heads'),
+  ('attn_pool.v', f'MAPHead_0/{_ATTENTION}/value', 'heads'),
+  ('attn_pool.proj', f'MAPHead_0/{_ATTENTION}/out', 'out'),
+  ('attn_pool.norm', 'MAPHead_0/LayerNorm_0', 'norm'),
+  ('attn_pool.mlp.fc1', 'MAPHead_0/MlpBlock_0/Dense_0', 'dense'),
+  ('attn_pool.mlp.fc2', 'MAPHead_0/MlpBlock_0/Dense_1', 'dense'),
+  ('pre_logits.fc', 'pre_logits', 'dense'),  # until timm 0.6
+  ('head', 'head', 'dense'),
+)
+_TIMM_TOKENS = {
+  'cls_token': 'cls',
+  'reg_token': 'registers',
+  'pos_embed': POSITIONS,
+  'attn_pool.latent': 'MAPHead_0/probe',
+}
 _HF_ENDS = (
-    ('embeddings.patch_embeddings.projection', 'embedding', 'conv'),
-    ('layernorm', 'Transformer/encoder_norm', 'norm'),
-    ('pooler.dense', 'pre_logits', 'dense'),
-    ('classifier', 'head', 'dense'))
+  ('embeddings.patch_embeddings.projection', 'embedding', 'conv'),
+  ('layernorm', 'Transformer/encoder_norm', 'norm'),
+  ('pooler.dense', 'pre_logits', 'dense'),
+  ('classifier', 'head', 'dense'),
+)
 _HF_ATTENTION = (
-    ('encoder.layer.#.attention.attention.query', f'{_BLOCK}/{_ATTENTION}/query', 'heads'),
-    ('encoder.layer.#.attention.attention.key', f'{_BLOCK}/{_ATTENTION}/key', 'heads'),
-    ('encoder.layer.#.attention.attention.value', f'{_BLOCK}/{_ATTENTION}/value', 'heads'),
-    ('encoder.layer.#.attention.output.dense', f'{_BLOCK}/{_ATTENTION}/out', 'out'))
+  ('encoder.layer.#.attention.attention.query', f'{_BLOCK}/{_ATTENTION}/query', 'heads'),
+  ('encoder.layer.#.attention.attention.key', f'{_BLOCK}/{_ATTENTION}/key', 'heads'),
+  ('encoder.layer.#.attention.attention.value', f'{_BLOCK}/{_ATTENTION}/value', 'heads'),
+  ('encoder.layer.#.attention.output.dense', f'{_BLOCK}/{_ATTENTION}/out', 'out'),
+)
 _VIT = (
-    ('encoder.layer.#.layernorm_before', f'{_BLOCK}/LayerNorm_0', 'norm'),
-    ('encoder.layer.#.layernorm_after', f'{_BLOCK}/LayerNorm_1', 'norm'),
-    ('encoder.layer.#.intermediate.dense', f'{_BLOCK}/MlpBlock_0/Dense_0', 'dense'),
-    ('encoder.layer.#.output.dense', f'{_BLOCK}/MlpBlock_0/Dense_1', 'dense'))
+  ('encoder.layer.#.layernorm_before', f'{_BLOCK}/LayerNorm_0', 'norm'),
+  ('encoder.layer.#.layernorm_after', f'{_BLOCK}/LayerNorm_1', 'norm'),
+  ('encoder.layer.#.intermediate.dense', f'{_BLOCK}/MlpBlock_0/Dense_0', 'dense'),
+  ('encoder.layer.#.output.dense', f'{_BLOCK}/MlpBlock_0/Dense_1', 'dense'),
+)
 _DINOV2 = (
-    ('encoder.layer.#.norm1', f'{_BLOCK}/LayerNorm_0', 'norm'),
-    ('encoder.layer.#.layer_scale1', f'{_BLOCK}/LayerScale_0', 'lambda1'),
-    ('encoder.layer.#.norm2', f'{_BLOCK}/LayerNorm_1', 'norm'),
-    ('encoder.layer.#.mlp.fc1', f'{_BLOCK}/MlpBlock_0/Dense_0', 'dense'),
-    ('encoder.layer.#.mlp.fc2', f'{_BLOCK}/MlpBlock_0/Dense_1', 'dense'),
-    ('encoder.layer.#.layer_scale2', f'{_BLOCK}/LayerScale_1', 'lambda1'))
-_HF_TOKENS = {'embeddings.cls_token': 'cls', 'embeddings.register_tokens': 'registers',
-              'embeddings.position_embeddings': POSITIONS}
+  ('encoder.layer.#.norm1', f'{_BLOCK}/LayerNorm_0', 'norm'),
+  ('encoder.layer.#.layer_scale1', f'{_BLOCK}/LayerScale_0', 'lambda1'),
+  ('encoder.layer.#.norm2', f'{_BLOCK}/LayerNorm_1', 'norm'),
+  ('encoder.layer.#.mlp.fc1', f'{_BLOCK}/MlpBlock_0/Dense_0', 'dense'),
+  ('encoder.layer.#.mlp.fc2', f'{_BLOCK}/MlpBlock_0/Dense_1', 'dense'),
+  ('encoder.layer.#.layer_scale2', f'{_BLOCK}/LayerScale_1', 'lambda1'),
+)
+_HF_TOKENS = {
+  'embeddings.cls_token': 'cls',
+  'embeddings.register_tokens': 'registers',
+  'embeddings.position_embeddings': POSITIONS,
+}
 # transformers 5 renames in memory and back in files; a state_dict saved by hand has these.
-_HF_ALIASES = {'attention.q_proj': 'attention.attention.query',
-               'attention.k_proj': 'attention.attention.key',
-               'attention.v_proj': 'attention.attention.value',
-               'attention.o_proj': 'attention.output.dense'}
+_HF_ALIASES = {
+  'attention.q_proj': 'attention.attention.query',
+  'attention.k_proj': 'attention.attention.key',
+  'attention.v_proj': 'attention.attention.value',
+  'attention.o_proj': 'attention.output.dense',
+}
 # Arrays by which a file is known to be of a model that we do not build.
 _FOREIGN = {
-    r'fc_norm\.': 'it normalises after pooling (fc_norm), which our heads do before',
-    r'dist(illation)?_token$|head_dist\.': 'it has a distillation token (DeiT)',
-    r'\.[qk]_norm\.': 'it normalises queries and keys',
-    r'\.mlp\.(w12|fc1_g|weights_in)': 'its MLP is gated (SwiGLU)',
-    r'\.attn\.norm\.|\.mlp\.norm\.': 'it normalises inside attention or the MLP',
-    r'rel_pos|relative_position': 'its relative positions are not ours'}
+  r'fc_norm\.': 'it normalises after pooling (fc_norm), which our heads do before',
+  r'dist(illation)?_token$|head_dist\.': 'it has a distillation token (DeiT)',
+  r'\.[qk]_norm\.': 'it normalises queries and keys',
+  r'\.mlp\.(w12|fc1_g|weights_in)': 'its MLP is gated (SwiGLU)',
+  r'\.attn\.norm\.|\.mlp\.norm\.': 'it normalises inside attention or the MLP',
+  r'rel_pos|relative_position': 'its relative positions are not ours',
+}
 
 # parameter of a module -> (ours, to ours, to theirs); h is the number of heads.
 _Layout = dict[str, tuple[str, Callable, Callable]]
 _same = lambda x, h: x
 _transposed = lambda x, h: x.T
 _KINDS: dict[str, _Layout] = {
-    'norm': {'weight': ('scale', _same, _same), 'bias': ('bias', _same, _same)},
-    'dense': {'weight': ('kernel', _transposed, _transposed), 'bias': ('bias', _same, _same)},
-    'conv': {'weight': ('kernel', lambda x, h: x.transpose(2, 3, 1, 0),
-                        lambda x, h: x.transpose(3, 2, 0, 1)), 'bias': ('bias', _same, _same)},
-    'heads': {'weight': ('kernel', lambda x, h: x.T.reshape(x.shape[1], h, -1),
-                         lambda x, h: x.reshape(len(x), -1).T),
-              'bias': ('bias', lambda x, h: x.reshape(h, -1), lambda x, h: x.reshape(-1))},
-    'out': {'weight': ('kernel', lambda x, h: x.T.reshape(h, -1, len(x)),
-                       lambda x, h: x.reshape(-1, x.shape[-1]).T), 'bias': ('bias', _same, _same)},
-    'gamma': {'gamma': ('scale', _same, _same)},
-    'lambda1': {'lambda1': ('scale', _same, _same)}}
+  'norm': {'weight': ('scale', _same, _same), 'bias': ('bias', _same, _same)},
+  'dense': {'weight': ('kernel', _transposed, _transposed), 'bias': ('bias', _same, _same)},
+  'conv': {
+    'weight': (
+      'kernel',
+      lambda x, h: x.transpose(2, 3, 1, 0),
+      lambda x, h: x.transpose(3, 2, 0, 1),
+    ),
+    'bias': ('bias', _same, _same),
+  },
+  'heads': {
+    'weight': (
+      'kernel',
+      lambda x, h: x.T.reshape(x.shape[1], h, -1),
+      lambda x, h: x.reshape(len(x), -1).T,
+    ),
+    'bias': ('bias', lambda x, h: x.reshape(h, -1), lambda x, h: x.reshape(-1)),
+  },
+  'out': {
+    'weight': (
+      'kernel',
+      lambda x, h: x.T.reshape(h, -1, len(x)),
+      lambda x, h: x.reshape(-1, x.shape[-1]).T,
+    ),
+    'bias': ('bias', _same, _same),
+  },
+  'gamma': {'gamma': ('scale', _same, _same)},
+  'lambda1': {'lambda1': ('scale', _same, _same)},
+}
 
 
 def _table(modules, tokens):
@@ -105,11 +138,15 @@ def _table(modules, tokens):
   return table
 
 
-_READ = {'timm': _table(_TIMM, _TIMM_TOKENS),
-         'hf': _table(_HF_ENDS + _HF_ATTENTION + _VIT + _DINOV2, _HF_TOKENS)}
-_WRITE = {'timm': _table([m for m in _TIMM if m[1] != 'pre_logits'], _TIMM_TOKENS),
-          'vit': _table(_HF_ENDS + _HF_ATTENTION + _VIT, _HF_TOKENS),
-          'dinov2': _table(_HF_ENDS + _HF_ATTENTION + _DINOV2, _HF_TOKENS)}
+_READ = {
+  'timm': _table(_TIMM, _TIMM_TOKENS),
+  'hf': _table(_HF_ENDS + _HF_ATTENTION + _VIT + _DINOV2, _HF_TOKENS),
+}
+_WRITE = {
+  'timm': _table([m for m in _TIMM if m[1] != 'pre_logits'], _TIMM_TOKENS),
+  'vit': _table(_HF_ENDS + _HF_ATTENTION + _VIT, _HF_TOKENS),
+  'dinov2': _table(_HF_ENDS + _HF_ATTENTION + _DINOV2, _HF_TOKENS),
+}
 
 
 def dialect(names: Iterable[str]) -> tuple[str, str] | None:
@@ -117,18 +154,26 @@ def dialect(names: Iterable[str]) -> tuple[str, str] | None:
   for name in names:
     for mark, kind in (('embeddings.patch_embeddings.', 'hf'), ('patch_embed.proj.', 'timm')):
       if mark in name:
-        return kind, name[:name.index(mark)]
+        return kind, name[: name.index(mark)]
   return None
 
 
 def misfit(names: Iterable[str]) -> str | None:
   """Why a file of these names cannot be one of our models, when a name tells."""
-  return next((f'{why}: {name}' for pattern, why in _FOREIGN.items() for name in names
-               if re.search(pattern, name)), None)
+  return next(
+    (
+      f'{why}: {name}'
+      for pattern, why in _FOREIGN.items()
+      for name in names
+      if re.search(pattern, name)
+    ),
+    None,
+  )
 
 
-def from_torch(tensors: Iterable[tuple[str, np.ndarray]], kind: str, prefix: str, num_heads: int
-               ) -> dict[str, np.ndarray]:
+def from_torch(
+  tensors: Iterable[tuple[str, np.ndarray]], kind: str, prefix: str, num_heads: int
+) -> dict[str, np.ndarray]:
   """PyTorch's (name, array) pairs, one at a time -> {canonical name: array}.
 
   Names that mean nothing to us are kept as they are, for the caller to report.
@@ -144,8 +189,9 @@ def from_torch(tensors: Iterable[tuple[str, np.ndarray]], kind: str, prefix: str
       try:
         array = to_ours(tensor, num_heads)
       except (ValueError, TypeError, IndexError) as e:
-        raise InputError(f'{full_name} of shape {whole.shape} does not go with {num_heads} '
-                         'attention heads') from e
+        raise InputError(
+          f'{full_name} of shape {whole.shape} does not go with {num_heads} attention heads'
+        ) from e
       ours = ours.replace('#', block)
       if ours in arrays:
         raise InputError(f'two arrays are {ours}, {full_name} is one of them')
@@ -173,8 +219,7 @@ def to_torch(arrays: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarra
     tensors[theirs.replace('#', block)] = convert(array, None)
   if homeless:
     where = 'timm' if kind == 'timm' else 'Hugging Face'
-    raise InputError(f'{where} has no place for {some(homeless)}; npz and orbax hold '
-                     'every model')
+    raise InputError(f'{where} has no place for {some(homeless)}; npz and orbax hold every model')
   if kind == 'timm':
     tensors = dict(_fused(tensors))
   return {name: np.ascontiguousarray(x) for name, x in tensors.items()}
@@ -235,13 +280,13 @@ def read_positions(arrays: dict[str, np.ndarray], num_patches: int | None) -> No
   rows = positions.shape[1]
 
   def grid(n):
-    return n == num_patches or (n > 0 and round(n**.5)**2 == n)
+    return n == num_patches or (n > 0 and round(n**0.5) ** 2 == n)
 
   if num_registers and not grid(rows - num_cls) and grid(rows - num_cls - num_registers):
-    own = positions[:, num_cls:num_cls + num_registers]
+    own = positions[:, num_cls : num_cls + num_registers]
     if own.any():
       arrays['registers'] = registers + own
-    arrays[POSITIONS] = np.delete(positions, np.s_[num_cls:num_cls + num_registers], axis=1)
+    arrays[POSITIONS] = np.delete(positions, np.s_[num_cls : num_cls + num_registers], axis=1)
   elif num_cls and rows != (num_patches or 0) + 1 and grid(rows):
     arrays[POSITIONS] = with_cls_row(positions)
 

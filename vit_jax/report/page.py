@@ -49,10 +49,12 @@ figure.drawing img { display: block; max-width: 100%; height: auto; padding: .5r
 
 def page(title: str, body: str) -> str:
   """The whole page; `body` is HTML."""
-  return ('<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-          '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-          f'<link rel="icon" href="data:,">\n<title>{text(title)}</title>\n'
-          f'<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n')
+  return (
+    '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    f'<link rel="icon" href="data:,">\n<title>{text(title)}</title>\n'
+    f'<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n'
+  )
 
 
 def text(value: object) -> str:
@@ -71,21 +73,34 @@ def missing(why: object) -> str:
 
 def tiles(facts: Iterable[tuple[str, str]]) -> str:
   """The few numbers that are looked for first: (what, value)."""
-  return '<dl class="tiles">' + ''.join(
-      f'<div><dt>{text(what)}</dt><dd>{text(value)}</dd></div>' for what, value in facts) + '</dl>'
+  return (
+    '<dl class="tiles">'
+    + ''.join(f'<div><dt>{text(what)}</dt><dd>{text(value)}</dd></div>' for what, value in facts)
+    + '</dl>'
+  )
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = (),
-          code: Sequence[int] = ()) -> str:
+def table(
+  columns: Sequence[str],
+  rows: Iterable[Sequence[str]],
+  numbers: Sequence[int] = (),
+  code: Sequence[int] = (),
+) -> str:
   """A table of texts; the columns `numbers` are set to the right, those of `code` as code."""
+
   def cells(tag, row):
-    shown = (f'<code>{text(x)}</code>' if tag == 'td' and i in code else text(x)
-             for i, x in enumerate(row))
-    return ''.join(f'<{tag}{" class=number" if i in numbers else ""}>{x}</{tag}>'
-                   for i, x in enumerate(shown))
+    shown = (
+      f'<code>{text(x)}</code>' if tag == 'td' and i in code else text(x) for i, x in enumerate(row)
+    )
+    return ''.join(
+      f'<{tag}{" class=number" if i in numbers else ""}>{x}</{tag}>' for i, x in enumerate(shown)
+    )
+
   body = '\n'.join(f'<tr>{cells("td", row)}</tr>' for row in rows)
-  return (f'<div class="wide"><table>\n<thead><tr>{cells("th", columns)}</tr></thead>\n'
-          f'<tbody>\n{body}\n</tbody></table></div>')
+  return (
+    f'<div class="wide"><table>\n<thead><tr>{cells("th", columns)}</tr></thead>\n'
+    f'<tbody>\n{body}\n</tbody></table></div>'
+  )
 
 
 def folded(summary: str, body: str) -> str:
@@ -97,15 +112,18 @@ def drawing(png: bytes, name: str) -> str:
   return f'<figure class="drawing"><img alt="{text(name)}" src="{_uri(png)}"></figure>'
 
 
-def example(png: bytes, width: int, label: str, predicted: str, probability: float,
-            right: bool) -> str:
+def example(
+  png: bytes, width: int, label: str, predicted: str, probability: float, right: bool
+) -> str:
   """An image and what it was taken for; `width` in pixels."""
   said = f'<b>{"✓" if right else "✗"} {text(predicted)}</b> {100 * probability:.0f}&nbsp;%'
   if not right:
     said += f'<br>is {text(label)}'
   small = ' class="small"' if width < 100 else ''
-  return (f'<figure class="{"right" if right else "wrong"}"><img{small} alt="{text(label)}" '
-          f'src="{_uri(png)}"><figcaption>{said}</figcaption></figure>')
+  return (
+    f'<figure class="{"right" if right else "wrong"}"><img{small} alt="{text(label)}" '
+    f'src="{_uri(png)}"><figcaption>{said}</figcaption></figure>'
+  )
 
 
 def _uri(image: bytes) -> str:

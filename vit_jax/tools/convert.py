@@ -1,6 +1,6 @@
 """Converts a checkpoint between the formats: published npz, timm, Hugging Face, Orbax.
 
-  python -m vit_jax.tools.convert ViT-B_16-224.npz vit_b16 --to=hf
+python -m vit_jax.tools.convert ViT-B_16-224.npz vit_b16 --to=hf
 """
 
 from __future__ import annotations
@@ -10,19 +10,26 @@ from collections.abc import Sequence
 import os
 import sys
 
-from vit_jax.errors import InputError
-from vit_jax.models.layers import ACTIVATIONS
-from vit_jax.pretrained.metadata import About
-from vit_jax.pretrained.formats import FORMATS, PUBLISHED, format_for, read_checkpoint, write_arrays
-from vit_jax.pretrained.npz import SPELLINGS
+from vit_jax.errors import InputError, exit_on_error
 from vit_jax.inference.checkpoint_args import size
-from vit_jax.tools.exits import tells_errors
+from vit_jax.models.layers import ACTIVATIONS
+from vit_jax.pretrained.formats import FORMATS, PUBLISHED, format_for, read_checkpoint, write_arrays
+from vit_jax.pretrained.metadata import About
+from vit_jax.pretrained.npz import SPELLINGS
 
 
-def convert(src: str, dst: str, *, to: str | None = None, spelling: str = 'pre_linen',
-            num_heads: int | None = None, activation: str | None = None,
-            norm_eps: float | None = None, image_size: int | tuple[int, int] | None = None,
-            force: bool = False) -> list[str]:
+def convert(
+  src: str,
+  dst: str,
+  *,
+  to: str | None = None,
+  spelling: str = 'pre_linen',
+  num_heads: int | None = None,
+  activation: str | None = None,
+  norm_eps: float | None = None,
+  image_size: int | tuple[int, int] | None = None,
+  force: bool = False,
+) -> list[str]:
   """Reads `src` and writes the same numbers to `dst`; returns lines that say what was done.
 
   Args:
@@ -46,13 +53,17 @@ def convert(src: str, dst: str, *, to: str | None = None, spelling: str = 'pre_l
   given = dict(activation=activation, norm_eps=norm_eps, image_size=image_size)
   about = about._replace(**{k: v for k, v in given.items() if v is not None})
   if to in ('timm', 'hf') and about.activation is None and about.format in ('timm', 'hf'):
-    raise InputError(f"{src} has no config.json that tells its activation: give --activation=gelu, "
-                     "timm's and Hugging Face's usual one, or gelu_tanh, the published npz files'")
+    raise InputError(
+      f'{src} has no config.json that tells its activation: give --activation=gelu, '
+      "timm's and Hugging Face's usual one, or gelu_tanh, the published npz files'"
+    )
   notes = _notes(about, to)
   outputs = len(arrays.get('head/bias', ()))
   if about.class_names and to in ('timm', 'hf') and len(about.class_names) != outputs:
-    notes.append(f'note: {len(about.class_names)} names of classes are left out, since the head '
-                 f'has {outputs} outputs')
+    notes.append(
+      f'note: {len(about.class_names)} names of classes are left out, since the head '
+      f'has {outputs} outputs'
+    )
     about = about._replace(class_names=None)
   write_arrays(arrays, dst, to, about=about, spelling=spelling)
   count = f'{len(arrays)} arrays, {sum(x.size for x in arrays.values()):,} parameters'
@@ -62,42 +73,73 @@ def convert(src: str, dst: str, *, to: str | None = None, spelling: str = 'pre_l
 def _notes(about: About, to: str) -> list[str]:
   """What the reader of the new file should know."""
   if to == 'npz':
-    unusual = [f'{k}={getattr(about, k)}' for k in ('activation', 'norm_eps')
-               if getattr(about, k) not in (None, getattr(PUBLISHED, k))]
-    if about.image_mean and {*about.image_mean, *about.image_std} != {.5}:
+    unusual = [
+      f'{k}={getattr(about, k)}'
+      for k in ('activation', 'norm_eps')
+      if getattr(about, k) not in (None, getattr(PUBLISHED, k))
+    ]
+    if about.image_mean and {*about.image_mean, *about.image_std} != {0.5}:
       unusual.append(f'image_mean={about.image_mean}, image_std={about.image_std}')
     unusual += ['the names of the classes'] * bool(about.class_names)
     return [f'note: npz does not keep {", ".join(unusual)}'] * bool(unusual)
   if to == 'orbax':
     return []
-  assumed = [f'{k}={getattr(PUBLISHED, k)}' for k in ('activation', 'norm_eps')
-             if getattr(about, k) is None]
-  return [f'note: {", ".join(assumed)} taken for granted, as in the published models'
-          ] * bool(assumed)
+  assumed = [
+    f'{k}={getattr(PUBLISHED, k)}' for k in ('activation', 'norm_eps') if getattr(about, k) is None
+  ]
+  return [f'note: {", ".join(assumed)} taken for granted, as in the published models'] * bool(
+    assumed
+  )
 
 
-@tells_errors
+@exit_on_error
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   parser = argparse.ArgumentParser(
-      prog='python -m vit_jax.tools.convert', description=__doc__.split('\n')[0])
-  parser.add_argument('src', metavar='SRC', help='npz, or safetensors of timm or Hugging Face (a '
-                      'file or its directory), or an Orbax directory, such as the workdir of a '
-                      'run; local, https:// or gs://')
-  parser.add_argument('dst', metavar='DST', help='a new .npz file; a new directory for orbax, timm '
-                      'and hf, or a .safetensors file for the last two')
+    prog='python -m vit_jax.tools.convert', description=__doc__.split('\n')[0]
+  )
+  parser.add_argument(
+    'src',
+    metavar='SRC',
+    help='npz, or safetensors of timm or Hugging Face (a '
+    'file or its directory), or an Orbax directory, such as the workdir of a '
+    'run; local, https:// or gs://',
+  )
+  parser.add_argument(
+    'dst',
+    metavar='DST',
+    help='a new .npz file; a new directory for orbax, timm '
+    'and hf, or a .safetensors file for the last two',
+  )
   parser.add_argument('--to', choices=FORMATS, help='default: npz or orbax, by the name of DST')
-  parser.add_argument('--spelling', choices=SPELLINGS, default='pre_linen',
-                      help='of the names in npz; pre_linen: what the original code and timm read '
-                      '(default: %(default)s)')
-  parser.add_argument('--num_heads', type=int, help='of safetensors without a config.json '
-                      '(default: as usual for the width)')
-  parser.add_argument('--activation', choices=ACTIVATIONS, help='of the MLPs, for the config.json '
-                      '(default: as SRC says, else gelu_tanh)')
-  parser.add_argument('--norm_eps', type=float, help='of the LayerNorms, for the config.json '
-                      '(default: as SRC says, else 1e-6)')
-  parser.add_argument('--image_size', type=size, metavar='N|H,W',
-                      help='pixels, for the config.json (default: as SRC says, else a square)')
+  parser.add_argument(
+    '--spelling',
+    choices=SPELLINGS,
+    default='pre_linen',
+    help='of the names in npz; pre_linen: what the original code and timm read '
+    '(default: %(default)s)',
+  )
+  parser.add_argument(
+    '--num_heads',
+    type=int,
+    help='of safetensors without a config.json (default: as usual for the width)',
+  )
+  parser.add_argument(
+    '--activation',
+    choices=ACTIVATIONS,
+    help='of the MLPs, for the config.json (default: as SRC says, else gelu_tanh)',
+  )
+  parser.add_argument(
+    '--norm_eps',
+    type=float,
+    help='of the LayerNorms, for the config.json (default: as SRC says, else 1e-6)',
+  )
+  parser.add_argument(
+    '--image_size',
+    type=size,
+    metavar='N|H,W',
+    help='pixels, for the config.json (default: as SRC says, else a square)',
+  )
   parser.add_argument('--force', action='store_true', help='replaces what is at DST')
   lines = convert(**vars(parser.parse_args(argv)))
   print('\n'.join(lines))

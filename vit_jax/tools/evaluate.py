@@ -24,22 +24,19 @@ from ml_collections import ConfigDict
 import numpy as np
 import tqdm
 
-from vit_jax.evaluation import scores
-from vit_jax.parallel import partitioner
-from vit_jax.data.open_source import describe
 from vit_jax.data import class_names
 from vit_jax.data.decode import decode_image
+from vit_jax.data.open_source import describe_dataset, open_source
 from vit_jax.data.pipeline import eval_batches
 from vit_jax.data.preprocess import PRESETS, Preprocess, make_preprocess, resize
 from vit_jax.data.source import Source
-from vit_jax.data.open_source import open_source
-from vit_jax.errors import InputError
+from vit_jax.errors import InputError, exit_on_error
+from vit_jax.evaluation import per_class_report, scores
+from vit_jax.inference import checkpoint_args
 from vit_jax.models.pixels import to_input, to_probabilities
+from vit_jax.parallel import partitioner
 from vit_jax.pretrained.architecture import Loaded
 from vit_jax.training.step import cross_entropy
-from vit_jax.inference import checkpoint_args
-from vit_jax.evaluation import per_class_report
-from vit_jax.tools.exits import tells_errors
 
 log = logging.getLogger('vit_jax')
 
@@ -48,6 +45,7 @@ _REAL = 'imagenet2012_real'  # arXiv 2006.07159, as TFDS has it
 
 class Predictions(NamedTuple):
   """What a model says of N images, and whether that is right."""
+
   label: np.ndarray  # (N,) int; -1 where an image has several
   prediction: np.ndarray  # (N,) int, the most probable class
   confidence: np.ndarray  # (N,) its probability
@@ -68,8 +66,10 @@ def make_step(model: nn.Module, loss: str, with_loss: bool = True) -> Callable[.
 
   def step(params, batch):
     logits = model.apply({'params': params}, to_input(batch['image']))
-    found = {'top': jax.lax.top_k(logits, min(5, model.num_classes))[1],
-             'confidence': to_probabilities(logits, loss).max(-1)}
+    found = {
+      'top': jax.lax.top_k(logits, min(5, model.num_classes))[1],
+      'confidence': to_probabilities(logits, loss).max(-1),
+    }
     if with_loss:
       found['loss'] = cross_entropy(logits, batch['label'], kind=loss)
     return found
@@ -77,8 +77,12 @@ def make_step(model: nn.Module, loss: str, with_loss: bool = True) -> Callable[.
   return step
 
 
-def predict_all(step: Callable[..., Any], params: Any, batches: Iterable[dict[str, np.ndarray]],
-                on_batch: Callable[[int], Any] = lambda images: None) -> tuple[Predictions, int]:
+def predict_all(
+  step: Callable[..., Any],
+  params: Any,
+  batches: Iterable[dict[str, np.ndarray]],
+  on_batch: Callable[[int], Any] = lambda images: None,
+) -> tuple[Predictions, int]:
   """Predicts all images that are not masked and have a label.
 
   Args:
@@ -98,15 +102,16 @@ def predict_all(step: Callable[..., Any], params: Any, batches: Iterable[dict[st
     skipped += int(np.count_nonzero(batch['mask'] & ~rows))
     parts.append(_predictions(labels[rows], **{k: v[rows] for k, v in found.items()}))
     on_batch(np.count_nonzero(batch['mask']))
-  merged = Predictions(*[None if part[0] is None else np.concatenate(part)
-                         for part in zip(*parts)])
+  merged = Predictions(*[None if part[0] is None else np.concatenate(part) for part in zip(*parts)])
   if not len(merged.label):
     raise InputError('none of the images has a label: there is nothing to evaluate')
   unfit = np.count_nonzero(~np.isfinite(merged.confidence))
   if unfit:
-    raise InputError(f'the outputs of the model are not finite for {unfit:,} of '
-                     f'{len(merged.label):,} images: its parameters are no good, or, with '
-                     '--dtype=bfloat16, too large for it')
+    raise InputError(
+      f'the outputs of the model are not finite for {unfit:,} of '
+      f'{len(merged.label):,} images: its parameters are no good, or, with '
+      '--dtype=bfloat16, too large for it'
+    )
   return merged, skipped
 
 
@@ -115,11 +120,19 @@ def _predictions(labels, top, confidence, loss=None) -> Predictions:
   correct = scores.is_among(top[:, :1], labels)
   images, classes = scores.label_pairs(labels)
   single = labels if labels.ndim == 1 else np.where(labels.sum(1) == 1, labels.argmax(1), -1)
-  return Predictions(single, top[:, 0], confidence, correct, scores.is_among(top, labels), loss,
-                     classes, correct[images])
+  return Predictions(
+    single,
+    top[:, 0],
+    confidence,
+    correct,
+    scores.is_among(top, labels),
+    loss,
+    classes,
+    correct[images],
+  )
 
 
-@tells_errors
+@exit_on_error
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   args = _parser().parse_args(argv)
@@ -129,33 +142,71 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-      prog='python -m vit_jax.tools.evaluate', description=__doc__.split('\n')[0],
-      formatter_class=argparse.RawDescriptionHelpFormatter,
-      epilog="""examples:
+    prog='python -m vit_jax.tools.evaluate',
+    description=__doc__.split('\n')[0],
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    epilog="""examples:
   python -m vit_jax.tools.evaluate --checkpoint=runs/mine
   python -m vit_jax.tools.evaluate --checkpoint=FILE --dataset=cifar10 --out=results
   python -m vit_jax.tools.evaluate --checkpoint=FILE --dataset=./photos --split=val
-  python -m vit_jax.tools.evaluate --checkpoint=ViT-B_16-224.npz --labels=real""")
+  python -m vit_jax.tools.evaluate --checkpoint=ViT-B_16-224.npz --labels=real""",
+  )
   checkpoint_args.add_arguments(parser, dtype=None, labels=False)
   add = parser.add_argument
-  add('--dataset', metavar='NAME', help='a TFDS name, a task of VTAB (vtab/pets) or a folder with '
-      "{train,val}/<class>/<image> (default: a run's own)")
-  add('--split', help="in TFDS notation, such as test[:1000] (default: a run's own on its own data "
-      "set, else the data set's)")
-  add('--labels', choices=['real'], help="real: ImageNet's validation images by their reassessed "
-      f'labels (ReaL, arXiv 2006.07159); the data set is {_REAL}')
-  add('--class_names', metavar='FILE', help="names of the model's classes, one a line (default: "
-      "the data set's, else the checkpoint's; ImageNet's for its ids)")
-  add('--data_dir', metavar='DIR', help="where data sets lie (default: a run's own, else "
-      '$TFDS_DATA_DIR or ~/tensorflow_datasets)')
-  add('--preset', choices=PRESETS, help='how images are brought to size. bit: both sides resized; '
-      "inception: short side resized, centre cropped (default: a run's own, else bit)")
-  add('--resize_size', type=int, metavar='N', help='pixels before the crop of inception (default: '
-      "a run's own, else 8/7 of the image size)")
-  add('--batch_size', type=int, metavar='N', help='images computed at once, over all devices '
-      '(default: 32 a device)')
-  add('--max_bad_records', type=int, default=0, metavar='N', help='this many damaged images are '
-      'left out and counted (default: %(default)s, the first one is an error)')
+  add(
+    '--dataset',
+    metavar='NAME',
+    help='a TFDS name, a task of VTAB (vtab/pets) or a folder with '
+    "{train,val}/<class>/<image> (default: a run's own)",
+  )
+  add(
+    '--split',
+    help="in TFDS notation, such as test[:1000] (default: a run's own on its own data "
+    "set, else the data set's)",
+  )
+  add(
+    '--labels',
+    choices=['real'],
+    help="real: ImageNet's validation images by their reassessed "
+    f'labels (ReaL, arXiv 2006.07159); the data set is {_REAL}',
+  )
+  add(
+    '--class_names',
+    metavar='FILE',
+    help="names of the model's classes, one a line (default: "
+    "the data set's, else the checkpoint's; ImageNet's for its ids)",
+  )
+  add(
+    '--data_dir',
+    metavar='DIR',
+    help="where data sets lie (default: a run's own, else $TFDS_DATA_DIR or ~/tensorflow_datasets)",
+  )
+  add(
+    '--preset',
+    choices=PRESETS,
+    help='how images are brought to size. bit: both sides resized; '
+    "inception: short side resized, centre cropped (default: a run's own, else bit)",
+  )
+  add(
+    '--resize_size',
+    type=int,
+    metavar='N',
+    help="pixels before the crop of inception (default: a run's own, else 8/7 of the image size)",
+  )
+  add(
+    '--batch_size',
+    type=int,
+    metavar='N',
+    help='images computed at once, over all devices (default: 32 a device)',
+  )
+  add(
+    '--max_bad_records',
+    type=int,
+    default=0,
+    metavar='N',
+    help='this many damaged images are '
+    'left out and counted (default: %(default)s, the first one is an error)',
+  )
   add('--out', metavar='DIR', help='writes evaluation.json, per_class.csv and confusion.png there')
   add('--json', action='store_true', help='print what evaluation.json holds instead of a table')
   return parser
@@ -167,63 +218,93 @@ def _evaluate(args: argparse.Namespace) -> None:
   loaded, run = checkpoint_args.load(args)
   dataset, split, data_dir = _choose_data(args, run)
   source = open_source(dataset, split, data_dir)
-  _check_classes(loaded, source, args.checkpoint, dataset,
-                 trained_on_it=run is not None and run.dataset == dataset)
+  _check_classes(
+    loaded,
+    source,
+    args.checkpoint,
+    dataset,
+    trained_on_it=run is not None and run.dataset == dataset,
+  )
   names = _names(args, loaded, source)
   loss = checkpoint_args.loss(args, run)
   preset = args.preset or (run.preset if run else 'bit')
-  preprocess = _make_preprocess(preset, loaded.model.image_size, _resize_size(args, run),
-                                source.apply_exif)
+  preprocess = _make_preprocess(
+    preset, loaded.model.image_size, _resize_size(args, run), source.apply_exif
+  )
   batch_size = args.batch_size if args.batch_size is not None else 32 * jax.device_count()
-  predictions, skipped, bad_records = _compute(loaded, source, preprocess, loss, batch_size,
-                                               args.max_bad_records)
-  about = dict(checkpoint=args.checkpoint, dataset=dataset, split=split,
-               image_size=list(loaded.model.image_size), preset=preset,
-               dtype=str(jnp.dtype(loaded.model.dtype)), loss_kind=loss,
-               averaged=bool(run and run.average), skipped=skipped, bad_records=bad_records)
+  predictions, skipped, bad_records = _compute(
+    loaded, source, preprocess, loss, batch_size, args.max_bad_records
+  )
+  about = dict(
+    checkpoint=args.checkpoint,
+    dataset=dataset,
+    split=split,
+    image_size=list(loaded.model.image_size),
+    preset=preset,
+    dtype=str(jnp.dtype(loaded.model.dtype)),
+    loss_kind=loss,
+    averaged=bool(run and run.average),
+    skipped=skipped,
+    bad_records=bad_records,
+  )
   report = about | per_class_report.make_report(predictions, names, source.num_classes)
   if out:
     per_class_report.write(out, report, predictions)
   print(json.dumps(report) if args.json else per_class_report.as_table(report))
 
 
-def _choose_data(args: argparse.Namespace,
-                 run: ConfigDict | None) -> tuple[str, str, str | None]:
+def _choose_data(args: argparse.Namespace, run: ConfigDict | None) -> tuple[str, str, str | None]:
   """(data set, split, data_dir) by what the user says, else by the run, else by the catalog."""
   dataset = args.dataset or ('imagenet2012' if args.labels else run and run.dataset)
   if not dataset:
-    raise InputError(f'{args.checkpoint} is of no training run that would tell its data set: name '
-                     'one with --dataset')
+    raise InputError(
+      f'{args.checkpoint} is of no training run that would tell its data set: name '
+      'one with --dataset'
+    )
   if args.labels:
     if re.split('[:/]', dataset)[0] not in ('imagenet2012', _REAL):
-      raise InputError('--labels=real is about the validation images of imagenet2012: leave it out '
-                       f'for --dataset={dataset}')
+      raise InputError(
+        '--labels=real is about the validation images of imagenet2012: leave it out '
+        f'for --dataset={dataset}'
+      )
     dataset = dataset if dataset.startswith(_REAL) else _REAL
   data_dir = args.data_dir or (run and run.data_dir) or None
   own = run.eval_split if run and run.dataset == dataset and run.eval_split != 'none' else ''
-  split = args.split or own or describe(dataset, data_dir).eval_split
+  split = args.split or own or describe_dataset(dataset, data_dir).eval_split
   if split == 'none':
     raise InputError(f'nothing says which split of {dataset} to evaluate on: name one with --split')
   return dataset, split, data_dir
 
 
-def _check_classes(loaded: Loaded, source: Source, checkpoint: str, dataset: str,
-                   trained_on_it: bool) -> None:
+def _check_classes(
+  loaded: Loaded, source: Source, checkpoint: str, dataset: str, trained_on_it: bool
+) -> None:
   """Raises InputError when the model cannot know the classes; warns when it may mean others."""
   have, want = loaded.model.num_classes, source.num_classes
   if have < want:
     classes = f'has {have:,} classes' if have else 'has no head'
-    raise InputError(f'the model of {checkpoint} {classes}, but {dataset} has {want:,} classes: '
-                     f'fine-tune it on {dataset} first')
+    raise InputError(
+      f'the model of {checkpoint} {classes}, but {dataset} has {want:,} classes: '
+      f'fine-tune it on {dataset} first'
+    )
   ours, theirs = _places(loaded.class_names), _places(source.class_names)
   moved = min(((i, name) for name, i in theirs.items() if ours.get(name, i) != i), default=None)
   if moved:
     i, name = moved
-    log.warning('%r is class %d of the model, but class %d of %s: the accuracy may mean nothing',
-                name, ours[name], i, dataset)
+    log.warning(
+      '%r is class %d of the model, but class %d of %s: the accuracy may mean nothing',
+      name,
+      ours[name],
+      i,
+      dataset,
+    )
   elif have > want and not trained_on_it:
-    log.warning('the model has %s classes, of which the first %s are taken to be those of %s',
-                f'{have:,}', f'{want:,}', dataset)
+    log.warning(
+      'the model has %s classes, of which the first %s are taken to be those of %s',
+      f'{have:,}',
+      f'{want:,}',
+      dataset,
+    )
 
 
 def _places(names: list[str] | None) -> dict[str, int]:
@@ -239,16 +320,20 @@ def _resize_size(args: argparse.Namespace, run: ConfigDict | None) -> int | None
   return run.resize_size or None if own else None
 
 
-def _make_preprocess(preset: str, image_size: tuple[int, int], resize_size: int | None,
-                     apply_exif: bool) -> Preprocess:
+def _make_preprocess(
+  preset: str, image_size: tuple[int, int], resize_size: int | None, apply_exif: bool
+) -> Preprocess:
   """As in the evaluation of training; 'bit' also to other images than squares."""
   height, width = image_size
   if height == width:
-    return make_preprocess(preset, image_size=height, train=False, apply_exif=apply_exif,
-                           resize_size=resize_size)
+    return make_preprocess(
+      preset, image_size=height, train=False, apply_exif=apply_exif, resize_size=resize_size
+    )
   if preset != 'bit':
-    raise InputError(f'preset {preset!r} crops squares, but images of the model are '
-                     f'{height}x{width}: give --preset=bit')
+    raise InputError(
+      f'preset {preset!r} crops squares, but images of the model are '
+      f'{height}x{width}: give --preset=bit'
+    )
   return functools.partial(_resize, height=height, width=width, apply_exif=apply_exif)
 
 
@@ -257,8 +342,14 @@ def _resize(data, rng, *, height, width, apply_exif):
   return resize(decode_image(data, apply_exif=apply_exif), height, width)
 
 
-def _compute(loaded: Loaded, source: Source, preprocess: Preprocess, loss: str, batch_size: int,
-             max_bad_records: int) -> tuple[Predictions, int, list[str]]:
+def _compute(
+  loaded: Loaded,
+  source: Source,
+  preprocess: Preprocess,
+  loss: str,
+  batch_size: int,
+  max_bad_records: int,
+) -> tuple[Predictions, int, list[str]]:
   """(predictions, number of images without a label, names of damaged records)."""
   # Softmax cross-entropy has one target; which of several labels it should be is not defined.
   step = make_step(loaded.model, loss, with_loss=not source.multi_label or loss == 'sigmoid')
@@ -267,8 +358,9 @@ def _compute(loaded: Loaded, source: Source, preprocess: Preprocess, loss: str, 
   spread = partitioner.Sharded(batch_size)
   params = spread.put(loaded.params)
   with tqdm.tqdm(total=len(source), unit=' images', disable=not sys.stderr.isatty()) as bar:
-    with eval_batches(source, preprocess, batch_size=batch_size,
-                      max_bad_records=max_bad_records) as batches:
+    with eval_batches(
+      source, preprocess, batch_size=batch_size, max_bad_records=max_bad_records
+    ) as batches:
       predictions, skipped = predict_all(spread.gather_step(step), params, batches, bar.update)
       return predictions, skipped, sorted(batches.bad_records)
 

@@ -1,6 +1,6 @@
 """Exports a checkpoint as a file that other programs run: StableHLO for JAX, or ONNX.
 
-  python -m vit_jax.tools.export --checkpoint=ViT-B_16-224.npz --out=vit_b16.stablehlo
+python -m vit_jax.tools.export --checkpoint=ViT-B_16-224.npz --out=vit_b16.stablehlo
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ import argparse
 from collections.abc import Sequence
 import sys
 
-from vit_jax.errors import InputError
-from vit_jax.inference.export import WEIGHTS, export_onnx, export_stablehlo
+from vit_jax.errors import InputError, exit_on_error
 from vit_jax.inference import checkpoint_args
-from vit_jax.tools.exits import tells_errors
+from vit_jax.inference.export import WEIGHTS, export_onnx, export_stablehlo
 
 _READ = """run it, for images (B, H, W, 3) uint8 RGB, with:
   from jax import export
@@ -20,7 +19,7 @@ _READ = """run it, for images (B, H, W, 3) uint8 RGB, with:
   probabilities = jax.jit(program.call)({arguments})"""
 
 
-@tells_errors
+@exit_on_error
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   args = _parser().parse_args(argv)
@@ -30,23 +29,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-      prog='python -m vit_jax.tools.export', description=__doc__.split('\n')[0])
+    prog='python -m vit_jax.tools.export', description=__doc__.split('\n')[0]
+  )
   checkpoint_args.add_arguments(parser)
   add = parser.add_argument
   add('--out', required=True, metavar='FILE', help='a new file; FILE.json will describe it')
   add('--to', choices=['stablehlo', 'onnx'], default='stablehlo', help='default: %(default)s')
-  add('--platforms', metavar='P,P', help='where StableHLO shall run, of cpu, cuda, rocm, tpu '
-      '(default: cpu,cuda,tpu)')
-  add('--weights', choices=WEIGHTS, default='inside', help='one file for all, up to 2 GiB, or the '
-      'weights in a file beside it, which starts faster (default: %(default)s)')
+  add(
+    '--platforms',
+    metavar='P,P',
+    help='where StableHLO shall run, of cpu, cuda, rocm, tpu (default: cpu,cuda,tpu)',
+  )
+  add(
+    '--weights',
+    choices=WEIGHTS,
+    default='inside',
+    help='one file for all, up to 2 GiB, or the '
+    'weights in a file beside it, which starts faster (default: %(default)s)',
+  )
   return parser
 
 
 def _export(args: argparse.Namespace) -> str:
   """Writes the file; returns what to say."""
   loaded, run = checkpoint_args.load(args)
-  options = dict(loss=checkpoint_args.loss(args, run), weights=args.weights,
-                 class_names=checkpoint_args.class_names(args, loaded))
+  options = dict(
+    loss=checkpoint_args.loss(args, run),
+    weights=args.weights,
+    class_names=checkpoint_args.class_names(args, loaded),
+  )
   if args.to == 'onnx':
     if args.platforms:
       raise InputError('--platforms is for StableHLO: ONNX runs wherever ONNX Runtime does')

@@ -28,22 +28,21 @@ import tqdm
 from vit_jax import figures
 from vit_jax.data.decode import decode_image
 from vit_jax.data.preprocess import resize
-from vit_jax.errors import InputError
+from vit_jax.errors import InputError, exit_on_error
+from vit_jax.evaluation.per_class_report import make_directory
+from vit_jax.evaluation.run_split import evaluation_split
 from vit_jax.figures import draw
 from vit_jax.figures.attention import FUSIONS, Views, attention_grid
+from vit_jax.inference import checkpoint_args
 from vit_jax.models.pixels import to_input
 from vit_jax.pretrained import orbax
-from vit_jax.inference import checkpoint_args
-from vit_jax.evaluation.per_class_report import make_directory
-from vit_jax.tools.exits import tells_errors
 from vit_jax.tools.predict import find_images
-from vit_jax.evaluation.run_split import evaluation_split
 
 if typing.TYPE_CHECKING:
   from matplotlib.figure import Figure
 
 
-@tells_errors
+@exit_on_error
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   args = _parser().parse_args(argv)
@@ -53,32 +52,74 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-      prog='python -m vit_jax.tools.figures', description=__doc__.split('\n')[0],
-      formatter_class=argparse.RawDescriptionHelpFormatter,
-      epilog="""examples:
+    prog='python -m vit_jax.tools.figures',
+    description=__doc__.split('\n')[0],
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    epilog="""examples:
   python -m vit_jax.tools.figures --checkpoint=runs/mine --images=photos/ --out=figures/
   python -m vit_jax.tools.figures --checkpoint=ViT-B_16-224.npz --image_size=384 --out=figures/
-  python -m vit_jax.tools.figures --checkpoint=runs/a --runs runs/a runs/b --out=figures/""")
+  python -m vit_jax.tools.figures --checkpoint=runs/a --runs runs/a runs/b --out=figures/""",
+  )
   checkpoint_args.add_arguments(parser, labels=False)
   add = parser.add_argument
   add('--out', required=True, metavar='DIR', help='directory to write the pictures to')
-  add('--images', nargs='+', metavar='PATH', help='JPEG, PNG or WebP files, or folders (with all '
-      'below them); both sides are resized (default: those that the run of the checkpoint '
-      'evaluates on, evenly over them; of no run: two photographs of scikit-learn)')
-  add('--num_images', type=int, default=128, metavar='N', help='the attention distance is the mean '
-      'over the first N images (default: %(default)s)')
-  add('--num_shown', type=int, default=4, metavar='N', help='images in rollout.png; the maps are '
-      'of the first (default: %(default)s)')
-  add('--layer', type=int, default=-1, metavar='I', help='attention whose maps are drawn, 0 the '
-      'first, -1 the last, which is that of a MAP head (default: %(default)s)')
-  add('--heads', choices=FUSIONS, default='mean', help='how rollout joins heads (default: '
-      '%(default)s)')
-  add('--batch_size', type=int, default=8, metavar='N', help='images computed at once (default: '
-      '%(default)s)')
-  add('--runs', nargs='+', metavar='WORKDIR', help='of which runs to draw the learning curves '
-      '(default: the one of the checkpoint, if it is of any)')
-  add('--metrics', nargs='+', metavar='NAME', help='which curves, such as eval/accuracy (default: '
-      'losses, accuracies, learning rate, norm of the gradient)')
+  add(
+    '--images',
+    nargs='+',
+    metavar='PATH',
+    help='JPEG, PNG or WebP files, or folders (with all '
+    'below them); both sides are resized (default: those that the run of the checkpoint '
+    'evaluates on, evenly over them; of no run: two photographs of scikit-learn)',
+  )
+  add(
+    '--num_images',
+    type=int,
+    default=128,
+    metavar='N',
+    help='the attention distance is the mean over the first N images (default: %(default)s)',
+  )
+  add(
+    '--num_shown',
+    type=int,
+    default=4,
+    metavar='N',
+    help='images in rollout.png; the maps are of the first (default: %(default)s)',
+  )
+  add(
+    '--layer',
+    type=int,
+    default=-1,
+    metavar='I',
+    help='attention whose maps are drawn, 0 the '
+    'first, -1 the last, which is that of a MAP head (default: %(default)s)',
+  )
+  add(
+    '--heads',
+    choices=FUSIONS,
+    default='mean',
+    help='how rollout joins heads (default: %(default)s)',
+  )
+  add(
+    '--batch_size',
+    type=int,
+    default=8,
+    metavar='N',
+    help='images computed at once (default: %(default)s)',
+  )
+  add(
+    '--runs',
+    nargs='+',
+    metavar='WORKDIR',
+    help='of which runs to draw the learning curves '
+    '(default: the one of the checkpoint, if it is of any)',
+  )
+  add(
+    '--metrics',
+    nargs='+',
+    metavar='NAME',
+    help='which curves, such as eval/accuracy (default: '
+    'losses, accuracies, learning rate, norm of the gradient)',
+  )
   return parser
 
 
@@ -108,13 +149,23 @@ def _draw(args: argparse.Namespace) -> None:
 
 
 def _options(args):
-  return {name: getattr(args, name) for name in (
-      'num_images', 'num_shown', 'layer', 'heads', 'batch_size')}
+  return {
+    name: getattr(args, name)
+    for name in ('num_images', 'num_shown', 'layer', 'heads', 'batch_size')
+  }
 
 
-def pictures(model: nn.Module, params: Any, images: Iterable[np.ndarray], *, num_images: int = 128,
-             num_shown: int = 4, layer: int = -1, heads: str = 'mean', batch_size: int = 8,
-             ) -> Iterator[tuple[str, Figure | InputError]]:
+def pictures(
+  model: nn.Module,
+  params: Any,
+  images: Iterable[np.ndarray],
+  *,
+  num_images: int = 128,
+  num_shown: int = 4,
+  layer: int = -1,
+  heads: str = 'mean',
+  batch_size: int = 8,
+) -> Iterator[tuple[str, Figure | InputError]]:
   """Draws all that a model has, one picture at a time.
 
   Args:
@@ -131,8 +182,10 @@ def pictures(model: nn.Module, params: Any, images: Iterable[np.ndarray], *, num
   yield 'filters', draw.draw_filters(figures.principal_filters(figures.rgb_kernel(params)), of)
   try:
     embedding = figures.position_embedding(model, params)
-    yield 'position_similarity', draw.draw_position_similarity(
-        figures.position_similarity(embedding))
+    yield (
+      'position_similarity',
+      draw.draw_position_similarity(figures.position_similarity(embedding)),
+    )
   except InputError as e:
     yield 'position similarity', e
   try:
@@ -147,15 +200,24 @@ def pictures(model: nn.Module, params: Any, images: Iterable[np.ndarray], *, num
     return
   names = _names_of_layers(model)
   if not -len(names) <= layer < len(names):
-    raise InputError(f'--layer={layer} is not there: the model has attentions 0 to '
-                     f'{len(names) - 1}')
-  shown, views = _look(model, params, itertools.chain([first], images), num_images, num_shown,
-                       heads, batch_size)
+    raise InputError(
+      f'--layer={layer} is not there: the model has attentions 0 to {len(names) - 1}'
+    )
+  shown, views = _look(
+    model, params, itertools.chain([first], images), num_images, num_shown, heads, batch_size
+  )
   h, w = model.grid
   patch = model.image_size[0] / h, model.image_size[1] / w
-  yield 'attention_distance', draw.draw_attention_distance(
-      views.distance.mean(1), figures.uniform_distance((h, w), patch), model.image_size,
-      views.distance.shape[1], axial=model.attention == 'axial')
+  yield (
+    'attention_distance',
+    draw.draw_attention_distance(
+      views.distance.mean(1),
+      figures.uniform_distance((h, w), patch),
+      model.image_size,
+      views.distance.shape[1],
+      axial=model.attention == 'axial',
+    ),
+  )
   yield 'rollout', draw.draw_rollout(shown, views.rollout, heads)
   yield 'attention_maps', draw.draw_attention_maps(shown[0], views.maps[layer, 0], names[layer])
 
@@ -182,8 +244,9 @@ def _names_of_layers(model: nn.Module) -> list[str]:
   return names + ['the MAP head'] * (model.head == 'map')
 
 
-def _images(args: argparse.Namespace, model: nn.Module,
-            config: ConfigDict | None) -> Iterator[np.ndarray]:
+def _images(
+  args: argparse.Namespace, model: nn.Module, config: ConfigDict | None
+) -> Iterator[np.ndarray]:
   """Reads the images that are asked for, one at a time."""
   count = max(args.num_images, args.num_shown)
   if config and not args.images and len(set(model.image_size)) == 1:
@@ -201,8 +264,15 @@ def _images(args: argparse.Namespace, model: nn.Module,
     yield _read(path, model.image_size)
 
 
-def _look(model: nn.Module, params: Any, images: Iterable[np.ndarray], num_images: int,
-          num_shown: int, heads: str, batch_size: int) -> tuple[np.ndarray, Views]:
+def _look(
+  model: nn.Module,
+  params: Any,
+  images: Iterable[np.ndarray],
+  num_images: int,
+  num_shown: int,
+  heads: str,
+  batch_size: int,
+) -> tuple[np.ndarray, Views]:
   """The first images, (num_shown, H, W, 3) uint8; their views, with the distances of all."""
   size, start, shown, views = 0, 0, [], []
   params = jax.device_put(params)
@@ -210,12 +280,17 @@ def _look(model: nn.Module, params: Any, images: Iterable[np.ndarray], num_image
   while batch := list(itertools.islice(images, batch_size)):
     size = size or len(batch)  # the last batch is padded, for one compilation alone
     padded = np.zeros((size, *batch[0].shape), np.uint8)
-    padded[:len(batch)] = batch
+    padded[: len(batch)] = batch
     seen = figures.look(model, params, to_input(padded), heads=heads)
     keep = max(0, min(len(batch), num_shown - start))
     shown += batch[:keep]
-    views.append(Views(np.asarray(seen.distance)[:, :len(batch)], np.asarray(seen.rollout)[:keep],
-                       np.asarray(seen.maps)[:, :keep]))
+    views.append(
+      Views(
+        np.asarray(seen.distance)[:, : len(batch)],
+        np.asarray(seen.rollout)[:keep],
+        np.asarray(seen.maps)[:, :keep],
+      )
+    )
     start += len(batch)
   distance, rollout, maps = zip(*views)
   distance = np.concatenate(distance, 1)[:, :num_images]

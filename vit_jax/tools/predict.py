@@ -20,14 +20,13 @@ import tqdm
 
 from vit_jax.data.folder import EXTENSIONS
 from vit_jax.data.preprocess import PRESETS
-from vit_jax.errors import InputError
-from vit_jax.inference.predict import Prediction, predict_each
+from vit_jax.errors import InputError, exit_on_error
 from vit_jax.files import is_remote
 from vit_jax.inference import checkpoint_args
-from vit_jax.tools.exits import tells_errors
+from vit_jax.inference.predict import Prediction, predict_each
 
 
-@tells_errors
+@exit_on_error
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   args = _parser().parse_args(argv)
@@ -40,25 +39,48 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-      prog='python -m vit_jax.tools.predict', description=__doc__.split('\n')[0],
-      formatter_class=argparse.RawDescriptionHelpFormatter,
-      epilog="""examples:
+    prog='python -m vit_jax.tools.predict',
+    description=__doc__.split('\n')[0],
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    epilog="""examples:
   python -m vit_jax.tools.predict --checkpoint=runs/mine cat.jpg photos/
   python -m vit_jax.tools.predict --checkpoint=ViT-B_16-224.npz --json photos/ > photos.jsonl
-  find . -name '*.jpg' | python -m vit_jax.tools.predict --checkpoint=FILE --files_from=-""")
+  find . -name '*.jpg' | python -m vit_jax.tools.predict --checkpoint=FILE --files_from=-""",
+  )
   checkpoint_args.add_arguments(parser)
   add = parser.add_argument
-  add('images', metavar='IMAGE', nargs='*', help='a JPEG, PNG or WebP file, a folder (with all '
-      'below it), an address (https://, gs://), or - for the bytes of an image on standard input')
-  add('--files_from', metavar='FILE', help='read further paths of images from FILE, one a line; '
-      '- is standard input')
-  add('--preset', choices=PRESETS, help='how images are brought to size. bit: both sides resized; '
-      "inception: short side resized, centre cropped (default: a run's own, else bit)")
+  add(
+    'images',
+    metavar='IMAGE',
+    nargs='*',
+    help='a JPEG, PNG or WebP file, a folder (with all '
+    'below it), an address (https://, gs://), or - for the bytes of an image on standard input',
+  )
+  add(
+    '--files_from',
+    metavar='FILE',
+    help='read further paths of images from FILE, one a line; - is standard input',
+  )
+  add(
+    '--preset',
+    choices=PRESETS,
+    help='how images are brought to size. bit: both sides resized; '
+    "inception: short side resized, centre cropped (default: a run's own, else bit)",
+  )
   add('--top_k', type=int, default=5, metavar='K', help='classes to print (default: %(default)s)')
-  add('--batch_size', type=int, default=32, metavar='N', help='images computed at once (default: '
-      '%(default)s)')
-  add('--json', action='store_true', help='print one JSON object a line for each image: path, '
-      'predictions (class, name, probability)')
+  add(
+    '--batch_size',
+    type=int,
+    default=32,
+    metavar='N',
+    help='images computed at once (default: %(default)s)',
+  )
+  add(
+    '--json',
+    action='store_true',
+    help='print one JSON object a line for each image: path, '
+    'predictions (class, name, probability)',
+  )
   return parser
 
 
@@ -66,17 +88,24 @@ def _predict(args: argparse.Namespace) -> int:
   """Prints what is on every image; returns 1 if one of them could not be read."""
   found = find_images(args.images)
   if not found and not args.files_from:
-    raise InputError('no image is given: name files or folders, - for standard input, or a list '
-                     'with --files_from')
-  names, paths = itertools.tee(itertools.chain(
-      found, _lines(args.files_from) if args.files_from else ()))
+    raise InputError(
+      'no image is given: name files or folders, - for standard input, or a list with --files_from'
+    )
+  names, paths = itertools.tee(
+    itertools.chain(found, _lines(args.files_from) if args.files_from else ())
+  )
   loaded, run = checkpoint_args.load(args)
   results = predict_each(
-      loaded.model, loaded.params, (sys.stdin.buffer if p == '-' else p for p in paths),
-      class_names=checkpoint_args.class_names(args, loaded), top_k=args.top_k,
-      batch_size=args.batch_size, preset=args.preset or (run.preset if run else 'bit'),
-      resize_size=(run.resize_size or None) if run and not args.image_size else None,
-      loss=checkpoint_args.loss(args, run))
+    loaded.model,
+    loaded.params,
+    (sys.stdin.buffer if p == '-' else p for p in paths),
+    class_names=checkpoint_args.class_names(args, loaded),
+    top_k=args.top_k,
+    batch_size=args.batch_size,
+    preset=args.preset or (run.preset if run else 'bit'),
+    resize_size=(run.resize_size or None) if run and not args.image_size else None,
+    loss=checkpoint_args.loss(args, run),
+  )
   show = as_json if args.json else as_table
   seen = unreadable = 0
   results = _with_progress(results, None if args.files_from else len(found))
@@ -111,14 +140,18 @@ def find_images(names: Iterable[str]) -> list[str]:
 
 def _images_below(directory):
   """The images in a folder and the folders in it, sorted by path; hidden ones are left out."""
+
   def fail(error):
     raise InputError(f'the folder {error.filename} cannot be read: {error.strerror}')
 
   found = []
   for parent, folders, files in os.walk(directory, onerror=fail):
     folders[:] = [name for name in folders if not name.startswith('.')]
-    found += [os.path.join(parent, name) for name in files
-              if name.lower().endswith(EXTENSIONS) and not name.startswith('.')]
+    found += [
+      os.path.join(parent, name)
+      for name in files
+      if name.lower().endswith(EXTENSIONS) and not name.startswith('.')
+    ]
   if not found:
     raise InputError(f'the folder {directory} has no images ({", ".join(EXTENSIONS)})')
   return sorted(found)
@@ -144,14 +177,21 @@ def _with_progress(results: Iterable[Any], total: int | None) -> Iterable[Any]:
 def as_table(path: str, predictions: list[Prediction]) -> str:
   """The path, and a line of probability, label and name for each prediction."""
   shown = os.fsencode(path).decode(errors='replace')  # not all file names can be printed
-  return '\n'.join([shown] + [f'  {p.probability:7.2%}  {p.label:5}  {p.name}'
-                              for p in predictions])
+  return '\n'.join(
+    [shown] + [f'  {p.probability:7.2%}  {p.label:5}  {p.name}' for p in predictions]
+  )
 
 
 def as_json(path: str, predictions: list[Prediction]) -> str:
   """One line: path, and class, name, probability of each prediction."""
-  return json.dumps({'path': path, 'predictions': [
-      {'class': p.label, 'name': p.name, 'probability': p.probability} for p in predictions]})
+  return json.dumps(
+    {
+      'path': path,
+      'predictions': [
+        {'class': p.label, 'name': p.name, 'probability': p.probability} for p in predictions
+      ],
+    }
+  )
 
 
 if __name__ == '__main__':

@@ -21,26 +21,25 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from vit_jax import figures
-from vit_jax.parallel import partitioner
 from vit_jax.config.fields import default_config
-from vit_jax.errors import InputError
-from vit_jax.figures import draw
 from vit_jax.config.run import Curve
-from vit_jax.figures.examples import Examples, Predictor
-from vit_jax.pretrained.architecture import Loaded
-from vit_jax.files import local, replacing
-from vit_jax.report import page, run
-from vit_jax.inference import checkpoint_args
-from vit_jax.tools.exits import tells_errors
-from vit_jax.tools.figures import pictures
+from vit_jax.errors import InputError, exit_on_error
 from vit_jax.evaluation.run_split import Split, evaluation_split
+from vit_jax.figures import draw
+from vit_jax.figures.examples import Examples, Predictor
+from vit_jax.files import local, replacing
+from vit_jax.inference import checkpoint_args
+from vit_jax.parallel import partitioner
+from vit_jax.pretrained.architecture import Loaded
+from vit_jax.report import page, run
+from vit_jax.tools.figures import pictures
 
 _PICTURE_BYTES = 200_000  # at most, of each of 6: the page stays below 3 MB
 _EXAMPLE_SIDE = 160  # pixels at most, of an example
 _SHOWN = 12  # examples right, and as many wrong
 
 
-@tells_errors
+@exit_on_error
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   args = _parser().parse_args(argv)
@@ -56,23 +55,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-      prog='python -m vit_jax.tools.report', description=__doc__.split('\n')[0],
-      formatter_class=argparse.RawDescriptionHelpFormatter,
-      epilog="""examples:
+    prog='python -m vit_jax.tools.report',
+    description=__doc__.split('\n')[0],
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    epilog="""examples:
   python -m vit_jax.tools.report runs/mine
-  python -m vit_jax.tools.report runs/mine --out=mine.html --num_images=1024""")
+  python -m vit_jax.tools.report runs/mine --out=mine.html --num_images=1024""",
+  )
   add = parser.add_argument
   add('workdir', metavar='WORKDIR', help='of the run, which may still be going on')
   add('--out', metavar='FILE', help='(default: WORKDIR/report.html)')
-  add('--num_images', type=int, default=256, metavar='N', help='images of the evaluation split, '
-      'spread evenly over it, that are predicted and looked at (default: %(default)s)')
-  add('--batch_size', type=int, default=16, metavar='N', help='images computed at once (default: '
-      '%(default)s)')
+  add(
+    '--num_images',
+    type=int,
+    default=256,
+    metavar='N',
+    help='images of the evaluation split, '
+    'spread evenly over it, that are predicted and looked at (default: %(default)s)',
+  )
+  add(
+    '--batch_size',
+    type=int,
+    default=16,
+    metavar='N',
+    help='images computed at once (default: %(default)s)',
+  )
   return parser
 
 
 class _Model(NamedTuple):
   """The newest checkpoint, and what it says of images of the evaluation split."""
+
   loaded: Loaded
   images: Sequence[np.ndarray]  # (H, W, 3) uint8 each, as the model sees them
   examples: Examples | InputError  # or why there are none
@@ -95,19 +108,26 @@ def make_report(workdir: str, *, num_images: int = 256, batch_size: int = 16) ->
   curves, saved = _try(lambda: figures.read_curves(directory)), run.find_checkpoints(directory)
   model = _try(lambda: _open_model(directory, bool(saved), num_images, batch_size))
   parts = [
-      ('curves', 'Learning curves', lambda: page.drawing(_png(draw.draw_curves(
-          {directory.name: _there(curves)})), 'learning curves')),
-      ('metrics', 'Final metrics', lambda: _metrics(_there(curves))),
-      ('examples', 'Example predictions', lambda: _examples(_there(model))),
-      ('figures', 'What the model learned', lambda: _figures(_there(model), batch_size)),
-      ('throughput', 'Throughput', lambda: _throughput(_there(curves))),
-      ('config', 'Config', lambda: _config(config)),
-      ('checkpoints', 'Checkpoints', lambda: _checkpoints(saved))]
+    (
+      'curves',
+      'Learning curves',
+      lambda: page.drawing(
+        _png(draw.draw_curves({directory.name: _there(curves)})), 'learning curves'
+      ),
+    ),
+    ('metrics', 'Final metrics', lambda: _metrics(_there(curves))),
+    ('examples', 'Example predictions', lambda: _examples(_there(model))),
+    ('figures', 'What the model learned', lambda: _figures(_there(model), batch_size)),
+    ('throughput', 'Throughput', lambda: _throughput(_there(curves))),
+    ('config', 'Config', lambda: _config(config)),
+    ('checkpoints', 'Checkpoints', lambda: _checkpoints(saved)),
+  ]
   body = [_head(directory, config, curves, saved)]
   for name, title, make in parts:
     found = _try(make)
-    body.append(page.section(name, title, page.missing(found)
-                             if isinstance(found, InputError) else found))
+    body.append(
+      page.section(name, title, page.missing(found) if isinstance(found, InputError) else found)
+    )
   return page.page(f'{directory.name}: {config["model"]} on {config["dataset"]}', '\n'.join(body))
 
 
@@ -143,23 +163,37 @@ def _open_model(workdir: pathlib.Path, is_saved: bool, num_images: int, batch_si
   return _Model(loaded, examples.images, examples, names, split.name)
 
 
-def _predict(loaded: Loaded, config: ConfigDict, split: Split, num_images: int,
-             batch_size: int) -> tuple[Examples, list[str]]:
+def _predict(
+  loaded: Loaded, config: ConfigDict, split: Split, num_images: int, batch_size: int
+) -> tuple[Examples, list[str]]:
   """What the model says of the images, and the names it uses."""
   spread = partitioner.Sharded(batch_size * jax.device_count())
-  predictor = Predictor(loaded.model, split.source, split.preprocess, spread, loss=config.loss,
-                        count=num_images, batch_size=batch_size,
-                        max_bad_records=config.max_bad_records)
+  predictor = Predictor(
+    loaded.model,
+    split.source,
+    split.preprocess,
+    spread,
+    loss=config.loss,
+    count=num_images,
+    batch_size=batch_size,
+    max_bad_records=config.max_bad_records,
+  )
   return predictor(spread.put(loaded.params)), predictor.names
 
 
-def _head(workdir: pathlib.Path, config: Mapping[str, Any],
-          curves: Mapping[str, Curve] | InputError, saved: Sequence[run.Saved]) -> str:
+def _head(
+  workdir: pathlib.Path,
+  config: Mapping[str, Any],
+  curves: Mapping[str, Curve] | InputError,
+  saved: Sequence[run.Saved],
+) -> str:
   facts = []
   if not isinstance(curves, InputError):
     newest = {name: value for name, _, value in run.last_values(curves)}
-    for name, what in (('eval/accuracy', 'masked patches' if config.get('pretext') else 'accuracy'),
-                       ('eval/average_accuracy', 'accuracy of the average')):
+    for name, what in (
+      ('eval/accuracy', 'masked patches' if config.get('pretext') else 'accuracy'),
+      ('eval/average_accuracy', 'accuracy of the average'),
+    ):
       if name in newest:
         facts.append((f'{what}, evaluation', f'{newest[name]:.2%}'))
     if 'train/loss' in newest:
@@ -170,21 +204,30 @@ def _head(workdir: pathlib.Path, config: Mapping[str, Any],
       facts.append(('images per second, median', f'{rate:,.0f}' if rate >= 10 else f'{rate:.2f}'))
   facts.append(('checkpoints', str(len(saved))))
   side = config.get('image_size')
-  return (f'<header>\n<h1>{page.text(workdir.name)}</h1>\n<p class="soft">'
-          f'{page.text(config["model"])} on {page.text(config["dataset"])}'
-          f'{f", {side} pixels" if side else ""} &middot; <code>{page.text(workdir)}</code></p>\n'
-          f'{page.tiles(facts)}\n</header>')
+  return (
+    f'<header>\n<h1>{page.text(workdir.name)}</h1>\n<p class="soft">'
+    f'{page.text(config["model"])} on {page.text(config["dataset"])}'
+    f'{f", {side} pixels" if side else ""} &middot; <code>{page.text(workdir)}</code></p>\n'
+    f'{page.tiles(facts)}\n</header>'
+  )
 
 
 def _config(config: Mapping[str, Any]) -> str:
   changed = run.differing(config, default_config())
   fields = {field for field, _, _ in changed}
   rest = [(f, _value(config[f])) for f in default_config() if f in config and f not in fields]
-  return ('<p class="soft">What differs from the defaults of vit_jax/config/fields.py.</p>\n'
-          + page.table(['field', 'value', 'default'],
-                       [(f, _value(a), _value(b)) for f, a, b in changed], code=(0, 1, 2))
-          + page.folded(f'The other {len(rest)} fields, as by default',
-                        page.table(['field', 'value'], rest, code=(0, 1))))
+  return (
+    '<p class="soft">What differs from the defaults of vit_jax/config/fields.py.</p>\n'
+    + page.table(
+      ['field', 'value', 'default'],
+      [(f, _value(a), _value(b)) for f, a, b in changed],
+      code=(0, 1, 2),
+    )
+    + page.folded(
+      f'The other {len(rest)} fields, as by default',
+      page.table(['field', 'value'], rest, code=(0, 1)),
+    )
+  )
 
 
 def _value(value):
@@ -192,8 +235,9 @@ def _value(value):
 
 
 def _metrics(curves: Mapping[str, Curve]) -> str:
-  rows = [(name, _number(name, value), f'{step:,}')
-          for name, step, value in run.last_values(curves)]
+  rows = [
+    (name, _number(name, value), f'{step:,}') for name, step, value in run.last_values(curves)
+  ]
   return page.table(['metric', 'value', 'step'], rows, numbers=(1, 2), code=(0,))
 
 
@@ -207,9 +251,12 @@ def _throughput(curves: Mapping[str, Curve]) -> str:
   rows = run.speeds(curves)
   if not rows:
     raise InputError('metrics.jsonl has no speeds: the run has not reached its first log_every.')
-  note = ('' if 'train/mfu' in curves else
-          '<p class="soft">No MFU: the peak of this device is not known, or not all parameters '
-          'were trained.</p>')
+  note = (
+    ''
+    if 'train/mfu' in curves
+    else '<p class="soft">No MFU: the peak of this device is not known, or not all parameters '
+    'were trained.</p>'
+  )
   return page.table(['', 'median', 'newest'], rows, numbers=(1, 2)) + note
 
 
@@ -217,11 +264,11 @@ def _figures(model: _Model, batch_size: int) -> str:
   """Those of vit_jax.tools.figures, of images of the evaluation split where there are any."""
   images, note = model.images, ''
   if len(images):
-    note = (f'<p class="soft">Attention over {len(images):,} images of '
-            f'{page.text(model.split)}.</p>')
+    note = f'<p class="soft">Attention over {len(images):,} images of {page.text(model.split)}.</p>'
   shown, words = [], []
-  each = pictures(model.loaded.model, model.loaded.params, images, num_images=len(images),
-                  batch_size=batch_size)
+  each = pictures(
+    model.loaded.model, model.loaded.params, images, num_images=len(images), batch_size=batch_size
+  )
   for name, found in each:
     if isinstance(found, InputError):
       words.append(page.missing(f'No {name}: {found}.'))
@@ -236,22 +283,38 @@ def _examples(model: _Model) -> str:
   surest = np.argsort(-examples.probability, kind='stable')
   wrong, right = surest[~correct[surest]], np.flatnonzero(correct)
   right = right[np.linspace(0, len(right) - 1, min(_SHOWN, len(right))).round().astype(int)]
-  head = (f'<p>{np.count_nonzero(correct):,} of {len(correct):,} images of '
-          f'{page.text(model.split)}, spread evenly over it, are right.</p>')
-  return (head + '<h3>Wrong, the surest first</h3>'
-          + (_grid(examples.take(wrong[:_SHOWN]), model.names) if len(wrong) else
-             page.missing('None of these images is taken for something else.'))
-          + '<h3>Right</h3>'
-          + (_grid(examples.take(right), model.names) if len(right) else
-             page.missing('None of these images is right.')))
+  head = (
+    f'<p>{np.count_nonzero(correct):,} of {len(correct):,} images of '
+    f'{page.text(model.split)}, spread evenly over it, are right.</p>'
+  )
+  return (
+    head
+    + '<h3>Wrong, the surest first</h3>'
+    + (
+      _grid(examples.take(wrong[:_SHOWN]), model.names)
+      if len(wrong)
+      else page.missing('None of these images is taken for something else.')
+    )
+    + '<h3>Right</h3>'
+    + (
+      _grid(examples.take(right), model.names)
+      if len(right)
+      else page.missing('None of these images is right.')
+    )
+  )
 
 
 def _grid(examples: Examples, names: list[str]) -> str:
-  return '<div class="examples">' + '\n'.join(
+  return (
+    '<div class="examples">'
+    + '\n'.join(
       page.example(_encode(image), image.shape[1], label, predicted, probability, right)
       for image, (label, predicted), probability, right in zip(
-          examples.images, examples.captions(names), examples.probability, examples.correct)
-  ) + '</div>'
+        examples.images, examples.captions(names), examples.probability, examples.correct
+      )
+    )
+    + '</div>'
+  )
 
 
 def _encode(image: np.ndarray) -> bytes:
@@ -266,9 +329,11 @@ def _encode(image: np.ndarray) -> bytes:
 def _checkpoints(saved: Sequence[run.Saved]) -> str:
   if not saved:
     raise InputError('There is no checkpoint yet: it is made after save_every steps.')
-  return page.table(['step', 'size', 'saved'], [
-      (f'{s.step:,}', f'{s.size / 1e6:,.1f} MB', f'{s.date:%Y-%m-%d %H:%M}') for s in saved],
-                    numbers=(0, 1))
+  return page.table(
+    ['step', 'size', 'saved'],
+    [(f'{s.step:,}', f'{s.size / 1e6:,.1f} MB', f'{s.date:%Y-%m-%d %H:%M}') for s in saved],
+    numbers=(0, 1),
+  )
 
 
 def _png(figure: Any) -> bytes:

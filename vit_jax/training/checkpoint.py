@@ -31,9 +31,16 @@ def _of_the_job(state: Any) -> Any:
   if jax.process_count() == 1:
     return state
   everywhere = jax.NamedSharding(jax.make_mesh((jax.device_count(),), ('data',)), jax.P())
-  return jax.tree.map(lambda x: jax.make_array_from_single_device_arrays(
-      x.shape, everywhere, [s.data for s in x.addressable_shards])
-                      if x.is_fully_addressable else x, state)
+  return jax.tree.map(
+    lambda x: (
+      jax.make_array_from_single_device_arrays(
+        x.shape, everywhere, [s.data for s in x.addressable_shards]
+      )
+      if x.is_fully_addressable
+      else x
+    ),
+    state,
+  )
 
 
 class _Manager(ocp.CheckpointManager):
@@ -59,11 +66,13 @@ class Checkpoints:
     self._failed = False
     local = isinstance(directory, pathlib.Path)
     self._manager = _Manager(
-        directory.absolute() if local else directory, options=ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-            cleanup_tmp_directories=True),
-        item_handlers={'state': ocp.StandardCheckpointHandler(),
-                       'meta': ocp.JsonCheckpointHandler()})
+      directory.absolute() if local else directory,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+        cleanup_tmp_directories=True,
+      ),
+      item_handlers={'state': ocp.StandardCheckpointHandler(), 'meta': ocp.JsonCheckpointHandler()},
+    )
 
   def steps(self) -> list[int]:
     """The steps that can be restored, ascending."""
@@ -81,15 +90,20 @@ class Checkpoints:
     self.check_space(state)
     meta = dict(about, fingerprint=fingerprint(state))
     with self._writing():
-      self._manager.save(step, force=True, args=ocp.args.Composite(
-          state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)))
+      self._manager.save(
+        step,
+        force=True,
+        args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)),
+      )
 
   def _check_finite(self, step, state):
     names, leaves = named_leaves(state)
     wrong = [n for n, finite in zip(names, jax.device_get(_all_finite(leaves))) if not finite]
     if wrong:
-      raise NotFinite(f'the update of step {step} is not finite in {some(wrong)}; '
-                       f'{self.newest_good()}; try a lower lr, a longer warmup or clip_norm=1')
+      raise NotFinite(
+        f'the update of step {step} is not finite in {some(wrong)}; '
+        f'{self.newest_good()}; try a lower lr, a longer warmup or clip_norm=1'
+      )
 
   def newest_good(self) -> str:
     """For an error: what can be gone back to."""
@@ -103,9 +117,11 @@ class Checkpoints:
     need = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     free = shutil.disk_usage(self._directory).free
     if free < need:
-      raise InputError(f'no space left in {self._directory}: a checkpoint needs '
-                       f'{need / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free; what is there '
-                       'stays good, free some space and run the same command again')
+      raise InputError(
+        f'no space left in {self._directory}: a checkpoint needs '
+        f'{need / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free; what is there '
+        'stays good, free some space and run the same command again'
+      )
 
   def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
     """The newest checkpoint: (a tree like `like`, `about` of its save); None when there is none.
@@ -121,18 +137,28 @@ class Checkpoints:
       return None
     path = self._directory / str(step)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=getattr(x, 'sharding', None) or here), like)
+    abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=getattr(x, 'sharding', None) or here
+      ),
+      like,
+    )
     try:
       self._check_architecture(path, step, abstract)
-      restored = self._manager.restore(step, args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()))
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
+        ),
+      )
     except (InputError, jax.errors.JaxRuntimeError):  # which another process's end raises
       raise
     except Exception as e:  # Orbax, TensorStore and JSON raise all kinds on damaged files.
       if os_error(e) not in (None, errno.ENOENT):  # of a disk or network that may recover
-        raise InputError(f'the checkpoint {path} cannot be read ({reason(e)}); mend that and run '
-                         'the same command again') from e
+        raise InputError(
+          f'the checkpoint {path} cannot be read ({reason(e)}); mend that and run '
+          'the same command again'
+        ) from e
       raise InputError(self._damaged(path, f'cannot be read ({reason(e)})')) from e
     state = restored['state']
     found, saved = fingerprint(state), restored['meta']['fingerprint']
@@ -147,12 +173,17 @@ class Checkpoints:
     names, leaves = named_leaves(self._manager.item_metadata(step)['state'])
     have = {n: tuple(x.shape) for n, x in zip(names, leaves)}
     is_param = lambda n: n.startswith('params/')  # the moments only repeat the same misfits
-    wrong = [f'{n} is {have.get(n, "missing")}, the model has {want.get(n, "none")}'
-             for n in sorted(want.keys() | have.keys()) if want.get(n) != have.get(n)]
+    wrong = [
+      f'{n} is {have.get(n, "missing")}, the model has {want.get(n, "none")}'
+      for n in sorted(want.keys() | have.keys())
+      if want.get(n) != have.get(n)
+    ]
     if wrong:
-      raise InputError(f'the checkpoint {path} is of another architecture: '
-                       f'{some(list(filter(is_param, wrong)) or wrong)}; give another workdir '
-                       'or the config that wrote it')
+      raise InputError(
+        f'the checkpoint {path} is of another architecture: '
+        f'{some(list(filter(is_param, wrong)) or wrong)}; give another workdir '
+        'or the config that wrote it'
+      )
 
   def _damaged(self, path, how):
     others = [s for s in self.steps() if str(s) != path.name]
@@ -185,5 +216,6 @@ class Checkpoints:
     except Exception as e:  # TensorStore raises ValueError, OSError and others for a full disk
       self._failed = True
       raise InputError(
-          f'cannot write a checkpoint to {self._directory} ({reason(e)}); '
-          f'{self.newest_good()}; mend the disk and run the same command again') from e
+        f'cannot write a checkpoint to {self._directory} ({reason(e)}); '
+        f'{self.newest_good()}; mend the disk and run the same command again'
+      ) from e

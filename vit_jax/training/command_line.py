@@ -17,8 +17,8 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.config.flags import define_config, parse_config
-from vit_jax.parallel import hosts
 from vit_jax.errors import InputError, Interrupted
+from vit_jax.parallel import hosts
 
 EXIT_INTERRUPTED = 42
 
@@ -29,22 +29,35 @@ def define_flags() -> flags.FlagValues:
   define_config(values)
   text = lambda *about: flags.DEFINE_string(*about, flag_values=values)
   number = lambda *about: flags.DEFINE_integer(*about, flag_values=values)
-  text('workdir', None, 'Directory for checkpoints and metrics; a run found there is resumed. '
-       'Default: runs/<name of the config>. All hosts must share it; gs:// needs the package '
-       'gcsfs.')
-  number('num_devices', None, 'How many devices the whole job must have; fails when a host is '
-         'missing.')
-  text('coordinator_address', None, 'host:port of process 0, where no cluster is detected: a TPU '
-       'pod, GKE, SLURM, MPI.')
+  text(
+    'workdir',
+    None,
+    'Directory for checkpoints and metrics; a run found there is resumed. '
+    'Default: runs/<name of the config>. All hosts must share it; gs:// needs the package '
+    'gcsfs.',
+  )
+  number(
+    'num_devices', None, 'How many devices the whole job must have; fails when a host is missing.'
+  )
+  text(
+    'coordinator_address',
+    None,
+    'host:port of process 0, where no cluster is detected: a TPU pod, GKE, SLURM, MPI.',
+  )
   number('num_processes', None, 'With --coordinator_address.')
   number('process_id', None, 'With --coordinator_address.')
   number('start_timeout', 60, 'Seconds to wait for the other processes of the job.', 1)
   return values
 
 
-def run(values: flags.FlagValues, argv: Sequence[str], about: str,
-        work: Callable[[ConfigDict, pathlib.Path | epath.Path], int | None], *,
-        last: bool = False) -> int:
+def run(
+  values: flags.FlagValues,
+  argv: Sequence[str],
+  about: str,
+  work: Callable[[ConfigDict, pathlib.Path | epath.Path], int | None],
+  *,
+  last: bool = False,
+) -> int:
   """Reads the command line, joins the job, does the work; returns the exit code.
 
   Args:
@@ -63,14 +76,20 @@ def run(values: flags.FlagValues, argv: Sequence[str], about: str,
     config = parse_config(values, argv)
     name = pathlib.Path(values['config'].config_filename.split(':')[0]).stem
     workdir = directory(values.workdir or os.path.join('runs', name))
-    hosts.start(values.coordinator_address, values.num_processes, values.process_id,
-                values.num_devices, values.start_timeout)
+    hosts.start(
+      values.coordinator_address,
+      values.num_processes,
+      values.process_id,
+      values.num_devices,
+      values.start_timeout,
+    )
     try:
       return work(config, workdir)
     except OSError as e:
       if e.filename:
         raise
       raise OSError(e.errno, e.strerror or str(e), str(workdir)) from e  # a write names no file
+
   return guard(start, last=last)
 
 
@@ -119,5 +138,7 @@ def directory(workdir: str) -> pathlib.Path | epath.Path:
   try:
     return epath.Path(workdir)
   except KeyError:
-    raise InputError(f'--workdir={workdir} is no kind of storage that can be written; give a '
-                     'local directory, gs:// or s3://') from None
+    raise InputError(
+      f'--workdir={workdir} is no kind of storage that can be written; give a '
+      'local directory, gs:// or s3://'
+    ) from None

@@ -6,12 +6,11 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.config.fields import rand_augment
-from vit_jax.data.open_source import describe
 from vit_jax.data.augment import make_augment
+from vit_jax.data.open_source import describe_dataset, open_source
 from vit_jax.data.pipeline import Batches, eval_batches, train_batches
 from vit_jax.data.preprocess import make_preprocess
 from vit_jax.data.source import Source
-from vit_jax.data.open_source import open_source
 from vit_jax.data.subset import Without
 from vit_jax.dedup.ids import excluded_positions, read_ids
 from vit_jax.errors import InputError
@@ -29,7 +28,7 @@ class Inputs:
 
   def __init__(self, c: ConfigDict):
     """Raises InputError when the data are not there or do not fit the config."""
-    about = describe(c.dataset, c.data_dir or None)
+    about = describe_dataset(c.dataset, c.data_dir or None)
     self._config = c
     self.train = open_source(c.dataset, c.train_split or about.train_split, c.data_dir or None)
     if c.exclude_ids:
@@ -40,19 +39,23 @@ class Inputs:
       self.eval = open_source(c.dataset, self.eval_name, c.data_dir or None)
     self.num_classes = c.num_classes or self.train.num_classes
     if self.num_classes < self.train.num_classes:
-      raise InputError(f'config.num_classes={c.num_classes}, but {c.dataset} has '
-                       f'{self.train.num_classes} classes')
+      raise InputError(
+        f'config.num_classes={c.num_classes}, but {c.dataset} has {self.train.num_classes} classes'
+      )
     if self.train.multi_label and c.loss != 'sigmoid' and not c.pretext:
-      raise InputError(f'the images of {c.dataset} have several labels each, for which '
-                       f'config.loss={c.loss!r} is not made; set config.loss=sigmoid')
+      raise InputError(
+        f'the images of {c.dataset} have several labels each, for which '
+        f'config.loss={c.loss!r} is not made; set config.loss=sigmoid'
+      )
     self._flip = about.flip if c.flip == 'auto' else c.flip == 'yes'
     self._augment = make_augment(*rand_augment(c), c.augment_ops or None)
 
   def train_batches(self, start_step: int) -> Batches:
     """This process's share of the training batches from `start_step` on."""
     preprocess, options = self._open(self.train, True)
-    return train_batches(self.train, preprocess, seed=self._config.seed, start_step=start_step,
-                         **options)
+    return train_batches(
+      self.train, preprocess, seed=self._config.seed, start_step=start_step, **options
+    )
 
   def eval_batches(self) -> Batches:
     """This process's share of one pass over the evaluation split."""
@@ -61,18 +64,34 @@ class Inputs:
 
   def _open(self, source: Source, train: bool) -> tuple[Any, dict[str, Any]]:
     c = self._config
-    preprocess = make_preprocess(c.preset, image_size=c.image_size, train=train, flip=self._flip,
-                                 apply_exif=source.apply_exif, resize_size=c.resize_size or None,
-                                 augment=self._augment)
-    options = dict(batch_size=c.batch_size, process_index=jax.process_index(),
-                   process_count=jax.process_count(), num_threads=c.num_threads or None,
-                   num_workers=c.num_workers, max_bad_records=c.max_bad_records)
+    preprocess = make_preprocess(
+      c.preset,
+      image_size=c.image_size,
+      train=train,
+      flip=self._flip,
+      apply_exif=source.apply_exif,
+      resize_size=c.resize_size or None,
+      augment=self._augment,
+    )
+    options = dict(
+      batch_size=c.batch_size,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      num_threads=c.num_threads or None,
+      num_workers=c.num_workers,
+      max_bad_records=c.max_bad_records,
+    )
     return preprocess, options
 
 
 def _without(source: Source, c: ConfigDict, split: str) -> Source:
   """The training images without those that config.exclude_ids lists."""
   positions = excluded_positions(read_ids(c.exclude_ids), c.dataset, split, c.data_dir or None)
-  log.info('%s: %s of %s training images are left out, as %s says', c.dataset,
-           f'{len(positions):,}', f'{len(source):,}', c.exclude_ids)
+  log.info(
+    '%s: %s of %s training images are left out, as %s says',
+    c.dataset,
+    f'{len(positions):,}',
+    f'{len(source):,}',
+    c.exclude_ids,
+  )
   return Without(source, positions)

@@ -18,28 +18,27 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from vit_jax.parallel import hosts
-from vit_jax.training import optim
-from vit_jax.parallel import partitioner
-from vit_jax.training import step as step_lib
-from vit_jax.training.checkpoint import Checkpoints
 from vit_jax.config.fields import check_config, mixup, model_overrides
 from vit_jax.data.preprocess import make_preprocess
-from vit_jax.parallel.devices import find_device
 from vit_jax.errors import InputError, Interrupted, NotFinite, reason
-from vit_jax.training.periodic_evaluation import Evaluations
-from vit_jax.training.pictures import Drawings
 from vit_jax.figures.examples import Predictor
+from vit_jax.models import masked_patches
+from vit_jax.models.create import create_model
 from vit_jax.models.flops import train_flops
+from vit_jax.models.freeze import trained_names
+from vit_jax.parallel import hosts, partitioner
+from vit_jax.parallel.devices import find_device
+from vit_jax.parallel.watchdog import Watchdog
+from vit_jax.pretrained.load import load_params
+from vit_jax.training import optim
+from vit_jax.training import step as step_lib
+from vit_jax.training.checkpoint import Checkpoints
 from vit_jax.training.inputs import Inputs
 from vit_jax.training.metrics import log, start_log, write_whole
-from vit_jax.models.create import create_model
-from vit_jax.models.freeze import trained_names
-from vit_jax.training.monitor import STARTED, Monitor
-from vit_jax.models import masked_patches
-from vit_jax.pretrained.load import load_params
 from vit_jax.training.mirror import Record
-from vit_jax.parallel.watchdog import Watchdog
+from vit_jax.training.monitor import STARTED, Monitor
+from vit_jax.training.periodic_evaluation import Evaluations
+from vit_jax.training.pictures import Drawings
 
 
 def train(config: ConfigDict, workdir: pathlib.Path | epath.Path) -> dict[str, float]:
@@ -71,6 +70,7 @@ def train(config: ConfigDict, workdir: pathlib.Path | epath.Path) -> dict[str, f
 
 class Training(NamedTuple):
   """What a config computes, on whatever devices."""
+
   model: nn.Module  # what the parameters are of, with others beside for a pretext
   objective: step_lib.Objective
   init: Callable[[], step_lib.TrainState]
@@ -80,8 +80,9 @@ class Training(NamedTuple):
 def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training:
   """The model, its objective, its initial state and the train step of a config."""
   masked = c.pretext == 'masked_patches'
-  model = create_model(c.model, num_classes=0 if masked else num_classes, image_size=c.image_size,
-                       **model_overrides(c))
+  model = create_model(
+    c.model, num_classes=0 if masked else num_classes, image_size=c.image_size, **model_overrides(c)
+  )
   init_key, dropout_key = jax.random.split(jax.random.key(c.seed))
   if masked:
     trained_model = masked_patches.make_model(model, c.mpp_target, c.mpp_rate)
@@ -89,19 +90,39 @@ def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training
   else:
     trained_model = model
     objective = step_lib.supervised(model, loss=c.loss, label_smoothing=c.label_smoothing)
-  schedule = optim.make_schedule(c.schedule, peak=c.lr, total_steps=total_steps,
-                                 warmup_steps=c.warmup_steps, linear_end=c.linear_end,
-                                 drops=c.lr_drops)
+  schedule = optim.make_schedule(
+    c.schedule,
+    peak=c.lr,
+    total_steps=total_steps,
+    warmup_steps=c.warmup_steps,
+    linear_end=c.linear_end,
+    drops=c.lr_drops,
+  )
   optimizer = optim.make_optimizer(
-      schedule, kind=c.optimizer, beta1=c.beta1, beta2=c.beta2, momentum=c.momentum,
-      moment_dtype=c.moment_dtype, weight_decay=c.weight_decay, decay=c.decay,
-      clip_norm=c.clip_norm)
+    schedule,
+    kind=c.optimizer,
+    beta1=c.beta1,
+    beta2=c.beta2,
+    momentum=c.momentum,
+    moment_dtype=c.moment_dtype,
+    weight_decay=c.weight_decay,
+    decay=c.decay,
+    clip_norm=c.clip_norm,
+  )
   is_trained = trained_names(model, c.trained_blocks) if c.trained_blocks >= 0 else None
-  init = lambda: step_lib.init_state(trained_model, optimizer, init_key,
-                                     is_trained=is_trained, average=bool(c.average))
+  init = lambda: step_lib.init_state(
+    trained_model, optimizer, init_key, is_trained=is_trained, average=bool(c.average)
+  )
   step = step_lib.make_train_step(
-      objective, optimizer, schedule, dropout_key=dropout_key, accumulate=c.accumulate,
-      mixup=mixup(c), average=c.average, is_trained=is_trained)
+    objective,
+    optimizer,
+    schedule,
+    dropout_key=dropout_key,
+    accumulate=c.accumulate,
+    mixup=mixup(c),
+    average=c.average,
+    is_trained=is_trained,
+  )
   return Training(model, objective, init, step)
 
 
@@ -113,21 +134,31 @@ def count_steps(c: ConfigDict, num_images: int) -> int:
 class _Run:
   """What the loop works with: data, model, compiled steps, and where results go."""
 
-  def __init__(self, config: ConfigDict, workdir: pathlib.Path | epath.Path,
-               record: Record | None, watchdog: Watchdog):
+  def __init__(
+    self,
+    config: ConfigDict,
+    workdir: pathlib.Path | epath.Path,
+    record: Record | None,
+    watchdog: Watchdog,
+  ):
     c = self.config = config
     self.workdir, self.record, self.watchdog = workdir, record, watchdog
     self.data = Inputs(c)
     hosts.check_same(_common(c, self.data))
-    self.spread = (partitioner.Pmap(c.batch_size, c.accumulate) if c.parallel == 'pmap' else
-                   partitioner.Sharded(c.batch_size, c.accumulate, c.mesh))
+    self.spread = (
+      partitioner.Pmap(c.batch_size, c.accumulate)
+      if c.parallel == 'pmap'
+      else partitioner.Sharded(c.batch_size, c.accumulate, c.mesh)
+    )
     self.total_steps = count_steps(c, len(self.data.train))
     self.model, objective, self.init, step = make_training(
-        c, self.data.num_classes, self.total_steps)
+      c, self.data.num_classes, self.total_steps
+    )
     self.train_step = self.spread.train_step(step)
     self.should_stop = partitioner.Stopper()
-    self.evaluations = Evaluations(c, self.data, self.model, objective, self.spread,
-                                   self.total_steps, self.should_stop, watchdog)
+    self.evaluations = Evaluations(
+      c, self.data, self.model, objective, self.spread, self.total_steps, self.should_stop, watchdog
+    )
     self.checkpoints = Checkpoints(workdir / 'checkpoints', keep=c.keep, keep_every=c.keep_every)
     self.monitor = self.drawings = None  # opened once the step to resume from is known
     self.unchecked = []  # (step, metrics still on the device) since the last look
@@ -177,21 +208,45 @@ class _Run:
 
   def _open_monitor(self, first_step: int) -> Monitor:
     peak, c = find_device(jax.devices()[0].device_kind), self.config
-    return Monitor(self.record, first_step=first_step, total_steps=self.total_steps,
-                   batch_size=c.batch_size, num_devices=self.spread.num_devices,
-                   peak_images=peak.flops / train_flops(self.model)
-                   if peak and c.trained_blocks < 0 else None,
-                   profile_steps=c.profile_steps)
+    return Monitor(
+      self.record,
+      first_step=first_step,
+      total_steps=self.total_steps,
+      batch_size=c.batch_size,
+      num_devices=self.spread.num_devices,
+      peak_images=peak.flops / train_flops(self.model) if peak and c.trained_blocks < 0 else None,
+      profile_steps=c.profile_steps,
+    )
 
   def _open_drawings(self, first_step: int) -> Drawings:
     c, source, predictor = self.config, self.data.eval, None
     if c.figures_every and source is not None and self.model.num_classes:
-      preprocess = make_preprocess(c.preset, image_size=c.image_size, train=False,
-                                   apply_exif=source.apply_exif, resize_size=c.resize_size or None)
-      predictor = Predictor(self.model, source, preprocess, self.spread, loss=c.loss, count=16,
-                            num_threads=c.num_threads or None, max_bad_records=c.max_bad_records)
-    return Drawings(self.workdir, self.record and self.record.directory, self.model, predictor,
-                    every=c.figures_every, first_step=first_step, total_steps=self.total_steps)
+      preprocess = make_preprocess(
+        c.preset,
+        image_size=c.image_size,
+        train=False,
+        apply_exif=source.apply_exif,
+        resize_size=c.resize_size or None,
+      )
+      predictor = Predictor(
+        self.model,
+        source,
+        preprocess,
+        self.spread,
+        loss=c.loss,
+        count=16,
+        num_threads=c.num_threads or None,
+        max_bad_records=c.max_bad_records,
+      )
+    return Drawings(
+      self.workdir,
+      self.record and self.record.directory,
+      self.model,
+      predictor,
+      every=c.figures_every,
+      first_step=first_step,
+      total_steps=self.total_steps,
+    )
 
   def _start(self) -> tuple[step_lib.TrainState, int]:
     """The newest checkpoint; else config.init_from; else a fresh state; and its step."""
@@ -199,19 +254,32 @@ class _Run:
     restored = self.checkpoints.restore(self.spread.like(abstract))
     params = sum(x.size for x in jax.tree.leaves(abstract.params))
     c = self.config
-    log.info('%s, %s parameters, %d px, %s; %s: %s', c.model, f'{params:,}', c.image_size, c.dtype,
-             self.spread.layout, jax.devices()[0].device_kind)
-    log.info('%s: %s training images, %d classes; %s steps of %d images (%.4g epochs)',
-             c.dataset, f'{len(self.data.train):,}', self.data.num_classes,
-             f'{self.total_steps:,}', c.batch_size,
-             self.total_steps * c.batch_size / len(self.data.train))
+    log.info(
+      '%s, %s parameters, %d px, %s; %s: %s',
+      c.model,
+      f'{params:,}',
+      c.image_size,
+      c.dtype,
+      self.spread.layout,
+      jax.devices()[0].device_kind,
+    )
+    log.info(
+      '%s: %s training images, %d classes; %s steps of %d images (%.4g epochs)',
+      c.dataset,
+      f'{len(self.data.train):,}',
+      self.data.num_classes,
+      f'{self.total_steps:,}',
+      c.batch_size,
+      self.total_steps * c.batch_size / len(self.data.train),
+    )
     if restored is None:
       log.info('starting in %s', self.workdir)
       step = 0
       state = self.spread.init(self.init)
       if c.init_from:
-        state = state.replace(params=self.spread.put(load_params(
-            c.init_from, self.model, new_head=c.new_head)))
+        state = state.replace(
+          params=self.spread.put(load_params(c.init_from, self.model, new_head=c.new_head))
+        )
         log.info('parameters from %s', c.init_from)
     else:
       state, about = self.spread.put(restored[0]), restored[1]
@@ -219,8 +287,10 @@ class _Run:
       self.bad_records = set(about['bad_records'])
       log.info('resuming in %s from step %d of %d', self.workdir, step, self.total_steps)
       if step > self.total_steps:
-        raise InputError(f'{self.workdir} is at step {step}, beyond total_steps '
-                         f'{self.total_steps}; give another workdir or more steps')
+        raise InputError(
+          f'{self.workdir} is at step {step}, beyond total_steps '
+          f'{self.total_steps}; give another workdir or more steps'
+        )
     if step < self.total_steps:
       self.checkpoints.check_space(abstract)  # before the first step, not after hours
     if self.record:
@@ -241,8 +311,9 @@ class _Run:
         if not np.isfinite(metrics[name]):
           self.checkpoints.wait()
           raise NotFinite(
-              f'the {"loss" if name == "loss" else "gradient"} is {metrics[name]} at step {step}; '
-              f'{self.checkpoints.newest_good()}; try a lower lr, a longer warmup or clip_norm=1')
+            f'the {"loss" if name == "loss" else "gradient"} is {metrics[name]} at step {step}; '
+            f'{self.checkpoints.newest_good()}; try a lower lr, a longer warmup or clip_norm=1'
+          )
     self.unchecked = self.unchecked[-1:]
     return {f'train/{k}': float(v) for k, v in fetched[-1][1].items()}
 
@@ -263,26 +334,47 @@ class _Run:
       self._share_bad_records()
     if self.record:
       self.record.copy()
-    self.checkpoints.save(step, state, {
-        **{f: c[f] for f in ('model', 'activation', 'norm_eps', 'head', 'pos_embedding',
-                             'pos_embedding_at', 'dataset')},
-        'image_size': [c.image_size] * 2, 'class_names': self.data.train.class_names,
-        'bad_records': sorted(self.bad_records)})
+    self.checkpoints.save(
+      step,
+      state,
+      {
+        **{
+          f: c[f]
+          for f in (
+            'model',
+            'activation',
+            'norm_eps',
+            'head',
+            'pos_embedding',
+            'pos_embedding_at',
+            'dataset',
+          )
+        },
+        'image_size': [c.image_size] * 2,
+        'class_names': self.data.train.class_names,
+        'bad_records': sorted(self.bad_records),
+      },
+    )
     self.saved_step = step
 
   def _share_bad_records(self) -> None:
     """Every process counts the records that the others could not read, too."""
     self.bad_records.update(*hosts.gather(sorted(self.bad_records)))
     if len(self.bad_records) > self.config.max_bad_records:
-      raise InputError(f'{len(self.bad_records)} damaged records over all processes, among them '
-                       f'{max(self.bad_records)}; repair or remove them, or set '
-                       f'max_bad_records={len(self.bad_records)} (or more)')
+      raise InputError(
+        f'{len(self.bad_records)} damaged records over all processes, among them '
+        f'{max(self.bad_records)}; repair or remove them, or set '
+        f'max_bad_records={len(self.bad_records)} (or more)'
+      )
 
   def _stop(self, step: int, state: step_lib.TrainState) -> None:
     self._save(step, state)
     self.checkpoints.wait()
-    log.info('stopped at step %d of %d and saved; run the same command again to go on', step,
-             self.total_steps)
+    log.info(
+      'stopped at step %d of %d and saved; run the same command again to go on',
+      step,
+      self.total_steps,
+    )
     raise Interrupted()
 
   def _finish(self) -> dict[str, float]:
@@ -290,9 +382,11 @@ class _Run:
     self.checkpoints.wait()
     latest = hosts.gather(self.monitor.latest)[0]
     if self.data.eval is not None:
-      log.info('done: accuracy %.2f%% on %s', 100 * latest[
-          'eval/average_accuracy' if self.config.average else 'eval/accuracy'],
-               self.data.eval_name)
+      log.info(
+        'done: accuracy %.2f%% on %s',
+        100 * latest['eval/average_accuracy' if self.config.average else 'eval/accuracy'],
+        self.data.eval_name,
+      )
     log.info('checkpoint:  %s', self.workdir / 'checkpoints' / str(self.total_steps))
     log.info('metrics:     %s', self.workdir / 'metrics.jsonl')
     log.info('TensorBoard: tensorboard --logdir=%s', self.workdir / 'tensorboard')
@@ -311,10 +405,17 @@ class _Run:
 
 def _common(c: ConfigDict, data: Inputs) -> dict[str, Any]:
   """What must be the same in all processes; where the data lie and who decodes them need not."""
-  fields = {f'config.{name}': value for name, value in c.items()
-            if name not in ('data_dir', 'num_threads', 'num_workers')}
-  return {'jax': jax.__version__, **fields, 'the number of training images': len(data.train),
-          'the number of evaluation images': len(data.eval or ())}
+  fields = {
+    f'config.{name}': value
+    for name, value in c.items()
+    if name not in ('data_dir', 'num_threads', 'num_workers')
+  }
+  return {
+    'jax': jax.__version__,
+    **fields,
+    'the number of training images': len(data.train),
+    'the number of evaluation images': len(data.eval or ()),
+  }
 
 
 def _use_compile_cache(directory: str) -> None:
@@ -342,8 +443,9 @@ def _prepare_workdir(workdir: pathlib.Path | epath.Path) -> Record | None:
   except InputError:
     raise
   except Exception as e:  # OSError here; each object store's package has its own
-    raise InputError(f'cannot write to the workdir {workdir}: {reason(e)}; '
-                     'give another with --workdir=DIR') from e
+    raise InputError(
+      f'cannot write to the workdir {workdir}: {reason(e)}; give another with --workdir=DIR'
+    ) from e
 
 
 def _record_config(config: ConfigDict, workdir: pathlib.Path | epath.Path) -> None:

@@ -50,7 +50,8 @@ class MetricsWriter:
     write_whole(self._path, ''.join(json.dumps(line) + '\n' for line in kept))
     self._file = open(self._path, 'a')
     self._events = tensorboardX.SummaryWriter(
-        str(directory / 'tensorboard'), purge_step=resume_step + 1 if kept else None)
+      str(directory / 'tensorboard'), purge_step=resume_step + 1 if kept else None
+    )
 
   def has(self, step: int, name: str) -> bool:
     """Whether a line of `step` with the metric `name` is on record."""
@@ -89,9 +90,14 @@ class Progress:
   """A bar on a terminal, log lines elsewhere; both with loss, accuracy, speed and time left."""
 
   def __init__(self, total_steps: int, done: int):
-    self._bar = tqdm.tqdm(total=total_steps, initial=done, unit='step', dynamic_ncols=True,
-                          disable=not (sys.stderr.isatty() and log.isEnabledFor(logging.INFO)),
-                          smoothing=.1)
+    self._bar = tqdm.tqdm(
+      total=total_steps,
+      initial=done,
+      unit='step',
+      dynamic_ncols=True,
+      disable=not (sys.stderr.isatty() and log.isEnabledFor(logging.INFO)),
+      smoothing=0.1,
+    )
     self._redirect = contextlib.ExitStack()
     if not self._bar.disable:
       self._redirect.enter_context(logging_redirect_tqdm([log]))
@@ -103,12 +109,20 @@ class Progress:
   def report(self, step: int, metrics: Mapping[str, float], steps_per_second: float) -> None:
     """Shows the metrics of `step`."""
     speed = metrics['train/images_per_second']
-    short = (f'loss {metrics["train/loss"]:.4f}  accuracy {metrics["train/accuracy"]:.1%}  '
-             f'{speed:,.{0 if speed >= 10 else 2}f} images/s')
+    short = (
+      f'loss {metrics["train/loss"]:.4f}  accuracy {metrics["train/accuracy"]:.1%}  '
+      f'{speed:,.{0 if speed >= 10 else 2}f} images/s'
+    )
     if self._bar.disable:
       left = (self._total - step) / steps_per_second
-      log.info('step %d/%d  %s  lr %.2e  %s left', step, self._total, short,
-               metrics['train/lr'], duration(left))
+      log.info(
+        'step %d/%d  %s  lr %.2e  %s left',
+        step,
+        self._total,
+        short,
+        metrics['train/lr'],
+        duration(left),
+      )
     else:
       self._bar.set_postfix_str(short)
 
@@ -124,8 +138,15 @@ class Meter:
   compiling, saving, evaluating, nor the time between a kill and its restart or steps done twice.
   """
 
-  def __init__(self, batch_size: int, num_devices: int, peak_images: float | None = None, *,
-               started: float | None = None, productive: float = 0.):
+  def __init__(
+    self,
+    batch_size: int,
+    num_devices: int,
+    peak_images: float | None = None,
+    *,
+    started: float | None = None,
+    productive: float = 0.0,
+  ):
     """Starts counting.
 
     Args:
@@ -142,8 +163,8 @@ class Meter:
 
   def restart(self) -> None:
     """Forgets the time since the last reading."""
-    self._start, self._steps, self._waited = time.perf_counter(), 0, 0.
-    self._compiled = 0.
+    self._start, self._steps, self._waited = time.perf_counter(), 0, 0.0
+    self._compiled = 0.0
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
@@ -170,11 +191,13 @@ class Meter:
     self._productive += elapsed - self._waited - self._compiled
     rate = self._steps / elapsed
     images = rate * self._batch_size
-    figures = {'train/images_per_second': images,
-               'train/images_per_second_per_device': images / self._num_devices,
-               'train/seconds_waiting_for_data': self._waited,
-               'train/productive_seconds': self._productive,
-               'train/goodput': self._productive / max(time.time() - self._started, elapsed)}
+    figures = {
+      'train/images_per_second': images,
+      'train/images_per_second_per_device': images / self._num_devices,
+      'train/seconds_waiting_for_data': self._waited,
+      'train/productive_seconds': self._productive,
+      'train/goodput': self._productive / max(time.time() - self._started, elapsed),
+    }
     if self._peak_images:
       figures['train/mfu'] = images / self._num_devices / self._peak_images
     self.restart()
@@ -186,7 +209,11 @@ def duration(seconds: float) -> str:
   if not math.isfinite(seconds):
     return '?'
   seconds = round(seconds)
-  parts = [(seconds // 86400, 'd'), (seconds // 3600 % 24, 'h'), (seconds // 60 % 60, 'm'),
-           (seconds % 60, 's')]
+  parts = [
+    (seconds // 86400, 'd'),
+    (seconds // 3600 % 24, 'h'),
+    (seconds // 60 % 60, 'm'),
+    (seconds % 60, 's'),
+  ]
   first = next((i for i, (n, _) in enumerate(parts) if n), 3)
-  return ' '.join(f'{n}{unit}' for n, unit in parts[first:first + 2])
+  return ' '.join(f'{n}{unit}' for n, unit in parts[first : first + 2])

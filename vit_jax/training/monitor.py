@@ -21,8 +21,17 @@ class Monitor:
       written.
   """
 
-  def __init__(self, record: Record | None, *, first_step: int, total_steps: int, batch_size: int,
-               num_devices: int, peak_images: float | None, profile_steps: tuple[int, int]):
+  def __init__(
+    self,
+    record: Record | None,
+    *,
+    first_step: int,
+    total_steps: int,
+    batch_size: int,
+    num_devices: int,
+    peak_images: float | None,
+    profile_steps: tuple[int, int],
+  ):
     """Opens the record.
 
     Args:
@@ -35,9 +44,13 @@ class Monitor:
     self._record, self._first_step, self._total_steps = record, first_step, total_steps
     self._profile_steps, self._tracing = profile_steps, False
     self._writer = MetricsWriter(record.directory, first_step) if record else None
-    self._meter = Meter(batch_size, num_devices, peak_images,
-                        started=_first_start(record.directory) if record else None,
-                        productive=self.latest.get('train/productive_seconds', 0.))
+    self._meter = Meter(
+      batch_size,
+      num_devices,
+      peak_images,
+      started=_first_start(record.directory) if record else None,
+      productive=self.latest.get('train/productive_seconds', 0.0),
+    )
     self._progress = None
 
   @property
@@ -84,8 +97,9 @@ class Monitor:
     if self._tracing and step == self._profile_steps[1]:
       self._stop_trace()
     if first:
-      log.info('the first step took %s, compilation included',
-               duration(time.perf_counter() - self._begun))
+      log.info(
+        'the first step took %s, compilation included', duration(time.perf_counter() - self._begun)
+      )
     self._meter.step(compiled=first)
     self._progress.step()
 

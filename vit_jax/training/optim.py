@@ -10,8 +10,15 @@ import optax
 from vit_jax.errors import InputError
 
 
-def make_schedule(kind: str, *, peak: float, total_steps: int, warmup_steps: int,
-                  linear_end: float = 1e-5, drops: Sequence[int] = ()) -> optax.Schedule:
+def make_schedule(
+  kind: str,
+  *,
+  peak: float,
+  total_steps: int,
+  warmup_steps: int,
+  linear_end: float = 1e-5,
+  drops: Sequence[int] = (),
+) -> optax.Schedule:
   """Linear warmup from 0 times a decay over the steps that remain.
 
   Args:
@@ -28,14 +35,14 @@ def make_schedule(kind: str, *, peak: float, total_steps: int, warmup_steps: int
     raise InputError(f'unknown schedule {kind!r}; there are cosine, linear, steps')
 
   def schedule(step):
-    progress = jnp.clip((step - warmup_steps) / max(1, total_steps - warmup_steps), 0., 1.)
+    progress = jnp.clip((step - warmup_steps) / max(1, total_steps - warmup_steps), 0.0, 1.0)
     if kind == 'linear':
       rate = linear_end + (peak - linear_end) * (1 - progress)
     elif kind == 'steps':
-      rate = peak * .1 ** sum(jnp.where(step >= drop, 1, 0) for drop in drops)
+      rate = peak * 0.1 ** sum(jnp.where(step >= drop, 1, 0) for drop in drops)
     else:
-      rate = peak * .5 * (1 + jnp.cos(jnp.pi * progress))
-    return rate * jnp.minimum(1., step / max(1, warmup_steps)) if warmup_steps else rate
+      rate = peak * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    return rate * jnp.minimum(1.0, step / max(1, warmup_steps)) if warmup_steps else rate
 
   return schedule
 
@@ -45,10 +52,18 @@ def is_kernel(params: Any) -> Any:
   return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)
 
 
-def make_optimizer(schedule: optax.Schedule, *, kind: str = 'adam', beta1: float = .9,
-                   beta2: float = .999, momentum: float = .9, moment_dtype: str = 'float32',
-                   weight_decay: float = 0., decay: str = 'kernels',
-                   clip_norm: float = 0.) -> optax.GradientTransformation:
+def make_optimizer(
+  schedule: optax.Schedule,
+  *,
+  kind: str = 'adam',
+  beta1: float = 0.9,
+  beta2: float = 0.999,
+  momentum: float = 0.9,
+  moment_dtype: str = 'float32',
+  weight_decay: float = 0.0,
+  decay: str = 'kernels',
+  clip_norm: float = 0.0,
+) -> optax.GradientTransformation:
   """After clipping by the global norm; update = -lr * (direction + weight_decay * parameter).
 
   Args:
@@ -66,8 +81,10 @@ def make_optimizer(schedule: optax.Schedule, *, kind: str = 'adam', beta1: float
   if kind not in ('adam', 'sgd'):
     raise InputError(f'unknown optimizer {kind!r}; there are adam, sgd')
   return optax.chain(
-      optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
-      optax.scale_by_adam(beta1, beta2, mu_dtype=moment_dtype) if kind == 'adam' else
-      optax.trace(momentum, accumulator_dtype=moment_dtype),
-      optax.add_decayed_weights(weight_decay, is_kernel if decay == 'kernels' else None),
-      optax.scale_by_learning_rate(schedule))
+    optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+    optax.scale_by_adam(beta1, beta2, mu_dtype=moment_dtype)
+    if kind == 'adam'
+    else optax.trace(momentum, accumulator_dtype=moment_dtype),
+    optax.add_decayed_weights(weight_decay, is_kernel if decay == 'kernels' else None),
+    optax.scale_by_learning_rate(schedule),
+  )

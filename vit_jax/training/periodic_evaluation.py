@@ -7,51 +7,78 @@ from typing import Any
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from vit_jax.parallel import hosts
-from vit_jax.parallel import partitioner
-from vit_jax.training import step as step_lib
 from vit_jax.evaluation.evaluate import evaluate
+from vit_jax.evaluation.fewshot import FewShot, make_represent_step
+from vit_jax.parallel import hosts, partitioner
+from vit_jax.parallel.watchdog import Watchdog
+from vit_jax.training import step as step_lib
 from vit_jax.training.inputs import Inputs
 from vit_jax.training.metrics import duration, log
 from vit_jax.training.monitor import Monitor
-from vit_jax.evaluation.fewshot import FewShot, make_represent_step
-from vit_jax.parallel.watchdog import Watchdog
 
 
 class Evaluations:
   """The evaluations of a run; each is on record before the next step, or made up for later."""
 
-  def __init__(self, c: ConfigDict, inputs: Inputs, model: nn.Module,
-               objective: step_lib.Objective, spread: partitioner.Pmap | partitioner.Sharded,
-               total_steps: int, should_stop: Callable[[], bool], watchdog: Watchdog):
+  def __init__(
+    self,
+    c: ConfigDict,
+    inputs: Inputs,
+    model: nn.Module,
+    objective: step_lib.Objective,
+    spread: partitioner.Pmap | partitioner.Sharded,
+    total_steps: int,
+    should_stop: Callable[[], bool],
+    watchdog: Watchdog,
+  ):
     self._config, self._inputs, self._total_steps = c, inputs, total_steps
     self._should_stop, self._watchdog = should_stop, watchdog
     self._eval_step = spread.eval_step(step_lib.make_eval_step(objective))
     represent = spread.gather_step(make_represent_step(model))
     self._fewshot = [
-        FewShot(name, represent, image_size=c.image_size, batch_size=c.batch_size,
-                shots=c.fewshot_shots, data_dir=c.data_dir or None,
-                num_threads=c.num_threads or None, max_bad_records=c.max_bad_records)
-        for name in c.fewshot.split(',') if name]
-    hosts.check_same({f'the number of batches of {fewshot.dataset}': fewshot.num_batches
-                      for fewshot in self._fewshot})
+      FewShot(
+        name,
+        represent,
+        image_size=c.image_size,
+        batch_size=c.batch_size,
+        shots=c.fewshot_shots,
+        data_dir=c.data_dir or None,
+        num_threads=c.num_threads or None,
+        max_bad_records=c.max_bad_records,
+      )
+      for name in c.fewshot.split(',')
+      if name
+    ]
+    hosts.check_same(
+      {
+        f'the number of batches of {fewshot.dataset}': fewshot.num_batches
+        for fewshot in self._fewshot
+      }
+    )
 
   def run(self, step: int, state: step_lib.TrainState, monitor: Monitor) -> bool:
     """Does what is due after `step` and is not on record; False when asked to stop meanwhile."""
-    return all(evaluation() for name, evaluation in self._due_at(step, state, monitor)
-               if not hosts.gather(monitor.has(step, name))[0])  # process 0 alone keeps them
+    return all(
+      evaluation()
+      for name, evaluation in self._due_at(step, state, monitor)
+      if not hosts.gather(monitor.has(step, name))[0]
+    )  # process 0 alone keeps them
 
   def _due_at(self, step, state, monitor):
     """(a metric, what records it) of each evaluation that is due."""
     if self._inputs.eval is not None and self._due(step, self._config.eval_every):
       yield 'eval/accuracy', lambda: self._evaluate(step, state.params, monitor, '')
       if isinstance(state, step_lib.AveragedState):
-        yield 'eval/average_accuracy', lambda: self._evaluate(
-            step, state.average, monitor, 'average_')
+        yield (
+          'eval/average_accuracy',
+          lambda: self._evaluate(step, state.average, monitor, 'average_'),
+        )
     if self._due(step, self._config.fewshot_every):
       for fewshot in self._fewshot:
-        yield fewshot.metric(fewshot.shots[-1]), lambda: self._fit_few(
-            step, state.params, monitor, fewshot)
+        yield (
+          fewshot.metric(fewshot.shots[-1]),
+          lambda: self._fit_few(step, state.params, monitor, fewshot),
+        )
 
   def _due(self, step: int, every: int) -> bool:
     return step == self._total_steps or bool(every and step % every == 0)
@@ -65,11 +92,17 @@ class Evaluations:
     if found is None:
       return False
     monitor.write(step, {f'eval/{prefix}{k}': v for k, v in found.items()})
-    log.info('step %d: %s accuracy %.2f%%, loss %.4f, %son %s images in %s%s', step,
-             self._inputs.eval_name, 100 * found['accuracy'], found['loss'],
-             'of the averaged parameters, ' if prefix else '', f'{found["examples"]:,}',
-             duration(time.perf_counter() - start),
-             f' ({bad_records} bad records skipped)' if bad_records else '')
+    log.info(
+      'step %d: %s accuracy %.2f%%, loss %.4f, %son %s images in %s%s',
+      step,
+      self._inputs.eval_name,
+      100 * found['accuracy'],
+      found['loss'],
+      'of the averaged parameters, ' if prefix else '',
+      f'{found["examples"]:,}',
+      duration(time.perf_counter() - start),
+      f' ({bad_records} bad records skipped)' if bad_records else '',
+    )
     return True
 
   def _fit_few(self, step: int, params: Any, monitor: Monitor, fewshot: FewShot) -> bool:
@@ -79,14 +112,19 @@ class Evaluations:
     if found is None:
       return False
     monitor.write(step, found)
-    log.info('step %d: few-shot accuracy on %s %s in %s', step, fewshot.dataset, ', '.join(
-        f'{100 * found[fewshot.metric(shots)]:.2f}% ({shots})' for shots in fewshot.shots),
-             duration(time.perf_counter() - start))
+    log.info(
+      'step %d: few-shot accuracy on %s %s in %s',
+      step,
+      fewshot.dataset,
+      ', '.join(f'{100 * found[fewshot.metric(shots)]:.2f}% ({shots})' for shots in fewshot.shots),
+      duration(time.perf_counter() - start),
+    )
     return True
 
   def _asked_after_each_batch(self, step: int) -> Callable[[], bool]:
     def should_stop():
       self._watchdog.progress(f'evaluating step {step}')
       return self._should_stop()
+
     self._watchdog.progress(f'evaluating step {step}')
     return should_stop

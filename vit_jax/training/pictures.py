@@ -18,12 +18,11 @@ from jax.experimental import multihost_utils
 import numpy as np
 import tensorboardX
 
-from vit_jax.parallel import hosts
 from vit_jax.errors import InputError
-from vit_jax.figures import draw
-from vit_jax.figures import weights
+from vit_jax.figures import draw, weights
 from vit_jax.figures.examples import Predictor
 from vit_jax.files import replacing
+from vit_jax.parallel import hosts
 
 if typing.TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -34,9 +33,17 @@ _LAST = 'filters'  # drawn last, and of every model: where it is, a step is done
 class Drawings:
   """Draws every so many steps; all processes compute, process 0 draws."""
 
-  def __init__(self, workdir: pathlib.Path | epath.Path, directory: pathlib.Path | None,
-               model: nn.Module, predictor: Predictor | None, *, every: int, first_step: int,
-               total_steps: int):
+  def __init__(
+    self,
+    workdir: pathlib.Path | epath.Path,
+    directory: pathlib.Path | None,
+    model: nn.Module,
+    predictor: Predictor | None,
+    *,
+    every: int,
+    first_step: int,
+    total_steps: int,
+  ):
     """Draws nothing yet.
 
     Args:
@@ -76,15 +83,23 @@ class Drawings:
     except InputError:  # the model has none
       pass
     else:
-      yield 'position_similarity', draw.draw_position_similarity(
-          weights.position_similarity(embedding))
-    yield _LAST, draw.draw_filters(weights.principal_filters(weights.rgb_kernel(arrays)),
-                                   weights.name_of_first_layer(self._model))
+      yield (
+        'position_similarity',
+        draw.draw_position_similarity(weights.position_similarity(embedding)),
+      )
+    yield (
+      _LAST,
+      draw.draw_filters(
+        weights.principal_filters(weights.rgb_kernel(arrays)),
+        weights.name_of_first_layer(self._model),
+      ),
+    )
 
   def _write(self, step: int, name: str, png: bytes) -> None:
     if self._events is None:  # drops what a killed part of the run drew of the steps from here on
-      self._events = tensorboardX.SummaryWriter(str(self._directory / 'tensorboard' / 'figures'),
-                                                purge_step=step)
+      self._events = tensorboardX.SummaryWriter(
+        str(self._directory / 'tensorboard' / 'figures'), purge_step=step
+      )
     pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR_RGB)
     self._events.add_image(f'figures/{name}', pixels, step, dataformats='HWC')
     self._events.flush()

@@ -5,8 +5,7 @@ import math
 from typing import Any
 
 from flax import linen as nn
-from flax import struct
-from flax import traverse_util
+from flax import struct, traverse_util
 import jax
 import jax.numpy as jnp
 import optax
@@ -25,6 +24,7 @@ IsTrained = Callable[[str], bool]  # of a name such as 'Transformer/encoderblock
 
 class TrainState(struct.PyTreeNode):
   """All that training carries from step to step; data and randomness follow from the step."""
+
   step: jax.Array  # steps done
   params: Any
   opt_state: Any  # of the parameters that are trained
@@ -32,11 +32,18 @@ class TrainState(struct.PyTreeNode):
 
 class AveragedState(TrainState):
   """A state with the average of the parameters over the steps (Polyak's)."""
+
   average: Any
 
 
-def init_state(model: nn.Module, optimizer: optax.GradientTransformation, key: jax.Array, *,
-               is_trained: IsTrained | None = None, average: bool = False) -> TrainState:
+def init_state(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  key: jax.Array,
+  *,
+  is_trained: IsTrained | None = None,
+  average: bool = False,
+) -> TrainState:
   """A fresh state: parameters drawn from `key`, zero moments, step 0.
 
   Args:
@@ -44,8 +51,11 @@ def init_state(model: nn.Module, optimizer: optax.GradientTransformation, key: j
     average: whether to keep an average of the parameters.
   """
   params = model.init(key, jnp.zeros((1, *model.image_size, 3)))['params']
-  fields = dict(step=jnp.zeros((), jnp.int32), params=params,
-                opt_state=optimizer.init(split_params(params, is_trained)[0]))
+  fields = dict(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=optimizer.init(split_params(params, is_trained)[0]),
+  )
   if average:
     return AveragedState(**fields, average=jax.tree.map(jnp.zeros_like, params))
   return TrainState(**fields)
@@ -56,10 +66,13 @@ def split_params(params: Any, is_trained: IsTrained | None) -> tuple[Any, Any]:
   if is_trained is None:
     return params, {}
   flat = traverse_util.flatten_dict(params, sep='/')
-  trained, frozen = ({k: v for k, v in flat.items() if is_trained(k) == which}
-                     for which in (True, False))
-  return (traverse_util.unflatten_dict(trained, sep='/'),
-          traverse_util.unflatten_dict(frozen, sep='/'))
+  trained, frozen = (
+    {k: v for k, v in flat.items() if is_trained(k) == which} for which in (True, False)
+  )
+  return (
+    traverse_util.unflatten_dict(trained, sep='/'),
+    traverse_util.unflatten_dict(frozen, sep='/'),
+  )
 
 
 def merge_params(trained: Any, frozen: Any) -> Any:
@@ -68,8 +81,9 @@ def merge_params(trained: Any, frozen: Any) -> Any:
   return traverse_util.unflatten_dict(flat[0] | flat[1], sep='/') if frozen else trained
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, *, kind: str = 'softmax',
-                  label_smoothing: float = 0.) -> jax.Array:
+def cross_entropy(
+  logits: jax.Array, labels: jax.Array, *, kind: str = 'softmax', label_smoothing: float = 0.0
+) -> jax.Array:
   """Per-example loss: logits (B, K), labels (B,) int or multi-hot (B, <= K) -> (B,).
 
   'softmax', or 'sigmoid': K independent binary losses, summed (how ImageNet-21k and JFT
@@ -80,8 +94,9 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, kind: str = 'softmax'
   if kind == 'softmax':
     return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
   if kind == 'sigmoid':
-    return -jnp.sum(targets * jax.nn.log_sigmoid(logits) +
-                    (1 - targets) * jax.nn.log_sigmoid(-logits), axis=-1)
+    return -jnp.sum(
+      targets * jax.nn.log_sigmoid(logits) + (1 - targets) * jax.nn.log_sigmoid(-logits), axis=-1
+    )
   raise InputError(f'unknown loss {kind!r}; there are softmax, sigmoid')
 
 
@@ -100,8 +115,9 @@ def _multi_hot(labels: jax.Array, num_classes: int) -> jax.Array:
   return jnp.pad(labels.astype(jnp.float32), ((0, 0), (0, num_classes - labels.shape[1])))
 
 
-def supervised(model: nn.Module, *, loss: str = 'softmax',
-               label_smoothing: float = 0.) -> Objective:
+def supervised(
+  model: nn.Module, *, loss: str = 'softmax', label_smoothing: float = 0.0
+) -> Objective:
   """The objective of classification: `cross_entropy` with an image's label.
 
   Images and labels are mixed with their partners where the batch has these (`mixup`); an image
@@ -118,19 +134,29 @@ def supervised(model: nn.Module, *, loss: str = 'softmax',
     if key is None:
       logits = model.apply({'params': params}, images)
     else:
-      logits = model.apply({'params': params}, images, train=True, examples=batch['example'],
-                           rngs={'dropout': key})
-    smoothing = 0. if key is None else label_smoothing
-    return (cross_entropy(logits, targets, kind=loss, label_smoothing=smoothing),
-            is_correct(logits, labels))
+      logits = model.apply(
+        {'params': params}, images, train=True, examples=batch['example'], rngs={'dropout': key}
+      )
+    smoothing = 0.0 if key is None else label_smoothing
+    return (
+      cross_entropy(logits, targets, kind=loss, label_smoothing=smoothing),
+      is_correct(logits, labels),
+    )
 
   return objective
 
 
-def make_train_step(objective: Objective, optimizer: optax.GradientTransformation,
-                    schedule: optax.Schedule, *, dropout_key: jax.Array, accumulate: int = 1,
-                    mixup: float = 0., average: float = 0., is_trained: IsTrained | None = None
-                    ) -> Callable[..., Any]:
+def make_train_step(
+  objective: Objective,
+  optimizer: optax.GradientTransformation,
+  schedule: optax.Schedule,
+  *,
+  dropout_key: jax.Array,
+  accumulate: int = 1,
+  mixup: float = 0.0,
+  average: float = 0.0,
+  is_trained: IsTrained | None = None,
+) -> Callable[..., Any]:
   """Makes train_step(state, batch, shard=0, mean=identity, ...) -> (state, metrics).
 
   `batch` is either one device's share, number `shard`, of the global batch, `mean` averaging over
@@ -155,15 +181,20 @@ def make_train_step(objective: Objective, optimizer: optax.GradientTransformatio
     losses, correct = objective(merge_params(trained, frozen), part, key)
     return jnp.mean(losses * part['mask']), jnp.mean(correct * part['mask'])
 
-  def train_step(state: TrainState, batch: Batch, shard: jax.Array | int = 0,
-                 mean: Callable[[Any], Any] = lambda x: x,
-                 previous: Callable[[jax.Array], jax.Array] = lambda x: jnp.roll(x, 1, axis=0),
-                 devices: int = 1) -> tuple[TrainState, Metrics]:
+  def train_step(
+    state: TrainState,
+    batch: Batch,
+    shard: jax.Array | int = 0,
+    mean: Callable[[Any], Any] = lambda x: x,
+    previous: Callable[[jax.Array], jax.Array] = lambda x: jnp.roll(x, 1, axis=0),
+    devices: int = 1,
+  ) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(dropout_key, state.step)
     size = len(batch['label'])
     if size % (devices * accumulate):
-      raise InputError(f'{size // devices} examples do not divide into {accumulate} accumulation '
-                       'passes')
+      raise InputError(
+        f'{size // devices} examples do not divide into {accumulate} accumulation passes'
+      )
     batch = batch | {'example': shard * size + jnp.arange(size)}
     if mixup:
       batch |= _partners(batch, mixup, jax.random.fold_in(key, _MIXUP), previous)
@@ -186,8 +217,9 @@ def make_train_step(objective: Objective, optimizer: optax.GradientTransformatio
     (loss_value, accuracy), grads = mean(out)
     updates, opt_state = optimizer.update(grads, state.opt_state, trained)
     params = merge_params(optax.apply_updates(trained, updates), frozen)
-    metrics = dict(loss=loss_value, accuracy=accuracy, grad_norm=optax.tree.norm(grads),
-                   lr=schedule(state.step))
+    metrics = dict(
+      loss=loss_value, accuracy=accuracy, grad_norm=optax.tree.norm(grads), lr=schedule(state.step)
+    )
     if average:
       state = state.replace(average=_averaged(state.average, params, state.step, average))
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
@@ -198,13 +230,17 @@ def make_train_step(objective: Objective, optimizer: optax.GradientTransformatio
 _MIXUP = 2**32 - 1  # folded into a step's key, as no example's index can be
 
 
-def _partners(batch: Batch, mixup: float, key: jax.Array,
-              previous: Callable[[jax.Array], jax.Array]) -> Batch:
+def _partners(
+  batch: Batch, mixup: float, key: jax.Array, previous: Callable[[jax.Array], jax.Array]
+) -> Batch:
   """The image and label that each example is mixed with, and its own share of the mixture."""
   share = jax.random.beta(key, mixup, mixup)
   share = jnp.maximum(share, 1 - share)  # an image stays itself more than the other
-  return {'previous_image': previous(batch['image']), 'previous_label': previous(batch['label']),
-          'share': jnp.where(previous(batch['mask']), share, 1.)}  # not with an unreadable one
+  return {
+    'previous_image': previous(batch['image']),
+    'previous_label': previous(batch['label']),
+    'share': jnp.where(previous(batch['mask']), share, 1.0),
+  }  # not with an unreadable one
 
 
 def _mix(x: jax.Array, other: jax.Array, share: jax.Array) -> jax.Array:
@@ -228,15 +264,18 @@ def make_eval_step(objective: Objective) -> Callable[..., Metrics]:
   images have several labels, those without any are left out (ReaL, arXiv 2006.07159).
   """
 
-  def eval_step(params: Any, batch: Batch,
-                total: Callable[[Any], Any] = lambda x: x) -> Metrics:
+  def eval_step(params: Any, batch: Batch, total: Callable[[Any], Any] = lambda x: x) -> Metrics:
     losses, correct = objective(params, batch, None)
     mask = batch['mask']
     if batch['label'].ndim == 2:
       mask &= batch['label'].any(-1)
     counts = jnp.int32 if correct.dtype == bool else correct.dtype
-    return total(dict(loss=jnp.sum(jnp.where(mask, losses, 0)),
-                      correct=jnp.sum(jnp.where(mask, correct, 0), dtype=counts),
-                      examples=jnp.sum(mask, dtype=jnp.int32)))
+    return total(
+      dict(
+        loss=jnp.sum(jnp.where(mask, losses, 0)),
+        correct=jnp.sum(jnp.where(mask, correct, 0), dtype=counts),
+        examples=jnp.sum(mask, dtype=jnp.int32),
+      )
+    )
 
   return eval_step

@@ -16,26 +16,46 @@ from etils import epath
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax.parallel import hosts
 from vit_jax.errors import InputError, NotFinite
-from vit_jax.training.metrics import start_log, write_whole
+from vit_jax.parallel import hosts
 from vit_jax.training.loop import train
+from vit_jax.training.metrics import start_log, write_whole
 
 log = logging.getLogger('vit_jax')
 
 RESULT = 'result.json'
 # What of a config does not change the result of a run, beyond rounding.
-_ELSEWHERE = ('data_dir', 'num_threads', 'num_workers', 'compile_cache', 'hang_seconds',
-              'profile_steps', 'log_every', 'eval_every', 'save_every', 'keep', 'keep_every',
-              'parallel', 'mesh', 'accumulate', 'scan', 'remat')
+_ELSEWHERE = (
+  'data_dir',
+  'num_threads',
+  'num_workers',
+  'compile_cache',
+  'hang_seconds',
+  'profile_steps',
+  'log_every',
+  'eval_every',
+  'save_every',
+  'keep',
+  'keep_every',
+  'parallel',
+  'mesh',
+  'accumulate',
+  'scan',
+  'remat',
+)
 # accuracy and examples, or diverged: what was not finite, and when; config; kept: whether the
 # checkpoints stay.
 Result = dict[str, Any]
 Path = pathlib.Path | epath.Path
 
 
-def run_all(configs: Mapping[str, ConfigDict], workdir: Path, *,
-            titles: Mapping[str, str] | None = None, keep: bool = False) -> dict[str, Result]:
+def run_all(
+  configs: Mapping[str, ConfigDict],
+  workdir: Path,
+  *,
+  titles: Mapping[str, str] | None = None,
+  keep: bool = False,
+) -> dict[str, Result]:
   """Trains the runs that have no result yet; returns the results of all.
 
   A run of which the loss, the gradient or the parameters become infinite has ended, too: its
@@ -73,8 +93,11 @@ def _train(config: ConfigDict, workdir: Path) -> Result:
     log.warning('%s', e)
     return {'diverged': str(e).split(';')[0], 'config': _settings(config)}
   accuracy = metrics.get('eval/average_accuracy', metrics['eval/accuracy'])  # what is exported
-  return {'accuracy': accuracy, 'examples': int(metrics['eval/examples']),
-          'config': _settings(config)}
+  return {
+    'accuracy': accuracy,
+    'examples': int(metrics['eval/examples']),
+    'config': _settings(config),
+  }
 
 
 def read_results(configs: Mapping[str, ConfigDict], workdir: Path) -> dict[str, Result]:
@@ -111,9 +134,11 @@ def _check_config(was: Mapping[str, Any], config: ConfigDict, path: Path, what: 
   now = _settings(config)
   for field in sorted(set(was) | set(now)):
     if field not in _ELSEWHERE and was.get(field) != now.get(field):
-      raise InputError(f'{path} is {what} with {field}={was.get(field)!r}, not '
-                       f'{now.get(field)!r}: give another --workdir, or remove {path.parent} to '
-                       'train it again')
+      raise InputError(
+        f'{path} is {what} with {field}={was.get(field)!r}, not '
+        f'{now.get(field)!r}: give another --workdir, or remove {path.parent} to '
+        'train it again'
+      )
 
 
 def _settings(config: ConfigDict) -> dict[str, Any]:

@@ -32,15 +32,14 @@ from absl import flags
 import jax
 from ml_collections import ConfigDict, config_flags
 
-from vit_jax.parallel import hosts
-from vit_jax.training import command_line
 from vit_jax.config.fields import check_config
-from vit_jax.data.open_source import describe
-from vit_jax.data.open_source import open_source, split_names
+from vit_jax.config.recipes import learning_rates
+from vit_jax.data.open_source import describe_dataset, open_source, split_names
 from vit_jax.data.splits import named_splits, split_ranges
 from vit_jax.errors import InputError
+from vit_jax.parallel import hosts
+from vit_jax.training import command_line
 from vit_jax.training.metrics import write_whole
-from vit_jax.config.recipes import learning_rates
 from vit_jax.transfer.runs import Path, Result, run_all
 
 log = logging.getLogger('vit_jax')
@@ -48,6 +47,7 @@ log = logging.getLogger('vit_jax')
 
 class Splits(NamedTuple):
   """Of a data set, in TFDS notation."""
+
   tune: str  # what each learning rate is trained on
   dev: str  # what chooses among them
   train: str  # what the final runs are trained on
@@ -62,24 +62,33 @@ def find_splits(c: ConfigDict, tune: str | None = None, dev: str | None = None) 
       test are also trained on, or config.train_split is not the data set's own and no flags say
       which parts of it to tune on.
   """
-  about = describe(c.dataset, c.data_dir or None)
+  about = describe_dataset(c.dataset, c.data_dir or None)
   if c.train_split not in ('', about.train_split) and not (tune and dev):
-    raise InputError(f'config.train_split={c.train_split!r} is not all of the training images of '
-                     f'{c.dataset}, so say which parts of it learning rates are trained and '
-                     'compared on: --tune_split=... --dev_split=...')
-  splits = Splits(tune or about.tune_split, dev or about.dev_split,
-                  c.train_split or about.train_split, c.eval_split or about.eval_split)
+    raise InputError(
+      f'config.train_split={c.train_split!r} is not all of the training images of '
+      f'{c.dataset}, so say which parts of it learning rates are trained and '
+      'compared on: --tune_split=... --dev_split=...'
+    )
+  splits = Splits(
+    tune or about.tune_split,
+    dev or about.dev_split,
+    c.train_split or about.train_split,
+    c.eval_split or about.eval_split,
+  )
   if splits.test == 'none':
-    raise InputError(f'{c.dataset} has nothing to evaluate the final runs on; give '
-                     '--config.eval_split=SPLIT')
+    raise InputError(
+      f'{c.dataset} has nothing to evaluate the final runs on; give --config.eval_split=SPLIT'
+    )
   for split in splits:
     open_source(c.dataset, split, c.data_dir or None)
   for a, b in (('tune', 'dev'), ('tune', 'test'), ('dev', 'test'), ('train', 'test')):
     one, other = getattr(splits, a), getattr(splits, b)
     if _overlap(c, one, other):
-      raise InputError(f'the {a} split {one!r} and the {b} split {other!r} of {c.dataset} have '
-                       'images in common, so that the result would be too good; set --tune_split, '
-                       '--dev_split, --config.train_split or --config.eval_split')
+      raise InputError(
+        f'the {a} split {one!r} and the {b} split {other!r} of {c.dataset} have '
+        'images in common, so that the result would be too good; set --tune_split, '
+        '--dev_split, --config.train_split or --config.eval_split'
+      )
   return splits
 
 
@@ -89,21 +98,27 @@ def _overlap(c: ConfigDict, one: str, other: str) -> bool:
   if 'all' in names:
     names = split_names(c.dataset, data_dir)
   sizes = {name: [len(open_source(c.dataset, name, data_dir))] for name in names}
-  return any(a == b and max(start, begin) < min(stop, end) for (a, start, stop), (b, begin, end)
-             in itertools.product(*(split_ranges(s, sizes) for s in (one, other))))
+  return any(
+    a == b and max(start, begin) < min(stop, end)
+    for (a, start, stop), (b, begin, end) in itertools.product(
+      *(split_ranges(s, sizes) for s in (one, other))
+    )
+  )
 
 
 def tuning_configs(c: ConfigDict, lrs: Sequence[float], splits: Splits) -> dict[str, ConfigDict]:
   """{'lr_0.003': the config of the run that tries it}."""
-  return {f'lr_{lr}': _changed(c, lr=lr, train_split=splits.tune, eval_split=splits.dev)
-          for lr in lrs}
+  return {
+    f'lr_{lr}': _changed(c, lr=lr, train_split=splits.tune, eval_split=splits.dev) for lr in lrs
+  }
 
 
 def final_configs(c: ConfigDict, lr: float, seeds: int, splits: Splits) -> dict[str, ConfigDict]:
   """{'seed_0': the config of the final run from that seed}."""
-  return {f'seed_{seed}': _changed(c, lr=lr, seed=seed, train_split=splits.train,
-                                   eval_split=splits.test)
-          for seed in range(c.seed, c.seed + seeds)}
+  return {
+    f'seed_{seed}': _changed(c, lr=lr, seed=seed, train_split=splits.train, eval_split=splits.test)
+    for seed in range(c.seed, c.seed + seeds)
+  }
 
 
 def _changed(c: ConfigDict, **fields: Any) -> ConfigDict:
@@ -118,8 +133,15 @@ def best(accuracies: Mapping[float, float]) -> float:
   return max(sorted(accuracies), key=accuracies.__getitem__)
 
 
-def sweep(c: ConfigDict, workdir: Path, *, lrs: Sequence[float], splits: Splits, seeds: int = 3,
-          keep: bool = True) -> dict[str, Any]:
+def sweep(
+  c: ConfigDict,
+  workdir: Path,
+  *,
+  lrs: Sequence[float],
+  splits: Splits,
+  seeds: int = 3,
+  keep: bool = True,
+) -> dict[str, Any]:
   """Tries the learning rates, trains with the best; returns what `results.json` then holds.
 
   A learning rate at which the loss becomes infinite is out, and the others go on.
@@ -138,56 +160,80 @@ def sweep(c: ConfigDict, workdir: Path, *, lrs: Sequence[float], splits: Splits,
   """
   total = len(lrs) + seeds
   tuning = tuning_configs(c, lrs, splits)
-  tuned = run_all(tuning, workdir, titles={
+  tuned = run_all(
+    tuning,
+    workdir,
+    titles={
       name: f'run {i} of {total}: lr={config.lr} on {splits.tune}, dev {splits.dev}'
-      for i, (name, config) in enumerate(tuning.items(), 1)})
+      for i, (name, config) in enumerate(tuning.items(), 1)
+    },
+  )
   dev = {tuning[name].lr: result for name, result in tuned.items()}
   finite = {lr: result['accuracy'] for lr, result in dev.items() if 'accuracy' in result}
   if not finite:
-    raise InputError(f'no learning rate of {", ".join(map(str, lrs))} stays finite: with the '
-                     f'lowest {dev[min(dev)]["diverged"]}; give lower ones with --lrs, a longer '
-                     'warmup or clip_norm=1')
+    raise InputError(
+      f'no learning rate of {", ".join(map(str, lrs))} stays finite: with the '
+      f'lowest {dev[min(dev)]["diverged"]}; give lower ones with --lrs, a longer '
+      'warmup or clip_norm=1'
+    )
   lr = best(finite)
   final = final_configs(c, lr, seeds, splits)
-  test = run_all(final, workdir, keep=keep, titles={
-      name: f'run {i} of {total}: seed {config.seed}, lr={lr} on {splits.train}, '
-            f'test {splits.test}' for i, (name, config) in enumerate(final.items(), len(lrs) + 1)})
+  test = run_all(
+    final,
+    workdir,
+    keep=keep,
+    titles={
+      name: f'run {i} of {total}: seed {config.seed}, lr={lr} on {splits.train}, test {splits.test}'
+      for i, (name, config) in enumerate(final.items(), len(lrs) + 1)
+    },
+  )
   for name, result in test.items():
     if 'diverged' in result:
-      raise InputError(f'{workdir / name}, the final run with lr={lr}: {result["diverged"]}; give '
-                       f'--lrs without it and another --workdir')
+      raise InputError(
+        f'{workdir / name}, the final run with lr={lr}: {result["diverged"]}; give '
+        f'--lrs without it and another --workdir'
+      )
   found = _summary(dev, lr, {final[name].seed: r for name, r in test.items()}, splits, workdir)
   if jax.process_index() == 0:
     write_whole(workdir / 'results.json', json.dumps(found, indent=2) + '\n')
   return found
 
 
-def _summary(dev: Mapping[float, Result], lr: float, test: Mapping[int, Result], splits: Splits,
-             workdir: Path) -> dict[str, Any]:
+def _summary(
+  dev: Mapping[float, Result], lr: float, test: Mapping[int, Result], splits: Splits, workdir: Path
+) -> dict[str, Any]:
   accuracies = {seed: result['accuracy'] for seed, result in test.items()}
   seed = best(accuracies)
   about = lambda r: {k: r[k] for k in ('accuracy', 'examples', 'diverged') if k in r}
   return {
-      'config': dict(next(iter(test.values()))['config']), 'splits': splits._asdict(),
-      'lrs': [{'lr': x} | about(r) for x, r in sorted(dev.items())], 'best_lr': lr,
-      'seeds': [{'seed': x} | about(r) for x, r in test.items()],
-      'mean': statistics.mean(accuracies.values()),
-      'std': statistics.stdev(accuracies.values()) if len(accuracies) > 1 else None,
-      'best_seed': seed,
-      'checkpoint': str(workdir / f'seed_{seed}') if test[seed]['kept'] else None}
+    'config': dict(next(iter(test.values()))['config']),
+    'splits': splits._asdict(),
+    'lrs': [{'lr': x} | about(r) for x, r in sorted(dev.items())],
+    'best_lr': lr,
+    'seeds': [{'seed': x} | about(r) for x, r in test.items()],
+    'mean': statistics.mean(accuracies.values()),
+    'std': statistics.stdev(accuracies.values()) if len(accuracies) > 1 else None,
+    'best_seed': seed,
+    'checkpoint': str(workdir / f'seed_{seed}') if test[seed]['kept'] else None,
+  }
 
 
 def table(found: Mapping[str, Any]) -> str:
   """What `sweep` returns as text; accuracies in per cent."""
   splits, lrs, seeds = found['splits'], found['lrs'], found['seeds']
-  lines = [f'{"learning rate":<16}{"dev accuracy":>12}   on {splits["dev"]}'
-           f'{_images(lrs)}, trained on {splits["tune"]}']
+  lines = [
+    f'{"learning rate":<16}{"dev accuracy":>12}   on {splits["dev"]}'
+    f'{_images(lrs)}, trained on {splits["tune"]}'
+  ]
   for row in lrs:
     shown = 'diverged' if 'diverged' in row else f'{100 * row["accuracy"]:.2f}'
     note = row.get('diverged', 'best' if row['lr'] == found['best_lr'] else '')
     lines.append(f'{row["lr"]:<16}{shown:>12}   {note}'.rstrip())
-  lines += ['', f'{"seed":<16}{"accuracy":>12}   on {splits["test"]}{_images(seeds)}, trained on '
-            f'{splits["train"]} with learning rate {found["best_lr"]}']
+  lines += [
+    '',
+    f'{"seed":<16}{"accuracy":>12}   on {splits["test"]}{_images(seeds)}, trained on '
+    f'{splits["train"]} with learning rate {found["best_lr"]}',
+  ]
   lines += [f'{row["seed"]:<16}{100 * row["accuracy"]:>12.2f}' for row in seeds]
   lines.append(f'{"mean":<16}{100 * found["mean"]:>12.2f}')
   if found['std'] is not None:
@@ -208,31 +254,61 @@ def main(argv: Sequence[str] | None = None, *, last: bool = False) -> int:
 
   def work(config, workdir):
     if 'lr' in config_flags.get_override_values(values['config']):
-      raise InputError('--config.lr is what a sweep finds; say which ones to try with '
-                       f'--lrs={config.lr}')
+      raise InputError(
+        f'--config.lr is what a sweep finds; say which ones to try with --lrs={config.lr}'
+      )
     lrs = parse_lrs(values.lrs) if values.lrs is not None else learning_rates(config.dataset)
     splits = find_splits(config, values.tune_split, values.dev_split)
-    hosts.check_same({'--lrs': list(lrs), '--seeds': values.seeds, '--discard': values.discard,
-                      'the workdir': str(workdir), **splits._asdict()})
-    found = sweep(config, workdir, lrs=lrs, splits=splits, seeds=values.seeds,
-                  keep=not values.discard)
+    hosts.check_same(
+      {
+        '--lrs': list(lrs),
+        '--seeds': values.seeds,
+        '--discard': values.discard,
+        'the workdir': str(workdir),
+        **splits._asdict(),
+      }
+    )
+    found = sweep(
+      config, workdir, lrs=lrs, splits=splits, seeds=values.seeds, keep=not values.discard
+    )
     if jax.process_index() == 0:
       print(table(found))
+
   return command_line.run(values, argv, __doc__, work, last=last)
 
 
 def _flags() -> flags.FlagValues:
   values = command_line.define_flags()
-  flags.DEFINE_string('lrs', None, 'Learning rates to try, such as .001,.003,.01. Default: those '
-                      "that the paper tries on the config's data set.", flag_values=values)
-  flags.DEFINE_integer('seeds', 3, 'Final runs with the best of them: config.seed and the seeds '
-                       'after it.', 1, flag_values=values)
-  flags.DEFINE_string('tune_split', None, 'What each learning rate is trained on, in TFDS '
-                      'notation. Default: train without --dev_split.', flag_values=values)
-  flags.DEFINE_string('dev_split', None, 'What they are compared on. Default: 10 % of the training '
-                      'images, 2 % of CIFAR, 1 % of ImageNet.', flag_values=values)
-  flags.DEFINE_bool('discard', False, 'Keep no checkpoints of the final runs, only results.',
-                    flag_values=values)
+  flags.DEFINE_string(
+    'lrs',
+    None,
+    'Learning rates to try, such as .001,.003,.01. Default: those '
+    "that the paper tries on the config's data set.",
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'seeds',
+    3,
+    'Final runs with the best of them: config.seed and the seeds after it.',
+    1,
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'tune_split',
+    None,
+    'What each learning rate is trained on, in TFDS notation. Default: train without --dev_split.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'dev_split',
+    None,
+    'What they are compared on. Default: 10 % of the training '
+    'images, 2 % of CIFAR, 1 % of ImageNet.',
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    'discard', False, 'Keep no checkpoints of the final runs, only results.', flag_values=values
+  )
   return values
 
 
@@ -241,8 +317,9 @@ def parse_lrs(text: str) -> tuple[float, ...]:
   try:
     lrs = tuple(float(word) for word in text.split(','))
   except ValueError:
-    raise InputError(f'--lrs={text} are no learning rates; they look like '
-                     '--lrs=.001,.003,.01') from None
+    raise InputError(
+      f'--lrs={text} are no learning rates; they look like --lrs=.001,.003,.01'
+    ) from None
   wrong = [lr for lr in lrs if not 0 < lr < math.inf]
   if wrong or len(set(lrs)) < len(lrs):
     why = f'{wrong[0]} is not positive' if wrong else 'one comes twice'

@@ -19,14 +19,14 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax.parallel import hosts
-from vit_jax.training import command_line
 from vit_jax.config.fields import check_config, default_config
 from vit_jax.data.open_source import open_source
 from vit_jax.data.vtab_tasks import GROUPS, TASKS, find_task
 from vit_jax.errors import InputError
+from vit_jax.parallel import hosts
 from vit_jax.pretrained.architecture import infer_model
 from vit_jax.pretrained.formats import read_checkpoint
+from vit_jax.training import command_line
 from vit_jax.transfer.runs import Result, read_results, run_all
 
 
@@ -45,7 +45,8 @@ def checkpoint_fields(checkpoint: str) -> dict[str, Any]:
     raise InputError(f'{checkpoint}: {e}') from e
   dropped = ('representation_size', 'num_classes', 'image_size')  # the task says the others
   return {'model': name, 'init_from': checkpoint} | {
-      field: value for field, value in found.items() if field not in dropped}
+    field: value for field, value in found.items() if field not in dropped
+  }
 
 
 def task_config(name: str, fields: Mapping[str, Any]) -> ConfigDict:
@@ -64,10 +65,10 @@ def task_config(name: str, fields: Mapping[str, Any]) -> ConfigDict:
   task = find_task(name)
   c = default_config()
   c.dataset, c.preset, c.flip = f'vtab/{name}', 'bit', 'yes' if task.flip else 'no'
-  c.image_size, c.dropout = 384, 0.
-  c.optimizer, c.momentum, c.weight_decay, c.clip_norm = 'sgd', .9, 0., 1.
+  c.image_size, c.dropout = 384, 0.0
+  c.optimizer, c.momentum, c.weight_decay, c.clip_norm = 'sgd', 0.9, 0.0, 1.0
   c.new_head = True
-  c.batch_size, c.total_steps, c.warmup_steps, c.lr, c.schedule = 512, 2500, 500, .01, 'cosine'
+  c.batch_size, c.total_steps, c.warmup_steps, c.lr, c.schedule = 512, 2500, 500, 0.01, 'cosine'
   c.eval_every, c.save_every, c.keep = 0, 500, 1
   for field, value in fields.items():
     if field not in c:
@@ -112,8 +113,9 @@ def table(results: Mapping[str, Result]) -> str:
   lines = [f'{"task":<22}{"group":<14}{"test images":>11}{"accuracy":>10}']
   for name, task in TASKS.items():
     result = results.get(name)
-    examples, accuracy = (f'{result["examples"]:,}', f'{100 * result["accuracy"]:.2f}'
-                          ) if result else ('-', '-')
+    examples, accuracy = (
+      (f'{result["examples"]:,}', f'{100 * result["accuracy"]:.2f}') if result else ('-', '-')
+    )
     lines.append(f'{name:<22}{task.group:<14}{examples:>11}{accuracy:>10}')
   for group, (mean, have, total) in means({n: r['accuracy'] for n, r in results.items()}).items():
     shown = '-' if mean is None else f'{100 * mean:.2f}'
@@ -130,18 +132,25 @@ def main(argv: Sequence[str] | None = None, *, last: bool = False) -> int:
 def _run(args: argparse.Namespace) -> int:
   tasks = args.tasks.split(',') if args.tasks else list(TASKS)
   fields = checkpoint_fields(args.checkpoint) | {
-      'data_dir': args.data_dir or '', 'seed': args.seed, **dict(args.set)}
+    'data_dir': args.data_dir or '',
+    'seed': args.seed,
+    **dict(args.set),
+  }
   configs = {name: task_config(name, fields) for name in tasks}
   workdir = command_line.directory(args.workdir)
   hosts.start()
   done = read_results(configs, workdir)
   missing = {}
-  for found in hosts.gather(missing_data([name for name in tasks if name not in done],
-                                         args.data_dir)):
+  for found in hosts.gather(
+    missing_data([name for name in tasks if name not in done], args.data_dir)
+  ):
     missing |= found
-  results = run_all({name: c for name, c in configs.items() if name not in missing}, workdir,
-                    titles={name: f'{name}: task {i} of {len(tasks)}'
-                            for i, name in enumerate(tasks, 1)}, keep=args.keep)
+  results = run_all(
+    {name: c for name, c in configs.items() if name not in missing},
+    workdir,
+    titles={name: f'{name}: task {i} of {len(tasks)}' for i, name in enumerate(tasks, 1)},
+    keep=args.keep,
+  )
   diverged = {name: r['diverged'] for name, r in results.items() if 'diverged' in r}
   if jax.process_index() == 0:
     print(table({name: r for name, r in results.items() if name not in diverged}))
@@ -153,19 +162,38 @@ def _run(args: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-      prog='python -m vit_jax.transfer.vtab', description=__doc__.split('\n')[0],
-      epilog=f'tasks: {", ".join(TASKS)}')
+    prog='python -m vit_jax.transfer.vtab',
+    description=__doc__.split('\n')[0],
+    epilog=f'tasks: {", ".join(TASKS)}',
+  )
   add = parser.add_argument
-  add('--checkpoint', required=True, metavar='PATH',
-      help='npz, safetensors or Orbax; local, https:// or gs://')
-  add('--workdir', default='runs/vtab', metavar='DIR',
-      help='gets a run for each task (default: %(default)s)')
+  add(
+    '--checkpoint',
+    required=True,
+    metavar='PATH',
+    help='npz, safetensors or Orbax; local, https:// or gs://',
+  )
+  add(
+    '--workdir',
+    default='runs/vtab',
+    metavar='DIR',
+    help='gets a run for each task (default: %(default)s)',
+  )
   add('--tasks', metavar='NAME,...', help='default: all 19')
-  add('--data_dir', metavar='DIR', help='where data sets lie (default: $TFDS_DATA_DIR or '
-      '~/tensorflow_datasets)')
+  add(
+    '--data_dir',
+    metavar='DIR',
+    help='where data sets lie (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)',
+  )
   add('--seed', type=int, default=0, help='of the new run on each task (default: %(default)s)')
-  add('--set', action='append', default=[], type=_field, metavar='FIELD=VALUE',
-      help='a field of the config, such as accumulate=8 or image_size=378; can be repeated')
+  add(
+    '--set',
+    action='append',
+    default=[],
+    type=_field,
+    metavar='FIELD=VALUE',
+    help='a field of the config, such as accumulate=8 or image_size=378; can be repeated',
+  )
   add('--keep', action='store_true', help='keep the fine-tuned checkpoint of each task')
   return parser
 
