@@ -34,7 +34,7 @@ def jax_steps(job):
   import numpy as np
 
   from vit_jax import create_model
-  from vit_jax.parallel import partitioner
+  from vit_jax.parallel.pmap import PmapPartitioner
   from vit_jax.training import step as step_lib
   from vit_jax.training.optim import make_optimizer, make_schedule
 
@@ -44,7 +44,7 @@ def jax_steps(job):
   )
   schedule = make_schedule('cosine', peak=1e-3, total_steps=100_000, warmup_steps=1000)
   optimizer = make_optimizer(schedule, weight_decay=0.1, clip_norm=1.0)
-  spread = partitioner.Pmap(job['batch_size'])
+  spread = PmapPartitioner(job['batch_size'])
   train_step = spread.train_step(
     step_lib.make_train_step(step_lib.supervised(model), optimizer, schedule, dropout_key=key)
   )

@@ -1,6 +1,7 @@
 """The two ways a run ends early that are no bug: bad input, and a request to stop."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+import difflib
 import functools
 import os
 import re
@@ -83,3 +84,17 @@ def exit_on_error(main: Main) -> Main:
       return _INTERRUPTED
 
   return run
+
+
+def unknown(what: str, value: object, choices: Iterable[object]) -> InputError:
+  """Return the error for a value that is none of the choices.
+
+  Args:
+    what: the kind of value, such as 'loss'.
+    value: what was given.
+    choices: the values there are.
+  """
+  names = [str(choice) for choice in choices]
+  near = difflib.get_close_matches(str(value), names, 1)
+  hint = f' Did you mean {near[0]!r}?' if near else ''
+  return InputError(f'Unknown {what} {value!r}.{hint} Available: {", ".join(names)}.')

@@ -9,7 +9,7 @@ from vit_jax.config.fields import default_config
 from vit_jax.config.flags import parse_config
 from vit_jax.config.recipes import pretrain
 from vit_jax.cost import compile_step
-from vit_jax.parallel.partitioner import Sharded
+from vit_jax.parallel.mesh import MeshPartitioner
 from vit_jax.tools import aot as tool
 from vit_jax.training.loop import make_training
 
@@ -40,7 +40,7 @@ def make(c):
 
 
 def compiled_here(c, mesh):
-  spread, (step, state) = Sharded(c.batch_size, c.accumulate, mesh), make(c)
+  spread, (step, state) = MeshPartitioner(c.batch_size, c.accumulate, mesh), make(c)
   return (
     state,
     spread,
@@ -65,7 +65,7 @@ def test_every_byte_has_its_kind():
 
 def test_what_does_not_fit_is_refused():
   c = config()
-  (step, state), spread = make(c), Sharded(c.batch_size, mesh=(8, 1))
+  (step, state), spread = make(c), MeshPartitioner(c.batch_size, mesh=(8, 1))
   with pytest.raises(compile_step.OutOfMemory, match=r'^the step needs \d\.\d\d of 0.01 GiB$'):
     compile_step.compile_step(spread, step, state, 32, 256, GIB / 100, {})
 
@@ -73,7 +73,9 @@ def test_what_does_not_fit_is_refused():
 def test_state_of_h14_per_device_is_one_over_fsdp():
   _, state = make(pretrain('ViT-H/14'))
   for fsdp in (1, 2, 4, 8):
-    parameters, moments, _ = compile_step.state_bytes(Sharded(4096, mesh=(0, fsdp)).like(state))
+    parameters, moments, _ = compile_step.state_bytes(
+      MeshPartitioner(4096, mesh=(0, fsdp)).like(state)
+    )
     assert parameters == 632_045_800 * 4 // fsdp + 1280 * 1281 * 4 // fsdp
     assert moments == 2 * parameters
 

@@ -21,7 +21,8 @@ from vit_jax.errors import InputError
 from vit_jax.evaluation.fewshot import FewShot, make_represent_step
 from vit_jax.evaluation.ridge import fit_classifier, ridge
 from vit_jax.evaluation.shots import pick
-from vit_jax.parallel import partitioner
+from vit_jax.parallel.mesh import MeshPartitioner
+from vit_jax.parallel.pmap import PmapPartitioner
 from vit_jax.transfer import fewshot
 
 DATA = FILES
@@ -225,7 +226,7 @@ def test_the_representation_is_what_the_head_is_applied_to(name, overrides):
   )
 
 
-@pytest.mark.parametrize('spread', [partitioner.Pmap, partitioner.Sharded])
+@pytest.mark.parametrize('spread', [PmapPartitioner, MeshPartitioner])
 def test_a_vit_on_digits(digits_dir, spread):
   """Not trained, it tells digits apart far better than chance; and as the reference does."""
   model = create_model('ViT-Ti/4', num_classes=3, image_size=16, **TINY)

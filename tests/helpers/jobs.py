@@ -13,7 +13,6 @@ from sklearn import datasets
 
 from tests.helpers.paths import ROOT
 from vit_jax.errors import Interrupted
-from vit_jax.parallel import partitioner
 from vit_jax.pretrained.fingerprint import fingerprint
 from vit_jax.pretrained.formats import read_arrays
 from vit_jax.training import loop as train_lib
@@ -215,7 +214,7 @@ class StopAt:
 
 def interrupted(monkeypatch, call, c, workdir):
   """Trains until it is asked for the call-th time whether to stop."""
-  monkeypatch.setattr(partitioner, 'Stopper', lambda: StopAt(call))
+  monkeypatch.setattr(train_lib, 'Stopper', lambda: StopAt(call))
   with pytest.raises(Interrupted):
     train_lib.train(c, workdir)
   monkeypatch.undo()

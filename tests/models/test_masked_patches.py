@@ -16,7 +16,8 @@ from vit_jax.errors import InputError
 from vit_jax.inference import checkpoint_args
 from vit_jax.models import masked_patches as mpp
 from vit_jax.models.pixels import to_input
-from vit_jax.parallel import partitioner
+from vit_jax.parallel.mesh import MeshPartitioner
+from vit_jax.parallel.pmap import PmapPartitioner
 from vit_jax.training import optim
 from vit_jax.training import step as step_lib
 from vit_jax.training.loop import train
@@ -184,8 +185,8 @@ def test_every_layout_gives_the_same_steps(fields):
   found = []
   for spread, accumulate in (
     (None, 1),
-    (partitioner.Pmap(BATCH), 1),
-    (partitioner.Sharded(BATCH, 2, (2, 4)), 2),
+    (PmapPartitioner(BATCH), 1),
+    (MeshPartitioner(BATCH, 2, (2, 4)), 2),
   ):
     step = jax.jit(make(1)) if spread is None else spread.train_step(make(accumulate))
     state, losses = init() if spread is None else spread.init(init), []

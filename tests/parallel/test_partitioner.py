@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from vit_jax import create_model
-from vit_jax.parallel import partitioner
+from vit_jax.parallel.mesh import MeshPartitioner
+from vit_jax.parallel.pmap import PmapPartitioner
 from vit_jax.pretrained.load import abstract_params
 from vit_jax.training import optim
 from vit_jax.training import step as step_lib
@@ -83,9 +84,7 @@ slow = functools.partial(pytest.param, marks=pytest.mark.slow)
   ],
 )
 def test_every_mesh_gives_the_losses_of_one_device(alone, mesh, accumulate):
-  spread = (
-    partitioner.Sharded(BATCH, accumulate, mesh) if mesh else partitioner.Pmap(BATCH, accumulate)
-  )
+  spread = MeshPartitioner(BATCH, accumulate, mesh) if mesh else PmapPartitioner(BATCH, accumulate)
   found, state = losses(spread, *setup(accumulate), steps=20)
   np.testing.assert_allclose(found[:, 0], alone[:, 0], rtol=1e-5)
   np.testing.assert_allclose(found[:, 1], alone[:, 1], rtol=1e-4)
@@ -100,7 +99,7 @@ def test_every_mesh_gives_the_losses_of_one_device(alone, mesh, accumulate):
 def test_scan_and_remat_change_no_loss(alone, fields):
   step, init = setup(**fields)
   assert jax.tree.structure(jax.eval_shape(init)) == jax.tree.structure(jax.eval_shape(setup()[1]))
-  found, _ = losses(partitioner.Sharded(BATCH, mesh=(4, 2)), step, init, steps=6)
+  found, _ = losses(MeshPartitioner(BATCH, mesh=(4, 2)), step, init, steps=6)
   np.testing.assert_allclose(found[:, 0], alone[:6, 0], rtol=1e-5)
 
 
@@ -153,14 +152,14 @@ def collectives(program):
 
 
 def test_data_parallelism_only_reduces():
-  kinds = {kind for kind, _ in collectives(compiled(partitioner.Sharded(BATCH, mesh=(8, 1))))}
+  kinds = {kind for kind, _ in collectives(compiled(MeshPartitioner(BATCH, mesh=(8, 1))))}
   assert kinds == {'all-reduce'}
 
 
 @pytest.mark.parametrize('accumulate, scan', [slow(1, False), (2, True)])
 def test_fsdp_gathers_parameters_and_never_the_batch(accumulate, scan):
   found = collectives(
-    compiled(partitioner.Sharded(BATCH, accumulate, (2, 4)), accumulate=accumulate, scan=scan)
+    compiled(MeshPartitioner(BATCH, accumulate, (2, 4)), accumulate=accumulate, scan=scan)
   )
   kinds = {kind for kind, _ in found}
   assert 'all-gather' in kinds
@@ -176,7 +175,7 @@ def test_fsdp_gathers_parameters_and_never_the_batch(accumulate, scan):
 @pytest.mark.slow
 def test_memory_falls_with_remat_and_accumulation():
   temp = lambda **options: (
-    compiled(partitioner.Sharded(BATCH, options.get('accumulate', 1), (8, 1)), **options)
+    compiled(MeshPartitioner(BATCH, options.get('accumulate', 1), (8, 1)), **options)
     .memory_analysis()
     .temp_size_in_bytes
   )
@@ -192,7 +191,7 @@ def test_h14_is_cut_evenly():
   params = abstract_params(model)
   total = sum(x.size for x in jax.tree.leaves(params))
   for fsdp in (1, 2, 4, 8):
-    spread = partitioner.Sharded(BATCH, mesh=(0, fsdp))
+    spread = MeshPartitioner(BATCH, mesh=(0, fsdp))
     shards = jax.tree.map(
       lambda x, s: np.prod(s.shard_shape(x.shape)), params, spread.shardings(params)
     )
@@ -202,7 +201,7 @@ def test_h14_is_cut_evenly():
 @pytest.mark.slow
 def test_bfloat16_moment_is_smaller_and_near(alone):
   step, init = setup(moment_dtype='bfloat16')
-  found, state = losses(partitioner.Sharded(BATCH, mesh=(4, 2)), step, init, steps=6)
+  found, state = losses(MeshPartitioner(BATCH, mesh=(4, 2)), step, init, steps=6)
   assert state.opt_state[1].mu['cls'].dtype == jnp.bfloat16
   assert state.opt_state[1].nu['cls'].dtype == jnp.float32
   np.testing.assert_allclose(found[:, 0], alone[:6, 0], rtol=1e-2)
@@ -210,7 +209,7 @@ def test_bfloat16_moment_is_smaller_and_near(alone):
 
 def test_fsdp_takes_what_there_is():
   shape = lambda mesh, n: dict(
-    partitioner.Sharded(BATCH, mesh=mesh, devices=jax.devices()[:n]).mesh.shape
+    MeshPartitioner(BATCH, mesh=mesh, devices=jax.devices()[:n]).mesh.shape
   )
   assert shape((0, 4), 8) == dict(data=2, fsdp=4)
   assert shape((0, 4), 2) == dict(data=1, fsdp=2)
@@ -220,4 +219,4 @@ def test_fsdp_takes_what_there_is():
 @pytest.mark.parametrize('mesh', [(3, 2), (0, 3), (16, 1), (0, 0)])
 def test_meshes_that_do_not_fit(mesh):
   with pytest.raises(ValueError, match='does not fit 8 devices'):
-    partitioner.Sharded(BATCH, mesh=mesh)
+    MeshPartitioner(BATCH, mesh=mesh)

@@ -13,7 +13,8 @@ from vit_jax.errors import InputError
 from vit_jax.evaluation.evaluate import evaluate
 from vit_jax.models.freeze import trained_names
 from vit_jax.models.pixels import to_input
-from vit_jax.parallel import partitioner
+from vit_jax.parallel.mesh import MeshPartitioner
+from vit_jax.parallel.pmap import PmapPartitioner
 from vit_jax.pretrained.fingerprint import named_leaves
 from vit_jax.pretrained.load import abstract_params
 from vit_jax.training import optim
@@ -137,16 +138,14 @@ def test_an_unreadable_image_is_mixed_into_none():
 @pytest.mark.parametrize(
   'make',
   [
-    lambda: partitioner.Pmap(BATCH, 1),
-    lambda: partitioner.Pmap(BATCH, 2),
-    lambda: partitioner.Sharded(BATCH, 2, (2, 4)),
+    lambda: PmapPartitioner(BATCH, 1),
+    lambda: PmapPartitioner(BATCH, 2),
+    lambda: MeshPartitioner(BATCH, 2, (2, 4)),
   ],
 )
 def test_mixup_and_average_are_the_same_on_every_layout(make):
   spread = make()
-  accumulate = (
-    2 if BATCH // spread.num_devices == 2 and isinstance(spread, partitioner.Sharded) else 1
-  )
+  accumulate = 2 if BATCH // spread.num_devices == 2 and isinstance(spread, MeshPartitioner) else 1
   one, init = setup(mixup=0.8, average=0.9)
   alone, one = with_head(init()), jax.jit(one)
   step, _ = setup(mixup=0.8, average=0.9, accumulate=accumulate)
@@ -159,7 +158,7 @@ def test_mixup_and_average_are_the_same_on_every_layout(make):
 
 
 @pytest.mark.parametrize(
-  'make', [lambda: partitioner.Pmap(BATCH), lambda: partitioner.Sharded(BATCH, 1, (2, 4))]
+  'make', [lambda: PmapPartitioner(BATCH), lambda: MeshPartitioner(BATCH, 1, (2, 4))]
 )
 def test_gather_step_gives_every_row_in_order(make):
   spread = make()

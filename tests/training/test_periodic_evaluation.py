@@ -8,7 +8,7 @@ from vit_jax import create_model, load_params
 from vit_jax.config.fields import default_config
 from vit_jax.errors import InputError
 from vit_jax.evaluation.fewshot import FewShot, make_represent_step
-from vit_jax.parallel import partitioner
+from vit_jax.parallel.mesh import MeshPartitioner
 from vit_jax.training.loop import train
 
 FIELDS = dict(num_layers=1, hidden_dim=16, mlp_dim=32, num_heads=2)
@@ -41,7 +41,7 @@ def test_few_shot_accuracy_of_the_last_step_is_that_of_the_checkpoint(run, digit
   assert list(on_record(workdir, 'eval/accuracy')) == [2, 4]
   assert list(on_record(workdir, 'fewshot/digits_5shot')) == [3, 4]
   model = create_model('ViT-Ti/4', num_classes=10, image_size=8, representation_size=12, **FIELDS)
-  spread = partitioner.Sharded(64)
+  spread = MeshPartitioner(64)
   fewshot = FewShot(
     'digits',
     spread.gather_step(make_represent_step(model)),

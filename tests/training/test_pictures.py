@@ -17,7 +17,7 @@ from vit_jax.errors import InputError
 from vit_jax.figures.examples import Examples, Predictor
 from vit_jax.inference.predict import predict
 from vit_jax.models.create import create_model
-from vit_jax.parallel import partitioner
+from vit_jax.parallel.mesh import MeshPartitioner
 from vit_jax.pretrained.formats import read_arrays
 from vit_jax.training import loop as train_lib
 
@@ -207,7 +207,7 @@ def test_predictions_are_those_of_predict(digits_dir):
     ],
   )
   source = open_source('digits', 'test', digits_dir)
-  spread = partitioner.Sharded(16)
+  spread = MeshPartitioner(16)
   predictor = Predictor(
     model,
     source,

@@ -7,7 +7,7 @@ from vit_jax.evaluation.evaluate import evaluate
 from vit_jax.models.pixels import to_input
 from vit_jax.models.sizes import Variant
 from vit_jax.models.vit import VisionTransformer
-from vit_jax.parallel import partitioner
+from vit_jax.parallel.pmap import PmapPartitioner
 from vit_jax.training import optim
 from vit_jax.training import step as step_lib
 
@@ -113,7 +113,7 @@ def test_eight_devices_give_the_loss_of_one():
   assert jax.device_count() == 8
   step, state = setup()
   one = jax.jit(step)
-  spread = partitioner.Pmap(32, accumulate=2)
+  spread = PmapPartitioner(32, accumulate=2)
   eight_step, _ = setup(2)
   eight = spread.train_step(eight_step)
   many = spread.put(state)
@@ -129,7 +129,7 @@ def test_eight_devices_give_the_loss_of_one():
 def test_the_step_compiles_once():
   """The state keeps the sharding that it was put with, of which a program is a function."""
   step, state = setup()
-  spread = partitioner.Pmap(32)
+  spread = PmapPartitioner(32)
   state = spread.put(state)
   before = jax.tree.map(lambda x: x.sharding, state)
   state, _ = spread.train_step(step)(state, batch())
@@ -167,7 +167,7 @@ def test_evaluation_counts_every_example_once(examples):
       short = 32 - len(part['label'])
       yield {k: np.pad(v, [(0, short)] + [(0, 0)] * (v.ndim - 1)) for k, v in part.items()}
 
-  spread = partitioner.Pmap(32)
+  spread = PmapPartitioner(32)
   step = step_lib.make_eval_step(step_lib.supervised(MODEL))
   found = evaluate(spread.eval_step(step), spread.put(params), padded())
   losses = step_lib.cross_entropy(logits, data['label'])
@@ -177,16 +177,16 @@ def test_evaluation_counts_every_example_once(examples):
 
 
 def test_a_stopped_evaluation_gives_nothing():
-  spread = partitioner.Pmap(32)
+  spread = PmapPartitioner(32)
   eval_step = spread.eval_step(step_lib.make_eval_step(step_lib.supervised(MODEL)))
   assert evaluate(eval_step, spread.put(setup()[1].params), [batch()] * 3, lambda: True) is None
 
 
 def test_batch_must_divide():
   with pytest.raises(ValueError, match='batch_size 20 does not divide over 8 devices; try 16'):
-    partitioner.Pmap(20)
+    PmapPartitioner(20)
   with pytest.raises(ValueError, match='8 devices x 3 accumulation passes; try 24'):
-    partitioner.Pmap(32, accumulate=3)
+    PmapPartitioner(32, accumulate=3)
   step, state = setup(accumulate=3)
   with pytest.raises(ValueError, match='32 examples do not divide into 3 accumulation passes'):
     jax.eval_shape(step, state, batch())

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vit_jax.parallel.partitioner import Sharded
+from vit_jax.parallel.mesh import MeshPartitioner
 
 _GIB = 2**30
 
@@ -35,7 +35,7 @@ class Memory(NamedTuple):
 
 
 def compile_step(
-  spread: Sharded,
+  spread: MeshPartitioner,
   step: Callable[..., Any],
   state: Any,
   image_size: int,
@@ -72,7 +72,7 @@ def compile_step(
   return compiled, needed, time.perf_counter() - start
 
 
-def batch_shapes(spread: Sharded, image_size: int, batch_size: int) -> dict[str, Any]:
+def batch_shapes(spread: MeshPartitioner, image_size: int, batch_size: int) -> dict[str, Any]:
   """The shapes of a global batch, cut over all devices."""
   sharding = NamedSharding(spread.mesh, PartitionSpec(spread.mesh.axis_names))
   shape = lambda dims, dtype: jax.ShapeDtypeStruct((batch_size, *dims), dtype, sharding=sharding)

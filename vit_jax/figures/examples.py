@@ -13,7 +13,8 @@ from vit_jax.data.source import Source
 from vit_jax.data.subset import Without
 from vit_jax.evaluation import scores
 from vit_jax.models.pixels import to_input, to_probabilities
-from vit_jax.parallel import partitioner
+from vit_jax.parallel.mesh import MeshPartitioner
+from vit_jax.parallel.pmap import PmapPartitioner
 
 
 def spread_evenly(source: Source, count: int) -> Source:
@@ -55,7 +56,7 @@ class Predictor:
     model: nn.Module,
     source: Source,
     preprocess: Preprocess,
-    spread: partitioner.Pmap | partitioner.Sharded,
+    spread: PmapPartitioner | MeshPartitioner,
     *,
     loss: str,
     count: int,

@@ -28,7 +28,7 @@ from vit_jax.data.open_source import describe_dataset, open_source
 from vit_jax.errors import InputError, exit_on_error
 from vit_jax.models.flops import train_flops
 from vit_jax.parallel.devices import find_device, find_interconnect
-from vit_jax.parallel.partitioner import Sharded
+from vit_jax.parallel.mesh import MeshPartitioner
 from vit_jax.training.loop import count_steps, make_training
 
 _GIB = 2**30
@@ -96,7 +96,9 @@ def plan(c: ConfigDict, word: str, *, num_images: int = 0, mfu: float = 0.4) -> 
   total_steps = count_steps(c, num_images)
   jax.config.update('jax_platforms', 'cpu')  # where this tool itself computes
   devices = describe_devices(topology)
-  spread = Sharded(c.batch_size, c.accumulate, c.mesh if c.parallel == 'mesh' else (0, 1), devices)
+  spread = MeshPartitioner(
+    c.batch_size, c.accumulate, c.mesh if c.parallel == 'mesh' else (0, 1), devices
+  )
   model, _, init, step = make_training(c, num_classes, total_steps)
   state = jax.eval_shape(init)
   available = find_device(topology.kind).memory

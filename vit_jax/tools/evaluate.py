@@ -34,7 +34,7 @@ from vit_jax.errors import InputError, exit_on_error
 from vit_jax.evaluation import per_class_report, scores
 from vit_jax.inference import checkpoint_args
 from vit_jax.models.pixels import to_input, to_probabilities
-from vit_jax.parallel import partitioner
+from vit_jax.parallel.mesh import MeshPartitioner
 from vit_jax.pretrained.architecture import Loaded
 from vit_jax.training.step import cross_entropy
 
@@ -355,7 +355,7 @@ def _compute(
   step = make_step(loaded.model, loss, with_loss=not source.multi_label or loss == 'sigmoid')
   if batch_size < 1:
     raise InputError(f'--batch_size must be at least 1, got {batch_size}')
-  spread = partitioner.Sharded(batch_size)
+  spread = MeshPartitioner(batch_size)
   params = spread.put(loaded.params)
   with tqdm.tqdm(total=len(source), unit=' images', disable=not sys.stderr.isatty()) as bar:
     with eval_batches(

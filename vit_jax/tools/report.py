@@ -29,7 +29,7 @@ from vit_jax.figures import draw
 from vit_jax.figures.examples import Examples, Predictor
 from vit_jax.files import local, replacing
 from vit_jax.inference import checkpoint_args
-from vit_jax.parallel import partitioner
+from vit_jax.parallel.mesh import MeshPartitioner
 from vit_jax.pretrained.architecture import Loaded
 from vit_jax.report import page, run
 from vit_jax.tools.figures import pictures
@@ -167,7 +167,7 @@ def _predict(
   loaded: Loaded, config: ConfigDict, split: Split, num_images: int, batch_size: int
 ) -> tuple[Examples, list[str]]:
   """What the model says of the images, and the names it uses."""
-  spread = partitioner.Sharded(batch_size * jax.device_count())
+  spread = MeshPartitioner(batch_size * jax.device_count())
   predictor = Predictor(
     loaded.model,
     split.source,

@@ -26,8 +26,11 @@ from vit_jax.models import masked_patches
 from vit_jax.models.create import create_model
 from vit_jax.models.flops import train_flops
 from vit_jax.models.freeze import trained_names
-from vit_jax.parallel import hosts, partitioner
+from vit_jax.parallel import hosts
 from vit_jax.parallel.devices import find_device
+from vit_jax.parallel.mesh import MeshPartitioner
+from vit_jax.parallel.pmap import PmapPartitioner
+from vit_jax.parallel.preemption import Stopper
 from vit_jax.parallel.watchdog import Watchdog
 from vit_jax.pretrained.load import load_params
 from vit_jax.training import optim
@@ -146,16 +149,16 @@ class _Run:
     self.data = Inputs(c)
     hosts.check_same(_common(c, self.data))
     self.spread = (
-      partitioner.Pmap(c.batch_size, c.accumulate)
+      PmapPartitioner(c.batch_size, c.accumulate)
       if c.parallel == 'pmap'
-      else partitioner.Sharded(c.batch_size, c.accumulate, c.mesh)
+      else MeshPartitioner(c.batch_size, c.accumulate, c.mesh)
     )
     self.total_steps = count_steps(c, len(self.data.train))
     self.model, objective, self.init, step = make_training(
       c, self.data.num_classes, self.total_steps
     )
     self.train_step = self.spread.train_step(step)
-    self.should_stop = partitioner.Stopper()
+    self.should_stop = Stopper()
     self.evaluations = Evaluations(
       c, self.data, self.model, objective, self.spread, self.total_steps, self.should_stop, watchdog
     )

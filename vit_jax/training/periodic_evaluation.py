@@ -9,7 +9,9 @@ from ml_collections import ConfigDict
 
 from vit_jax.evaluation.evaluate import evaluate
 from vit_jax.evaluation.fewshot import FewShot, make_represent_step
-from vit_jax.parallel import hosts, partitioner
+from vit_jax.parallel import hosts
+from vit_jax.parallel.mesh import MeshPartitioner
+from vit_jax.parallel.pmap import PmapPartitioner
 from vit_jax.parallel.watchdog import Watchdog
 from vit_jax.training import step as step_lib
 from vit_jax.training.inputs import Inputs
@@ -26,7 +28,7 @@ class Evaluations:
     inputs: Inputs,
     model: nn.Module,
     objective: step_lib.Objective,
-    spread: partitioner.Pmap | partitioner.Sharded,
+    spread: PmapPartitioner | MeshPartitioner,
     total_steps: int,
     should_stop: Callable[[], bool],
     watchdog: Watchdog,

@@ -18,7 +18,7 @@ import tqdm
 from vit_jax.errors import InputError
 from vit_jax.evaluation.fewshot import SEEDS, SHOTS, FewShot, make_represent_step
 from vit_jax.inference import checkpoint_args
-from vit_jax.parallel import partitioner
+from vit_jax.parallel.mesh import MeshPartitioner
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,7 +107,7 @@ def _run(args: argparse.Namespace) -> None:
       'squares: give --image_size=N'
     )
   batch_size = 32 * jax.device_count() if args.batch_size is None else args.batch_size
-  spread = partitioner.Sharded(batch_size)
+  spread = MeshPartitioner(batch_size)
   represent = spread.gather_step(make_represent_step(model))
   # All before any is computed: what is missing shows at once.
   evaluations = [
