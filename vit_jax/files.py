@@ -12,6 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+from etils import epath
 import fsspec
 
 from vit_jax.errors import InputError
@@ -115,6 +116,13 @@ def local(path: str | os.PathLike) -> pathlib.Path:
   if is_remote(path):
     raise InputError(f'{os.fspath(path)}: write to a local path and copy the result there')
   return pathlib.Path(path).expanduser().absolute()
+
+
+def write_whole(path: pathlib.Path | epath.Path, text: str) -> None:
+  """Write a text file that a kill or a full disk never leaves half written."""
+  replacement = path.with_suffix('.tmp')
+  replacement.write_text(text)
+  replacement.replace(path)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from vit_jax.data.open_source import open_source
 from vit_jax.data.preprocess import resize
 from vit_jax.evaluation.run_split import evaluation_split
 from vit_jax.inference.checkpoint_args import read_run
-from vit_jax.report import page, run
+from vit_jax.report import page, summary
 from vit_jax.tools import figures
 from vit_jax.tools import report as tool
 from vit_jax.training import loop as train_lib
@@ -303,7 +303,7 @@ def test_arguments(tmp_path, capsys):
 
 
 def test_what_differs_and_what_is_listed(tmp_path):
-  assert run.differing({'b': [1, 2], 'a': 1, 'old': 3}, {'a': 2, 'b': (1, 2), 'new': 0}) == [
+  assert summary.differing({'b': [1, 2], 'a': 1, 'old': 3}, {'a': 2, 'b': (1, 2), 'new': 0}) == [
     ('a', 1, 2),
     ('old', 3, 'no field of this version'),
   ]
@@ -316,8 +316,8 @@ def test_what_differs_and_what_is_listed(tmp_path):
     'train/goodput': (steps, steps / 4),
     'train/seconds_waiting_for_data': (steps, steps),
   }
-  assert run.last_values(curves) == [('eval/accuracy', 2, 0.5), ('train/loss', 3, 1.0)]
-  assert run.speeds(curves) == [
+  assert summary.last_values(curves) == [('eval/accuracy', 2, 0.5), ('train/loss', 3, 1.0)]
+  assert summary.speeds(curves) == [
     ('images per second', '30.0', '30.0'),
     ('MFU, share of the peak FLOP/s', '25.0%', '25.0%'),
     ('goodput, share of all time since the start', '', '75.0%'),
@@ -328,7 +328,7 @@ def test_what_differs_and_what_is_listed(tmp_path):
     os.utime(tmp_path / 'checkpoints' / str(step), (1e9, 1e9))
   (tmp_path / 'checkpoints' / '60.orbax-checkpoint-tmp').mkdir()
   then = datetime.datetime.fromtimestamp(1e9)
-  assert run.find_checkpoints(tmp_path) == [(40, 4, then), (5, 3, then)]
+  assert summary.find_checkpoints(tmp_path) == [(40, 4, then), (5, 3, then)]
 
 
 def test_names_are_no_markup():

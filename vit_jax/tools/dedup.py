@@ -26,8 +26,8 @@ from vit_jax.data.decode import decode_image
 from vit_jax.data.open_source import describe_dataset
 from vit_jax.dedup import beam, contact_sheet, ids, records
 from vit_jax.errors import InputError, exit_on_error
+from vit_jax.files import write_whole
 from vit_jax.inference import checkpoint_args
-from vit_jax.training.metrics import write_whole
 
 log = logging.getLogger('vit_jax')
 

@@ -31,7 +31,7 @@ from vit_jax.files import local, replacing
 from vit_jax.inference import checkpoint_args
 from vit_jax.parallel.mesh import MeshPartitioner
 from vit_jax.pretrained.architecture import Loaded
-from vit_jax.report import page, run
+from vit_jax.report import page, summary
 from vit_jax.tools.figures import pictures
 
 _PICTURE_BYTES = 200_000  # at most, of each of 6: the page stays below 3 MB
@@ -104,8 +104,8 @@ def make_report(workdir: str, *, num_images: int = 256, batch_size: int = 16) ->
     InputError: there is no run; what else is missing is told on the page.
   """
   directory = local(workdir)
-  config = run.read_config(directory)
-  curves, saved = _try(lambda: figures.read_curves(directory)), run.find_checkpoints(directory)
+  config = summary.read_config(directory)
+  curves, saved = _try(lambda: figures.read_curves(directory)), summary.find_checkpoints(directory)
   model = _try(lambda: _open_model(directory, bool(saved), num_images, batch_size))
   parts = [
     (
@@ -185,11 +185,11 @@ def _head(
   workdir: pathlib.Path,
   config: Mapping[str, Any],
   curves: Mapping[str, Curve] | InputError,
-  saved: Sequence[run.Saved],
+  saved: Sequence[summary.Saved],
 ) -> str:
   facts = []
   if not isinstance(curves, InputError):
-    newest = {name: value for name, _, value in run.last_values(curves)}
+    newest = {name: value for name, _, value in summary.last_values(curves)}
     for name, what in (
       ('eval/accuracy', 'masked patches' if config.get('pretext') else 'accuracy'),
       ('eval/average_accuracy', 'accuracy of the average'),
@@ -213,7 +213,7 @@ def _head(
 
 
 def _config(config: Mapping[str, Any]) -> str:
-  changed = run.differing(config, default_config())
+  changed = summary.differing(config, default_config())
   fields = {field for field, _, _ in changed}
   rest = [(f, _value(config[f])) for f in default_config() if f in config and f not in fields]
   return (
@@ -236,7 +236,7 @@ def _value(value):
 
 def _metrics(curves: Mapping[str, Curve]) -> str:
   rows = [
-    (name, _number(name, value), f'{step:,}') for name, step, value in run.last_values(curves)
+    (name, _number(name, value), f'{step:,}') for name, step, value in summary.last_values(curves)
   ]
   return page.table(['metric', 'value', 'step'], rows, numbers=(1, 2), code=(0,))
 
@@ -248,7 +248,7 @@ def _number(name: str, value: float) -> str:
 
 
 def _throughput(curves: Mapping[str, Curve]) -> str:
-  rows = run.speeds(curves)
+  rows = summary.speeds(curves)
   if not rows:
     raise InputError('metrics.jsonl has no speeds: the run has not reached its first log_every.')
   note = (
@@ -326,7 +326,7 @@ def _encode(image: np.ndarray) -> bytes:
   return cv2.imencode(kind, image[..., ::-1])[1].tobytes()
 
 
-def _checkpoints(saved: Sequence[run.Saved]) -> str:
+def _checkpoints(saved: Sequence[summary.Saved]) -> str:
   if not saved:
     raise InputError('There is no checkpoint yet: it is made after save_every steps.')
   return page.table(

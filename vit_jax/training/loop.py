@@ -22,6 +22,7 @@ from vit_jax.config.fields import check_config, mixup, model_overrides
 from vit_jax.data.preprocess import make_preprocess
 from vit_jax.errors import InputError, Interrupted, NotFinite, reason
 from vit_jax.figures.examples import Predictor
+from vit_jax.files import write_whole
 from vit_jax.models import masked_patches
 from vit_jax.models.create import create_model
 from vit_jax.models.flops import train_flops
@@ -37,7 +38,7 @@ from vit_jax.training import optim
 from vit_jax.training import step as step_lib
 from vit_jax.training.checkpoint import Checkpoints
 from vit_jax.training.inputs import Inputs
-from vit_jax.training.metrics import log, start_log, write_whole
+from vit_jax.training.metrics import log, start_log
 from vit_jax.training.mirror import Record
 from vit_jax.training.monitor import STARTED, Monitor
 from vit_jax.training.periodic_evaluation import Evaluations

@@ -10,10 +10,11 @@ import sys
 import time
 
 import absl.logging
-from etils import epath
 import tensorboardX
 import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
+
+from vit_jax.files import write_whole
 
 log = logging.getLogger('vit_jax')
 
@@ -69,13 +70,6 @@ class MetricsWriter:
   def close(self) -> None:
     self._file.close()
     self._events.close()
-
-
-def write_whole(path: pathlib.Path | epath.Path, text: str) -> None:
-  """Writes a file that a kill or a full disk never leaves half."""
-  replacement = path.with_suffix('.tmp')
-  replacement.write_text(text)
-  replacement.replace(path)
 
 
 def _read(path: pathlib.Path) -> list[dict[str, float]]:

@@ -7,7 +7,8 @@ import time
 
 import jax
 
-from vit_jax.training.metrics import Meter, MetricsWriter, Progress, duration, log, write_whole
+from vit_jax.files import write_whole
+from vit_jax.training.metrics import Meter, MetricsWriter, Progress, duration, log
 from vit_jax.training.mirror import Record
 
 STARTED = 'started'  # the file of a record that says when its run first started

@@ -17,9 +17,10 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.errors import InputError, NotFinite
+from vit_jax.files import write_whole
 from vit_jax.parallel import hosts
 from vit_jax.training.loop import train
-from vit_jax.training.metrics import start_log, write_whole
+from vit_jax.training.metrics import start_log
 
 log = logging.getLogger('vit_jax')
 

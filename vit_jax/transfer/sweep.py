@@ -37,9 +37,9 @@ from vit_jax.config.recipes import learning_rates
 from vit_jax.data.open_source import describe_dataset, open_source, split_names
 from vit_jax.data.splits import named_splits, split_ranges
 from vit_jax.errors import InputError
+from vit_jax.files import write_whole
 from vit_jax.parallel import hosts
 from vit_jax.training import command_line
-from vit_jax.training.metrics import write_whole
 from vit_jax.transfer.runs import Path, Result, run_all
 
 log = logging.getLogger('vit_jax')
