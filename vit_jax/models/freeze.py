@@ -1,4 +1,4 @@
-"""Which parameters are trained when not all are."""
+"""Choose which parameters are trained while the others stay frozen."""
 
 from collections.abc import Callable
 
@@ -10,26 +10,27 @@ _HEADS = ('head/', 'resnet/head/')
 _ABOVE_THE_BLOCKS = ('Transformer/encoder_norm/', 'MAPHead_0/', 'pre_logits/')
 
 
-def trained_names(model: nn.Module, last_blocks: int) -> Callable[[str], bool]:
-  """Says of a parameter's name whether it is trained: in the head, or in the last blocks.
+def trainable_filter(model: nn.Module, last_blocks: int) -> Callable[[str], bool]:
+  """Return a function that tells from a parameter's name whether it is trained.
 
   Args:
-    model: made by `create_model`.
-    last_blocks: 0 for the head's last layer alone (a linear probe); n for all from the n-th last
-      block of a Transformer on.
+    model: a model made by `create_model`.
+    last_blocks: number of Transformer blocks to train, counted from the last one. Everything
+      above them is trained too. 0 trains only the last layer of the head (a linear probe).
 
   Raises:
-    InputError: the model does not have so many blocks.
+    InputError: the model has fewer than `last_blocks` blocks.
   """
   blocks = getattr(getattr(model, 'variant', None), 'num_layers', 0)
   if last_blocks > blocks:
+    remedy = f'at most {blocks}' if blocks else '0 for the head alone or -1 for everything'
     raise InputError(
-      f'trained_blocks={last_blocks}, but the model has {blocks} blocks'
-      + ('' if blocks else ': only 0, the head alone, and -1, everything, fit it')
+      f'trained_blocks={last_blocks} does not fit a model with {blocks} Transformer blocks. '
+      f'Use {remedy}.'
     )
-  prefixes = _HEADS
+  trained = _HEADS
   if last_blocks:
-    prefixes += _ABOVE_THE_BLOCKS + tuple(
-      f'Transformer/encoderblock_{i}/' for i in range(blocks - last_blocks, blocks)
-    )
-  return lambda name: name.startswith(prefixes)
+    first = blocks - last_blocks
+    trained += _ABOVE_THE_BLOCKS
+    trained += tuple(f'Transformer/encoderblock_{i}/' for i in range(first, blocks))
+  return lambda name: name.startswith(trained)

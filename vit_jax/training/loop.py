@@ -26,7 +26,7 @@ from vit_jax.files import write_whole
 from vit_jax.models import masked_patches
 from vit_jax.models.create import create_model
 from vit_jax.models.flops import train_flops
-from vit_jax.models.freeze import trained_names
+from vit_jax.models.freeze import trainable_filter
 from vit_jax.parallel import hosts
 from vit_jax.parallel.devices import find_device
 from vit_jax.parallel.mesh import MeshPartitioner
@@ -113,7 +113,7 @@ def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training
     decay=c.decay,
     clip_norm=c.clip_norm,
   )
-  is_trained = trained_names(model, c.trained_blocks) if c.trained_blocks >= 0 else None
+  is_trained = trainable_filter(model, c.trained_blocks) if c.trained_blocks >= 0 else None
   init = lambda: step_lib.init_state(
     trained_model, optimizer, init_key, is_trained=is_trained, average=bool(c.average)
   )
