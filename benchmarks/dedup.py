@@ -188,7 +188,7 @@ def cell(pairs, count, threshold):
 def embedding(checkpoint, image_size, tests):
   """Prints what a largest distance of representations leaves of the pairs of all kinds."""
   from vit_jax.dedup.embedding import embedding_distances
-  from vit_jax.pretrained.architecture import load_model
+  from vit_jax.pretrained.load import load_model
 
   model, params, _ = load_model(checkpoint, image_size=image_size)
   rng = np.random.default_rng(0)

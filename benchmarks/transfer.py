@@ -22,7 +22,7 @@ from vit_jax import create_model, load_params
 from vit_jax.config.fields import default_config, model_overrides
 from vit_jax.inference.checkpoint_args import read_run
 from vit_jax.parallel import hosts
-from vit_jax.pretrained.load import save_params
+from vit_jax.pretrained.save import save_params
 from vit_jax.transfer.runs import run_all
 from vit_jax.transfer.sweep import best
 

@@ -68,9 +68,9 @@ def test_a_directory_of_a_web_site_or_its_file(site):
   config['id2label'] = dict(enumerate(names))
   (directory / 'hf' / 'config.json').write_text(json.dumps(config))
   for name in ('hf', 'hf/', 'hf/model.safetensors'):
-    arrays, about = read_checkpoint(f'{address}/{name}')
+    arrays, metadata = read_checkpoint(f'{address}/{name}')
     np.testing.assert_equal(arrays, read_arrays(DATA / 'hf_tiny'))
-    assert (about.num_heads, about.class_names) == (4, names)
+    assert (metadata.num_heads, metadata.class_names) == (4, names)
     assert read_class_names(f'{address}/{name}') == names
 
 

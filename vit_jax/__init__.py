@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
   from vit_jax.inference.predict import predict
   from vit_jax.models.create import create_model
-  from vit_jax.pretrained.architecture import load_model
-  from vit_jax.pretrained.load import load_params, save_params
+  from vit_jax.pretrained.load import load_model, load_params
+  from vit_jax.pretrained.save import save_params
 
 __version__ = '0.1.0'
 __all__ = ['create_model', 'load_model', 'load_params', 'predict', 'save_params']
 
 _MODULES = {
   'create_model': 'vit_jax.models.create',
-  'load_model': 'vit_jax.pretrained.architecture',
+  'load_model': 'vit_jax.pretrained.load',
   'load_params': 'vit_jax.pretrained.load',
   'predict': 'vit_jax.inference.predict',
-  'save_params': 'vit_jax.pretrained.load',
+  'save_params': 'vit_jax.pretrained.save',
 }
 
 

@@ -11,9 +11,9 @@ import pytest
 from tests.helpers.paths import FILES
 from vit_jax import create_model, load_params
 from vit_jax.errors import InputError
-from vit_jax.pretrained.architecture import infer_model, load_model
-from vit_jax.pretrained.load import abstract_params
-from vit_jax.pretrained.metadata import About
+from vit_jax.pretrained.architecture import infer_model
+from vit_jax.pretrained.load import abstract_params, load_model
+from vit_jax.pretrained.metadata import Metadata
 
 DATA = FILES
 TINY = dict(hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=2)
@@ -81,8 +81,8 @@ def test_a_size_that_is_nearly_in_the_table():
 def test_what_only_the_file_tells():
   _, arrays = abstract('ViT-Ti/8', num_classes=10, image_size=(16, 24), **TINY)  # 6 patches
   assert 'image_size' not in infer_model(arrays)[1]
-  about = About(activation='gelu', norm_eps=1e-12, image_size=(16, 24))
-  _, found = infer_model(arrays, about)
+  metadata = Metadata(activation='gelu', norm_eps=1e-12, image_size=(16, 24))
+  _, found = infer_model(arrays, metadata)
   assert (found['activation'], found['norm_eps'], found['image_size']) == ('gelu', 1e-12, (16, 24))
 
 

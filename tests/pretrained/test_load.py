@@ -188,13 +188,13 @@ def test_the_head_of_a_bit_resnet_is_swapped_too():
   arrays = read_arrays(DATA / 'bit_v2.npz')
   assert arrays['resnet/head/conv2d/kernel'].shape == (1, 1, 256, 10)
   from vit_jax.pretrained.fit import fit
-  from vit_jax.pretrained.metadata import About
+  from vit_jax.pretrained.metadata import Metadata
 
   want = {
     k: jax.ShapeDtypeStruct((*v.shape[:-1], 3) if 'head' in k else v.shape, v.dtype)
     for k, v in arrays.items()
   }
-  fitted = fit(arrays, want, None, About(), 'bit_v2.npz')
+  fitted = fit(arrays, want, None, Metadata(), 'bit_v2.npz')
   assert not fitted['resnet/head/conv2d/kernel'].any()
   assert fitted['resnet/head/conv2d/kernel'].shape == (1, 1, 256, 3)
 

@@ -9,7 +9,7 @@ import pytest
 from tests.helpers.paths import FILES
 from vit_jax import create_model, load_params, save_params
 from vit_jax.pretrained.formats import read_arrays, read_checkpoint, read_class_names, write_arrays
-from vit_jax.pretrained.metadata import About
+from vit_jax.pretrained.metadata import Metadata
 from vit_jax.training.checkpoint import Checkpoints
 
 DATA = FILES
@@ -41,15 +41,15 @@ def test_a_training_run_is_read_at_any_level(tmp_path):
     loaded = load_params(path, MODEL)
     np.testing.assert_equal(loaded, jax.tree.map(lambda x: x * np.float32(step), params))
     assert read_class_names(path) == list('abcdefghij')
-  assert read_checkpoint(run).about.model == 'ViT-Ti/8'
+  assert read_checkpoint(run).metadata.model == 'ViT-Ti/8'
   assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(loaded))
 
 
 def test_what_is_written_holds_parameters_and_what_was_said_of_them(tmp_path):
   params = load_params(DATA / 'vit_token.npz', MODEL)
   save_params(params, tmp_path / 'p', model=MODEL.clone(activation='gelu'), class_names=['a'] * 10)
-  about = read_checkpoint(tmp_path / 'p').about
-  assert about == About(
+  metadata = read_checkpoint(tmp_path / 'p').metadata
+  assert metadata == Metadata(
     activation='gelu',
     norm_eps=1e-6,
     head='token',

@@ -91,7 +91,7 @@ def test_every_kind_of_file(source, overrides, out, tmp_path, capsys, caplog):
   # And nothing is left to be resized.
   assert caplog.messages == [warning] * bool(unusual and out.suffix == '.npz')
   if out.suffix != '.npz':
-    assert read_checkpoint(out).about.image_size == (64, 48)
+    assert read_checkpoint(out).metadata.image_size == (64, 48)
 
 
 def test_timm_reads_what_timm_wrote_and_back(tmp_path):
@@ -150,8 +150,8 @@ def test_a_run_and_a_run_from_it(tmp_path, digits_dir, capsys, monkeypatch):
   np.testing.assert_array_equal(
     results[0]['embedding/kernel'], resize_patch_embedding(old['embedding/kernel'], 16)
   )
-  assert read_checkpoint(out).about.model == 'ViT-Ti/16'
-  before, after = read_checkpoint(workdir).about, read_checkpoint(out).about
+  assert read_checkpoint(out).metadata.model == 'ViT-Ti/16'
+  before, after = read_checkpoint(workdir).metadata, read_checkpoint(out).metadata
   assert before.class_names == after.class_names == [str(i) for i in range(10)]
   c = config(
     digits_dir, init_from='resized', image_size=32, model='ViT-Ti/16', total_steps=1, lr=1e-6

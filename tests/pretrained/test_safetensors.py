@@ -21,8 +21,8 @@ TIMM = DATA / 'timm_tiny' / 'model.safetensors'
 POSITIONS = 'Transformer/posembed_input/pos_embedding'
 
 
-def infer(arrays, about):
-  name, overrides = infer_model(arrays, about)
+def infer(arrays, metadata):
+  name, overrides = infer_model(arrays, metadata)
   return create_model(name, **overrides)
 
 
@@ -46,14 +46,16 @@ def copy(source, directory, change=lambda tensors: tensors, config=True):
   ],
 )
 def test_what_these_libraries_wrote_is_written_as_it_was(tmp_path, name, kind):
-  arrays, about = read_checkpoint(DATA / name)
+  arrays, metadata = read_checkpoint(DATA / name)
   if name == 'hf_tiny':
-    write_arrays(arrays, tmp_path / 'x', 'hf', about=about)  # timm has no such norm_eps
+    write_arrays(arrays, tmp_path / 'x', 'hf', metadata=metadata)  # timm has no such norm_eps
   else:
-    write_arrays(arrays, tmp_path / 'timm', 'timm', about=about)  # by way of the other formats
+    write_arrays(
+      arrays, tmp_path / 'timm', 'timm', metadata=metadata
+    )  # by way of the other formats
     write_arrays(read_arrays(tmp_path / 'timm'), tmp_path / 'x.npz')
     write_arrays(read_arrays(tmp_path / 'x.npz'), tmp_path / 'orbax')
-    write_arrays(read_arrays(tmp_path / 'orbax'), tmp_path / 'x', kind, about=about)
+    write_arrays(read_arrays(tmp_path / 'orbax'), tmp_path / 'x', kind, metadata=metadata)
   old, new = (load_file(d / 'model.safetensors') for d in (DATA / name, tmp_path / 'x'))
   if name == 'dinov2_tiny':  # not kept: only masked pretraining uses it
     old['embeddings.mask_token'] = np.zeros((1, 16), np.float32)
@@ -64,8 +66,8 @@ def test_what_these_libraries_wrote_is_written_as_it_was(tmp_path, name, kind):
 
 @pytest.mark.parametrize('name', ['hf_tiny', 'dinov2_tiny'])
 def test_the_config_for_transformers_says_the_same(tmp_path, name):
-  arrays, about = read_checkpoint(DATA / name)
-  write_arrays(arrays, tmp_path, 'hf', about=about)
+  arrays, metadata = read_checkpoint(DATA / name)
+  write_arrays(arrays, tmp_path, 'hf', metadata=metadata)
   old, new = (json.loads((d / 'config.json').read_text()) for d in (DATA / name, tmp_path))
   # What has no default, or another one, in transformers.
   told = {
@@ -92,8 +94,8 @@ def test_the_config_for_timm_says_the_same(tmp_path):
   """These fields made timm 1.0.31's create_model('local-dir:DIR', pretrained=True) give the same
   logits as ours, to 5e-6, for every model here."""
   for name in ('timm_registers', 'timm_map'):
-    arrays, about = read_checkpoint(DATA / name)
-    write_arrays(arrays, tmp_path / name, 'timm', about=about)
+    arrays, metadata = read_checkpoint(DATA / name)
+    write_arrays(arrays, tmp_path / name, 'timm', metadata=metadata)
     old, new = (json.loads((d / name / 'config.json').read_text()) for d in (DATA, tmp_path))
     args, more = new['model_args'], old['model_args']
     for k in set(more) - {'init_values', 'in_chans', 'num_classes'}:
@@ -127,8 +129,12 @@ def test_the_model_tells_what_parameters_do_not(tmp_path):
   save_params(params, tmp_path / 'timm', 'timm', model=model)
   args = json.loads((tmp_path / 'timm' / 'config.json').read_text())['model_args']
   assert (args['act_layer'], args['img_size'], args['mlp_ratio']) == ('quick_gelu', [8, 12], 1.5)
-  about = read_checkpoint(tmp_path / 'timm').about
-  assert (about.activation, about.norm_eps, about.image_size) == ('quick_gelu', 1e-5, (8, 12))
+  metadata = read_checkpoint(tmp_path / 'timm').metadata
+  assert (metadata.activation, metadata.norm_eps, metadata.image_size) == (
+    'quick_gelu',
+    1e-5,
+    (8, 12),
+  )
   with pytest.raises(ValueError, match='6 positions are no square grid: give the model'):
     save_params(params, tmp_path / 'x', 'timm')
   with pytest.raises(ValueError, match='timm has no config for norm_eps=1e-12'):
@@ -136,12 +142,12 @@ def test_the_model_tells_what_parameters_do_not(tmp_path):
 
 
 def test_a_single_file_keeps_its_config(tmp_path):
-  arrays, about = read_checkpoint(DATA / 'hf_tiny')
-  write_arrays(arrays, tmp_path / 'a.safetensors', 'hf', about=about)
+  arrays, metadata = read_checkpoint(DATA / 'hf_tiny')
+  write_arrays(arrays, tmp_path / 'a.safetensors', 'hf', metadata=metadata)
   assert [p.name for p in tmp_path.iterdir()] == ['a.safetensors']
   again = read_checkpoint(tmp_path / 'a.safetensors')
   np.testing.assert_equal(again.arrays, arrays)
-  assert again.about == about
+  assert again.metadata == metadata
 
 
 @pytest.mark.parametrize(
@@ -299,12 +305,12 @@ def test_another_normalisation_of_the_pixels_is_named_and_kept(tmp_path, source,
   directory = copy(source, tmp_path / 'x')
   (directory / 'config.json').write_text(json.dumps(config))
   (directory / 'preprocessor_config.json').write_text(json.dumps(preprocessor))
-  arrays, about = read_checkpoint(directory)
+  arrays, metadata = read_checkpoint(directory)
   for format in (kind, 'orbax'):
-    write_arrays(arrays, tmp_path / format, format, about=about)
-    kept = read_checkpoint(tmp_path / format).about
+    write_arrays(arrays, tmp_path / format, format, metadata=metadata)
+    kept = read_checkpoint(tmp_path / format).metadata
     assert (kept.image_mean, kept.image_std) == (mean, std)
-  load_params(tmp_path / kind, infer(arrays, about))
+  load_params(tmp_path / kind, infer(arrays, metadata))
   assert [r.getMessage() for r in caplog.records] == [
     f'{tmp_path / kind} is of a model for images (x - mean) / std with x in [0, 1], mean {mean} '
     f'and std {std}: give it such, or take load_model, which adapts it to images in [-1, 1]'

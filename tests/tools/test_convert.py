@@ -5,7 +5,7 @@ import pytest
 
 from tests.helpers.paths import FILES
 from vit_jax.pretrained.formats import read_arrays, read_checkpoint, write_arrays
-from vit_jax.pretrained.metadata import About
+from vit_jax.pretrained.metadata import Metadata
 from vit_jax.tools import convert
 
 DATA = FILES
@@ -74,8 +74,10 @@ def test_what_the_source_does_not_tell_can_be_given(tmp_path, capsys):
 
 
 def test_what_npz_loses_is_said(tmp_path, capsys):
-  arrays, about = read_checkpoint(DATA / 'hf_tiny')
-  write_arrays(arrays, tmp_path / 'x', 'hf', about=about._replace(class_names=list('abcdefghij')))
+  arrays, metadata = read_checkpoint(DATA / 'hf_tiny')
+  write_arrays(
+    arrays, tmp_path / 'x', 'hf', metadata=metadata._replace(class_names=list('abcdefghij'))
+  )
   assert convert.main([str(tmp_path / 'x'), str(tmp_path / 'a.npz')]) == 0
   assert capsys.readouterr().out.splitlines()[-1] == (
     'note: npz does not keep activation=gelu, norm_eps=1e-12, the names of the classes'
@@ -96,13 +98,15 @@ def test_an_image_size_for_a_grid_that_is_not_square(tmp_path, capsys):
 
 def test_names_that_do_not_fit_the_head_are_left_out_and_said(tmp_path, capsys):
   write_arrays(
-    read_arrays(DATA / 'vit_token.npz'), tmp_path / 'run', about=About(class_names=['cat', 'dog'])
+    read_arrays(DATA / 'vit_token.npz'),
+    tmp_path / 'run',
+    metadata=Metadata(class_names=['cat', 'dog']),
   )
   assert convert.main([str(tmp_path / 'run'), str(tmp_path / 'x'), '--to=timm']) == 0
   assert capsys.readouterr().out.splitlines()[-1] == (
     'note: 2 names of classes are left out, since the head has 10 outputs'
   )
-  assert read_checkpoint(tmp_path / 'x').about.class_names is None
+  assert read_checkpoint(tmp_path / 'x').metadata.class_names is None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from vit_jax.config.fields import model_overrides
 from vit_jax.data import vtab_tasks as data
 from vit_jax.errors import InputError, Interrupted, NotFinite
 from vit_jax.models.create import create_model
-from vit_jax.pretrained.load import load_params, save_params
+from vit_jax.pretrained.load import load_params
+from vit_jax.pretrained.save import save_params
 from vit_jax.transfer import runs as runs_lib
 from vit_jax.transfer import vtab
 

@@ -15,7 +15,7 @@ from vit_jax.config.fields import default_config, model_overrides
 from vit_jax.errors import InputError
 from vit_jax.models.pixels import LOSSES
 from vit_jax.pretrained import orbax
-from vit_jax.pretrained.architecture import Loaded, load_model
+from vit_jax.pretrained.load import Loaded, load_model
 
 log = logging.getLogger('vit_jax')
 

@@ -1,103 +1,37 @@
 """Which model a checkpoint is of, from the names and shapes of its arrays."""
 
-from collections.abc import Mapping, Sequence
-import os
+from collections.abc import Mapping
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
-from flax import linen as nn
-from flax import traverse_util
 import numpy as np
 
 from vit_jax.errors import InputError
-from vit_jax.models.create import create_model
 from vit_jax.models.sizes import RESNET_UNITS, VARIANTS, ResNet, Variant
-from vit_jax.pretrained.fit import fit
-from vit_jax.pretrained.formats import read_checkpoint
-from vit_jax.pretrained.load import abstract_params
-from vit_jax.pretrained.metadata import About
+from vit_jax.pretrained.metadata import Metadata
 
 # Better by a file than by its arrays:
 _TOLD = ('activation', 'norm_eps', 'head', 'pos_embedding', 'pos_embedding_at', 'image_size')
-_SIZES = (*Variant._fields, 'resnet_stages')  # what a name says
 _BIT_ROOT = 'resnet/root_block/standardized_conv2d/kernel'
 
 
-class Loaded(NamedTuple):
-  """A checkpoint ready for use."""
-
-  model: nn.Module
-  params: Any  # for model.apply({'params': params}, images); NumPy arrays
-  class_names: list[str] | None  # None: the file has none
-
-
-def load_model(path: str | os.PathLike, name: str | None = None, **overrides: Any) -> Loaded:
-  """Reads a checkpoint and makes the model that it is of.
-
-      model, params, class_names = load_model('ViT-B_16.npz')
-
-  Args:
-    path: of any kind that `load_params` reads.
-    name: of the model, as for `create_model`; None: as the arrays tell.
-    **overrides: arguments of `create_model` which the checkpoint does not tell or which shall
-      differ, such as dtype and image_size (whereupon the position embedding is resized).
-  Returns:
-    (model, params, class_names). The model takes images in [-1, 1] whatever the file's own
-    normalisation of pixels is: another one becomes part of the patch embedding, which is exact.
-  Raises:
-    InputError: the file cannot be read, or it is of no model that `create_model` makes, or of
-      another than name and overrides say.
-  """
-  arrays, about = read_checkpoint(path, num_heads=overrides.get('num_heads'))
-  if about.image_mean and {*about.image_mean, *about.image_std} != {0.5}:
-    arrays |= absorb_normalization(arrays, about.image_mean, about.image_std)
-  try:
-    found_name, found = infer_model(arrays, about)
-  except InputError as e:
-    raise InputError(f'{path}: {e}') from e
-  if name is not None:
-    found = {field: value for field, value in found.items() if field not in _SIZES}
-  model = create_model(name or found_name, **found | overrides)
-  want = traverse_util.flatten_dict(abstract_params(model), sep='/')
-  params = traverse_util.unflatten_dict(fit(arrays, want, model, about, path), sep='/')
-  return Loaded(model, params, about.class_names)
-
-
-def absorb_normalization(
-  arrays: Mapping[str, np.ndarray], mean: Sequence[float], std: Sequence[float]
-) -> dict[str, np.ndarray]:
-  """A ViT's patch embedding of pixels (p - mean) / std, for pixels in [-1, 1] instead.
-
-  Args:
-    arrays: {canonical name: array}.
-    mean, std: for red, green, blue, of pixels in [0, 1].
-  Returns:
-    {'embedding/kernel': (p, p, 3, D), 'embedding/bias': (D,)}.
-  """
-  kernel = arrays['embedding/kernel'].astype(np.float64)
-  mean, std = np.array(mean), np.array(std)
-  bias = arrays.get('embedding/bias', 0) + np.einsum('hwcd,c->d', kernel, (0.5 - mean) / std)
-  kernel = kernel / (2 * std)[:, None]
-  return {'embedding/kernel': kernel.astype(np.float32), 'embedding/bias': bias.astype(np.float32)}
-
-
 def infer_model(
-  arrays: Mapping[str, np.ndarray], about: About = About()
+  arrays: Mapping[str, np.ndarray], metadata: Metadata = Metadata()
 ) -> tuple[str, dict[str, Any]]:
   """Returns the name and the keyword arguments with which `create_model` makes the model.
 
-  Neither arrays nor `about` tell whether a learned position embedding is added once (assumed) or
+  Neither arrays nor `metadata` tell whether a learned position embedding is added once (assumed) or
   is 'shared' by all blocks. Where none was learned, 'sincos2d' is assumed. Where nothing tells
   image_size, it is left out.
 
   Args:
     arrays: {canonical name: array}, and
-    about: what else the file says, as of `read_checkpoint`.
+    metadata: what else the file says, as of `read_checkpoint`.
   Raises:
     InputError: the arrays are of no model that `create_model` makes.
   """
   name, found = _bit(arrays) if _BIT_ROOT in arrays else _vision_transformer(arrays)
-  told = {field: getattr(about, field) for field in _TOLD}
+  told = {field: getattr(metadata, field) for field in _TOLD}
   return name, found | {field: value for field, value in told.items() if value is not None}
 
 
@@ -172,7 +106,7 @@ def _hybrid(arrays, letter, patch):
 
 
 def _position(arrays, has_cls):
-  """The overrides about positions, and the grid (h, w) of patches where they tell it."""
+  """The overrides for positions, and the grid (h, w) of patches where they tell it."""
   names = [name for name in arrays if re.search(r'posembed_input/|relative_position/', name)]
   if not names:
     return {'pos_embedding': 'sincos2d'}, None

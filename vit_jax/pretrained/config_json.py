@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.errors import InputError
-from vit_jax.pretrained.metadata import About
+from vit_jax.pretrained.metadata import Metadata
 from vit_jax.pretrained.npz import POSITIONS
 
 _HF_ACTIVATIONS = {
@@ -34,7 +34,7 @@ _TIMM_NAMES = {
 _TIMM_EPS = {1e-6: None, 1e-5: 'vit_base_patch16_clip_224'}
 
 
-def read_config(text: str | bytes, path: str | os.PathLike) -> About:
+def read_config(text: str | bytes, path: str | os.PathLike) -> Metadata:
   """Reads timm's or Hugging Face's config.json; `path` is for errors.
 
   Raises:
@@ -44,12 +44,12 @@ def read_config(text: str | bytes, path: str | os.PathLike) -> About:
     config = json.loads(text)
     if not isinstance(config, dict):
       raise ValueError('not an object')
-    return _about(config)
+    return _metadata(config)
   except (ValueError, TypeError, KeyError, AttributeError) as e:
     raise InputError(f'{path} has no readable config of a model ({e})') from e
 
 
-def _about(config):
+def _metadata(config):
   args = config.get('model_args') or {}
   architecture = config.get('architecture') or ''
   activation = config.get('hidden_act') or args.get('act_layer') or config.get('gelu')
@@ -66,7 +66,7 @@ def _about(config):
   )
   heads = config.get('num_attention_heads') or args.get('num_heads') or config.get('num_heads')
   pooling = args.get('global_pool') or config.get('global_pool')
-  return About(
+  return Metadata(
     num_heads=heads and int(heads),
     activation=activation and _HF_ACTIVATIONS.get(activation, activation),
     norm_eps=eps and float(eps),
@@ -79,7 +79,7 @@ def _about(config):
 
 
 def read_preprocessor(text: str | bytes, path: str | os.PathLike) -> dict[str, Any]:
-  """image_mean and image_std of Hugging Face's preprocessor_config.json, as fields of `About`."""
+  """image_mean and image_std of Hugging Face's preprocessor_config.json, as fields of `Metadata`."""
   try:
     config = json.loads(text)
     return _normalization(config.get('image_mean'), config.get('image_std'))
@@ -109,23 +109,23 @@ def _class_names(config, cfg):
 
 
 def timm_config(
-  arrays: Mapping[str, np.ndarray], about: About, no_embed_class: bool
+  arrays: Mapping[str, np.ndarray], metadata: Metadata, no_embed_class: bool
 ) -> dict[str, Any]:
   """The config.json with which `timm.create_model('local-dir:DIR')` makes the same model.
 
   Raises:
     InputError: for what timm's config cannot say.
   """
-  shape = _Shape(arrays, about)
-  if about.norm_eps not in _TIMM_EPS:
+  shape = _Shape(arrays, metadata)
+  if metadata.norm_eps not in _TIMM_EPS:
     raise InputError(
-      f'timm has no config for norm_eps={about.norm_eps:g}, only 1e-6 and 1e-5; '
+      f'timm has no config for norm_eps={metadata.norm_eps:g}, only 1e-6 and 1e-5; '
       'write hf, or say norm_eps=1e-6 if the small difference does not matter'
     )
   pre_norm, patch_bias = 'Transformer/pre_norm/scale' in arrays, 'embedding/bias' in arrays
   if pre_norm == patch_bias:
     raise InputError('timm has pre_norm=True with patch_bias=False or neither, no other pair')
-  if POSITIONS not in arrays and about.pos_embedding != 'none':
+  if POSITIONS not in arrays and metadata.pos_embedding != 'none':
     raise InputError(
       'there is no position embedding: give the model, since timm can hold '
       "pos_embedding='none' but not 'sincos2d', which has no parameters either"
@@ -141,7 +141,7 @@ def timm_config(
     class_token='cls' in arrays,
     global_pool=head,
     fc_norm=False,
-    act_layer=about.activation,
+    act_layer=metadata.activation,
     qkv_bias=shape.qkv_bias,
     pre_norm=pre_norm,
     no_embed_class=no_embed_class,
@@ -152,20 +152,21 @@ def timm_config(
     args['init_values'] = 1e-5
   size = [3, *shape.image_size]
   return dict(
-    architecture=_TIMM_EPS[about.norm_eps] or _TIMM_NAMES.get(shape.width, 'vit_base_patch16_224'),
+    architecture=_TIMM_EPS[metadata.norm_eps]
+    or _TIMM_NAMES.get(shape.width, 'vit_base_patch16_224'),
     num_classes=shape.num_classes,
     num_features=shape.width,
     global_pool=head,
     model_args=args,
-    **({'label_names': about.class_names} if about.class_names else {}),
+    **({'label_names': metadata.class_names} if metadata.class_names else {}),
     pretrained_cfg=dict(
       input_size=size,
       fixed_input_size=True,
       num_classes=shape.num_classes,
       crop_pct=0.9,
       interpolation='bilinear',
-      mean=about.image_mean or [0.5] * 3,
-      std=about.image_std or [0.5] * 3,
+      mean=metadata.image_mean or [0.5] * 3,
+      std=metadata.image_std or [0.5] * 3,
       first_conv='patch_embed.proj',
       classifier='head',
       license='other',
@@ -173,7 +174,7 @@ def timm_config(
   )
 
 
-def hf_config(arrays: Mapping[str, np.ndarray], about: About) -> dict[str, Any]:
+def hf_config(arrays: Mapping[str, np.ndarray], metadata: Metadata) -> dict[str, Any]:
   """The config.json with which transformers makes the same model.
 
   ViTForImageClassification when there is a head, ViTModel when there is none,
@@ -182,7 +183,7 @@ def hf_config(arrays: Mapping[str, np.ndarray], about: About) -> dict[str, Any]:
   Raises:
     InputError: for what none of them is.
   """
-  shape = _Shape(arrays, about)
+  shape = _Shape(arrays, metadata)
   dinov2 = shape.layer_scale or shape.registers
   pooler = 'pre_logits/kernel' in arrays
   wrong = {
@@ -203,12 +204,12 @@ def hf_config(arrays: Mapping[str, np.ndarray], about: About) -> dict[str, Any]:
   config = dict(
     attention_probs_dropout_prob=0.0,
     dtype='float32',
-    hidden_act=_TO_HF[about.activation],
+    hidden_act=_TO_HF[metadata.activation],
     hidden_dropout_prob=0.0,
     hidden_size=shape.width,
     image_size=shape.image_size[0] if len(set(shape.image_size)) == 1 else list(shape.image_size),
     initializer_range=0.02,
-    layer_norm_eps=about.norm_eps,
+    layer_norm_eps=metadata.norm_eps,
     num_attention_heads=shape.num_heads,
     num_channels=3,
     num_hidden_layers=shape.depth,
@@ -232,7 +233,7 @@ def hf_config(arrays: Mapping[str, np.ndarray], about: About) -> dict[str, Any]:
     if pooler:
       config |= dict(pooler_act='tanh', pooler_output_size=arrays['pre_logits/bias'].shape[0])
   if shape.num_classes:
-    names = about.class_names or [f'LABEL_{i}' for i in range(shape.num_classes)]
+    names = metadata.class_names or [f'LABEL_{i}' for i in range(shape.num_classes)]
     config |= dict(
       id2label={str(i): n for i, n in enumerate(names)},
       label2id={n: i for i, n in enumerate(names)},
@@ -240,7 +241,7 @@ def hf_config(arrays: Mapping[str, np.ndarray], about: About) -> dict[str, Any]:
   return dict(sorted((config | {'architectures': [architecture]}).items()))
 
 
-def hf_preprocessor(config: Mapping[str, Any], about: About) -> dict[str, Any]:
+def hf_preprocessor(config: Mapping[str, Any], metadata: Metadata) -> dict[str, Any]:
   """The preprocessor_config.json that goes with the config of `hf_config`."""
   size = config['image_size']
   height, width = (size, size) if isinstance(size, int) else size
@@ -248,9 +249,9 @@ def hf_preprocessor(config: Mapping[str, Any], about: About) -> dict[str, Any]:
     do_normalize=True,
     do_rescale=True,
     do_resize=True,
-    image_mean=about.image_mean or [0.5] * 3,
+    image_mean=metadata.image_mean or [0.5] * 3,
     image_processor_type='ViTImageProcessor',
-    image_std=about.image_std or [0.5] * 3,
+    image_std=metadata.image_std or [0.5] * 3,
     resample=2,
     rescale_factor=1 / 255,
     size=dict(height=height, width=width),
@@ -260,13 +261,13 @@ def hf_preprocessor(config: Mapping[str, Any], about: About) -> dict[str, Any]:
 class _Shape:
   """The sizes of a plain Vision Transformer, read off its arrays."""
 
-  def __init__(self, arrays: Mapping[str, np.ndarray], about: About):
-    if about.activation not in _TO_HF:
-      raise InputError(f'unknown activation {about.activation!r}; there are {", ".join(_TO_HF)}')
-    if about.pos_embedding_at not in (None, 'stem'):
+  def __init__(self, arrays: Mapping[str, np.ndarray], metadata: Metadata):
+    if metadata.activation not in _TO_HF:
+      raise InputError(f'unknown activation {metadata.activation!r}; there are {", ".join(_TO_HF)}')
+    if metadata.pos_embedding_at not in (None, 'stem'):
       raise InputError(
         f'neither timm nor transformers has pos_embedding_at='
-        f'{about.pos_embedding_at!r}; npz and orbax hold every model'
+        f'{metadata.pos_embedding_at!r}; npz and orbax hold every model'
       )
     block = 'Transformer/encoderblock_0'
     query = f'{block}/MultiHeadDotProductAttention_0/query'
@@ -287,9 +288,9 @@ class _Shape:
     self.registers = arrays['registers'].shape[1] if 'registers' in arrays else 0
     self.num_classes = arrays['head/kernel'].shape[1] if 'head/kernel' in arrays else 0
     self.head = 'map' if 'MAPHead_0/probe' in arrays else 'token' if 'cls' in arrays else 'gap'
-    self.image_size = self._image_size(arrays, about)
-    if about.class_names and len(about.class_names) != self.num_classes:
-      raise InputError(f'{len(about.class_names)} class names for a head of {self.num_classes}')
+    self.image_size = self._image_size(arrays, metadata)
+    if metadata.class_names and len(metadata.class_names) != self.num_classes:
+      raise InputError(f'{len(metadata.class_names)} class names for a head of {self.num_classes}')
 
   @property
   def mlp_ratio(self) -> float:
@@ -297,11 +298,11 @@ class _Shape:
     ratio = self.mlp_dim / self.width
     return ratio if int(self.width * ratio) == self.mlp_dim else (self.mlp_dim + 0.5) / self.width
 
-  def _image_size(self, arrays, about):
+  def _image_size(self, arrays, metadata):
     if POSITIONS not in arrays:
-      return about.image_size or (224, 224)
+      return metadata.image_size or (224, 224)
     patches = arrays[POSITIONS].shape[1] - ('cls' in arrays)
-    size = about.image_size
+    size = metadata.image_size
     if size and (size[0] // self.patch) * (size[1] // self.patch) == patches:
       return tuple(size)
     side = round(patches**0.5)

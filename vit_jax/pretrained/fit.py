@@ -1,6 +1,6 @@
 """Arrays of a checkpoint into the shapes of a model: only the head and the positions may change."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import logging
 import os
 from typing import Any
@@ -9,7 +9,7 @@ from flax import linen as nn
 import numpy as np
 
 from vit_jax.errors import InputError, some
-from vit_jax.pretrained.metadata import About
+from vit_jax.pretrained.metadata import Metadata
 from vit_jax.pretrained.posembed import resize_posembed
 
 _HEADS = ('head/', 'resnet/head/')
@@ -20,7 +20,7 @@ def fit(
   arrays: Mapping[str, np.ndarray],
   want: Mapping[str, Any],
   model: nn.Module,
-  about: About,
+  metadata: Metadata,
   path: str | os.PathLike,
   new_head: bool = False,
 ) -> dict[str, np.ndarray]:
@@ -29,7 +29,7 @@ def fit(
   Args:
     arrays: {canonical name: array} of the file.
     want: {canonical name: shape and dtype} of the model.
-    about: what the file says of itself.
+    metadata: what the file says of itself.
     path: of the file, for messages.
     new_head: a new one, whatever the file's is for.
 
@@ -38,7 +38,7 @@ def fit(
   """
   arrays = dict(arrays)
   _fit_head(arrays, want, model, path, new_head)
-  _fit_positions(arrays, want, model, about, path)
+  _fit_positions(arrays, want, model, metadata, path)
   problems = [f'missing {k} {want[k].shape}' for k in sorted(want.keys() - arrays.keys())]
   problems += [f'extra {k} {arrays[k].shape}' for k in sorted(arrays.keys() - want.keys())]
   problems += [
@@ -82,7 +82,7 @@ def _classes(head, arrays):
   return max((arrays[k].shape[-1] for k in head if arrays[k].shape), default=0)
 
 
-def _fit_positions(arrays, want, model, about, path):
+def _fit_positions(arrays, want, model, metadata, path):
   """Resizes learned position embeddings to the model's grid."""
   old_sizes = set()
   for name in want:
@@ -94,7 +94,7 @@ def _fit_positions(arrays, want, model, about, path):
     if name.endswith(('/rows', '/columns')):
       resized, old = _resize_axis(array, shape[0]), f'{len(array)} {name.rsplit("/", 1)[1]}'
     else:
-      resized, old = _resize_grid(array, shape, model, about, path)
+      resized, old = _resize_grid(array, shape, model, metadata, path)
     if resized is not array:
       arrays[name] = resized
       old_sizes.add(old)
@@ -114,12 +114,12 @@ def _resize_axis(array, size):
   return resize_posembed(array[None], (size, 1), (len(array), 1), 0)[0]
 
 
-def _resize_grid(array, shape, model, about, path):
+def _resize_grid(array, shape, model, metadata, path):
   """(1, [1 +] n, D) -> (the same for the model's grid, the old grid in words)."""
   prefix = shape[1] - model.grid[0] * model.grid[1]
   patches = array.shape[1] - prefix
   side = round(max(patches, 0) ** 0.5)
-  grid = _recorded_grid(about, model)
+  grid = _recorded_grid(metadata, model)
   if grid is None or grid[0] * grid[1] != patches:
     if array.shape == shape:
       if side**2 == patches and model.grid != (side, side):
@@ -133,8 +133,26 @@ def _resize_grid(array, shape, model, about, path):
   return resize_posembed(array, model.grid, grid, prefix), '%dx%d patches' % grid
 
 
-def _recorded_grid(about, model):
+def _recorded_grid(metadata, model):
   """The grid (h, w) of the image size that the file records; None where it does not."""
-  if not about.image_size:
+  if not metadata.image_size:
     return None
-  return tuple(s * g // i for s, g, i in zip(about.image_size, model.grid, model.image_size))
+  return tuple(s * g // i for s, g, i in zip(metadata.image_size, model.grid, model.image_size))
+
+
+def absorb_normalization(
+  arrays: Mapping[str, np.ndarray], mean: Sequence[float], std: Sequence[float]
+) -> dict[str, np.ndarray]:
+  """A ViT's patch embedding of pixels (p - mean) / std, for pixels in [-1, 1] instead.
+
+  Args:
+    arrays: {canonical name: array}.
+    mean, std: for red, green, blue, of pixels in [0, 1].
+  Returns:
+    {'embedding/kernel': (p, p, 3, D), 'embedding/bias': (D,)}.
+  """
+  kernel = arrays['embedding/kernel'].astype(np.float64)
+  mean, std = np.array(mean), np.array(std)
+  bias = arrays.get('embedding/bias', 0) + np.einsum('hwcd,c->d', kernel, (0.5 - mean) / std)
+  kernel = kernel / (2 * std)[:, None]
+  return {'embedding/kernel': kernel.astype(np.float32), 'embedding/bias': bias.astype(np.float32)}

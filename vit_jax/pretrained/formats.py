@@ -16,21 +16,21 @@ import numpy as np
 from vit_jax import files
 from vit_jax.errors import InputError, some
 from vit_jax.pretrained import npz, orbax, safetensors
-from vit_jax.pretrained.metadata import About
+from vit_jax.pretrained.metadata import Metadata
 
 log = logging.getLogger('vit_jax')
 
 _PRETEXT = ('mask_token', 'patch_head/')  # of vit_jax.models.masked_patches
 _SUFFIXES = ('.npz', '.safetensors', '.bin', '.pth', '.pt')  # of files; else a directory
 FORMATS = ('npz', 'timm', 'hf', 'orbax')
-PUBLISHED = About(activation='gelu_tanh', norm_eps=1e-6)  # of models whose files do not say
+PUBLISHED = Metadata(activation='gelu_tanh', norm_eps=1e-6)  # of models whose files do not say
 
 
 class Checkpoint(NamedTuple):
   """What a file holds: {canonical name: float32 array}, and what it says besides."""
 
   arrays: dict[str, np.ndarray]
-  about: About
+  metadata: Metadata
 
 
 class _Found(NamedTuple):
@@ -38,7 +38,7 @@ class _Found(NamedTuple):
 
   kind: str  # 'npz', 'safetensors' or 'orbax'
   paths: list[pathlib.Path]
-  about: About = About()
+  metadata: Metadata = Metadata()
 
 
 def read_arrays(path: str | os.PathLike, *, num_heads: int | None = None) -> dict[str, np.ndarray]:
@@ -53,7 +53,7 @@ def read_arrays(path: str | os.PathLike, *, num_heads: int | None = None) -> dic
 def read_class_names(path: str | os.PathLike) -> list[str] | None:
   """The names of the classes in the order of the head's outputs; None where the file has none."""
   with _found(path) as found:
-    return found.about.class_names
+    return found.metadata.class_names
 
 
 def read_checkpoint(
@@ -72,20 +72,20 @@ def read_checkpoint(
     InputError: naming the file, when it is missing, damaged, unknown, or holds a number that is
       not finite.
   """
-  with _found(path) as (kind, paths, about):
+  with _found(path) as (kind, paths, metadata):
     if kind == 'npz':
       arrays = npz.read_npz(paths[0])
     elif kind == 'orbax':
       arrays = npz.canonical(_without_pretext(orbax.read_orbax(paths[0]), path), path)
     else:
       arrays, kind = safetensors.read_safetensors(
-        paths, about, num_heads=num_heads, num_patches=num_patches
+        paths, metadata, num_heads=num_heads, num_patches=num_patches
       )
   for name in arrays:
     arrays[name] = as_float32(arrays[name], path, name)
   if wrong := _not_finite(arrays):
     raise InputError(f'{path} is damaged: not finite in {some(wrong)}')
-  return Checkpoint(arrays, about._replace(format=kind))
+  return Checkpoint(arrays, metadata._replace(format=kind))
 
 
 def _without_pretext(arrays, path):
@@ -114,7 +114,7 @@ def write_arrays(
   path: str | os.PathLike,
   format: str | None = None,
   *,
-  about: About = About(),
+  metadata: Metadata = Metadata(),
   spelling: str = 'pre_linen',
 ) -> None:
   """Writes {canonical name: array}; `path` is replaced in one piece.
@@ -124,7 +124,7 @@ def write_arrays(
       config.json, or a .safetensors file, which keeps the config in its metadata.
     format: 'npz', 'timm', 'hf' or 'orbax'; None: npz for a path that ends so, orbax for one
       without an ending.
-    about: what the arrays do not tell: activation (default 'gelu_tanh'), norm_eps (default 1e-6),
+    metadata: what the arrays do not tell: activation (default 'gelu_tanh'), norm_eps (default 1e-6),
       image_size (needed for a grid that is not square), class_names, model.
     spelling: of npz names, 'pre_linen' (what the original code and timm read) or 'linen'.
 
@@ -138,13 +138,13 @@ def write_arrays(
   if format == 'npz':
     npz.write_npz(arrays, path, spelling=spelling)
   elif format == 'orbax':
-    orbax.write_orbax(arrays, path, about)
+    orbax.write_orbax(arrays, path, metadata)
   else:
-    about = about._replace(
-      activation=about.activation or PUBLISHED.activation,
-      norm_eps=about.norm_eps or PUBLISHED.norm_eps,
+    metadata = metadata._replace(
+      activation=metadata.activation or PUBLISHED.activation,
+      norm_eps=metadata.norm_eps or PUBLISHED.norm_eps,
     )
-    safetensors.write_safetensors(arrays, path, format, about)
+    safetensors.write_safetensors(arrays, path, format, metadata)
 
 
 def format_for(path: str | os.PathLike, format: str | None) -> str:
@@ -250,7 +250,7 @@ def _file(path):
   if start.lstrip()[:1] == b'<':
     raise InputError(f'{path} is not a readable {what} (it is a web page); download it again')
   if start[8:9] == b'{' or path.suffix == '.safetensors':
-    return _Found('safetensors', [path], safetensors.read_about(path))
+    return _Found('safetensors', [path], safetensors.read_metadata(path))
   if start[:2] == b'PK' or path.suffix == '.npz':
     return _Found('npz', [path])
   if start[:1] == b'\x80' or path.suffix in ('.bin', '.pth', '.pt'):
@@ -268,9 +268,9 @@ def _directory(path):
   if (path / safetensors.INDEX).exists():
     index = path / safetensors.INDEX
     shards = [_file(index.with_name(name)).paths[0] for name in safetensors.shard_names(index)]
-    return _Found('safetensors', shards, safetensors.read_about(shards[0]))
+    return _Found('safetensors', shards, safetensors.read_metadata(shards[0]))
   if checkpoint := orbax.find(path):
-    return _Found('orbax', [checkpoint], orbax.read_about(checkpoint))
+    return _Found('orbax', [checkpoint], orbax.read_metadata(checkpoint))
   pickles = sorted(p.name for p in path.glob('*.bin'))
   if pickles:
     raise InputError(

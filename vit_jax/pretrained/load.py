@@ -2,21 +2,31 @@
 
 import logging
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import linen as nn
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from vit_jax.pretrained.fingerprint import named_leaves
-from vit_jax.pretrained.fit import fit
-from vit_jax.pretrained.formats import read_checkpoint, write_arrays
-from vit_jax.pretrained.metadata import About
+from vit_jax.errors import InputError
+from vit_jax.models.create import create_model
+from vit_jax.models.sizes import Variant
+from vit_jax.pretrained.architecture import infer_model
+from vit_jax.pretrained.fit import absorb_normalization, fit
+from vit_jax.pretrained.formats import read_checkpoint
+from vit_jax.pretrained.metadata import MODEL_FIELDS
 
-_TOLD_BY_THE_MODEL = ('activation', 'norm_eps', 'head', 'pos_embedding', 'pos_embedding_at')
+_SIZES = (*Variant._fields, 'resnet_stages')  # what a name says
 log = logging.getLogger('vit_jax')
+
+
+class Loaded(NamedTuple):
+  """A checkpoint ready for use."""
+
+  model: nn.Module
+  params: Any  # for model.apply({'params': params}, images); NumPy arrays
+  class_names: list[str] | None  # None: the file has none
 
 
 def abstract_params(model: nn.Module) -> Any:
@@ -48,17 +58,19 @@ def load_params(path: str | os.PathLike, model: nn.Module, *, new_head: bool = F
   want = traverse_util.flatten_dict(abstract_params(model), sep='/')
   num_heads = next((x.shape[1] for k, x in want.items() if k.endswith('/query/kernel')), None)
   grid = getattr(model, 'grid', None)
-  arrays, about = read_checkpoint(path, num_heads=num_heads, num_patches=grid and grid[0] * grid[1])
-  _warn_of_contradictions(path, about, model, num_heads)
-  params = fit(arrays, want, model, about, path, new_head)
+  arrays, metadata = read_checkpoint(
+    path, num_heads=num_heads, num_patches=grid and grid[0] * grid[1]
+  )
+  _warn_of_contradictions(path, metadata, model, num_heads)
+  params = fit(arrays, want, model, metadata, path, new_head)
   return traverse_util.unflatten_dict(params, sep='/')
 
 
-def _warn_of_contradictions(path, about, model, num_heads):
+def _warn_of_contradictions(path, metadata, model, num_heads):
   """Warns of what changes the numbers and not the shapes."""
-  given = {field: getattr(model, field, None) for field in _TOLD_BY_THE_MODEL}
+  given = {field: getattr(model, field, None) for field in MODEL_FIELDS}
   for field, given in (given | {'num_heads': num_heads}).items():
-    said = getattr(about, field)
+    said = getattr(metadata, field)
     if said is not None and given is not None and said != given:
       log.warning(
         '%s says %s=%r, the model has %r: its outputs will differ; create_model(..., '
@@ -70,46 +82,43 @@ def _warn_of_contradictions(path, about, model, num_heads):
         field,
         said,
       )
-  if about.image_mean and {*about.image_mean, *about.image_std} != {0.5}:
+  if metadata.image_mean and {*metadata.image_mean, *metadata.image_std} != {0.5}:
     log.warning(
       '%s is of a model for images (x - mean) / std with x in [0, 1], mean %s and std '
       '%s: give it such, or take load_model, which adapts it to images in [-1, 1]',
       path,
-      about.image_mean,
-      about.image_std,
+      metadata.image_mean,
+      metadata.image_std,
     )
 
 
-def save_params(
-  params: Any,
-  path: str | os.PathLike,
-  format: str | None = None,
-  *,
-  model: nn.Module | None = None,
-  class_names: list[str] | None = None,
-  spelling: str = 'pre_linen',
-) -> None:
-  """Writes parameters for other programs to read; `load_params` reads back the same bits.
+def load_model(path: str | os.PathLike, name: str | None = None, **overrides: Any) -> Loaded:
+  """Reads a checkpoint and makes the model that it is of.
+
+      model, params, class_names = load_model('ViT-B_16.npz')
 
   Args:
-    params: a parameter tree.
-    path: .npz: a file, as published. orbax: a directory. timm, hf: a directory, which gets
-      model.safetensors and config.json, or a .safetensors file. Replaced in one piece.
-    format: 'npz', 'timm', 'hf' or 'orbax'; None: npz for a path that ends so, else orbax.
-    model: tells what parameters do not: activation (else 'gelu_tanh' is taken for granted),
-      norm_eps (else 1e-6), image size (else a square).
-    class_names: in the order of the head's outputs; kept by timm, hf and orbax.
-    spelling: of npz names, 'pre_linen' (what the original code and timm read) or 'linen'.
-
+    path: of any kind that `load_params` reads.
+    name: of the model, as for `create_model`; None: as the arrays tell.
+    **overrides: arguments of `create_model` which the checkpoint does not tell or which shall
+      differ, such as dtype and image_size (whereupon the position embedding is resized).
+  Returns:
+    (model, params, class_names). The model takes images in [-1, 1] whatever the file's own
+    normalisation of pixels is: another one becomes part of the patch embedding, which is exact.
   Raises:
-    InputError: for what the format cannot hold, or when it cannot be written.
+    InputError: the file cannot be read, or it is of no model that `create_model` makes, or of
+      another than name and overrides say.
   """
-  names, leaves = named_leaves(params)
-  about = About(class_names=list(class_names) if class_names else None)
-  if model is not None:
-    about = about._replace(
-      image_size=model.image_size,
-      **{field: getattr(model, field, None) for field in _TOLD_BY_THE_MODEL},
-    )
-  arrays = {name: np.asarray(leaf) for name, leaf in zip(names, leaves)}
-  write_arrays(arrays, path, format, about=about, spelling=spelling)
+  arrays, metadata = read_checkpoint(path, num_heads=overrides.get('num_heads'))
+  if metadata.image_mean and {*metadata.image_mean, *metadata.image_std} != {0.5}:
+    arrays |= absorb_normalization(arrays, metadata.image_mean, metadata.image_std)
+  try:
+    found_name, found = infer_model(arrays, metadata)
+  except InputError as e:
+    raise InputError(f'{path}: {e}') from e
+  if name is not None:
+    found = {field: value for field, value in found.items() if field not in _SIZES}
+  model = create_model(name or found_name, **found | overrides)
+  want = traverse_util.flatten_dict(abstract_params(model), sep='/')
+  params = traverse_util.unflatten_dict(fit(arrays, want, model, metadata, path), sep='/')
+  return Loaded(model, params, metadata.class_names)

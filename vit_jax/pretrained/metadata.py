@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 
-class About(NamedTuple):
+class Metadata(NamedTuple):
   """What a file says of itself besides its arrays; None where it says nothing."""
 
   num_heads: int | None = None
@@ -18,3 +18,7 @@ class About(NamedTuple):
   class_names: list[str] | None = None
   model: str | None = None  # as create_model spells it, 'ViT-B/16'
   format: str | None = None  # of the file: 'npz', 'timm', 'hf' or 'orbax'
+
+
+# What a model records of itself, and checks when it loads a file that tells.
+MODEL_FIELDS = ('activation', 'norm_eps', 'head', 'pos_embedding', 'pos_embedding_at')

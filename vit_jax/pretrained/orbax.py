@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from vit_jax.errors import InputError, reason, some
 from vit_jax.files import local
 from vit_jax.pretrained.fingerprint import fingerprint, named_leaves
-from vit_jax.pretrained.metadata import About
+from vit_jax.pretrained.metadata import Metadata
 
 _STEP, _PARAMS, _META = 'state', 'params', 'meta'  # items of Orbax's composite checkpoints
 _AVERAGE = 'average'  # of the parameters, in the state of a run that keeps one
@@ -84,23 +84,25 @@ def _meta(path):
   return ocp.JsonCheckpointHandler().restore(path / _META)
 
 
-def read_about(path: epath.Path) -> About:
+def read_metadata(path: epath.Path) -> Metadata:
   """What the run or the writer recorded of the model."""
   try:
     meta = _meta(path)
   except Exception as e:
     raise InputError(f'the checkpoint {path} cannot be read ({reason(e)}): it is damaged') from e
-  about = About(**{field: meta[field] for field in About._fields if meta.get(field)})
-  return about._replace(
+  metadata = Metadata(**{field: meta[field] for field in Metadata._fields if meta.get(field)})
+  return metadata._replace(
     **{
       field: tuple(value)
-      for field, value in about._asdict().items()
+      for field, value in metadata._asdict().items()
       if isinstance(value, list) and field != 'class_names'
     }
   )
 
 
-def write_orbax(arrays: Mapping[str, np.ndarray], path: str | os.PathLike, about: About) -> None:
+def write_orbax(
+  arrays: Mapping[str, np.ndarray], path: str | os.PathLike, metadata: Metadata
+) -> None:
   """Writes parameters as the directory `path`, which appears in one piece.
 
   Raises:
@@ -111,7 +113,7 @@ def write_orbax(arrays: Mapping[str, np.ndarray], path: str | os.PathLike, about
     raise InputError(
       f'{path} is there already, and no directory of parameters that may be replaced'
     )
-  meta = {k: v for k, v in about._asdict().items() if v is not None and k != 'format'}
+  meta = {k: v for k, v in metadata._asdict().items() if v is not None and k != 'format'}
   meta['fingerprint'] = {k: fingerprint({k: x})[k] for k, x in arrays.items()}
   tree = traverse_util.unflatten_dict(dict(arrays), sep='/')
   try:

@@ -50,42 +50,42 @@ def resize_checkpoint(
   out = pathlib.Path(out).expanduser()
   if os.path.lexists(out) and not force:
     raise InputError(f'{out} is there already: give another name, or --force to replace it')
-  old, about = read_checkpoint(path, num_heads=num_heads)
-  format = _format(path, about, out)
+  old, metadata = read_checkpoint(path, num_heads=num_heads)
+  format = _format(path, metadata, out)
   if old_image_size is None:
-    old_image_size = _recorded_size(old, about.image_size)
+    old_image_size = _recorded_size(old, metadata.image_size)
   try:
     new = resize_arrays(
       old, image_size, patch_size=patch_size, old_image_size=old_image_size, method=method
     )
   except InputError as e:
     raise InputError(f'{path}: {e}') from e
-  about = about._replace(image_size=_sides(image_size))
-  if patch_size and about.model:  # 'ViT-B/16' -> 'ViT-B/32'
-    about = about._replace(model=f'{about.model.rsplit("/", 1)[0]}/{patch_size}')
-  write_arrays(new, out, format, about=about)
+  metadata = metadata._replace(image_size=_sides(image_size))
+  if patch_size and metadata.model:  # 'ViT-B/16' -> 'ViT-B/32'
+    metadata = metadata._replace(model=f'{metadata.model.rsplit("/", 1)[0]}/{patch_size}')
+  write_arrays(new, out, format, metadata=metadata)
   return {name: (old[name].shape, new[name].shape) for name in old if new[name] is not old[name]}
 
 
-def _format(path, about, out):
+def _format(path, metadata, out):
   """What `out` is written as, to hold all that changes the model's outputs, or a warning."""
   if out.suffix == '.safetensors':
-    if about.format not in ('timm', 'hf'):
+    if metadata.format not in ('timm', 'hf'):
       raise InputError(
         f"{out}: {path} does not tell whether timm's or Hugging Face's names are "
         'wanted; write npz or orbax, and vit_jax.tools.convert goes on from it'
       )
-    if about.activation is None:
+    if metadata.activation is None:
       raise InputError(
         f'{path} has no config.json that tells its activation: put one beside it, or write npz'
       )
-    return about.format
+    return metadata.format
   if out.suffix != '.npz':
     return 'orbax'
   unusual = [
-    f'{field}={getattr(about, field)!r}'
+    f'{field}={getattr(metadata, field)!r}'
     for field in ('activation', 'norm_eps')
-    if getattr(about, field) not in (None, getattr(PUBLISHED, field))
+    if getattr(metadata, field) not in (None, getattr(PUBLISHED, field))
   ]
   if unusual:
     log.warning('npz does not keep %s of %s: give that to create_model', ', '.join(unusual), path)

@@ -19,7 +19,7 @@ from vit_jax.errors import InputError
 from vit_jax.files import local, replacing
 from vit_jax.models.sizes import VARIANTS
 from vit_jax.pretrained import config_json, torch_layout
-from vit_jax.pretrained.metadata import About
+from vit_jax.pretrained.metadata import Metadata
 
 FILE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 CONFIG, PREPROCESSOR = 'config.json', 'preprocessor_config.json'
@@ -28,7 +28,7 @@ log = logging.getLogger('vit_jax')
 
 def read_safetensors(
   shards: list[pathlib.Path],
-  about: About,
+  metadata: Metadata,
   *,
   num_heads: int | None = None,
   num_patches: int | None = None,
@@ -37,8 +37,8 @@ def read_safetensors(
 
   Args:
     shards: the files that together hold the model.
-    about: of its config.json.
-    num_heads: None: as `about` says, else as usual for the width.
+    metadata: of its config.json.
+    num_heads: None: as `metadata` says, else as usual for the width.
     num_patches: of the grid of positions, where it is known.
 
   Raises:
@@ -56,29 +56,31 @@ def read_safetensors(
     raise InputError(f'{path} is of another model: {reason}')
   kind, prefix = found
   width = _width(shards, kind, prefix)
-  heads = num_heads or about.num_heads or _usual_heads(path, width)
+  heads = num_heads or metadata.num_heads or _usual_heads(path, width)
   try:
     arrays = torch_layout.from_torch(_tensors(shards), kind, prefix, heads)
   except InputError as e:
     raise InputError(f'{path}: {e}') from e
-  if about.image_size and 'embedding/kernel' in arrays:
+  if metadata.image_size and 'embedding/kernel' in arrays:
     p, q = arrays['embedding/kernel'].shape[:2]
-    num_patches = about.image_size[0] // p * (about.image_size[1] // q)
+    num_patches = metadata.image_size[0] // p * (metadata.image_size[1] // q)
   torch_layout.read_positions(arrays, num_patches)
   return arrays, kind
 
 
-def read_about(path: pathlib.Path) -> About:
+def read_metadata(path: pathlib.Path) -> Metadata:
   """What is known of the model: from the config in the metadata, or config.json beside it."""
   with _open(path) as f:
     text = (f.metadata() or {}).get('config')
   config, preprocessor = path.with_name(CONFIG), path.with_name(PREPROCESSOR)
   if text is None and config.is_file():
     path, text = config, config.read_bytes()
-  about = About() if text is None else config_json.read_config(text, path)
+  metadata = Metadata() if text is None else config_json.read_config(text, path)
   if preprocessor.is_file():
-    about = about._replace(**config_json.read_preprocessor(preprocessor.read_bytes(), preprocessor))
-  return about
+    metadata = metadata._replace(
+      **config_json.read_preprocessor(preprocessor.read_bytes(), preprocessor)
+    )
+  return metadata
 
 
 def shard_names(index: pathlib.Path) -> list[str]:
@@ -141,7 +143,7 @@ def _tensors(shards) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def write_safetensors(
-  arrays: Mapping[str, np.ndarray], path: str | os.PathLike, kind: str, about: About
+  arrays: Mapping[str, np.ndarray], path: str | os.PathLike, kind: str, metadata: Metadata
 ) -> None:
   """Writes {canonical name: array} with a config.json.
 
@@ -149,17 +151,17 @@ def write_safetensors(
     path: a directory, which gets model.safetensors, config.json and, for hf,
       preprocessor_config.json; or a .safetensors file, which holds the config in its metadata.
     kind: 'timm' or 'hf'.
-    about: activation and norm_eps; image_size, for a grid that is not square; class_names.
+    metadata: activation and norm_eps; image_size, for a grid that is not square; class_names.
 
   Raises:
     InputError: for what the format cannot hold, or when it cannot be written.
   """
   if kind == 'timm':
     with_rows, no_embed_class = torch_layout.write_positions(arrays)
-    config = config_json.timm_config(arrays, about, no_embed_class)
+    config = config_json.timm_config(arrays, metadata, no_embed_class)
     tensors = torch_layout.to_torch(with_rows, 'timm')
   else:
-    config = config_json.hf_config(arrays, about)
+    config = config_json.hf_config(arrays, metadata)
     is_vit = config['model_type'] == 'vit'
     tensors = torch_layout.to_torch(arrays, 'vit' if is_vit else 'dinov2')
     if not is_vit:  # asked for, and used in masked pretraining alone
@@ -168,7 +170,7 @@ def write_safetensors(
       tensors = {k if k.startswith('classifier.') else f'vit.{k}': v for k, v in tensors.items()}
   texts = {CONFIG: json.dumps(config, indent=2) + '\n'}
   if kind == 'hf':
-    preprocessor = config_json.hf_preprocessor(config, about)
+    preprocessor = config_json.hf_preprocessor(config, metadata)
     texts[PREPROCESSOR] = json.dumps(preprocessor, indent=2) + '\n'
   path = local(path)
   with contextlib.ExitStack() as stack:  # all files are written before the first is replaced

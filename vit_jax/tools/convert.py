@@ -14,7 +14,7 @@ from vit_jax.errors import InputError, exit_on_error
 from vit_jax.inference.checkpoint_args import size
 from vit_jax.models.layers import ACTIVATIONS
 from vit_jax.pretrained.formats import FORMATS, PUBLISHED, format_for, read_checkpoint, write_arrays
-from vit_jax.pretrained.metadata import About
+from vit_jax.pretrained.metadata import Metadata
 from vit_jax.pretrained.npz import SPELLINGS
 
 
@@ -47,45 +47,47 @@ def convert(
   if os.path.lexists(os.path.expanduser(dst)) and not force:
     raise InputError(f'{dst} is there already: give another name, or --force to replace it')
   to = format_for(dst, to)
-  arrays, about = read_checkpoint(src, num_heads=num_heads)
+  arrays, metadata = read_checkpoint(src, num_heads=num_heads)
   if isinstance(image_size, int):
     image_size = (image_size, image_size)
   given = dict(activation=activation, norm_eps=norm_eps, image_size=image_size)
-  about = about._replace(**{k: v for k, v in given.items() if v is not None})
-  if to in ('timm', 'hf') and about.activation is None and about.format in ('timm', 'hf'):
+  metadata = metadata._replace(**{k: v for k, v in given.items() if v is not None})
+  if to in ('timm', 'hf') and metadata.activation is None and metadata.format in ('timm', 'hf'):
     raise InputError(
       f'{src} has no config.json that tells its activation: give --activation=gelu, '
       "timm's and Hugging Face's usual one, or gelu_tanh, the published npz files'"
     )
-  notes = _notes(about, to)
+  notes = _notes(metadata, to)
   outputs = len(arrays.get('head/bias', ()))
-  if about.class_names and to in ('timm', 'hf') and len(about.class_names) != outputs:
+  if metadata.class_names and to in ('timm', 'hf') and len(metadata.class_names) != outputs:
     notes.append(
-      f'note: {len(about.class_names)} names of classes are left out, since the head '
+      f'note: {len(metadata.class_names)} names of classes are left out, since the head '
       f'has {outputs} outputs'
     )
-    about = about._replace(class_names=None)
-  write_arrays(arrays, dst, to, about=about, spelling=spelling)
+    metadata = metadata._replace(class_names=None)
+  write_arrays(arrays, dst, to, metadata=metadata, spelling=spelling)
   count = f'{len(arrays)} arrays, {sum(x.size for x in arrays.values()):,} parameters'
-  return [f'{src}: {about.format}, {count}', f'{dst}: {to}, the same numbers', *notes]
+  return [f'{src}: {metadata.format}, {count}', f'{dst}: {to}, the same numbers', *notes]
 
 
-def _notes(about: About, to: str) -> list[str]:
+def _notes(metadata: Metadata, to: str) -> list[str]:
   """What the reader of the new file should know."""
   if to == 'npz':
     unusual = [
-      f'{k}={getattr(about, k)}'
+      f'{k}={getattr(metadata, k)}'
       for k in ('activation', 'norm_eps')
-      if getattr(about, k) not in (None, getattr(PUBLISHED, k))
+      if getattr(metadata, k) not in (None, getattr(PUBLISHED, k))
     ]
-    if about.image_mean and {*about.image_mean, *about.image_std} != {0.5}:
-      unusual.append(f'image_mean={about.image_mean}, image_std={about.image_std}')
-    unusual += ['the names of the classes'] * bool(about.class_names)
+    if metadata.image_mean and {*metadata.image_mean, *metadata.image_std} != {0.5}:
+      unusual.append(f'image_mean={metadata.image_mean}, image_std={metadata.image_std}')
+    unusual += ['the names of the classes'] * bool(metadata.class_names)
     return [f'note: npz does not keep {", ".join(unusual)}'] * bool(unusual)
   if to == 'orbax':
     return []
   assumed = [
-    f'{k}={getattr(PUBLISHED, k)}' for k in ('activation', 'norm_eps') if getattr(about, k) is None
+    f'{k}={getattr(PUBLISHED, k)}'
+    for k in ('activation', 'norm_eps')
+    if getattr(metadata, k) is None
   ]
   return [f'note: {", ".join(assumed)} taken for granted, as in the published models'] * bool(
     assumed

@@ -35,7 +35,7 @@ from vit_jax.evaluation import per_class_report, scores
 from vit_jax.inference import checkpoint_args
 from vit_jax.models.pixels import to_input, to_probabilities
 from vit_jax.parallel.mesh import MeshPartitioner
-from vit_jax.pretrained.architecture import Loaded
+from vit_jax.pretrained.load import Loaded
 from vit_jax.training.step import cross_entropy
 
 log = logging.getLogger('vit_jax')

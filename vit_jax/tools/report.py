@@ -30,7 +30,7 @@ from vit_jax.figures.examples import Examples, Predictor
 from vit_jax.files import local, replacing
 from vit_jax.inference import checkpoint_args
 from vit_jax.parallel.mesh import MeshPartitioner
-from vit_jax.pretrained.architecture import Loaded
+from vit_jax.pretrained.load import Loaded
 from vit_jax.report import page, summary
 from vit_jax.tools.figures import pictures
 

@@ -38,9 +38,9 @@ def checkpoint_fields(checkpoint: str) -> dict[str, Any]:
   Raises:
     InputError: it cannot be read, or is of no model that `create_model` makes.
   """
-  arrays, about = read_checkpoint(checkpoint)
+  arrays, metadata = read_checkpoint(checkpoint)
   try:
-    name, found = infer_model(arrays, about)
+    name, found = infer_model(arrays, metadata)
   except InputError as e:
     raise InputError(f'{checkpoint}: {e}') from e
   dropped = ('representation_size', 'num_classes', 'image_size')  # the task says the others
