@@ -11,9 +11,9 @@ from tests.helpers.shapes import NUM_TEST, NUM_TRAIN
 from vit_jax.data.open_source import open_source
 from vit_jax.dedup.bands import find_pairs, make_index
 from vit_jax.dedup.contact_sheet import choose_pairs, draw_sheet
+from vit_jax.dedup.example_ids import ExampleId, ExampleIds, parse_dataset
 from vit_jax.dedup.hashes import against_hashes, train_hashes, trim_borders
-from vit_jax.dedup.ids import excluded_positions, format_ids, read_ids
-from vit_jax.dedup.records import RecordId, Records, parse_records
+from vit_jax.dedup.ids_file import excluded_positions, format_ids, read_ids
 from vit_jax.errors import InputError
 
 
@@ -140,7 +140,7 @@ def test_nothing_to_find():
   assert find_pairs(make_index(some, some, 8), none, none).shape == (0, 3)
 
 
-# Records and ids.
+# ExampleIds and ids.
 
 
 @pytest.mark.parametrize(
@@ -155,13 +155,13 @@ def test_nothing_to_find():
   ],
 )
 def test_data_set_and_split(text, want):
-  assert parse_records(text, 'DEFAULT') == want
+  assert parse_dataset(text, 'DEFAULT') == want
 
 
 @pytest.mark.parametrize('which', [0, 1], ids=['array_record', 'tfrecord'])
 @pytest.mark.parametrize('split', ['train', 'train[7:30]', 'test[3:]+train[:-5]', 'all'])
 def test_an_id_is_the_same_record_whatever_the_slice(shapes, split, which):
-  records = Records('shapes', split, shapes[which])
+  records = ExampleIds('shapes', split, shapes[which])
   whole = {name: open_source('shapes', name, shapes[0]) for name in ('train', 'test')}
   assert len(records) == len(records.source) == sum(b - a for _, a, b in records.ranges)
   for i in range(len(records)):
@@ -174,7 +174,7 @@ def write(path, records, ids, **changes):
     records,
     threshold='8',
     against='b:test',
-    reasons={RecordId(*i): 'distance 3 to b:test 4' for i in ids},
+    reasons={ExampleId(*i): 'distance 3 to b:test 4' for i in ids},
   )
   for old, new in changes.items():
     assert old in text
@@ -184,7 +184,7 @@ def write(path, records, ids, **changes):
 
 
 def test_file_of_ids(shapes, tmp_path):
-  records = Records('shapes', 'train+test', shapes[0])
+  records = ExampleIds('shapes', 'train+test', shapes[0])
   path = write(tmp_path / 'ids.txt', records, [('train', 12), ('test', 3), ('train', 5)])
   assert (
     pathlib.Path(path).read_text()
@@ -217,11 +217,11 @@ train 12  # distance 3 to b:test 4
   ],
 )
 def test_positions_to_leave_out(shapes, tmp_path, split, want):
-  records = Records('shapes', 'all', shapes[0])
+  records = ExampleIds('shapes', 'all', shapes[0])
   ids = read_ids(write(tmp_path / 'ids', records, [('train', 12), ('test', 3), ('train', 5)]))
   for data_dir in shapes:  # either file format
     assert sorted(excluded_positions(ids, 'shapes', split, data_dir).tolist()) == sorted(want)
-    got = Records('shapes', split, data_dir)
+    got = ExampleIds('shapes', split, data_dir)
     assert {str(got.id(i)) for i in want} <= {'train 5', 'train 12', 'test 3'}
 
 
@@ -245,7 +245,7 @@ BAD_FILES = {
 
 @pytest.mark.parametrize('changes, message', BAD_FILES.values(), ids=BAD_FILES)
 def test_bad_file_of_ids(shapes, tmp_path, changes, message):
-  records = Records('shapes', 'train+test', shapes[0])
+  records = ExampleIds('shapes', 'train+test', shapes[0])
   path = write(tmp_path / 'i', records, [('train', 12), ('test', 3), ('train', 5)], **changes)
   with pytest.raises(InputError, match=f'^{path}.*{message}'):
     read_ids(path)
@@ -257,7 +257,7 @@ def test_missing_file_of_ids(tmp_path):
 
 
 def test_ids_of_another_data_set(shapes, digits_dir, tmp_path):
-  records = Records('shapes', 'train', shapes[0])
+  records = ExampleIds('shapes', 'train', shapes[0])
   ids = [('train', 39), ('train', 40)]
   plain = read_ids(write(tmp_path / 'i', records, ids))
   with pytest.raises(InputError, match=r'are of shapes/1.2.0, not of digits/\d.\d.\d: make them'):
@@ -287,7 +287,7 @@ def folder(root):
 
 def test_ids_of_a_folder_hold_while_its_files_have_the_same_names(tmp_path):
   one = folder(tmp_path / 'one')
-  ids = read_ids(write(tmp_path / 'i', Records(one, 'train'), [('train', 1)]))
+  ids = read_ids(write(tmp_path / 'i', ExampleIds(one, 'train'), [('train', 1)]))
   two = shutil.copytree(one, tmp_path / 'moved')
   names = lambda split: (lambda part: [part.record_name(i) for i in range(len(part))])(
     open_source(str(two), split)
@@ -295,7 +295,7 @@ def test_ids_of_a_folder_hold_while_its_files_have_the_same_names(tmp_path):
   for split in ('train', 'train[1:]', 'train[:1]+train[1:]'):  # slices are samples
     left_out = [names(split)[i] for i in excluded_positions(ids, str(two), split)]
     assert left_out == [name for name in names(split) if name.endswith('/b.png')]
-    records = Records(str(two), split)
+    records = ExampleIds(str(two), split)
     assert [names('train')[records.id(i).index] for i in range(len(records))] == names(split)
   os.rename(two / 'train/cat/a.png', two / 'train/cat/z.png')
   with pytest.raises(InputError, match='have other names than when the ids in .* were made: make'):
@@ -307,7 +307,7 @@ def test_ids_of_a_folder_hold_while_its_files_have_the_same_names(tmp_path):
 
 def test_ids_of_a_task_are_those_of_its_data_set(vtab_dir, tmp_path):
   data_dir = str(vtab_dir)
-  task = Records('vtab/dtd', 'train800val200', data_dir)
+  task = ExampleIds('vtab/dtd', 'train800val200', data_dir)
   assert str(task.id(0)) == 'train 0' and str(task.id(799)) == 'train 799'
   assert str(task.id(800)) == 'validation 0' and len(task) == 1000
   whole = open_source('dtd', 'validation[:200]', data_dir)

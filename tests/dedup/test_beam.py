@@ -10,7 +10,7 @@ import pytest
 from tests.helpers.images import smooth_image
 from vit_jax import create_model, save_params
 from vit_jax.data.folder import sample
-from vit_jax.dedup.ids import excluded_positions, read_ids
+from vit_jax.dedup.ids_file import excluded_positions, read_ids
 from vit_jax.tools import dedup
 
 pytest.importorskip('apache_beam')

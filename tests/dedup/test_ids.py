@@ -6,8 +6,8 @@ import pytest
 from vit_jax.config.fields import default_config
 from vit_jax.data.open_source import open_source
 from vit_jax.data.subset import Without
-from vit_jax.dedup.ids import format_ids
-from vit_jax.dedup.records import RecordId, Records
+from vit_jax.dedup.example_ids import ExampleId, ExampleIds
+from vit_jax.dedup.ids_file import format_ids
 from vit_jax.errors import InputError
 from vit_jax.training.inputs import Inputs
 from vit_jax.training.loop import train
@@ -47,10 +47,10 @@ def ids(digits_dir, tmp_path):
   path = tmp_path / 'ids.txt'
   path.write_text(
     format_ids(
-      Records('digits', 'train', digits_dir),
+      ExampleIds('digits', 'train', digits_dir),
       threshold='8',
       against='digits:test',
-      reasons={RecordId('train', i): 'a test' for i in (3, 17, 59, 700)},
+      reasons={ExampleId('train', i): 'a test' for i in (3, 17, 59, 700)},
     )
   )
   return path

@@ -24,8 +24,8 @@ from vit_jax.data.decode import decode_image
 from vit_jax.data.open_source import open_source
 from vit_jax.data.source import Source
 from vit_jax.dedup.bands import Index, find_pairs, make_index
+from vit_jax.dedup.example_ids import ExampleIds
 from vit_jax.dedup.hashes import against_hashes, train_hashes
-from vit_jax.dedup.records import Records
 from vit_jax.errors import InputError
 
 _CHUNK = 1024  # images of an element, fewer where there would not be
@@ -66,8 +66,8 @@ class Found(NamedTuple):
 
 
 def find_duplicates(
-  train: Records,
-  against: Sequence[Records],
+  train: ExampleIds,
+  against: Sequence[ExampleIds],
   *,
   threshold: int,
   parts: str,
@@ -150,7 +150,7 @@ def run(build: Callable[[Any], None], beam_args: Sequence[str] = ()) -> None:
     _bar.cache_clear()  # ends the bars
 
 
-def make_chunks(sets: Sequence[Records]) -> list[Chunk]:
+def make_chunks(sets: Sequence[ExampleIds]) -> list[Chunk]:
   """The elements that one side of the pipeline begins with."""
   size = max(1, min(_CHUNK, sum(map(len, sets)) // _LEAST_CHUNKS))
   chunks, first = [], 0

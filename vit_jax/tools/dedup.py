@@ -24,7 +24,7 @@ import numpy as np
 
 from vit_jax.data.decode import decode_image
 from vit_jax.data.open_source import describe_dataset
-from vit_jax.dedup import beam, contact_sheet, ids, records
+from vit_jax.dedup import beam, contact_sheet, example_ids, ids_file
 from vit_jax.errors import InputError, exit_on_error
 from vit_jax.files import write_whole
 from vit_jax.inference import checkpoint_args
@@ -141,7 +141,7 @@ def _check(
 def _dedup(args: argparse.Namespace, beam_args: Sequence[str]) -> str:
   """Writes the files; returns what to say."""
   model = args.embedding_checkpoint and _load(args.embedding_checkpoint)
-  searched = records.Records(*records.parse_records(args.train, 'train'), args.data_dir)
+  searched = example_ids.ExampleIds(*example_ids.parse_dataset(args.train, 'train'), args.data_dir)
   tests = [_open_against(text, args.data_dir) for text in args.against.split(',')]
   found = beam.find_duplicates(
     searched, tests, threshold=args.threshold, parts=f'{args.out}.parts', beam_args=beam_args
@@ -164,7 +164,7 @@ def _dedup(args: argparse.Namespace, beam_args: Sequence[str]) -> str:
   }
   write_whole(
     epath.Path(args.out),
-    ids.format_ids(
+    ids_file.format_ids(
       searched, threshold=threshold, against=','.join(map(str, tests)), reasons=reasons
     ),
   )
@@ -184,32 +184,32 @@ def _load(checkpoint: str) -> tuple[nn.Module, Any]:
   return loaded.model, loaded.params
 
 
-def _open_against(text: str, data_dir: str | None) -> records.Records:
-  dataset, split = records.parse_records(text, '')
+def _open_against(text: str, data_dir: str | None) -> example_ids.ExampleIds:
+  dataset, split = example_ids.parse_dataset(text, '')
   if not split:
     split = describe_dataset(dataset, data_dir).eval_split
     if split == 'none':
       raise InputError(
         f'{dataset} has no test split: say which split is meant, as in {dataset}:train'
       )
-  return records.Records(dataset, split, data_dir)
+  return example_ids.ExampleIds(dataset, split, data_dir)
 
 
 class _Images:
   """The images of one side of the comparison, counted through all of its data sets."""
 
-  def __init__(self, sets: Sequence[records.Records]):
+  def __init__(self, sets: Sequence[example_ids.ExampleIds]):
     self._sets = sets
     self._ends = list(itertools.accumulate(map(len, sets)))
 
   def __len__(self) -> int:
     return self._ends[-1]
 
-  def _locate(self, image: int) -> tuple[records.Records, int]:
+  def _locate(self, image: int) -> tuple[example_ids.ExampleIds, int]:
     number = bisect.bisect_right(self._ends, image)
     return self._sets[number], image - (self._ends[number - 1] if number else 0)
 
-  def id(self, image: int) -> records.RecordId:
+  def id(self, image: int) -> example_ids.ExampleId:
     found, position = self._locate(image)
     return found.id(position)
 

@@ -12,7 +12,7 @@ from vit_jax.data.pipeline import Batches, eval_batches, train_batches
 from vit_jax.data.preprocess import make_preprocess
 from vit_jax.data.source import Source
 from vit_jax.data.subset import Without
-from vit_jax.dedup.ids import excluded_positions, read_ids
+from vit_jax.dedup.ids_file import excluded_positions, read_ids
 from vit_jax.errors import InputError
 from vit_jax.training.metrics import log
 

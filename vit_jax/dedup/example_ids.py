@@ -17,7 +17,7 @@ from vit_jax.data.open_source import is_folder, open_source, split_names
 from vit_jax.data.splits import named_splits, split_ranges
 
 
-class RecordId(NamedTuple):
+class ExampleId(NamedTuple):
   """A record of a data set: 'train 1234'."""
 
   split: str  # a whole one, never a slice
@@ -27,7 +27,7 @@ class RecordId(NamedTuple):
     return f'{self.split} {self.index}'
 
 
-class Records:
+class ExampleIds:
   """The records that a split expression stands for, and what they are called.
 
   Attributes:
@@ -73,12 +73,12 @@ class Records:
   def __str__(self) -> str:
     return f'{self.dataset}:{self.split}'
 
-  def id(self, position: int) -> RecordId:
+  def id(self, position: int) -> ExampleId:
     """The id of record `position` of the source."""
     part = bisect.bisect_right(self._ends, position)
     (name, start, stop), taken = self.ranges[part], self._taken[part]
     offset = stop - start - (self._ends[part] - position)
-    return RecordId(name, start + offset if taken is None else int(taken[offset]))
+    return ExampleId(name, start + offset if taken is None else int(taken[offset]))
 
   def positions(self, indices: Mapping[str, np.ndarray]) -> np.ndarray:
     """The inverse of `id`: where records are in the source, (n,) int64, ascending.
@@ -114,7 +114,7 @@ def _look_into_folder(directory: str, names: list[str]) -> tuple[dict[str, int],
   return sizes, splits
 
 
-def parse_records(text: str, default_split: str) -> tuple[str, str]:
+def parse_dataset(text: str, default_split: str) -> tuple[str, str]:
   """'cifar10:test' -> ('cifar10', 'test'); a version, which begins with a digit, is no split."""
   match = re.fullmatch(r'(.+?):([A-Za-z][\w-]*(?:\[[^]]*\])?(?:\+[\w-]+(?:\[[^]]*\])?)*)', text)
   return (match[1], match[2]) if match else (text, default_split)

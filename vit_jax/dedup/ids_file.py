@@ -24,8 +24,8 @@ import re
 
 import numpy as np
 
+from vit_jax.dedup.example_ids import ExampleId, ExampleIds
 from vit_jax.dedup.hashes import HASH_VERSION
-from vit_jax.dedup.records import RecordId, Records
 from vit_jax.errors import InputError
 
 _FIRST = '# vit_jax ids 1'
@@ -38,8 +38,8 @@ class Ids:
 
   Attributes:
     path: of the file.
-    dataset: `Records.identity` of the data set the ids are of.
-    splits: `Records.splits` of it.
+    dataset: `ExampleIds.identity` of the data set the ids are of.
+    splits: `ExampleIds.splits` of it.
     threshold: Hamming distance up to which images count as duplicates, and the embedding
       distance if that was asked for: '8', '12, embedding .1'.
     against: the sets of images that they are duplicates of.
@@ -55,7 +55,7 @@ class Ids:
 
 
 def format_ids(
-  train: Records, *, threshold: str, against: str, reasons: Mapping[RecordId, str]
+  train: ExampleIds, *, threshold: str, against: str, reasons: Mapping[ExampleId, str]
 ) -> str:
   """Returns the text of the file: an id a line, sorted, with the reason as a comment."""
   records = ' '.join(f'{name}={size}' for name, size in train.splits.items())
@@ -150,7 +150,7 @@ def excluded_positions(
     InputError: the ids are of another data set, version, or number or names of files; or of
       other splits than are read; or the data set cannot be opened.
   """
-  records = Records(dataset, split, data_dir)
+  records = ExampleIds(dataset, split, data_dir)
   if records.identity != ids.dataset:
     raise InputError(
       f'the ids in {ids.path} are of {ids.dataset}, not of {records.identity}: '
