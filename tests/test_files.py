@@ -2,6 +2,7 @@ import functools
 import http.server
 import json
 import logging
+import pathlib
 import shutil
 import threading
 
@@ -12,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from tests.helpers.paths import FILES
 from vit_jax import files
+from vit_jax.errors import InputError
 from vit_jax.pretrained.formats import read_arrays, read_checkpoint, read_class_names
 
 DATA = FILES
@@ -30,12 +32,13 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
   def do_GET(self):
     if self.path.startswith('/private'):
-      return self.send_error(403)
-    if self.path.startswith('/broken'):
-      return self.send_error(500)
-    self.cut = self.path.startswith('/cut')
-    self.path = self.path.removeprefix('/cut')
-    super().do_GET()
+      self.send_error(403)
+    elif self.path.startswith('/broken'):
+      self.send_error(500)
+    else:
+      self.cut = self.path.startswith('/cut')
+      self.path = self.path.removeprefix('/cut')
+      super().do_GET()
 
 
 @pytest.fixture
@@ -86,20 +89,23 @@ def test_shards_of_a_web_site(site):
       read_checkpoint(name, num_heads=4).arrays, read_arrays(DATA / 'hf_tiny')
     )
   (directory / 'b.safetensors').unlink()
-  with pytest.raises(ValueError, match=f'{address}/b.safetensors cannot .*404'):
+  with pytest.raises(ValueError, match=f'Cannot download {address}/b.safetensors: HTTP 404'):
     read_arrays(address)
 
 
 def test_public_buckets_need_no_package(site, monkeypatch):
   address, directory = site
-  monkeypatch.setattr(files, '_GS', f'{address}/')
+  monkeypatch.setattr(files, '_PUBLIC_BUCKETS', f'{address}/')
   monkeypatch.setattr(files.importlib.util, 'find_spec', lambda name: None)
   (directory / 'bucket').mkdir()
   shutil.copy(DATA / 'vit_token.npz', directory / 'bucket' / 'B_16 + x.npz')
   np.testing.assert_equal(
     read_arrays('gs://bucket/B_16 + x.npz'), read_arrays(DATA / 'vit_token.npz')
   )
-  with pytest.raises(ValueError, match='gs://private/a.npz .*403.*pip install gcsfs'):
+  with pytest.raises(
+    ValueError,
+    match='Cannot download gs://private/a.npz: HTTP 403 .*private, run: pip install gcsfs',
+  ):
     read_arrays('gs://private/a.npz')
 
 
@@ -109,15 +115,17 @@ def test_damage_is_named_by_its_address(site):
   with pytest.raises(ValueError, match=f'^{address}/a.npz is not a readable npz .*web page'):
     read_arrays(f'{address}/a.npz')
   shutil.copy(DATA / 'vit_token.npz', directory)
-  with pytest.raises(ValueError, match=r'cut/vit_token.npz broke off after [\d,]+ of 999,999 b'):
+  with pytest.raises(
+    ValueError, match=r'cut/vit_token.npz ended after [\d,]+ of 999,999 bytes. Try'
+  ):
     read_arrays(f'{address}/cut/vit_token.npz')
 
 
 @pytest.mark.parametrize(
   'path, words',
   [
-    ('none.npz', 'none.npz cannot be downloaded .HTTP 404'),
-    ('broken.npz', 'broken.npz cannot be downloaded .HTTP 500'),
+    ('none.npz', 'Cannot download .*/none.npz: HTTP 404 File not found. Check the address.'),
+    ('broken.npz', 'Cannot download .*/broken.npz: HTTP 500 .*. Try again later.'),
     ('none', 'none holds neither model.safetensors nor model.safetensors.index.json'),
   ],
 )
@@ -129,9 +137,12 @@ def test_what_is_not_there_is_named(site, path, words):
 @pytest.mark.parametrize(
   'address, words',
   [
-    ('http://127.0.0.1:9/a.npz', 'http://127.0.0.1:9/a.npz cannot be downloaded .*refused'),
-    ('https://no.such.host.invalid/a.npz', r'no.such.host.invalid/a.npz cannot be downloaded'),
-    ('nothing://a/b.npz', 'nothing://a/b.npz cannot be read .Protocol not known'),
+    ('http://127.0.0.1:9/a.npz', 'Cannot download http://127.0.0.1:9/a.npz: .*refused. Check'),
+    (
+      'https://no.such.host.invalid/a.npz',
+      'Cannot download https://no.such.host.invalid/a.npz: .* your network connection.',
+    ),
+    ('nothing://a/b.npz', 'Cannot read nothing://a/b.npz: Protocol not known'),
   ],
 )
 def test_an_address_without_an_answer_is_named(address, words, monkeypatch):
@@ -145,7 +156,9 @@ def test_a_missing_package_is_named(monkeypatch):
     raise ImportError('Install s3fs to access S3')
 
   monkeypatch.setattr(fsspec, 'url_to_fs', missing)
-  with pytest.raises(ValueError, match='s3://b/a.npz needs a package .* Install s3fs'):
+  with pytest.raises(
+    ValueError, match='Cannot read s3://b/a.npz: a package is missing .Install s3fs'
+  ):
     read_arrays('s3://b/a.npz')
 
 
@@ -154,6 +167,49 @@ def test_other_file_systems_of_fsspec(caplog):
   memory = fsspec.filesystem('memory')
   memory.pipe('/dir/a.npz', (DATA / 'vit_token.npz').read_bytes())
   np.testing.assert_equal(read_arrays('memory://dir/a.npz'), read_arrays(DATA / 'vit_token.npz'))
-  assert caplog.messages == ['downloading memory://dir/a.npz']
-  with pytest.raises(ValueError, match='memory://dir/b.npz: no such file'):
+  assert caplog.messages == ['Downloading memory://dir/a.npz.']
+  with pytest.raises(
+    ValueError, match='Cannot read memory://dir/b.npz: no such file. Check the address.'
+  ):
     read_arrays('memory://dir/b.npz')
+
+
+def test_paths(monkeypatch, tmp_path):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  assert files.user_path('~/a') == tmp_path / 'a' and files.user_path('a') == pathlib.Path('a')
+  assert files.local_path('a') == files.local_path('~/a') == tmp_path / 'a'
+  assert files.is_remote('gs://bucket/a') and not files.is_remote(tmp_path)
+  with pytest.raises(InputError, match='^Cannot write to gs://bucket/a: it is an address. Write'):
+    files.local_path('gs://bucket/a')
+
+
+def test_a_file_is_replaced_only_when_all_went_well(tmp_path):
+  path = tmp_path / 'new' / 'a.txt'
+  with files.replacing(path) as temporary:
+    temporary.write_text('first')
+    assert not path.exists() and temporary.parent == path.parent
+  with pytest.raises(ZeroDivisionError), files.replacing(path) as temporary:
+    temporary.write_text('half')
+    raise ZeroDivisionError
+  assert path.read_text() == 'first' and list(path.parent.iterdir()) == [path]
+  words = f'^Cannot write {path}/b: .* Choose another path.$'
+  with pytest.raises(InputError, match=words), files.replacing(path / 'b'):
+    pass
+
+
+def test_text_is_written_whole(tmp_path, monkeypatch):
+  path = tmp_path / 'a.json'
+  files.write_whole(path, 'first')
+  files.write_whole(path, 'second')
+  assert path.read_text() == 'second' and list(tmp_path.iterdir()) == [path]
+
+  def fill(self, text):
+    with open(self, 'w') as f:
+      f.write(text[:2])
+    raise OSError('No space left on device')
+
+  monkeypatch.setattr(pathlib.Path, 'write_text', fill)
+  with pytest.raises(OSError, match='No space left'):
+    files.write_whole(path, 'third')
+  assert path.read_bytes() == b'second'

@@ -1,4 +1,4 @@
-"""The two ways a run ends early that are no bug: bad input, and a request to stop."""
+"""Errors that a user can meet, and how a failure is put into words."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import difflib
@@ -10,13 +10,14 @@ import sys
 Main = Callable[[Sequence[str] | None], int]
 
 _INTERRUPTED = 130  # the shell's exit code for Ctrl-C
+_LINE = 200  # characters of another program's message that still read as one line
 
 
 class InputError(ValueError):
-  """Bad input from the user: names the thing and the remedy in one sentence.
+  """Bad input from the user. The message says what happened, where, and what to do.
 
-  Programs (main, tools) print it without a traceback and exit with 1; library callers
-  may catch it as a ValueError.
+  Programs (main, tools) print the message without a traceback and exit with code 1. Library
+  callers may catch it as a ValueError.
   """
 
 
@@ -25,52 +26,67 @@ class NotFinite(InputError):
 
 
 class Interrupted(Exception):
-  """The run was asked to stop and has saved; the same command goes on."""
+  """The run was asked to stop and has saved a checkpoint. The same command continues it."""
 
 
-def some(items: Iterable[str], most: int = 10) -> str:
-  """For an error: the items, or the first of many and how many more."""
+def unknown(what: str, value: object, choices: Iterable[object]) -> InputError:
+  """Return the error for a value that is not among the choices.
+
+  Args:
+    what: the kind of value, such as 'loss'.
+    value: the value that was given.
+    choices: the values that exist.
+  """
+  names = [str(choice) for choice in choices]
+  near = difflib.get_close_matches(str(value), names, 1)
+  hint = f' Did you mean {near[0]!r}?' if near else ''
+  return InputError(f'Unknown {what} {value!r}.{hint} Available: {", ".join(names)}.')
+
+
+def shortlist(items: Iterable[str], most: int = 10) -> str:
+  """Join items for an error message: all of them, or the first `most` and a count of the rest."""
   items = list(items)
-  return '; '.join(items[:most]) + (f' and {len(items) - most} more' if len(items) > most else '')
+  rest = f' and {len(items) - most} more' if len(items) > most else ''
+  return '; '.join(items[:most]) + rest
 
 
-def reason(e: BaseException) -> str:
-  """What the operating system or TensorStore said, if anywhere in the chain; else what `e` says."""
-  for cause in _chain(e):
+def first_line(error: BaseException) -> str:
+  """Return the first line of an error's message, or its type's name if it has no message."""
+  return _lines(error)[0]
+
+
+def last_line(error: BaseException) -> str:
+  """Return the last line of an error's message, or its type's name if it has no message."""
+  return _lines(error)[-1]
+
+
+def reason(error: BaseException) -> str:
+  """Return in one line why an operation on a file failed.
+
+  This is the operating system's own message if any error in the chain of causes has its code,
+  such as 'No space left on device'. Otherwise it is the first line of TensorStore's message in the
+  chain, or of `error` itself. A long line is cut in the middle, because its end names the cause.
+  """
+  for cause in _chain(error):
     if code := _tensorstore_code(cause):
       return os.strerror(code)
-    if re.match('[A-Z_]+: ', str(cause)):  # TensorStore's, in front of all it was told to do
-      e = cause
-  line = (str(e).strip().splitlines() or [type(e).__name__])[0].split(' [tensorstore_spec=')[0]
-  return line if len(line) <= 200 else f'{line[:60]} ... {line[-140:]}'  # the cause stands last
+    if re.match('[A-Z_]+: ', str(cause)):  # TensorStore's own message, without its callers' words
+      error = cause
+  line = first_line(error).split(' [tensorstore_spec=')[0]
+  return line if len(line) <= _LINE else f'{line[:60]} ... {line[-140:]}'
 
 
-def last_line(e: BaseException) -> str:
-  """Return the last line of an error's message, or its type when it has none."""
-  return (str(e).strip().splitlines() or [type(e).__name__])[-1]
-
-
-def os_error(e: BaseException) -> int | None:
-  """The errno of what the operating system said, if anywhere in the chain of errors."""
+def os_error_code(error: BaseException) -> int | None:
+  """Return the operating system's errno from the chain of causes, or None if there is none."""
   codes = (
-    (isinstance(cause, OSError) and cause.errno) or _tensorstore_code(cause) for cause in _chain(e)
+    (isinstance(cause, OSError) and cause.errno) or _tensorstore_code(cause)
+    for cause in _chain(error)
   )
   return next(filter(None, codes), None)
 
 
-def _chain(e: BaseException | None) -> Iterator[BaseException]:
-  while e is not None:
-    yield e
-    e = e.__cause__ or e.__context__
-
-
-def _tensorstore_code(e: BaseException) -> int | None:
-  code = re.search(r"os_error_code='(\d+)'", str(e))  # its words vary
-  return int(code[1]) if code else None
-
-
 def exit_on_error(main: Main) -> Main:
-  """Decorate the `main` of a tool: bad input and Ctrl-C end it with one line and an exit code."""
+  """Decorate a tool's `main` so that bad input and Ctrl-C print one line and set the exit code."""
 
   @functools.wraps(main)
   def run(argv: Sequence[str] | None = None) -> int:
@@ -80,21 +96,24 @@ def exit_on_error(main: Main) -> Main:
       print(f'error: {e}', file=sys.stderr)
       return 1
     except KeyboardInterrupt:
-      print('error: stopped before the end', file=sys.stderr)
+      print('error: Interrupted before the end.', file=sys.stderr)
       return _INTERRUPTED
 
   return run
 
 
-def unknown(what: str, value: object, choices: Iterable[object]) -> InputError:
-  """Return the error for a value that is none of the choices.
+def _lines(error: BaseException) -> list[str]:
+  return str(error).strip().splitlines() or [type(error).__name__]
 
-  Args:
-    what: the kind of value, such as 'loss'.
-    value: what was given.
-    choices: the values there are.
-  """
-  names = [str(choice) for choice in choices]
-  near = difflib.get_close_matches(str(value), names, 1)
-  hint = f' Did you mean {near[0]!r}?' if near else ''
-  return InputError(f'Unknown {what} {value!r}.{hint} Available: {", ".join(names)}.')
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+  """Yield an error and its causes."""
+  while error is not None:
+    yield error
+    error = error.__cause__ or error.__context__
+
+
+def _tensorstore_code(error: BaseException) -> int | None:
+  """Return the errno in TensorStore's message, whose other words vary between versions."""
+  code = re.search(r"os_error_code='(\d+)'", str(error))
+  return int(code[1]) if code else None

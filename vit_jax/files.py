@@ -1,4 +1,4 @@
-"""Files: downloads, and replacement in one piece."""
+"""Local and remote files: paths, downloads, and writes that never leave half a file."""
 
 from collections.abc import Iterator
 import contextlib
@@ -8,6 +8,7 @@ import logging
 import os
 import pathlib
 import shutil
+from typing import Any, BinaryIO
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -15,124 +16,59 @@ import urllib.request
 from etils import epath
 import fsspec
 
-from vit_jax.errors import InputError
+from vit_jax.errors import InputError, first_line
 
 log = logging.getLogger('vit_jax')
-_TIMEOUT = 20  # seconds without an answer or a byte
-_GS = 'https://storage.googleapis.com/'  # where public buckets can be read without an account
-
-
-def is_remote(path: str | os.PathLike) -> bool:
-  """Whether `path` is an address such as https://... or gs://..."""
-  return '://' in os.fspath(path)
+_TIMEOUT = 20  # seconds to wait for an answer, or for the next byte
+_CHUNK = 1 << 20  # bytes
+_PUBLIC_BUCKETS = 'https://storage.googleapis.com/'  # serves public gs:// files without an account
 
 
 class Missing(InputError):
-  """The address answers, and holds no such file, or none for this user."""
+  """The server answered, but the file does not exist, or not for this user."""
 
 
-def download(address: str, target: pathlib.Path) -> None:
-  """Copies the file at `address` to `target`, a megabyte at a time.
+def is_remote(path: str | os.PathLike[str]) -> bool:
+  """Return True for an address such as https://... or gs://..."""
+  return '://' in os.fspath(path)
 
-  https:// needs nothing, nor does gs:// for public buckets; private ones need the package gcsfs,
-  s3:// s3fs: whatever fsspec can open, with that package's own way to log in.
+
+def user_path(path: str | os.PathLike[str]) -> pathlib.Path:
+  """Return a local path as the user means it: with ~ replaced by the home directory."""
+  return pathlib.Path(path).expanduser()
+
+
+def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
+  """Return the absolute path of a file to write.
 
   Raises:
-    Missing: there is no such file.
-    InputError: naming the address, or the package that is missing; within a minute.
+    InputError: `path` is an address.
   """
-  log.info('downloading %s', address)
-  scheme, rest = address.split('://', 1)
-  with open(target, 'wb') as f:
-    if scheme == 'gs' and importlib.util.find_spec('gcsfs') is None:
-      _download_http(
-        _GS + urllib.parse.quote(rest), f, address, '; a private bucket needs: pip install gcsfs'
-      )
-    elif scheme in ('http', 'https'):
-      _download_http(address, f, address)
-    else:
-      _download_fsspec(address, f)
-
-
-def check_reachable(address: str) -> None:
-  """Raises InputError unless fsspec finds something at `address`, within _TIMEOUT."""
-  with _fsspec_errors(address):
-    _file_system(address)
-
-
-def _download_http(url, to, address, hint=''):
-  try:
-    with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
-      expected = response.headers.get('Content-Length')
-      shutil.copyfileobj(response, to, 1 << 20)
-  except urllib.error.HTTPError as e:
-    missing = e.code in (403, 404)
-    raise (Missing if missing else InputError)(
-      f'{address} cannot be downloaded (HTTP {e.code} {e.reason}){hint * missing}'
-    ) from None
-  except (OSError, ValueError, http.client.HTTPException) as e:
-    reason = getattr(e, 'reason', e)
-    raise InputError(f'{address} cannot be downloaded ({reason}); is the network up?') from None
-  if expected is not None and to.tell() != int(expected):
-    raise InputError(
-      f'{address} broke off after {to.tell():,} of {int(expected):,} bytes; try again'
-    )
-
-
-def _download_fsspec(address, to):
-  with _fsspec_errors(address):
-    fs, name = _file_system(address)
-    with fs.open(name, 'rb') as f:
-      shutil.copyfileobj(f, to, 1 << 20)
-
-
-def _file_system(address):
-  fs, name = fsspec.url_to_fs(address)
-  if fs.async_impl:  # whose own retries go on for minutes
-    fsspec.asyn.sync(fs.loop, fs._info, name, timeout=_TIMEOUT)
-  return fs, name
-
-
-@contextlib.contextmanager
-def _fsspec_errors(address):
-  try:
-    yield
-  except FileNotFoundError:
-    raise Missing(f'{address}: no such file') from None
-  except ImportError as e:
-    raise InputError(f'{address} needs a package that is not installed: {e}') from None
-  except fsspec.exceptions.FSTimeoutError:
-    raise InputError(f'{address} does not answer; is the network up?') from None
-  except Exception as e:  # each of fsspec's file systems has its own
-    raise InputError(f'{address} cannot be read ({_first_line(e)})') from e
-
-
-def _first_line(e):
-  return (str(e).strip().splitlines() or [type(e).__name__])[0]
-
-
-def local(path: str | os.PathLike) -> pathlib.Path:
-  """A path to write to; an address is an InputError."""
   if is_remote(path):
-    raise InputError(f'{os.fspath(path)}: write to a local path and copy the result there')
-  return pathlib.Path(path).expanduser().absolute()
+    raise InputError(
+      f'Cannot write to {os.fspath(path)}: it is an address. Write to a local path and copy the '
+      'result there.'
+    )
+  return user_path(path).absolute()
 
 
 def write_whole(path: pathlib.Path | epath.Path, text: str) -> None:
-  """Write a text file that a kill or a full disk never leaves half written."""
+  """Write a text file, local or remote, that a kill or a full disk never leaves half written."""
   replacement = path.with_suffix('.tmp')
   replacement.write_text(text)
   replacement.replace(path)
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """A temporary path that takes the place of `path` when all went well, else vanishes.
+def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+  """Yield a temporary path that replaces the local `path` if the block succeeds.
+
+  If the block fails, the temporary file is deleted and `path` stays as it was.
 
   Raises:
-    InputError: when it cannot be written there.
+    InputError: the file cannot be written there.
   """
-  path = local(path)
+  path = local_path(path)
   temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,4 +78,90 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     finally:
       temporary.unlink(missing_ok=True)
   except OSError as e:
-    raise InputError(f'cannot write {path}: {e.strerror or e}') from e
+    raise InputError(f'Cannot write {path}: {e.strerror or e}. Choose another path.') from e
+
+
+def download(address: str, target: pathlib.Path) -> None:
+  """Copy the file at `address` to `target`, a megabyte at a time.
+
+  https:// needs no other package, nor does gs:// for public buckets. Private gs:// buckets need the
+  package gcsfs, and s3:// needs s3fs. Everything that fsspec can open works, with the login of its
+  package.
+
+  Raises:
+    Missing: the file does not exist.
+    InputError: the download failed, or a package is missing. It is raised within a minute and names
+      the address or the package.
+  """
+  log.info('Downloading %s.', address)
+  scheme, rest = address.split('://', 1)
+  with open(target, 'wb') as f:
+    if scheme == 'gs' and importlib.util.find_spec('gcsfs') is None:
+      url = _PUBLIC_BUCKETS + urllib.parse.quote(rest)
+      _download_http(url, f, address, ' If the bucket is private, run: pip install gcsfs')
+    elif scheme in ('http', 'https'):
+      _download_http(address, f, address)
+    else:
+      _download_fsspec(address, f)
+
+
+def check_reachable(address: str) -> None:
+  """Raise InputError unless fsspec finds a file or directory at `address` within _TIMEOUT."""
+  with _fsspec_errors(address):
+    _file_system(address)
+
+
+def _download_http(url: str, to: BinaryIO, address: str, hint: str = '') -> None:
+  """Copy `url` to an open file. `hint` is added to the error for a file that does not exist."""
+  try:
+    with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
+      expected = response.headers.get('Content-Length')
+      shutil.copyfileobj(response, to, _CHUNK)
+  except urllib.error.HTTPError as e:
+    answer = f'Cannot download {address}: HTTP {e.code} {e.reason}.'
+    if e.code in (403, 404):
+      raise Missing(f'{answer} Check the address.{hint}') from None
+    raise InputError(f'{answer} Try again later.') from None
+  except (OSError, ValueError, http.client.HTTPException) as e:
+    cause = getattr(e, 'reason', e)
+    raise InputError(
+      f'Cannot download {address}: {cause}. Check the address and your network connection.'
+    ) from None
+  if expected is not None and to.tell() != int(expected):
+    raise InputError(
+      f'The download of {address} ended after {to.tell():,} of {int(expected):,} bytes. Try again.'
+    )
+
+
+def _download_fsspec(address: str, to: BinaryIO) -> None:
+  with _fsspec_errors(address):
+    fs, name = _file_system(address)
+    with fs.open(name, 'rb') as f:
+      shutil.copyfileobj(f, to, _CHUNK)
+
+
+def _file_system(address: str) -> tuple[Any, str]:
+  """Return fsspec's file system for an address, and the name of the file in it."""
+  fs, name = fsspec.url_to_fs(address)
+  if fs.async_impl:  # its own retries would go on for minutes
+    fsspec.asyn.sync(fs.loop, fs._info, name, timeout=_TIMEOUT)
+  return fs, name
+
+
+@contextlib.contextmanager
+def _fsspec_errors(address: str) -> Iterator[None]:
+  """Turn the errors of fsspec and its file systems into InputErrors that name the address."""
+  try:
+    yield
+  except FileNotFoundError:
+    raise Missing(f'Cannot read {address}: no such file. Check the address.') from None
+  except ImportError as e:
+    raise InputError(f'Cannot read {address}: a package is missing ({e}).') from None
+  except fsspec.exceptions.FSTimeoutError:
+    raise InputError(
+      f'Cannot read {address}: no answer within {_TIMEOUT} seconds. Check your network connection.'
+    ) from None
+  except Exception as e:  # every file system of fsspec has errors of its own
+    raise InputError(
+      f'Cannot read {address}: {first_line(e)}. Check the address and your access to it.'
+    ) from e

@@ -439,7 +439,7 @@ def test_a_wider_head_is_told(tmp_path, digits_dir, capsys, caplog):
       'resize_size (7) is smaller than image_size (8)',
     ),
     (['--dataset=ROOT/images', '--out=ROOT/model.npz'], 'cannot write ROOT/model.npz: File exists'),
-    (['--dataset=ROOT/images', '--out=gs://bucket/results'], 'write to a local path'),
+    (['--dataset=ROOT/images', '--out=gs://bucket/results'], 'Write to a local path and copy the result there.'),
     (['--dataset=ROOT/images', '--checkpoint=ROOT/none.npz'], 'none.npz: no such file'),
   ],
 )
@@ -507,5 +507,5 @@ def test_ctrl_c(folder, capsys, monkeypatch):
     )
     == 130
   )
-  assert capsys.readouterr().err == 'error: stopped before the end\n'
+  assert capsys.readouterr().err == 'error: Interrupted before the end.\n'
   assert not list((folder / 'out').iterdir())

@@ -13,7 +13,7 @@ import numpy as np
 
 from vit_jax.errors import InputError
 from vit_jax.evaluation import scores
-from vit_jax.files import local, replacing
+from vit_jax.files import local_path, replacing
 
 _BINS = 15  # of the calibration error, as in arXiv 1706.04599
 _MOST_DRAWN = 30  # classes that have room in a picture
@@ -116,7 +116,7 @@ def as_table(report: Report) -> str:
 
 def make_directory(path: str) -> pathlib.Path:
   """The directory to write to, made if it is not there; InputError when it cannot be written."""
-  directory = local(path)
+  directory = local_path(path)
   try:
     directory.mkdir(parents=True, exist_ok=True)
   except OSError as e:

@@ -8,7 +8,7 @@ from typing import Any
 from flax import linen as nn
 import numpy as np
 
-from vit_jax.errors import InputError, some
+from vit_jax.errors import InputError, shortlist
 from vit_jax.pretrained.metadata import Metadata
 from vit_jax.pretrained.posembed import resize_posembed
 
@@ -47,7 +47,7 @@ def fit(
     if arrays[k].shape != want[k].shape
   ]
   if problems:
-    raise InputError(f'{path} does not fit the model: {some(problems)}')
+    raise InputError(f'{path} does not fit the model: {shortlist(problems)}')
   return {k: arrays[k] for k in want}
 
 

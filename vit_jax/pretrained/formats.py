@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax import files
-from vit_jax.errors import InputError, some
+from vit_jax.errors import InputError, shortlist
 from vit_jax.pretrained import npz, orbax, safetensors
 from vit_jax.pretrained.metadata import Metadata
 
@@ -84,7 +84,7 @@ def read_checkpoint(
   for name in arrays:
     arrays[name] = as_float32(arrays[name], path, name)
   if wrong := _not_finite(arrays):
-    raise InputError(f'{path} is damaged: not finite in {some(wrong)}')
+    raise InputError(f'{path} is damaged: not finite in {shortlist(wrong)}')
   return Checkpoint(arrays, metadata._replace(format=kind))
 
 
@@ -134,7 +134,7 @@ def write_arrays(
   format = format_for(path, format)
   arrays = {name: as_float32(x, path, name) for name, x in arrays.items()}
   if wrong := _not_finite(arrays):
-    raise InputError(f'{path} is not written: not finite in {some(wrong)}')
+    raise InputError(f'{path} is not written: not finite in {shortlist(wrong)}')
   if format == 'npz':
     npz.write_npz(arrays, path, spelling=spelling)
   elif format == 'orbax':

@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from vit_jax.errors import InputError, some
+from vit_jax.errors import InputError, shortlist
 from vit_jax.files import replacing
 
 POSITIONS = 'Transformer/posembed_input/pos_embedding'
@@ -63,7 +63,7 @@ def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
         )
       strange = [name for name in members if not name.endswith('.npy')]
       if strange or not members:
-        raise ValueError(f'it holds {some(strange)}' if strange else 'it is empty')
+        raise ValueError(f'it holds {shortlist(strange)}' if strange else 'it is empty')
       arrays = {name: archive[name] for name in archive.files}
   except InputError:
     raise
@@ -109,7 +109,7 @@ def canonical(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> dict[st
   prefix = next((p for p in _PREFIXES if any(name.startswith(p) for name in arrays)), '')
   others = [name for name in arrays if not name.startswith(prefix)]
   if others:
-    log.warning('%s: read only %s..., not %s', path, prefix, some(others))
+    log.warning('%s: read only %s..., not %s', path, prefix, shortlist(others))
   result, at_root = {}, False
   for name in arrays.keys() - set(others):
     short = re.sub(r'(standardized_conv2d|group_norm)_\d+', r'\1', name.removeprefix(prefix))

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from vit_jax.errors import InputError, reason, some
-from vit_jax.files import local
+from vit_jax.errors import InputError, reason, shortlist
+from vit_jax.files import local_path
 from vit_jax.pretrained.fingerprint import fingerprint, named_leaves
 from vit_jax.pretrained.metadata import Metadata
 
@@ -56,7 +56,7 @@ def read_orbax(path: epath.Path) -> dict[str, np.ndarray]:
   wrong = [k for k, x in arrays.items() if fingerprint({k: x})[k] != saved.get(prefix + k)]
   if wrong:
     raise InputError(
-      f'the checkpoint {path} differs from what was saved in {some(wrong)}: it is damaged'
+      f'the checkpoint {path} differs from what was saved in {shortlist(wrong)}: it is damaged'
     )
   return arrays
 
@@ -108,7 +108,7 @@ def write_orbax(
   Raises:
     InputError: when `path` is there and is not of this kind, or cannot be written.
   """
-  path = local(path)
+  path = local_path(path)
   if path.exists() and not (path / _PARAMS).is_dir() and (not path.is_dir() or any(path.iterdir())):
     raise InputError(
       f'{path} is there already, and no directory of parameters that may be replaced'

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from vit_jax.errors import InputError
-from vit_jax.files import local, replacing
+from vit_jax.files import local_path, replacing
 from vit_jax.models.sizes import VARIANTS
 from vit_jax.pretrained import config_json, torch_layout
 from vit_jax.pretrained.metadata import Metadata
@@ -172,7 +172,7 @@ def write_safetensors(
   if kind == 'hf':
     preprocessor = config_json.hf_preprocessor(config, metadata)
     texts[PREPROCESSOR] = json.dumps(preprocessor, indent=2) + '\n'
-  path = local(path)
+  path = local_path(path)
   with contextlib.ExitStack() as stack:  # all files are written before the first is replaced
     if path.suffix != '.safetensors':
       for name, text in texts.items():

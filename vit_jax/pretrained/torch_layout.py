@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from vit_jax.errors import InputError, some
+from vit_jax.errors import InputError, shortlist
 from vit_jax.pretrained.npz import POSITIONS, with_cls_row
 
 _ATTENTION = 'MultiHeadDotProductAttention_0'
@@ -219,7 +219,9 @@ def to_torch(arrays: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarra
     tensors[theirs.replace('#', block)] = convert(array, None)
   if homeless:
     where = 'timm' if kind == 'timm' else 'Hugging Face'
-    raise InputError(f'{where} has no place for {some(homeless)}; npz and orbax hold every model')
+    raise InputError(
+      f'{where} has no place for {shortlist(homeless)}; npz and orbax hold every model'
+    )
   if kind == 'timm':
     tensors = dict(_fused(tensors))
   return {name: np.ascontiguousarray(x) for name, x in tensors.items()}

@@ -27,7 +27,7 @@ from vit_jax.errors import InputError, exit_on_error
 from vit_jax.evaluation.run_split import Split, evaluation_split
 from vit_jax.figures import draw
 from vit_jax.figures.examples import Examples, Predictor
-from vit_jax.files import local, replacing
+from vit_jax.files import local_path, replacing
 from vit_jax.inference import checkpoint_args
 from vit_jax.parallel.mesh import MeshPartitioner
 from vit_jax.pretrained.load import Loaded
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(argv)
   if args.num_images < 1:
     raise InputError(f'--num_images must be at least 1, got {args.num_images}')
-  out = local(args.out or pathlib.Path(args.workdir, 'report.html'))
+  out = local_path(args.out or pathlib.Path(args.workdir, 'report.html'))
   text = make_report(args.workdir, num_images=args.num_images, batch_size=args.batch_size)
   with replacing(out) as path:
     path.write_text(text, encoding='utf-8')
@@ -103,7 +103,7 @@ def make_report(workdir: str, *, num_images: int = 256, batch_size: int = 16) ->
   Raises:
     InputError: there is no run; what else is missing is told on the page.
   """
-  directory = local(workdir)
+  directory = local_path(workdir)
   config = summary.read_config(directory)
   curves, saved = _try(lambda: figures.read_curves(directory)), summary.find_checkpoints(directory)
   model = _try(lambda: _open_model(directory, bool(saved), num_images, batch_size))

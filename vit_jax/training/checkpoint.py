@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from vit_jax.errors import InputError, NotFinite, os_error, reason, some
+from vit_jax.errors import InputError, NotFinite, os_error_code, reason, shortlist
 from vit_jax.pretrained.fingerprint import fingerprint, named_leaves
 
 
@@ -101,7 +101,7 @@ class Checkpoints:
     wrong = [n for n, finite in zip(names, jax.device_get(_all_finite(leaves))) if not finite]
     if wrong:
       raise NotFinite(
-        f'the update of step {step} is not finite in {some(wrong)}; '
+        f'the update of step {step} is not finite in {shortlist(wrong)}; '
         f'{self.newest_good()}; try a lower lr, a longer warmup or clip_norm=1'
       )
 
@@ -154,7 +154,7 @@ class Checkpoints:
     except (InputError, jax.errors.JaxRuntimeError):  # which another process's end raises
       raise
     except Exception as e:  # Orbax, TensorStore and JSON raise all kinds on damaged files.
-      if os_error(e) not in (None, errno.ENOENT):  # of a disk or network that may recover
+      if os_error_code(e) not in (None, errno.ENOENT):  # of a disk or network that may recover
         raise InputError(
           f'the checkpoint {path} cannot be read ({reason(e)}); mend that and run '
           'the same command again'
@@ -164,7 +164,7 @@ class Checkpoints:
     found, saved = fingerprint(state), restored['meta']['fingerprint']
     wrong = sorted(k for k in found if found[k] != saved.get(k))
     if wrong:
-      raise InputError(self._damaged(path, f'differs from what was saved in {some(wrong)}'))
+      raise InputError(self._damaged(path, f'differs from what was saved in {shortlist(wrong)}'))
     return state, restored['meta']
 
   def _check_architecture(self, path, step, abstract):
@@ -181,7 +181,7 @@ class Checkpoints:
     if wrong:
       raise InputError(
         f'the checkpoint {path} is of another architecture: '
-        f'{some(list(filter(is_param, wrong)) or wrong)}; give another workdir '
+        f'{shortlist(list(filter(is_param, wrong)) or wrong)}; give another workdir '
         'or the config that wrote it'
       )
 
