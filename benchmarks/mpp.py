@@ -17,6 +17,7 @@ import statistics
 
 from flax import traverse_util
 import jax
+from ml_collections import ConfigDict
 import numpy as np
 
 from vit_jax import create_model
@@ -64,7 +65,7 @@ def config(pretrained, steps, **fields):
 
 def compare(checkpoint, workdir, steps, seeds):
   """{way: (learning rate, accuracies)}."""
-  pretrained = read_run(checkpoint)
+  pretrained = read_run(checkpoint).config
   tuning = {
     (way, lr): config(
       pretrained,
@@ -98,7 +99,7 @@ def run(configs, workdir):
 
 def predict_patches(checkpoint, count):
   """(images, as the model sees them, as it fills them in), (count, H, W, 3) uint8 each."""
-  c = read_run(checkpoint)
+  c = ConfigDict(read_run(checkpoint).config)
   model = masked_patches.make_model(
     create_model(c.model, num_classes=0, image_size=c.image_size, **model_overrides(c)),
     c.mpp_target,
@@ -113,7 +114,7 @@ def predict_patches(checkpoint, count):
 
 def by_place_alone(checkpoint):
   """Accuracy of the commonest color at each place: the best that looks at no other patch."""
-  c = read_run(checkpoint)
+  c = ConfigDict(read_run(checkpoint).config)
   grid = create_model(c.model, num_classes=0, image_size=c.image_size).grid
   source = open_source(DATASET, 'test', c.data_dir or None)
   images = np.stack([decode_image(source[i]['image']) for i in range(len(source))])
@@ -164,7 +165,7 @@ def main():
   hosts.start()
   if args.out:
     plot(predict_patches(args.checkpoint, 10), args.out)
-  if read_run(args.checkpoint).mpp_target == 'mean_color':
+  if read_run(args.checkpoint).config['mpp_target'] == 'mean_color':
     print(
       'the commonest color at each place is that of %.1f %% of the patches'
       % (100 * by_place_alone(args.checkpoint))

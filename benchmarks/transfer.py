@@ -67,7 +67,7 @@ def config(pretrained, **fields):
 def with_new_positions(pretrained, checkpoint, path):
   """Writes the checkpoint for images of SIZE with random position embeddings; returns the path."""
   model = create_model(
-    pretrained.model, num_classes=10, image_size=SIZE, **model_overrides(pretrained)
+    pretrained['model'], num_classes=10, image_size=SIZE, **model_overrides(pretrained)
   )
   params = load_params(checkpoint, model)
   position = params['Transformer']['posembed_input']
@@ -81,7 +81,7 @@ def with_new_positions(pretrained, checkpoint, path):
 
 def compare(checkpoint, workdir, seeds):
   """{way: (learning rate, {training images: accuracies})}."""
-  pretrained = read_run(checkpoint)
+  pretrained = read_run(checkpoint).config
   new_positions = with_new_positions(pretrained, checkpoint, workdir / 'new_positions.npz')
   tuning, final, chosen = {}, {}, {}
   for way, (lrs, times, fields) in WAYS.items():

@@ -1,7 +1,5 @@
 """Figures on cases with known answers."""
 
-import json
-
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -289,33 +287,6 @@ def test_what_the_output_sees(overrides, heads):
 def test_unknown_heads():
   with pytest.raises(InputError, match="unknown heads 'min'; there are mean, max"):
     figures.look(*make(), heads='min')
-
-
-# Curves
-
-
-def test_curves_as_recorded(tmp_path):
-  lines = [
-    {'step': 10, 'train/loss': 2.0},
-    {'step': 15, 'eval/accuracy': 0.25},
-    {'step': 20, 'train/loss': 1.5, 'train/lr': 0.1},
-  ]
-  text = ''.join(json.dumps(line) + '\n' for line in lines)
-  (tmp_path / 'metrics.jsonl').write_text(text + '{"step": 30, "train/lo')
-  curves = figures.read_curves(tmp_path)
-  assert {name: [list(x) for x in curve] for name, curve in curves.items()} == {
-    'train/loss': [[10, 20], [2.0, 1.5]],
-    'eval/accuracy': [[15], [0.25]],
-    'train/lr': [[20], [0.1]],
-  }
-  (tmp_path / 'metrics.jsonl').write_text(text + '[1]\n')
-  with pytest.raises(InputError, match=r'metrics.jsonl, line 4, is not a line of metrics'):
-    figures.read_curves(tmp_path / 'metrics.jsonl')
-  (tmp_path / 'metrics.jsonl').write_text('')
-  with pytest.raises(InputError, match='has no metrics yet'):
-    figures.read_curves(tmp_path)
-  with pytest.raises(InputError, match='cannot be read: No such file or directory; give the wor'):
-    figures.read_curves(tmp_path / 'none')
 
 
 # Pictures

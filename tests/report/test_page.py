@@ -235,7 +235,7 @@ def test_a_run_that_has_just_begun(trained, tmp_path, capsys):
   found = Page((workdir / 'report.html').read_text())
   assert found.headings == SECTIONS and not found.images
   no_metrics = (
-    f'{workdir}/metrics.jsonl cannot be read: No such file or directory; give the workdir of a run'
+    f'Cannot read {workdir}/metrics.jsonl: No such file or directory. Give the workdir of a run.'
   )
   no_checkpoint = 'There is no checkpoint yet: it is made after save_every steps.'
   assert found.missing == [
@@ -251,7 +251,7 @@ def test_a_run_that_has_just_begun(trained, tmp_path, capsys):
 
 def test_the_figures_tool_takes_the_same_images(trained, digits_dir, tmp_path, capsys):
   """Without --images, those that the run evaluates on."""
-  split = evaluation_split(read_run(str(trained)))
+  split = evaluation_split(read_run(str(trained)).config)
   images = list(split.images(3))
   source = open_source('digits', 'test', digits_dir)
   assert split.name == 'digits, test' and len(images) == 3
@@ -283,9 +283,9 @@ def test_data_set_not_on_disk(trained, tmp_path, capsys):
 @pytest.mark.parametrize(
   'content, words',
   [
-    (None, '{} is not the workdir of a run: it has no config.json'),
-    ('{', '{}/config.json is not a readable config of a run (Expecting property name'),
-    ('{"a": 1}', '{}/config.json is not the config of a run: it names no model and no data set'),
+    (None, '{} is not the workdir of a run: it has no config.json. Check the path.'),
+    ('{', 'Cannot read {}/config.json: Expecting property name enclosed in double quotes'),
+    ('{"a": 1}', '{}/config.json is not the config of a run: it names no model and no dataset.'),
   ],
 )
 def test_no_run(tmp_path, capsys, content, words):

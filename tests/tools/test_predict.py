@@ -220,8 +220,9 @@ def test_a_training_run(album, tmp_path, capsys):
   )
   (workdir / 'config.json').write_text('{"model": 3}')
   assert tool.main(command) == 1
-  assert f'error: {workdir}/config.json is not a readable config of a run' in (
-    capsys.readouterr().err
+  assert (
+    f'error: {workdir}/config.json is not the config of a run: it names no model and no dataset.'
+    in (capsys.readouterr().err)
   )
 
 

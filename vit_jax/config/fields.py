@@ -5,6 +5,7 @@ field can be set on the command line, `--config.batch_size=256`; a field that is
 or a value of another type, is an error.
 """
 
+from collections.abc import Mapping
 import difflib
 from typing import Any
 
@@ -148,7 +149,7 @@ MODEL_FIELDS = (
 )
 
 
-def model_overrides(c: ConfigDict) -> dict[str, Any]:
+def model_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
   """The fields of a config that `create_model` takes besides name, classes and image size."""
   none_if_0 = (
     'num_layers',
@@ -158,8 +159,8 @@ def model_overrides(c: ConfigDict) -> dict[str, Any]:
     'resnet_stages',
     'representation_size',
   )
-  overrides = {f: (c[f] or None) if f in none_if_0 else c[f] for f in MODEL_FIELDS}
-  if c.pretext:  # trains no head of labels
+  overrides = {f: (config[f] or None) if f in none_if_0 else config[f] for f in MODEL_FIELDS}
+  if config['pretext']:  # trains no head of labels
     overrides['representation_size'] = None
   return overrides
 

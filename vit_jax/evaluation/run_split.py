@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
 import numpy as np
 
 from vit_jax.data.open_source import describe_dataset, open_source
@@ -35,25 +34,26 @@ class Split(NamedTuple):
         yield from batch['image'][batch['mask']]
 
 
-def evaluation_split(c: ConfigDict, image_size: int | None = None) -> Split:
+def evaluation_split(config: Mapping[str, Any], image_size: int | None = None) -> Split:
   """Opens the evaluation split of a run's config.
 
   Args:
-    c: the config.
+    config: the fields of the run.
     image_size: pixels, where not the config's.
   Raises:
     InputError: it has none, or it cannot be read.
   """
-  name = c.eval_split or describe_dataset(c.dataset, c.data_dir or None).eval_split
+  dataset, data_dir = config['dataset'], config['data_dir'] or None
+  name = config['eval_split'] or describe_dataset(dataset, data_dir).eval_split
   if name == 'none':
     raise InputError('The run has no evaluation split (config.eval_split=none).')
-  source = open_source(c.dataset, name, c.data_dir or None)
-  size = image_size or c.image_size
+  source = open_source(dataset, name, data_dir)
+  size = image_size or config['image_size']
   preprocess = make_preprocess(
-    c.preset,
+    config['preset'],
     image_size=size,
     train=False,
     apply_exif=source.apply_exif,
-    resize_size=round(c.resize_size * size / c.image_size) or None,
+    resize_size=round(config['resize_size'] * size / config['image_size']) or None,
   )
-  return Split(source, preprocess, f'{c.dataset}, {name}')
+  return Split(source, preprocess, f'{dataset}, {name}')

@@ -3,7 +3,6 @@
 `figures.draw` makes the pictures of them.
 """
 
-from vit_jax.config.run import read_curves
 from vit_jax.figures.attention import (
   Views,
   attention_distance,

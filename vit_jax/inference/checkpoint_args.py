@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
 import logging
 import os
 
 from flax import traverse_util
-from ml_collections import ConfigDict
 
-from vit_jax.config.fields import default_config, model_overrides
+from vit_jax.config.fields import model_overrides
+from vit_jax.config.run import Run, find_run
 from vit_jax.errors import InputError
 from vit_jax.models.pixels import LOSSES
 from vit_jax.pretrained import orbax
@@ -98,38 +97,27 @@ def _override(text):
 _override.__name__ = 'FIELD=VALUE'  # in argparse's messages
 
 
-def read_run(checkpoint: str) -> ConfigDict | None:
-  """The config of the training run that wrote a checkpoint; None when it is of none.
+def read_run(checkpoint: str) -> Run | None:
+  """Return the training run that wrote a checkpoint, or None if no run did.
 
   Args:
     checkpoint: a workdir, its checkpoints/ or the directory of a step.
   """
-  step = orbax.find(checkpoint) if os.path.isdir(checkpoint) else None
-  if step is None or step.parent.name != 'checkpoints':
-    return None
-  path = step.parent.parent / 'config.json'
-  try:
-    recorded = json.loads(path.read_text())
-    config = default_config()
-    config.update({field: value for field, value in recorded.items() if field in config})
-    return config
-  except FileNotFoundError:
-    return None
-  except (OSError, ValueError, TypeError, AttributeError) as e:
-    raise InputError(f'{path} is not a readable config of a run ({e})') from e
+  return find_run(orbax.find(checkpoint)) if os.path.isdir(checkpoint) else None
 
 
-def load(args: argparse.Namespace) -> tuple[Loaded, ConfigDict | None]:
+def load(args: argparse.Namespace) -> tuple[Loaded, Run | None]:
   """The checkpoint as a model, by what the user says, else its run's config, else its arrays.
 
-  Returns also the config of the run, None when the checkpoint is of none.
+  Returns also the run, None when the checkpoint is of none.
   """
   run = read_run(args.checkpoint)
-  overrides = dict(model_overrides(run), image_size=run.image_size) if run else {}
-  overrides |= dict(args.override, dtype=args.dtype or (run.dtype if run else 'float32'))
+  config = run.config if run else {}
+  overrides = dict(model_overrides(config), image_size=config['image_size']) if run else {}
+  overrides |= dict(args.override, dtype=args.dtype or config.get('dtype', 'float32'))
   if args.image_size:
     overrides['image_size'] = args.image_size
-  loaded = load_model(args.checkpoint, args.model or (run.model if run else None), **overrides)
+  loaded = load_model(args.checkpoint, args.model or config.get('model'), **overrides)
   params = traverse_util.flatten_dict(loaded.params, sep='/')
   heads = [x for k, x in params.items() if k.endswith(('head/kernel', 'head/conv2d/kernel'))]
   if heads and not any(x.any() for x in heads):
@@ -141,9 +129,9 @@ def load(args: argparse.Namespace) -> tuple[Loaded, ConfigDict | None]:
   return loaded, run
 
 
-def loss(args: argparse.Namespace, run: ConfigDict | None) -> str:
+def loss(args: argparse.Namespace, run: Run | None) -> str:
   """What was trained with."""
-  return args.loss or (run.loss if run else 'softmax')
+  return args.loss or (run.config['loss'] if run else 'softmax')
 
 
 def class_names(args: argparse.Namespace, loaded: Loaded) -> list[str] | None:

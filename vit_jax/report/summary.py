@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vit_jax.config.run import Curve
-from vit_jax.errors import InputError
 
 _SPEEDS = {  # metric -> (what it is called, how its value is written)
   'train/images_per_second': ('images per second', '{:,.1f}'),
@@ -27,20 +26,6 @@ class Saved(NamedTuple):
   step: int
   size: int  # bytes
   date: datetime.datetime
-
-
-def read_config(workdir: pathlib.Path) -> dict[str, Any]:
-  """The fields that the run recorded; InputError when the directory is of no run."""
-  path = workdir / 'config.json'
-  try:
-    config = json.loads(path.read_text())
-  except FileNotFoundError as e:
-    raise InputError(f'{workdir} is not the workdir of a run: it has no config.json') from e
-  except (OSError, ValueError) as e:
-    raise InputError(f'{path} is not a readable config of a run ({e})') from e
-  if not isinstance(config, dict) or not {'model', 'dataset'} <= config.keys():
-    raise InputError(f'{path} is not the config of a run: it names no model and no data set')
-  return config
 
 
 def differing(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

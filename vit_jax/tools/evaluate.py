@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 import numpy as np
 import tqdm
 
+from vit_jax.config.run import Run
 from vit_jax.data import class_names
 from vit_jax.data.decode import decode_image
 from vit_jax.data.open_source import describe_dataset, open_source
@@ -223,11 +223,11 @@ def _evaluate(args: argparse.Namespace) -> None:
     source,
     args.checkpoint,
     dataset,
-    trained_on_it=run is not None and run.dataset == dataset,
+    trained_on_it=run is not None and run.config['dataset'] == dataset,
   )
   names = _names(args, loaded, source)
   loss = checkpoint_args.loss(args, run)
-  preset = args.preset or (run.preset if run else 'bit')
+  preset = args.preset or (run.config['preset'] if run else 'bit')
   preprocess = _make_preprocess(
     preset, loaded.model.image_size, _resize_size(args, run), source.apply_exif
   )
@@ -243,7 +243,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     preset=preset,
     dtype=str(jnp.dtype(loaded.model.dtype)),
     loss_kind=loss,
-    averaged=bool(run and run.average),
+    averaged=bool(run and run.config['average']),
     skipped=skipped,
     bad_records=bad_records,
   )
@@ -253,9 +253,9 @@ def _evaluate(args: argparse.Namespace) -> None:
   print(json.dumps(report) if args.json else per_class_report.as_table(report))
 
 
-def _choose_data(args: argparse.Namespace, run: ConfigDict | None) -> tuple[str, str, str | None]:
+def _choose_data(args: argparse.Namespace, run: Run | None) -> tuple[str, str, str | None]:
   """(data set, split, data_dir) by what the user says, else by the run, else by the catalog."""
-  dataset = args.dataset or ('imagenet2012' if args.labels else run and run.dataset)
+  dataset = args.dataset or ('imagenet2012' if args.labels else run and run.config['dataset'])
   if not dataset:
     raise InputError(
       f'{args.checkpoint} is of no training run that would tell its data set: name '
@@ -268,8 +268,9 @@ def _choose_data(args: argparse.Namespace, run: ConfigDict | None) -> tuple[str,
         f'for --dataset={dataset}'
       )
     dataset = dataset if dataset.startswith(_REAL) else _REAL
-  data_dir = args.data_dir or (run and run.data_dir) or None
-  own = run.eval_split if run and run.dataset == dataset and run.eval_split != 'none' else ''
+  data_dir = args.data_dir or (run and run.config['data_dir']) or None
+  own = run.config['eval_split'] if run and run.config['dataset'] == dataset else ''
+  own = '' if own == 'none' else own
   split = args.split or own or describe_dataset(dataset, data_dir).eval_split
   if split == 'none':
     raise InputError(f'nothing says which split of {dataset} to evaluate on: name one with --split')
@@ -312,12 +313,12 @@ def _places(names: list[str] | None) -> dict[str, int]:
   return {name: i for i, name in reversed(list(enumerate(names or [])))}
 
 
-def _resize_size(args: argparse.Namespace, run: ConfigDict | None) -> int | None:
+def _resize_size(args: argparse.Namespace, run: Run | None) -> int | None:
   """Pixels before the crop; a run's are for its own image size and preset."""
   if args.resize_size is not None:
     return args.resize_size
-  own = run and not args.image_size and args.preset in (None, run.preset)
-  return run.resize_size or None if own else None
+  own = run and not args.image_size and args.preset in (None, run.config['preset'])
+  return run.config['resize_size'] or None if own else None
 
 
 def _make_preprocess(

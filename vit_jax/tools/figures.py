@@ -21,11 +21,11 @@ from typing import Any
 
 from flax import linen as nn
 import jax
-from ml_collections import ConfigDict
 import numpy as np
 import tqdm
 
 from vit_jax import figures
+from vit_jax.config.run import Run, read_curves
 from vit_jax.data.decode import decode_image
 from vit_jax.data.preprocess import resize
 from vit_jax.errors import InputError, exit_on_error
@@ -127,7 +127,7 @@ def _draw(args: argparse.Namespace) -> None:
   for name in ('num_images', 'num_shown', 'batch_size'):
     if getattr(args, name) < 1:
       raise InputError(f'--{name} must be at least 1, got {getattr(args, name)}')
-  (model, params, _), config = checkpoint_args.load(args)
+  (model, params, _), run = checkpoint_args.load(args)
   directory = make_directory(args.out)
 
   def save(name, figure):
@@ -137,11 +137,11 @@ def _draw(args: argparse.Namespace) -> None:
 
   runs = args.runs or _own_run(args.checkpoint)
   if runs:
-    curves = {_name(run, runs): figures.read_curves(run) for run in runs}
+    curves = {_name(workdir, runs): read_curves(workdir) for workdir in runs}
     save('curves', draw.draw_curves(curves, args.metrics))
   else:
     print('no curves: the checkpoint is of no run with a metrics.jsonl; name runs with --runs')
-  for name, found in pictures(model, params, _images(args, model, config), **_options(args)):
+  for name, found in pictures(model, params, _images(args, model, run), **_options(args)):
     if isinstance(found, InputError):
       print(f'no {name}: {found}')
     else:
@@ -244,19 +244,17 @@ def _names_of_layers(model: nn.Module) -> list[str]:
   return names + ['the MAP head'] * (model.head == 'map')
 
 
-def _images(
-  args: argparse.Namespace, model: nn.Module, config: ConfigDict | None
-) -> Iterator[np.ndarray]:
+def _images(args: argparse.Namespace, model: nn.Module, run: Run | None) -> Iterator[np.ndarray]:
   """Reads the images that are asked for, one at a time."""
   count = max(args.num_images, args.num_shown)
-  if config and not args.images and len(set(model.image_size)) == 1:
+  if run and not args.images and len(set(model.image_size)) == 1:
     try:
-      split = evaluation_split(config, model.image_size[0])
+      split = evaluation_split(run.config, model.image_size[0])
     except InputError as e:
       print(f'images: two photographs, as those that the run evaluated on cannot be had: {e}')
     else:
       print(f'images: {split.name}')
-      yield from split.images(count, max_bad_records=config.max_bad_records)
+      yield from split.images(count, max_bad_records=run.config['max_bad_records'])
       return
   photos = importlib.resources.files('sklearn.datasets') / 'images'
   paths = find_images(args.images or [str(photos / 'china.jpg'), str(photos / 'flower.jpg')])

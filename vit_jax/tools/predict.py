@@ -102,8 +102,8 @@ def _predict(args: argparse.Namespace) -> int:
     class_names=checkpoint_args.class_names(args, loaded),
     top_k=args.top_k,
     batch_size=args.batch_size,
-    preset=args.preset or (run.preset if run else 'bit'),
-    resize_size=(run.resize_size or None) if run and not args.image_size else None,
+    preset=args.preset or (run.config['preset'] if run else 'bit'),
+    resize_size=(run.config['resize_size'] or None) if run and not args.image_size else None,
     loss=checkpoint_args.loss(args, run),
   )
   show = as_json if args.json else as_table

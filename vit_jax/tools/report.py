@@ -17,12 +17,11 @@ from typing import Any, NamedTuple
 
 import cv2
 import jax
-from ml_collections import ConfigDict
 import numpy as np
 
 from vit_jax import figures
 from vit_jax.config.fields import default_config
-from vit_jax.config.run import Curve
+from vit_jax.config.run import Curve, read_config, read_curves
 from vit_jax.errors import InputError, exit_on_error
 from vit_jax.evaluation.run_split import Split, evaluation_split
 from vit_jax.figures import draw
@@ -104,8 +103,8 @@ def make_report(workdir: str, *, num_images: int = 256, batch_size: int = 16) ->
     InputError: there is no run; what else is missing is told on the page.
   """
   directory = local_path(workdir)
-  config = summary.read_config(directory)
-  curves, saved = _try(lambda: figures.read_curves(directory)), summary.find_checkpoints(directory)
+  config = read_config(directory)
+  curves, saved = _try(lambda: read_curves(directory)), summary.find_checkpoints(directory)
   model = _try(lambda: _open_model(directory, bool(saved), num_images, batch_size))
   parts = [
     (
@@ -150,21 +149,21 @@ def _open_model(workdir: pathlib.Path, is_saved: bool, num_images: int, batch_si
     raise InputError('There is no checkpoint yet: it is made after save_every steps.')
   parser = argparse.ArgumentParser()
   checkpoint_args.add_arguments(parser, dtype=None)
-  loaded, config = checkpoint_args.load(parser.parse_args([f'--checkpoint={workdir}']))
+  loaded, run = checkpoint_args.load(parser.parse_args([f'--checkpoint={workdir}']))
   try:
-    split = evaluation_split(config)
+    split = evaluation_split(run.config)
     if not loaded.model.num_classes:
-      images = list(split.images(num_images, max_bad_records=config.max_bad_records))
+      images = list(split.images(num_images, max_bad_records=run.config['max_bad_records']))
       none = InputError('The model has no head: it predicts no classes.')
       return _Model(loaded, images, none, [], split.name)
-    examples, names = _predict(loaded, config, split, num_images, batch_size)
+    examples, names = _predict(loaded, run.config, split, num_images, batch_size)
   except InputError as e:
     return _Model(loaded, [], e, [], '')
   return _Model(loaded, examples.images, examples, names, split.name)
 
 
 def _predict(
-  loaded: Loaded, config: ConfigDict, split: Split, num_images: int, batch_size: int
+  loaded: Loaded, config: Mapping[str, Any], split: Split, num_images: int, batch_size: int
 ) -> tuple[Examples, list[str]]:
   """What the model says of the images, and the names it uses."""
   spread = MeshPartitioner(batch_size * jax.device_count())
@@ -173,10 +172,10 @@ def _predict(
     split.source,
     split.preprocess,
     spread,
-    loss=config.loss,
+    loss=config['loss'],
     count=num_images,
     batch_size=batch_size,
-    max_bad_records=config.max_bad_records,
+    max_bad_records=config['max_bad_records'],
   )
   return predictor(spread.put(loaded.params)), predictor.names
 

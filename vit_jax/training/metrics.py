@@ -14,6 +14,7 @@ import tensorboardX
 import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from vit_jax.config.run import read_metrics
 from vit_jax.files import write_whole
 
 log = logging.getLogger('vit_jax')
@@ -45,7 +46,8 @@ class MetricsWriter:
   def __init__(self, directory: pathlib.Path, resume_step: int = 0):
     """Drops the lines after `resume_step`, which a killed run wrote and this one will repeat."""
     self._path = directory / 'metrics.jsonl'
-    kept = [line for line in _read(self._path) if line['step'] <= resume_step]
+    recorded = read_metrics(self._path) if self._path.exists() else []
+    kept = [line for line in recorded if line['step'] <= resume_step]
     self.latest = {name: value for line in kept for name, value in line.items() if name != 'step'}
     self._seen = {(line['step'], name) for line in kept for name in line}
     write_whole(self._path, ''.join(json.dumps(line) + '\n' for line in kept))
@@ -70,14 +72,6 @@ class MetricsWriter:
   def close(self) -> None:
     self._file.close()
     self._events.close()
-
-
-def _read(path: pathlib.Path) -> list[dict[str, float]]:
-  """The complete lines of a metrics file; a kill may have cut the last one short."""
-  if not path.exists():
-    return []
-  lines = path.read_text().split('\n')[:-1]
-  return [json.loads(line) for line in lines]
 
 
 class Progress:

@@ -1,0 +1,110 @@
+import json
+
+from etils import epath
+import pytest
+
+from vit_jax.config.fields import default_config
+from vit_jax.config.run import find_run, read_config, read_curves, read_metrics, read_run
+from vit_jax.errors import InputError
+
+LINES = [
+  {'step': 10, 'train/loss': 2.0},
+  {'step': 15, 'eval/accuracy': 0.25, 'eval/examples': 20},
+  {'step': 20, 'train/loss': 1.5, 'train/lr': 0.1},
+]
+TEXT = ''.join(json.dumps(line) + '\n' for line in LINES)
+
+
+def record(workdir, **fields):
+  c = default_config()
+  c.update(fields)
+  (workdir / 'config.json').write_text(json.dumps(dict(c.items())))
+  return c.to_dict()
+
+
+@pytest.mark.parametrize('path_type', [lambda path: path, epath.Path])
+def test_a_run_is_a_plain_mapping(tmp_path, path_type):
+  config = record(tmp_path, lr=0.5, lr_drops=(1, 2))
+  run = read_run(path_type(tmp_path))
+  assert type(run.config) is dict
+  assert (run.workdir, run.config) == (tmp_path, config)  # tuples are tuples again
+
+
+def test_fields_that_a_run_did_not_know_have_their_defaults(tmp_path):
+  config = record(tmp_path, lr=0.5)
+  recorded = json.loads((tmp_path / 'config.json').read_text())
+  del recorded['registers']
+  (tmp_path / 'config.json').write_text(json.dumps(recorded | {'of_the_future': 1}))
+  assert read_run(tmp_path).config == config
+  assert 'registers' not in read_config(tmp_path)
+  assert read_config(tmp_path)['of_the_future'] == 1
+
+
+def test_the_run_that_wrote_a_checkpoint(tmp_path):
+  step = tmp_path / 'checkpoints' / '20'
+  assert find_run(None) is None
+  assert find_run(step) is None  # no config.json
+  config = record(tmp_path, seed=3)
+  assert find_run(step).config == config and find_run(step).workdir == tmp_path
+  assert find_run(tmp_path / 'elsewhere' / '20') is None
+
+
+@pytest.mark.parametrize(
+  'text, words',
+  [
+    (None, '{} is not the workdir of a run: it has no config.json. Check the path.'),
+    ('{', 'Cannot read {}/config.json: Expecting property name enclosed in double quotes: line 1'),
+    ('[]', '{}/config.json is not the config of a run: it names no model and no dataset.'),
+    ('{"model": "a"}', '{}/config.json is not the config of a run: it names no model and no d'),
+    (
+      '{"model": "a", "dataset": "b", "lr": "x"}',
+      "Cannot read {}/config.json: Could not override field 'lr'",
+    ),
+  ],
+)
+def test_what_is_no_run(tmp_path, text, words):
+  if text is not None:
+    (tmp_path / 'config.json').write_text(text)
+  with pytest.raises(InputError) as e:
+    read_run(tmp_path)
+  assert str(e.value).startswith(words.format(tmp_path))
+
+
+def test_metrics_as_recorded(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text(TEXT + '{"step": 30, "train/lo')  # the run is still writing
+  assert read_metrics(path) == LINES
+  assert type(read_metrics(path)[1]['eval/examples']) is int
+  path.write_text(TEXT + '{"step": 30, "train/loss": NaN}\n')
+  assert str(read_metrics(path)[3]['train/loss']) == 'nan'
+
+
+@pytest.mark.parametrize('line', ['[1]', '{"loss": 1}', '{"step": 1, "loss": "x"}', '{', '1'])
+def test_a_damaged_line_of_metrics(tmp_path, line):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text(TEXT + line + '\n')
+  with pytest.raises(InputError) as e:
+    read_curves(path)
+  assert str(e.value) == f'Cannot read {path}: line 4 is damaged, it holds no metrics.'
+
+
+def test_curves(tmp_path):
+  (tmp_path / 'metrics.jsonl').write_text(TEXT + '{"step": 30, "train/lo')
+  curves = read_curves(tmp_path)
+  assert {name: [list(x) for x in curve] for name, curve in curves.items()} == {
+    'train/loss': [[10, 20], [2.0, 1.5]],
+    'eval/accuracy': [[15], [0.25]],
+    'eval/examples': [[15], [20.0]],
+    'train/lr': [[20], [0.1]],
+  }
+  (tmp_path / 'metrics.jsonl').write_text('')
+  with pytest.raises(InputError) as e:
+    read_curves(tmp_path)
+  assert str(e.value) == (
+    f'{tmp_path}/metrics.jsonl has no metrics yet: the run has not reached its first log_every.'
+  )
+  with pytest.raises(InputError) as e:
+    read_curves(tmp_path / 'none')
+  assert str(e.value) == (
+    f'Cannot read {tmp_path}/none: No such file or directory. Give the workdir of a run.'
+  )
