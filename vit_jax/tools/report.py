@@ -19,7 +19,6 @@ import cv2
 import jax
 import numpy as np
 
-from vit_jax import figures
 from vit_jax.config.fields import default_config
 from vit_jax.config.run import Curve, read_config, read_curves
 from vit_jax.errors import InputError, exit_on_error
