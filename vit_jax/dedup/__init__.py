@@ -1,1 +1,1 @@
-"""Near-duplicates of test images in a training set, so that they can be left out (section 4.1)."""
+"""Find training images that are near-duplicates of test images, to leave them out (section 4.1)."""

@@ -1,14 +1,16 @@
-"""All pairs of 64-bit hashes within a Hamming distance, found without comparing all pairs.
+"""Find all pairs of 64-bit hashes within a Hamming distance, without comparing every pair.
 
-A hash is cut into four bands of 16 bits. Let r_0 + 1, ..., r_3 + 1 add up to threshold + 1: two
-hashes within the threshold differ in some band i by at most r_i bits, else they would differ by
-threshold + 1. So the hashes of the small side are kept sorted by each band, and a hash of the
-large side looks up the values within r_i of its own. Exact, and about 350 times fewer comparisons
-than of all pairs at a threshold of 8.
+A hash is split into four bands of 16 bits. Choose r_0, ..., r_3 such that the four r_i + 1 add up
+to threshold + 1. Two hashes within the threshold then differ by at most r_i bits in at least one
+band i, because otherwise they would differ by threshold + 1 bits. So the hashes of the small side
+are sorted by each band, and a hash of the large side looks up all values within r_i bits of its
+own. The search is exact. At a threshold of 8 it makes about 350 times fewer comparisons than
+comparing all pairs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import functools
 import itertools
 from typing import NamedTuple
@@ -17,10 +19,11 @@ import numpy as np
 
 from vit_jax.errors import InputError
 
-MAX_THRESHOLD = 16  # beyond, hashes of unlike images are that close and the look-ups too many
+# Beyond this distance, hashes of unrelated images match, and there are too many values to look up.
+MAX_THRESHOLD = 16
 
 _BITS, _BANDS = 16, 4
-_CLOSEST = 8  # pairs kept of each hash looked up
+_CLOSEST = 8  # pairs kept for each row
 _LOOK_UPS = 2**18  # at a time: 8 MB
 _CANDIDATES = 2**20  # pairs compared at a time: 40 MB
 
@@ -30,9 +33,9 @@ class Index(NamedTuple):
 
   Attributes:
     threshold: the largest distance to find.
-    hashes: (4, N) uint64, sorted by the band of the row.
-    images: (4, N) int64, which image each is of.
-    starts: (4, 2**16 + 1) int64, where the hashes of each value of the band begin.
+    hashes: (4, N) uint64; row i is sorted by band i.
+    images: (4, N) int64, the image that each hash belongs to.
+    starts: (4, 2**16 + 1) int64, the position of the first hash with each value of the band.
   """
 
   threshold: int
@@ -42,55 +45,54 @@ class Index(NamedTuple):
 
 
 def make_index(hashes: np.ndarray, images: np.ndarray, threshold: int) -> Index:
-  """Returns the index of `hashes` (N,) uint64, of which hash i is of image images[i].
+  """Return the index of hashes (N,) uint64, where hash i belongs to image images[i].
 
   Raises:
     InputError: threshold is not in [0, MAX_THRESHOLD].
   """
   if not 0 <= threshold <= MAX_THRESHOLD:
-    raise InputError(f'the threshold must be from 0 to {MAX_THRESHOLD} bits, got {threshold}')
+    raise InputError(f'The threshold must be from 0 to {MAX_THRESHOLD} bits, got {threshold}.')
   bands = [_band(hashes, i) for i in range(_BANDS)]
   orders = [np.argsort(band, kind='stable') for band in bands]
-  starts = [
-    np.searchsorted(band[order], np.arange(2**_BITS + 1)) for band, order in zip(bands, orders)
-  ]
+  values = np.arange(2**_BITS + 1)
   return Index(
     threshold,
-    np.stack([hashes[o] for o in orders]),
-    np.stack([np.asarray(images, np.int64)[o] for o in orders]),
-    np.stack(starts),
+    hashes=np.stack([hashes[order] for order in orders]),
+    images=np.stack([np.asarray(images, np.int64)[order] for order in orders]),
+    starts=np.stack([np.searchsorted(b[order], values) for b, order in zip(bands, orders)]),
   )
 
 
 def find_pairs(index: Index, hashes: np.ndarray, rows: np.ndarray) -> np.ndarray:
-  """Returns (P, 3) int64 of (row, image, distance) within the index's threshold.
+  """Return the pairs within the index's threshold: (P, 3) int64 of (row, image, distance).
 
   Args:
-    index: of the small side.
-    hashes: (N,) uint64 of the large side.
-    rows: (N,) what to call each; several hashes may be of one row.
+    index: index of the small side.
+    hashes: (N,) uint64, hashes of the large side.
+    rows: (N,) int, the row that each hash belongs to. A row may have several hashes.
+
   Returns:
-    Each pair once, at its smallest distance, sorted; of a row only the 8 closest images (of
-    equally close ones those with the smallest numbers), so that there are not millions among
-    images that are all alike.
+    Each pair once, at its smallest distance, sorted. Each row keeps only its 8 closest images
+    (among equally close ones, those with the smallest numbers), so that a set of images that are
+    all alike does not produce millions of pairs.
   """
-  found = [np.empty((0, 3), np.int64)]
+  pairs = [np.empty((0, 3), np.int64)]
   for band, radius in enumerate(_radii(index.threshold)):
     masks = _masks(radius)
     step = max(_LOOK_UPS // max(len(masks), 1), 1)
     for i in range(0, len(hashes), step):
-      found += _look_up(index, band, masks, hashes[i : i + step], rows[i : i + step])
-  return _closest(np.concatenate(found))
+      pairs += _look_up(index, band, masks, hashes[i : i + step], rows[i : i + step])
+  return _closest(np.concatenate(pairs))
 
 
 def _radii(threshold: int) -> list[int]:
-  """r_i of each band, -1 for a band that need not be looked at."""
+  """Return r_i of each band, or -1 for a band that need not be searched."""
   return [(threshold + 1 + i) // _BANDS - 1 for i in range(_BANDS)]
 
 
 @functools.cache
 def _masks(radius: int) -> np.ndarray:
-  """The numbers of 16 bits with at most `radius` ones: (M,) uint16."""
+  """Return the 16-bit numbers with at most `radius` ones: (M,) uint16."""
   return np.array(
     [
       sum(1 << bit for bit in bits)
@@ -105,41 +107,40 @@ def _band(hashes: np.ndarray, band: int) -> np.ndarray:
   return (hashes >> np.uint64(_BITS * band)).astype(np.uint16)
 
 
-def _look_up(index, band, masks, hashes, rows):
-  """Yields the pairs whose bands differ by one of the masks, and that no earlier band finds."""
+def _look_up(
+  index: Index, band: int, masks: np.ndarray, hashes: np.ndarray, rows: np.ndarray
+) -> Iterator[np.ndarray]:
+  """Yield the pairs whose bands differ by one of the masks and that no earlier band finds."""
   values = (_band(hashes, band)[:, None] ^ masks).ravel().astype(np.int64)
   first = index.starts[band][values]
   counts = index.starts[band][values + 1] - first
-  some = np.flatnonzero(counts)
-  ends = np.cumsum(counts[some])
+  nonempty = np.flatnonzero(counts)
+  ends = np.cumsum(counts[nonempty])
   cuts = np.searchsorted(ends, np.arange(0, ends[-1] if len(ends) else 0, _CANDIDATES), 'right')
-  for part in np.split(some, cuts[1:]):
+  for part in np.split(nonempty, cuts[1:]):
     repeats = counts[part]
-    which = np.repeat(part // len(masks), repeats)
-    # The numbers first[i], first[i] + 1, ... first[i] + counts[i] - 1 of each i, in a row.
-    steps = np.arange(len(which)) + np.repeat(first[part] - np.cumsum(repeats) + repeats, repeats)
-    different = hashes[which] ^ index.hashes[band][steps]
-    distances = np.bitwise_count(different)
+    left = np.repeat(part // len(masks), repeats)
+    # For each i, the positions first[i], first[i] + 1, ..., first[i] + counts[i] - 1.
+    right = np.arange(len(left)) + np.repeat(first[part] - np.cumsum(repeats) + repeats, repeats)
+    difference = hashes[left] ^ index.hashes[band][right]
+    distances = np.bitwise_count(difference)
     hits = np.flatnonzero(distances <= index.threshold)
-    hits = hits[_is_first(different[hits], band, index.threshold)]
+    hits = hits[_is_first(difference[hits], band, index.threshold)]
     if len(hits):
-      yield np.stack(
-        [rows[which[hits]], index.images[band][steps[hits]], distances[hits]],
-        axis=1,
-        dtype=np.int64,
-      )
+      columns = [rows[left[hits]], index.images[band][right[hits]], distances[hits]]
+      yield np.stack(columns, axis=1, dtype=np.int64)
 
 
-def _is_first(different: np.ndarray, band: int, threshold: int) -> np.ndarray:
-  """Whether no band before this one finds the pairs that differ in these bits."""
-  first = np.ones(len(different), bool)
+def _is_first(difference: np.ndarray, band: int, threshold: int) -> np.ndarray:
+  """Return (N,) bool, true where no band before this one finds hashes that differ in these bits."""
+  first = np.ones(len(difference), bool)
   for earlier, radius in enumerate(_radii(threshold)[:band]):
-    first &= np.bitwise_count(_band(different, earlier)) > radius
+    first &= np.bitwise_count(_band(difference, earlier)) > radius
   return first
 
 
 def _closest(pairs: np.ndarray) -> np.ndarray:
-  """Each (row, image) once at its smallest distance, and the _CLOSEST of each row, sorted."""
+  """Keep each (row, image) once at its smallest distance, and the _CLOSEST of each row; sort."""
   pairs = pairs[np.lexsort((pairs[:, 2], pairs[:, 1], pairs[:, 0]))]
   new = np.ones(len(pairs), bool)
   new[1:] = (pairs[1:, :2] != pairs[:-1, :2]).any(axis=1)

@@ -1,8 +1,8 @@
-"""Hashing and joining as an Apache Beam pipeline: few, large elements, each computed by NumPy.
+"""Hash and join images in an Apache Beam pipeline that has few, large elements.
 
-The test sets are small beside the training set: their hashes become one index, which every worker
-gets, and the training set's never leave the worker that computed them. What is found does not
-depend on the runner, the workers or the order of anything.
+The test sets are small compared with the training set. Their hashes become one index that every
+worker receives, while the training set's hashes never leave the worker that computed them. The
+result does not depend on the runner, the number of workers or the order in which they finish.
 """
 
 from __future__ import annotations
@@ -28,12 +28,16 @@ from vit_jax.dedup.example_ids import ExampleIds
 from vit_jax.dedup.hashes import against_hashes, train_hashes
 from vit_jax.errors import InputError
 
-_CHUNK = 1024  # images of an element, fewer where there would not be
+HashImage = Callable[[np.ndarray], np.ndarray]  # image -> hashes, (N,) uint64
+PCollection = Any  # apache_beam.PCollection; Beam is an optional dependency
+Pipeline = Any  # apache_beam.Pipeline
+
+_CHUNK = 1024  # images in an element of the pipeline; fewer if that would make too few elements
 _LEAST_CHUNKS = 16
 
 
 class Chunk(NamedTuple):
-  """The records from start to stop of a split; the first has the number `first` of its side."""
+  """The examples from start to stop of a split; `first` is the first one's number on its side."""
 
   dataset: str
   split: str
@@ -44,20 +48,21 @@ class Chunk(NamedTuple):
 
 
 class Hashed(NamedTuple):
-  """What was computed of a chunk."""
+  """The hashes of a chunk."""
 
   hashes: np.ndarray  # (H,) uint64
-  images: np.ndarray  # (H,) int64, which image of its side each is of
+  images: np.ndarray  # (H,) int64, the number of the image that each hash belongs to
   damaged: list[int]  # images that cannot be decoded
-  errors: list[str]  # why the chunk could not be read, if so
+  errors: list[str]  # why the chunk cannot be read, if it cannot
 
 
-class Found(NamedTuple):
-  """What a run of the pipeline found.
+class Matches(NamedTuple):
+  """The pairs that a run of the pipeline found.
 
   Attributes:
-    pairs: (P, 3) int64, sorted: number of the training image, of the test image, distance.
-    damaged_train, damaged_against: the images that cannot be decoded, ascending.
+    pairs: (P, 3) int64, sorted: number of the training image, number of the test image, distance.
+    damaged_train: training images that cannot be decoded, ascending.
+    damaged_against: test images that cannot be decoded, ascending.
   """
 
   pairs: np.ndarray
@@ -65,69 +70,73 @@ class Found(NamedTuple):
   damaged_against: list[int]
 
 
-def find_duplicates(
+def find_matches(
   train: ExampleIds,
   against: Sequence[ExampleIds],
   *,
   threshold: int,
   parts: str,
   beam_args: Sequence[str] = (),
-) -> Found:
-  """Finds the pairs of training and test images whose hashes are alike.
+) -> Matches:
+  """Find the pairs of a training and a test image whose hashes are within a distance.
 
   Args:
-    train: what is searched.
-    against: the test sets; their images are counted on, from one set to the next.
-    threshold: the largest Hamming distance of two images that are alike.
-    parts: a directory, or an address such as gs://bucket/parts, that every worker can write
-      and that is removed in the end.
+    train: the training set to search.
+    against: the test sets. Their images are numbered consecutively, across all sets.
+    threshold: the largest Hamming distance between duplicates.
+    parts: directory, or an address such as gs://bucket/parts, that every worker can write to. It
+      is removed at the end.
     beam_args: Beam's own flags, such as --runner=DataflowRunner.
+
   Raises:
     InputError: Beam is missing or failed, or the data cannot be read.
   """
   beam = import_beam()
-  make_index(np.empty(0, np.uint64), np.empty(0), threshold)  # refuses a bad threshold
+  make_index(np.empty(0, np.uint64), np.empty(0), threshold)  # refuses a bad threshold early
 
-  def build(pipeline):
-    sides = []
-    for side, records, hashes in (
-      ('train', [train], train_hashes),
-      ('against', against, against_hashes),
-    ):
-      sides.append(
+  def build(pipeline: Pipeline) -> None:
+    def hash_side(name: str, sets: Sequence[ExampleIds], hash_image: HashImage) -> PCollection:
+      return (
         pipeline
-        | f'List {side}' >> beam.Create(make_chunks(records))
-        | f'Spread {side}' >> beam.Reshuffle()
-        | f'Hash {side}' >> beam.Map(hash_chunk, hashes, sum(map(len, records)))
+        | f'List {name}' >> beam.Create(make_chunks(sets))
+        | f'Spread {name}' >> beam.Reshuffle()
+        | f'Hash {name}' >> beam.Map(hash_chunk, hash_image, sum(map(len, sets)))
       )
-    lines = [join(*sides, threshold)]
-    for side, hashed in zip(('train', 'against'), sides):
-      lines.append(hashed | f'Tell {side}' >> beam.FlatMap(_complaints, side))
-    lines | beam.Flatten() | beam.io.WriteToText(os.path.join(parts, 'part'))
 
-  clear(parts)  # of a run that was killed
+    train_hashed = hash_side('train', [train], train_hashes)
+    against_hashed = hash_side('against', against, against_hashes)
+    lines = [
+      join(train_hashed, against_hashed, threshold),
+      train_hashed | 'Problems of train' >> beam.FlatMap(_problems, 'train'),
+      against_hashed | 'Problems of against' >> beam.FlatMap(_problems, 'against'),
+    ]
+    _ = lines | beam.Flatten() | beam.io.WriteToText(os.path.join(parts, 'part'))
+
+  remove(parts)  # a run that was killed may have left it
   try:
-    run(build, beam_args)
+    run_pipeline(build, beam_args)
     return gather(parts)
   finally:
-    clear(parts)
+    remove(parts)
 
 
 def import_beam() -> Any:
-  """Returns the module apache_beam; raises InputError when it is not installed."""
+  """Return the module apache_beam; raise InputError if it is not installed."""
   level = logging.root.manager.disable
-  logging.disable(logging.WARNING)  # it warns of BigQuery's package missing, which nobody wants
+  logging.disable(logging.WARNING)  # Beam warns that the package of BigQuery is missing
   try:
     import apache_beam
   except ImportError as e:
-    raise InputError("finding duplicates needs Apache Beam: pip install 'vit_jax[dedup]'") from e
+    raise InputError(
+      "Finding duplicates needs Apache Beam. Install it with: pip install 'vit_jax[dedup]'"
+    ) from e
   finally:
     logging.disable(level)
   return apache_beam
 
 
-def run(build: Callable[[Any], None], beam_args: Sequence[str] = ()) -> None:
-  """Runs the pipeline that build(pipeline) makes, in this process unless Beam's flags say else.
+def run_pipeline(build: Callable[[Pipeline], None], beam_args: Sequence[str] = ()) -> None:
+  """Run the pipeline that build(pipeline) makes, in this process unless beam_args name a runner.
 
   Raises:
     InputError: the pipeline failed.
@@ -135,7 +144,7 @@ def run(build: Callable[[Any], None], beam_args: Sequence[str] = ()) -> None:
   beam = import_beam()
   from apache_beam.options.pipeline_options import PipelineOptions
 
-  # What DirectRunner comes to; by itself it would first try to download another runner.
+  # DirectRunner, the default, would first try to download another runner and end up with this one.
   options = PipelineOptions(list(beam_args))
   if not any(arg.split('=')[0] == '--runner' for arg in beam_args):
     options = PipelineOptions(['--runner=FnApiRunner', *beam_args])
@@ -143,31 +152,35 @@ def run(build: Callable[[Any], None], beam_args: Sequence[str] = ()) -> None:
     with beam.Pipeline(options=options) as pipeline:
       build(pipeline)
   except Exception as e:  # each runner has its own
-    raise InputError(
-      'the Beam pipeline failed: ' + textwrap.shorten(str(e), 300, placeholder=' ...')
-    ) from e
+    cause = textwrap.shorten(str(e), 300, placeholder=' ...')
+    raise InputError(f'The Beam pipeline failed: {cause}') from e
   finally:
-    _bar.cache_clear()  # ends the bars
+    _bar.cache_clear()  # closes the progress bars
 
 
 def make_chunks(sets: Sequence[ExampleIds]) -> list[Chunk]:
-  """The elements that one side of the pipeline begins with."""
+  """Return the elements that one side of the pipeline starts with."""
   size = max(1, min(_CHUNK, sum(map(len, sets)) // _LEAST_CHUNKS))
   chunks, first = [], 0
-  for records in sets:
-    for start in range(0, len(records), size):
-      stop = min(start + size, len(records))
-      chunks.append(
-        Chunk(records.dataset, records.split, records.data_dir, start, stop, first + start)
-      )
-    first += len(records)
+  for examples in sets:
+    name = examples.dataset, examples.split, examples.data_dir
+    for start in range(0, len(examples), size):
+      stop = min(start + size, len(examples))
+      chunks.append(Chunk(*name, start, stop, first + start))
+    first += len(examples)
   return chunks
 
 
-def hash_chunk(chunk: Chunk, hashes_of: Callable[[np.ndarray], np.ndarray], total: int) -> Hashed:
-  """Reads, decodes and hashes the images of a chunk; `total` is for the progress bar."""
+def hash_chunk(chunk: Chunk, hash_image: HashImage, total: int) -> Hashed:
+  """Read, decode and hash the images of a chunk.
+
+  Args:
+    chunk: the examples to read.
+    hash_image: train_hashes or against_hashes.
+    total: number of images on this side, for the progress bar.
+  """
   hashes, images, damaged = [np.empty(0, np.uint64)], [np.empty(0, np.int64)], []
-  bar = _bar(hashes_of, total)
+  bar = _bar(hash_image, total)
   try:
     source = _open(chunk.dataset, chunk.split, chunk.data_dir)
     for position in range(chunk.start, chunk.stop):
@@ -181,7 +194,7 @@ def hash_chunk(chunk: Chunk, hashes_of: Callable[[np.ndarray], np.ndarray], tota
         continue
       finally:
         bar.update()
-      hashes.append(np.unique(hashes_of(pixels)))
+      hashes.append(np.unique(hash_image(pixels)))
       images.append(np.full(len(hashes[-1]), image))
   except InputError as e:
     return Hashed(hashes[0], images[0], [], [str(e)])
@@ -190,23 +203,23 @@ def hash_chunk(chunk: Chunk, hashes_of: Callable[[np.ndarray], np.ndarray], tota
 
 @functools.cache
 def _open(dataset: str, split: str, data_dir: str | None) -> Source:
-  """The source, opened once in a worker."""
+  """Return the source, which each worker opens only once."""
   return open_source(dataset, split, data_dir)
 
 
 @functools.cache
-def _bar(hashes_of: Callable[[np.ndarray], np.ndarray], total: int) -> tqdm.tqdm:
-  """A bar for each side; shown where the worker is the program that somebody started."""
+def _bar(hash_image: HashImage, total: int) -> tqdm.tqdm:
+  """Return the progress bar of a side. It shows only if the worker has a terminal."""
   return tqdm.tqdm(
     total=total,
     unit=' images',
-    desc=hashes_of.__name__.replace('_', ' '),
+    desc=hash_image.__name__.replace('_', ' '),
     disable=not sys.stderr.isatty(),
   )
 
 
-def join(train: Any, against: Any, threshold: int) -> Any:
-  """PCollections of Hashed -> PCollection of lines with the pairs, which `gather` reads."""
+def join(train: PCollection, against: PCollection, threshold: int) -> PCollection:
+  """Join two PCollections of Hashed; return a PCollection of lines that `gather` reads."""
   beam = import_beam()
   index = against | beam.combiners.ToList() | 'Index' >> beam.Map(_index_all, threshold)
   return train | 'Join' >> beam.Map(_find, beam.pvalue.AsSingleton(index))
@@ -224,32 +237,32 @@ def _find(hashed: Hashed, index: Index) -> str:
   return json.dumps({'pairs': find_pairs(index, hashed.hashes, hashed.images).tolist()})
 
 
-def _complaints(hashed: Hashed, side: str) -> Iterator[str]:
-  """Yields a line for the images that are damaged, and for what stopped the reading."""
+def _problems(hashed: Hashed, side: str) -> Iterator[str]:
+  """Yield a line with the images that are damaged, and a line for each error."""
   if hashed.damaged:
     yield json.dumps({side: hashed.damaged})
   for error in hashed.errors:
     yield json.dumps({'errors': [error]})
 
 
-def gather(parts: str) -> Found:
-  """Reads what the workers wrote to a directory, in whatever order.
+def gather(parts: str) -> Matches:
+  """Read the lines that the workers wrote to a directory, in any order.
 
   Raises:
     InputError: a worker could not read the data.
   """
-  found = {'pairs': [], 'train': [], 'against': [], 'errors': []}
+  values = {'pairs': [], 'train': [], 'against': [], 'errors': []}
   for path in epath.Path(parts).glob('part*'):
     for line in path.read_text().splitlines():
-      for kind, values in json.loads(line).items():
-        found[kind] += values
-  if found['errors']:
-    raise InputError(min(found['errors']))
-  pairs = np.array(sorted(found['pairs']), np.int64).reshape(-1, 3)
-  return Found(pairs, sorted(found['train']), sorted(found['against']))
+      for kind, more in json.loads(line).items():
+        values[kind] += more
+  if values['errors']:
+    raise InputError(min(values['errors']))
+  pairs = np.array(sorted(values['pairs']), np.int64).reshape(-1, 3)
+  return Matches(pairs, sorted(values['train']), sorted(values['against']))
 
 
-def clear(parts: str) -> None:
-  """Removes the directory if it is there."""
+def remove(parts: str) -> None:
+  """Remove the directory if it exists."""
   if (directory := epath.Path(parts)).exists():
     directory.rmtree()

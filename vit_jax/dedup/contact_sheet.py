@@ -1,4 +1,4 @@
-"""A contact sheet: pairs of images side by side, from the most alike to the least."""
+"""Draw a contact sheet: pairs of images side by side, the closest pairs first."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-_SIDE, _GAP, _TEXT = 128, 12, 15  # pixels: of an image, between pairs, of a line of text
+_SIDE, _GAP, _LINE = 128, 12, 15  # pixels: side of an image, space between pairs, height of a line
 _COLUMNS = 4
-_LETTERS = 40  # below a pair
+_LETTERS = 40  # in a line below a pair
 
 
-def choose_pairs(distances: Sequence[int], count: int) -> list[int]:
-  """Returns which of the pairs to show, closest first: of each distance as many as may be.
+def choose_pairs(distances: Sequence[int] | np.ndarray, count: int) -> list[int]:
+  """Return the indices of the pairs to show, closest first, with every distance represented.
 
   Args:
-    distances: of all pairs.
-    count: how many pairs to show at most. A distance with few pairs leaves its share to the
-      others; of one with more than its share, some are taken at even steps.
+    distances: Hamming distances of all pairs.
+    count: maximum number of pairs. Each distance gets an equal share of them. A distance that has
+      fewer pairs leaves the rest of its share to the others, and one that has more is sampled at
+      even steps.
   """
   groups = [np.flatnonzero(np.asarray(distances) == d) for d in np.unique(distances)]
-  share, shares = count, {}
-  for left, i in zip(
-    range(len(groups), 0, -1), sorted(range(len(groups)), key=lambda i: len(groups[i]))
-  ):
-    shares[i] = min(len(groups[i]), -(-share // left))
-    share -= shares[i]
+  smallest_first = sorted(range(len(groups)), key=lambda i: len(groups[i]))
+  remaining, shares = count, {}
+  for groups_left, i in zip(range(len(groups), 0, -1), smallest_first):
+    shares[i] = min(len(groups[i]), -(-remaining // groups_left))
+    remaining -= shares[i]
   return [
     int(groups[i][j])
     for i in range(len(groups))
@@ -37,29 +37,29 @@ def choose_pairs(distances: Sequence[int], count: int) -> list[int]:
 def draw_sheet(
   pairs: Sequence[tuple[np.ndarray, np.ndarray, Sequence[str]]], title: str
 ) -> np.ndarray:
-  """Draws pairs of images, four a row, with their lines of text below: (H, W, 3) uint8 RGB.
+  """Draw pairs of images, four in a row, with text below each: (H, W, 3) uint8 RGB.
 
   Args:
-    pairs: (training image, test image, lines); images are (h, w, 3) uint8 RGB of any size.
-    title: of the sheet.
+    pairs: (training image, test image, lines of text). Images are (h, w, 3) uint8 RGB of any size.
+    title: title of the sheet.
   """
   lines = max((len(text) for _, _, text in pairs), default=0)
-  width, height = 2 * _SIDE + 2 + _GAP, _SIDE + _TEXT * lines + _GAP
+  width, height = 2 * _SIDE + 2 + _GAP, _SIDE + _LINE * lines + _GAP
   rows = -(-len(pairs) // _COLUMNS)
-  top = _GAP + _TEXT + _GAP
+  top = _GAP + _LINE + _GAP
   sheet = np.full((top + rows * height, _GAP + _COLUMNS * width, 3), 255, np.uint8)
-  _write(sheet, title, _GAP, _GAP + _TEXT - 4)
+  _write(sheet, title, _GAP, _GAP + _LINE - 4)
   for i, (left, right, text) in enumerate(pairs):
     y, x = top + i // _COLUMNS * height, _GAP + i % _COLUMNS * width
-    for image, at in ((left, x), (right, x + _SIDE + 2)):
-      sheet[y : y + _SIDE, at : at + _SIDE] = _fit(image)
+    for image, x_image in ((left, x), (right, x + _SIDE + 2)):
+      sheet[y : y + _SIDE, x_image : x_image + _SIDE] = _fit(image)
     for number, line in enumerate(text):
-      _write(sheet, line, x, y + _SIDE + _TEXT * (number + 1) - 3, _LETTERS)
+      _write(sheet, line, x, y + _SIDE + _LINE * (number + 1) - 3, _LETTERS)
   return sheet
 
 
 def _fit(image: np.ndarray) -> np.ndarray:
-  """The whole image on a grey square, small ones in visible pixels."""
+  """Return the whole image on a gray square. Small images are enlarged to visible pixels."""
   height, width = image.shape[:2]
   scale = _SIDE / max(height, width)
   size = max(round(width * scale), 1), max(round(height * scale), 1)
@@ -70,7 +70,8 @@ def _fit(image: np.ndarray) -> np.ndarray:
   return square
 
 
-def _write(sheet, text, x, y, most=None):
-  """A line of text; of one longer than `most` letters, the end."""
-  text = text if most is None or len(text) <= most else '...' + text[3 - most :]
+def _write(sheet: np.ndarray, text: str, x: int, y: int, max_letters: int | None = None) -> None:
+  """Write a line of text. If it is longer than max_letters, write only its end."""
+  if max_letters is not None and len(text) > max_letters:
+    text = '...' + text[3 - max_letters :]
   cv2.putText(sheet, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)

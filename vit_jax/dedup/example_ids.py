@@ -1,4 +1,4 @@
-"""What a record of a data set is called, so that it is the same one on another day."""
+"""Ids of the examples of a dataset, which stay the same when other slices of it are read."""
 
 from __future__ import annotations
 
@@ -18,39 +18,43 @@ from vit_jax.data.splits import named_splits, split_ranges
 
 
 class ExampleId(NamedTuple):
-  """A record of a data set: 'train 1234'."""
+  """The id of an example, such as 'train 1234'."""
 
-  split: str  # a whole one, never a slice
-  index: int  # in it, in the order of `open_source`
+  split: str  # a whole split, never a slice
+  index: int  # in the split, in the order of `open_source`
 
   def __str__(self) -> str:
     return f'{self.split} {self.index}'
 
 
 class ExampleIds:
-  """The records that a split expression stands for, and what they are called.
+  """The examples that a split expression selects, and their ids.
 
   Attributes:
-    dataset: as given; ids of a task of VTAB-1k are those of the data set that it is part of.
-    split: in TFDS notation.
-    data_dir: where TFDS data sets lie.
-    identity: what must not change for ids to hold: 'cifar10/3.0.2', or 'folder'.
-    splits: for each split there is a record of, what must not change either: '50000', the number
-      of its records; of a folder with a digest of its file names, '812/9f86d081884c7d65'.
+    dataset: name as given. The ids of a VTAB-1k task are those of the dataset it was made from.
+    split: split expression in TFDS notation.
+    data_dir: directory of TFDS datasets.
+    source: the examples.
+    identity: name and version of the dataset, such as 'cifar10/3.0.2', or 'folder'. Ids are valid
+      only while it stays the same.
+    splits: for each split that is used, a text that must also stay the same: the number of
+      examples ('50000'), and for a folder a digest of its file names, too
+      ('812/9f86d081884c7d65').
+    ranges: (split, start, stop) of each part of the split expression.
   """
 
   def __init__(self, dataset: str, split: str, data_dir: str | None = None):
-    """Raises InputError like `open_source`."""
+    """Open the dataset. Raises InputError as `open_source` does."""
     self.dataset, self.split, self.data_dir = dataset, split, data_dir
     self.source = open_source(dataset, split, data_dir)
-    if dataset.startswith('vtab/'):  # a task, made of parts of a data set
+    if dataset.startswith('vtab/'):  # a task that is made of parts of another dataset
       task = vtab_tasks.find_task(dataset.removeprefix('vtab/'))
       dataset, split = task.dataset, task.splits[split]
     names = split_names(dataset, data_dir)
     used = names if split == 'all' else [n for n in names if n in named_splits(split)]
     if is_folder(dataset):
       self.identity = 'folder'
-      sizes, self.splits = _look_into_folder(dataset, used)
+      sizes, self.splits = _inspect_folder(dataset, used)
     else:
       info = prepared.read_info(prepared.find(dataset, data_dir))
       self.identity = info.full_name
@@ -58,8 +62,8 @@ class ExampleIds:
       self.splits = {name: str(sizes[name]) for name in used}
     ranges = split_ranges(split, {name: [sizes.get(name, 0)] for name in names})
     self.ranges = [(name, start, stop) for name, start, stop in ranges if start < stop]
-    # Of slices of a folder which images they are; those of TFDS are ranges.
-    self._taken = [
+    # A slice of a folder is a random sample of it. A slice of a TFDS dataset is a range.
+    self._samples = [
       folder.sample(sizes[name], start, stop)
       if self.identity == 'folder' and stop - start < sizes[name]
       else None
@@ -74,34 +78,33 @@ class ExampleIds:
     return f'{self.dataset}:{self.split}'
 
   def id(self, position: int) -> ExampleId:
-    """The id of record `position` of the source."""
+    """Return the id of the example at a position of the source."""
     part = bisect.bisect_right(self._ends, position)
-    (name, start, stop), taken = self.ranges[part], self._taken[part]
+    (name, start, stop), sample = self.ranges[part], self._samples[part]
     offset = stop - start - (self._ends[part] - position)
-    return ExampleId(name, start + offset if taken is None else int(taken[offset]))
+    return ExampleId(name, start + offset if sample is None else int(sample[offset]))
 
   def positions(self, indices: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The inverse of `id`: where records are in the source, (n,) int64, ascending.
+    """Return the positions of examples in the source: (n,) int64. The inverse of `id`.
 
     Args:
-      indices: {split: (m,) ascending}, of every split there is; those that the split expression
-        does not take are passed over.
+      indices: for every split, the indices of examples in it, (m,) ascending. Those that the split
+        expression does not select are ignored.
     """
-    found, begin = [np.empty(0, np.int64)], 0
-    for (name, start, stop), taken in zip(self.ranges, self._taken):
+    positions, begin = [np.empty(0, np.int64)], 0
+    for (name, start, stop), sample in zip(self.ranges, self._samples):
       wanted = indices[name]
-      offsets = (
-        wanted[(wanted >= start) & (wanted < stop)] - start
-        if taken is None
-        else np.flatnonzero(np.isin(taken, wanted))
-      )
-      found.append(offsets + begin)
+      if sample is None:
+        offsets = wanted[(wanted >= start) & (wanted < stop)] - start
+      else:
+        offsets = np.flatnonzero(np.isin(sample, wanted))
+      positions.append(offsets + begin)
       begin += stop - start
-    return np.concatenate(found)
+    return np.concatenate(positions)
 
 
-def _look_into_folder(directory: str, names: list[str]) -> tuple[dict[str, int], dict[str, str]]:
-  """({split: number of images}, {split: that and a digest of their names in order})."""
+def _inspect_folder(directory: str, names: list[str]) -> tuple[dict[str, int], dict[str, str]]:
+  """Return the number of images of each split, and that with a digest of their names in order."""
   sizes, splits = {}, {}
   root = os.path.expanduser(directory)
   for name in names:
@@ -115,6 +118,9 @@ def _look_into_folder(directory: str, names: list[str]) -> tuple[dict[str, int],
 
 
 def parse_dataset(text: str, default_split: str) -> tuple[str, str]:
-  """'cifar10:test' -> ('cifar10', 'test'); a version, which begins with a digit, is no split."""
+  """Split 'cifar10:test' into dataset and split.
+
+  A version, as in 'imagenet2012:5.1.0', begins with a digit and so is not taken for a split.
+  """
   match = re.fullmatch(r'(.+?):([A-Za-z][\w-]*(?:\[[^]]*\])?(?:\+[\w-]+(?:\[[^]]*\])?)*)', text)
   return (match[1], match[2]) if match else (text, default_split)

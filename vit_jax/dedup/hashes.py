@@ -1,8 +1,8 @@
-"""Perceptual hashes of images: 64 bits that hardly change when an image is copied with changes.
+"""Perceptual hashes: 64 bits that change little when an image is resized, recompressed or edited.
 
-ImageHash's DCT hash (phash). An image that training would see is hashed as it is and with its
-uniform borders cut off; an image of a test set, of which there are few, also mirrored and cut to
-nine windows, one of which is close to any crop of 5 to 10 %.
+The hash is ImageHash's DCT hash (phash). A training image is hashed as it is and with its uniform
+borders removed. A test image, of which there are few, is also hashed mirrored and in nine windows,
+one of which is close to any crop that removes 5 to 10 % of the image.
 """
 
 from __future__ import annotations
@@ -13,32 +13,34 @@ import numpy as np
 from vit_jax.data.decode import use_one_opencv_thread
 from vit_jax.errors import InputError
 
-# Names what is computed below: another number when any hash would change.
+# Names the algorithm below. Change the number whenever any hash would change.
 HASH_VERSION = 'phash64-1'
 
-_SIDE = 128  # larger images are averaged down to this first
-_FLAT = 16  # grey levels by which the pixels of a border may differ
-_WINDOW = 0.92  # side of the windows, of the image's
+_SIDE = 128  # larger images are first averaged down to this
+_FLAT = 16  # gray levels by which the pixels of a border may differ
+_WINDOW = 0.92  # side of a window, as a fraction of the image's
 _WINDOW_AT = [(y, x) for y in (0, 0.5, 1) for x in (0, 0.5, 1)]
 
 
 def train_hashes(image: np.ndarray) -> np.ndarray:
-  """The hashes of a training image: as it is, and without its borders if it has any.
+  """Return the hashes of a training image: as it is, and without its borders if it has any.
 
   Args:
     image: (H, W, 3) uint8 RGB.
+
   Returns:
     (1 or 2,) uint64.
+
   Raises:
-    InputError: when ImageHash is not installed.
+    InputError: ImageHash is not installed.
   """
   return _pack([_phash(view) for view in _views(image)])
 
 
 def against_hashes(image: np.ndarray) -> np.ndarray:
-  """The hashes of a test image: (20 or 22,) uint64, of its views and of their mirror images.
+  """Return the hashes of a test image's views and of their mirror images: (20 or 22,) uint64.
 
-  The views are those of `train_hashes` and nine windows. Raises as that does.
+  The views are those of `train_hashes` and nine windows. Arguments and errors are the same, too.
   """
   views = _views(image)
   height, width = views[0].shape
@@ -49,28 +51,29 @@ def against_hashes(image: np.ndarray) -> np.ndarray:
   return _pack([_phash(v) for view in views for v in (view, view[:, ::-1])])
 
 
-def trim_borders(grey: np.ndarray) -> np.ndarray:
-  """Cuts off edges of one grey level, as of framed or letterboxed images.
+def trim_borders(gray: np.ndarray) -> np.ndarray:
+  """Remove edges of a single gray level, such as those of a framed or letterboxed image.
 
   Args:
-    grey: (H, W) uint8.
+    gray: (H, W) uint8.
+
   Returns:
-    A view of it; all of it when less than half of a side would remain.
+    A view of the image. A pair of opposite edges stays if less than half the side would remain.
   """
-  height, width = grey.shape
-  top, bottom = _flat_rows(grey), _flat_rows(grey[::-1])
+  height, width = gray.shape
+  top, bottom = _flat_rows(gray), _flat_rows(gray[::-1])
   if 2 * (top + bottom) > height:
-    return grey
-  grey = grey[top : height - bottom]
-  left, right = _flat_rows(grey.T), _flat_rows(grey.T[::-1])
-  return grey[:, left : width - right] if 2 * (left + right) <= width else grey
+    return gray
+  gray = gray[top : height - bottom]
+  left, right = _flat_rows(gray.T), _flat_rows(gray.T[::-1])
+  return gray[:, left : width - right] if 2 * (left + right) <= width else gray
 
 
-def _flat_rows(grey: np.ndarray) -> int:
-  """How many of the first rows differ nowhere from the first one's mean by more than _FLAT."""
-  half = grey[: len(grey) // 2 + 1]
+def _flat_rows(gray: np.ndarray) -> int:
+  """Count the first rows in which no pixel differs from the first row's mean by more than _FLAT."""
+  half = gray[: len(gray) // 2 + 1]
   level = half[0].mean()
-  # Most images have no border: then the first row says so.
+  # Most images have no border, which the first row alone shows.
   if max(half[0].max() - level, level - half[0].min()) > _FLAT:
     return 0
   flat = (half.max(axis=1) - level <= _FLAT) & (level - half.min(axis=1) <= _FLAT)
@@ -78,31 +81,33 @@ def _flat_rows(grey: np.ndarray) -> int:
 
 
 def _views(image: np.ndarray) -> list[np.ndarray]:
-  """The image in grey, and without its borders if it has any; of _SIDE pixels a side at most."""
+  """Return the image in gray, and without its borders if it has any, at most _SIDE pixels wide."""
   use_one_opencv_thread()
-  grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-  trimmed = trim_borders(grey)
-  return [_shrink(view) for view in ([grey] if trimmed.shape == grey.shape else [grey, trimmed])]
+  gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+  trimmed = trim_borders(gray)
+  return [_shrink(view) for view in ([gray] if trimmed.shape == gray.shape else [gray, trimmed])]
 
 
-def _shrink(grey):
-  """At most _SIDE pixels a side; the hash looks at 32, whatever the shape."""
-  height, width = grey.shape
+def _shrink(gray: np.ndarray) -> np.ndarray:
+  """Shrink each side to at most _SIDE pixels. The hash resizes to 32 x 32 anyway."""
+  height, width = gray.shape
   size = min(width, _SIDE), min(height, _SIDE)
-  return grey if size == (width, height) else cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+  return gray if size == (width, height) else cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
 
 
-def _phash(grey: np.ndarray) -> np.ndarray:
-  """(64,) bool."""
+def _phash(gray: np.ndarray) -> np.ndarray:
+  """Return the hash as (64,) bool."""
   try:
     import imagehash
   except ImportError as e:
-    raise InputError("hashing images needs ImageHash: pip install 'vit_jax[dedup]'") from e
+    raise InputError(
+      "Hashing images needs ImageHash. Install it with: pip install 'vit_jax[dedup]'"
+    ) from e
   from PIL import Image
 
-  return imagehash.phash(Image.fromarray(np.ascontiguousarray(grey))).hash.ravel()
+  return imagehash.phash(Image.fromarray(np.ascontiguousarray(gray))).hash.ravel()
 
 
 def _pack(hashes: list[np.ndarray]) -> np.ndarray:
-  """Lists of 64 bits, the most significant first, to uint64."""
+  """Pack arrays of 64 bits, the most significant first, into (N,) uint64."""
   return np.packbits(hashes, axis=1).view('>u8')[:, 0].astype(np.uint64)

@@ -1,4 +1,4 @@
-"""The file of the records to leave out of training, for `config.exclude_ids`.
+"""Read and write the file that lists the examples to leave out of training (config.exclude_ids).
 
   # vit_jax ids 1
   # dataset: cifar10/3.0.2
@@ -9,10 +9,10 @@
   train 17    # distance 3 to mnist:test 4032
   train 1234  # distance 0 to mnist:test 77
 
-An id is the name of a split and a record's number in it, in the order that `open_source` and TFDS
-give it; so it holds as long as the data set's version and the number of records do, both of which
-the file names, whatever slice of the split is trained on. Of a folder, whose files may change at
-any time, a digest of the file names stands instead of a version.
+An id is the name of a split and the index of an example in it, in the order of `open_source` and
+TFDS. It is valid for any slice of the split, as long as the dataset's version and the number of
+examples stay the same. The file names both. The files of a folder may change at any time, so for a
+folder a digest of the file names takes the place of the version.
 """
 
 from __future__ import annotations
@@ -30,20 +30,21 @@ from vit_jax.errors import InputError
 
 _FIRST = '# vit_jax ids 1'
 _KEYS = ('dataset', 'records', 'hash', 'threshold', 'against')
+_MAKE_AGAIN = 'Make the file again with python -m vit_jax.tools.dedup.'
 
 
 @dataclasses.dataclass(frozen=True)
-class Ids:
-  """What a file of ids says.
+class IdsFile:
+  """The contents of a file of ids.
 
   Attributes:
-    path: of the file.
-    dataset: `ExampleIds.identity` of the data set the ids are of.
-    splits: `ExampleIds.splits` of it.
-    threshold: Hamming distance up to which images count as duplicates, and the embedding
-      distance if that was asked for: '8', '12, embedding .1'.
-    against: the sets of images that they are duplicates of.
-    indices: for each split, the numbers of the records to leave out, ascending, (n,) int64.
+    path: path of the file.
+    dataset: `ExampleIds.identity` of the dataset that the ids belong to.
+    splits: `ExampleIds.splits` of that dataset.
+    threshold: largest Hamming distance between duplicates, and the largest embedding distance if
+      there was one: '8', or '12, embedding .1'.
+    against: the test sets that the images are duplicates of.
+    indices: for each split, the indices of the examples to leave out, (n,) int64, ascending.
   """
 
   path: str
@@ -57,131 +58,130 @@ class Ids:
 def format_ids(
   train: ExampleIds, *, threshold: str, against: str, reasons: Mapping[ExampleId, str]
 ) -> str:
-  """Returns the text of the file: an id a line, sorted, with the reason as a comment."""
-  records = ' '.join(f'{name}={size}' for name, size in train.splits.items())
-  header = zip(_KEYS, (train.identity, records, HASH_VERSION, threshold, against))
+  """Return the text of a file of ids, sorted, one on a line.
+
+  Args:
+    train: the training set.
+    threshold: see `IdsFile`.
+    against: see `IdsFile`.
+    reasons: for each id, a comment that says why it is in the file.
+  """
+  sizes = ' '.join(f'{name}={size}' for name, size in train.splits.items())
+  header = zip(_KEYS, (train.identity, sizes, HASH_VERSION, threshold, against))
   width = max((len(str(i)) for i in reasons), default=0)
-  return (
-    '\n'.join(
-      [
-        _FIRST,
-        *(f'# {key}: {value}' for key, value in header),
-        *(f'{str(i):{width}}  # {reasons[i]}' for i in sorted(reasons)),
-      ]
-    )
-    + '\n'
-  )
+  lines = [_FIRST]
+  lines += [f'# {key}: {value}' for key, value in header]
+  lines += [f'{str(i):{width}}  # {reasons[i]}' for i in sorted(reasons)]
+  return '\n'.join(lines) + '\n'
 
 
-def read_ids(path: str | os.PathLike) -> Ids:
-  """Reads a file of ids.
+def read_ids(path: str | os.PathLike) -> IdsFile:
+  """Read a file of ids.
 
   Raises:
-    InputError: the file cannot be read, is no such file or a damaged one, names a record twice,
-      names records that its own header says do not exist, or is of hashes of another version.
+    InputError: the file cannot be read, is damaged or something else, names an example twice,
+      names examples that its own header says do not exist, or was made with another version of
+      the hashes.
   """
   try:
     with open(path, encoding='utf-8') as f:
       lines = f.read().splitlines()
   except (OSError, UnicodeDecodeError) as e:
-    raise InputError(f'{path} cannot be read: {getattr(e, "strerror", None) or e}') from e
+    raise InputError(f'Cannot read {path}: {getattr(e, "strerror", None) or e}.') from e
   header = dict(re.findall(r'^# (\w+): (.*)$', '\n'.join(lines[1 : 1 + len(_KEYS)]), re.MULTILINE))
   if lines[:1] != [_FIRST] or list(header) != list(_KEYS):
     raise InputError(
-      f'{path} does not begin as a file of ids does ({_FIRST!r}, then '
-      f'{", ".join(_KEYS)}): make it with python -m vit_jax.tools.dedup'
+      f'{path} is not a file of ids. Its first line must be {_FIRST!r}, followed by '
+      f'{", ".join(_KEYS)}. {_MAKE_AGAIN}'
     )
   if header['hash'] != HASH_VERSION:
     raise InputError(
-      f'{path} was made by hashes of version {header["hash"]}, this is '
-      f'{HASH_VERSION}: make it again with python -m vit_jax.tools.dedup'
+      f'{path} was made with hashes of version {header["hash"]}, but this version of vit_jax '
+      f'computes {HASH_VERSION}. {_MAKE_AGAIN}'
     )
   splits = dict(part.partition('=')[::2] for part in header['records'].split())
-  found: dict[str, list[int]] = {name: [] for name in splits}
+  indices: dict[str, list[int]] = {name: [] for name in splits}
   for number, line in enumerate(lines[1 + len(_KEYS) :], 2 + len(_KEYS)):
     match = re.fullmatch(r'([\w-]+) (\d+)', line.partition('#')[0].rstrip())
     if not match:
-      raise InputError(f'{path}, line {number}: {line!r} is no id such as "train 1234"')
-    found.setdefault(match[1], []).append(int(match[2]))
-  return Ids(
+      raise InputError(f'{path}, line {number}: {line!r} is not an id such as "train 1234".')
+    indices.setdefault(match[1], []).append(int(match[2]))
+  return IdsFile(
     str(path),
     header['dataset'],
     splits,
     header['threshold'],
     header['against'],
-    _checked(path, splits, found),
+    _sorted_indices(path, splits, indices),
   )
 
 
-def _checked(path, splits, found) -> dict[str, np.ndarray]:
-  """The indices as sorted arrays; raises InputError for those that are not in the splits."""
+def _sorted_indices(
+  path: str | os.PathLike, splits: Mapping[str, str], indices: Mapping[str, list[int]]
+) -> dict[str, np.ndarray]:
+  """Return the indices as sorted arrays; raise InputError for those that do not exist."""
   missing = [
-    f'{name} {i}'
-    for name, indices in found.items()
-    for i in indices
-    if i >= int(splits.get(name, '0').split('/')[0])
+    f'{name} {i}' for name in indices for i in indices[name] if i >= _count(splits.get(name, '0'))
   ]
   if missing:
+    sizes = ', '.join(f'{name} with {_count(size):,} examples' for name, size in splits.items())
     raise InputError(
-      f'{path} has {len(missing):,} ids that do not exist in the data set, the '
-      f'first is {missing[0]!r}: it has {_sizes(splits)}'
+      f'{path} lists ids that do not exist in the dataset: {len(missing):,}. The first is '
+      f'{missing[0]!r}. The dataset has {sizes}.'
     )
-  indices = {name: np.unique(np.array(i, np.int64)) for name, i in found.items()}
-  for name, unique in indices.items():
-    if len(unique) < len(found[name]):
-      raise InputError(f'{path} names {len(found[name]) - len(unique):,} records of {name} twice')
-  return indices
+  arrays = {name: np.unique(np.array(i, np.int64)) for name, i in indices.items()}
+  for name, unique in arrays.items():
+    if twice := len(indices[name]) - len(unique):
+      raise InputError(f'{path} names examples of {name} twice: {twice:,}.')
+  return arrays
 
 
-def _sizes(splits: Mapping[str, str]) -> str:
-  return ', '.join(
-    f'{name} with {int(size.split("/")[0]):,} records' for name, size in splits.items()
-  )
+def _count(size: str) -> int:
+  """Return the number of examples in a value of `ExampleIds.splits`."""
+  return int(size.split('/')[0])
 
 
 def excluded_positions(
-  ids: Ids, dataset: str, split: str, data_dir: str | None = None
+  ids: IdsFile, dataset: str, split: str, data_dir: str | None = None
 ) -> np.ndarray:
-  """Returns which records of open_source(dataset, split, data_dir) to leave out.
+  """Return the positions of the examples to leave out in open_source(dataset, split, data_dir).
 
   Returns:
-    (n,) int64, ascending; empty when the split has none of them.
+    (n,) int64, ascending. Empty if the split has none of the examples.
+
   Raises:
-    InputError: the ids are of another data set, version, or number or names of files; or of
-      other splits than are read; or the data set cannot be opened.
+    InputError: the ids belong to another dataset or version, the number or the names of the files
+      have changed, the file does not cover the split, or the dataset cannot be opened.
   """
-  records = ExampleIds(dataset, split, data_dir)
-  if records.identity != ids.dataset:
+  examples = ExampleIds(dataset, split, data_dir)
+  if examples.identity != ids.dataset:
     raise InputError(
-      f'the ids in {ids.path} are of {ids.dataset}, not of {records.identity}: '
-      f'make them for {dataset} with python -m vit_jax.tools.dedup'
+      f'The ids in {ids.path} belong to {ids.dataset}, not to {examples.identity}. Make ids for '
+      f'{dataset} with python -m vit_jax.tools.dedup.'
     )
-  for name, size in records.splits.items():
+  for name, size in examples.splits.items():
     if name not in ids.splits:
       raise InputError(
-        f'{ids.path} says nothing about the split {name!r} of {dataset}: it was '
-        f'made for {", ".join(ids.splits)}'
+        f'{ids.path} does not cover the split {name!r} of {dataset}. It was made for '
+        f'{", ".join(ids.splits)}.'
       )
     if size != ids.splits[name]:
-      raise InputError(_what_changed(ids, dataset, name, size))
-  return records.positions(ids.indices)
+      raise InputError(f'{_describe_change(ids, dataset, name, size)} {_MAKE_AGAIN}')
+  return examples.positions(ids.indices)
 
 
-def _what_changed(ids: Ids, dataset: str, name: str, size: str) -> str:
-  count, expected = (int(s.split('/')[0]) for s in (size, ids.splits[name]))
-  again = 'make them again with python -m vit_jax.tools.dedup'
+def _describe_change(ids: IdsFile, dataset: str, name: str, size: str) -> str:
+  """Say how a split differs from the one that the ids were made for."""
+  count, expected = _count(size), _count(ids.splits[name])
   if count == expected:
     return (
-      f'the files of {dataset}, {name}, have other names than when the ids in {ids.path} '
-      f'were made: {again}'
+      f'The files of {dataset}, {name}, have other names than when the ids in {ids.path} were made.'
     )
+  change = (
+    f'The ids in {ids.path} were made for {expected:,} examples of {dataset}, {name}, but it has '
+    f'{count:,} now.'
+  )
   beyond = ids.indices[name][ids.indices[name] >= count]
-  missing = (
-    f', so {len(beyond):,} ids do not exist, the first is {f"{name} {beyond[0]}"!r}'
-    if len(beyond)
-    else ''
-  )
-  return (
-    f'the ids in {ids.path} are of {expected:,} records of {dataset}, {name}, which has '
-    f'{count:,}{missing}: {again}'
-  )
+  if len(beyond):
+    change += f' Ids that no longer exist: {len(beyond):,}. The first is {f"{name} {beyond[0]}"!r}.'
+  return change

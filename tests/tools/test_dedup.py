@@ -1,4 +1,4 @@
-"""Near-duplicates found by Beam, on several of its runners."""
+"""The dedup tool finds planted near-duplicates, on several of Beam's runners."""
 
 import pathlib
 
@@ -71,10 +71,10 @@ def ids(tmp_path_factory, folder):
 
 
 def test_finds_what_was_planted(folder, ids):
-  found = read_ids(ids)
-  assert found.indices['train'].tolist() == sorted(PLANTED)
+  file = read_ids(ids)
+  assert file.indices['train'].tolist() == sorted(PLANTED)
   rest = sample(40, 10, 40)  # what a slice takes of a folder
-  assert excluded_positions(found, folder, 'train[10:]').tolist() == [
+  assert excluded_positions(file, folder, 'train[10:]').tolist() == [
     i for i, image in enumerate(rest) if image in PLANTED
   ]
   for line in ids.read_text().splitlines()[6:]:
@@ -97,7 +97,7 @@ def test_leftovers_of_a_killed_run_are_not_read(folder, ids, tmp_path):
 
 
 def test_several_test_sets(folder, digits_dir, tmp_path, capsys, caplog):
-  """Images are counted on from one to the next; what cannot be decoded is named."""
+  """Images are numbered across sets; those that cannot be decoded are named."""
   slices = 'train[1:2]+val[:6]+val[8:10]+val[11:]'  # the slices of a folder are samples
   assert sample(40, 1, 2) == [20] and not {0, 1} & {
     *sample(12, 0, 6),
@@ -119,7 +119,7 @@ def test_several_test_sets(folder, digits_dir, tmp_path, capsys, caplog):
   assert not caplog.messages
   run(tmp_path, folder, f'--data_dir={digits_dir}')
   assert caplog.messages == [
-    f'1 images cannot be decoded and were left out, the first is {folder}:val 1'
+    f'Left out images that cannot be decoded: 1. The first is {folder}:val 1.'
   ]
 
 
@@ -165,19 +165,22 @@ def test_contact_sheet(folder, tmp_path):
 
 
 ERRORS = {
-  'no such flag': (['--thresholds=3'], 'there is no --thresholds; did you mean --threshold?'),
+  'no such flag': (['--thresholds=3'], 'There is no flag --thresholds. Did you mean --threshold?'),
   'a stray word': (
     ['cifar100'],
-    "'cifar100' is no flag: the data sets of --against are parted by commas",
+    "'cifar100' is not a flag. Separate the datasets of --against by commas.",
   ),
-  'threshold': (['--threshold=30'], 'the threshold must be from 0 to 16 bits, got 30'),
+  'threshold': (['--threshold=30'], 'The threshold must be from 0 to 16 bits, got 30.'),
   'model without distance': (
     ['--embedding_checkpoint=x.npz'],
-    '--embedding_checkpoint and --max_embedding_distance go together',
+    'Pass both --embedding_checkpoint and --max_embedding_distance, or neither.',
   ),
-  'sheet': (['--contact_sheet=pairs.jpg'], '--contact_sheet=pairs.jpg must end in .png'),
-  'no folder': (['--out=/nowhere/ids.txt'], 'there is no folder to write /nowhere/ids.txt to'),
-  'no data set': (['--train=./nothing'], 'there is no folder ./nothing'),
+  'sheet': (['--contact_sheet=pairs.jpg'], '--contact_sheet=pairs.jpg must end in .png.'),
+  'no folder': (
+    ['--out=/nowhere/ids.txt'],
+    'Cannot write /nowhere/ids.txt: its folder does not exist. Create it first.',
+  ),
+  'no dataset': (['--train=./nothing'], 'there is no folder ./nothing'),
   'no split': (['--against=digits:valid'], "there is no split 'valid'; the splits are train, test"),
 }
 

@@ -92,7 +92,9 @@ def test_without(digits_dir):
 
 
 def test_ids_of_another_data_set(ids, shapes, tmp_path):
-  with pytest.raises(InputError, match='the ids in .* are of digits/1.0.0, not of shapes/1.2.0'):
+  with pytest.raises(
+    InputError, match='^The ids in .* belong to digits/1.0.0, not to shapes/1.2.0. '
+  ):
     Inputs(config(shapes[0], ids, dataset='shapes', train_split=''))
-  with pytest.raises(InputError, match='nowhere.txt cannot be read: No such file'):
+  with pytest.raises(InputError, match='^Cannot read .*nowhere.txt: No such file or directory.$'):
     Inputs(config(shapes[0], tmp_path / 'nowhere.txt', dataset='shapes', train_split=''))
