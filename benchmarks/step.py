@@ -44,12 +44,12 @@ def jax_steps(job):
   )
   schedule = make_schedule('cosine', peak=1e-3, total_steps=100_000, warmup_steps=1000)
   optimizer = make_optimizer(schedule, weight_decay=0.1, clip_norm=1.0)
-  spread = PmapPartitioner(job['batch_size'])
-  train_step = spread.train_step(
+  partitioner = PmapPartitioner(job['batch_size'])
+  train_step = partitioner.train_step(
     step_lib.make_train_step(step_lib.supervised(model), optimizer, schedule, dropout_key=key)
   )
-  eval_step = spread.eval_step(step_lib.make_eval_step(step_lib.supervised(model)))
-  state = spread.init(lambda: step_lib.init_state(model, optimizer, key))
+  eval_step = partitioner.eval_step(step_lib.make_eval_step(step_lib.supervised(model)))
+  state = partitioner.init(lambda: step_lib.init_state(model, optimizer, key))
   batch = make_batch(np.random.default_rng(0), job) | {'mask': np.ones(job['batch_size'], bool)}
   if job['mode'] == 'infer':
     params, state = state.params, None
@@ -61,7 +61,7 @@ def jax_steps(job):
         state, metrics = train_step(state, batch)
       else:
         metrics = eval_step(params, batch)
-      if not spread.max_in_flight:
+      if not partitioner.max_in_flight:
         jax.block_until_ready(metrics)
     jax.block_until_ready(metrics)
 

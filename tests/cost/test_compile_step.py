@@ -40,17 +40,17 @@ def make(c):
 
 
 def compiled_here(c, mesh):
-  spread, (step, state) = MeshPartitioner(c.batch_size, c.accumulate, mesh), make(c)
+  partitioner, (step, state) = MeshPartitioner(c.batch_size, c.accumulate, mesh), make(c)
   return (
     state,
-    spread,
-    compile_step.compile_step(spread, step, state, c.image_size, c.batch_size, 1e12, {}),
+    partitioner,
+    compile_step.compile_step(partitioner, step, state, c.image_size, c.batch_size, 1e12, {}),
   )
 
 
 def test_every_byte_has_its_kind():
   c = config(moment_dtype='bfloat16')
-  state, spread, (compiled, memory, _) = compiled_here(c, (2, 4))
+  state, partitioner, (compiled, memory, _) = compiled_here(c, (2, 4))
   count = sum(x.size for x in jax.tree.leaves(state.params))
   # Each array's share of the fsdp axis, if one of its sides can be cut by 4.
   assert count * 4 / 4 <= memory.parameters < count * 4 / 4 * 1.05
@@ -60,14 +60,14 @@ def test_every_byte_has_its_kind():
   analysis = compiled.memory_analysis()
   assert memory.padding == 0 and memory.temporaries == analysis.temp_size_in_bytes
   assert memory.total == sum(memory) and memory.outputs < 4096
-  assert compile_step.state_bytes(spread.like(state)) == memory[:3]
+  assert compile_step.state_bytes(partitioner.like(state)) == memory[:3]
 
 
 def test_what_does_not_fit_is_refused():
   c = config()
-  (step, state), spread = make(c), MeshPartitioner(c.batch_size, mesh=(8, 1))
+  (step, state), partitioner = make(c), MeshPartitioner(c.batch_size, mesh=(8, 1))
   with pytest.raises(compile_step.OutOfMemory, match=r'^the step needs \d\.\d\d of 0.01 GiB$'):
-    compile_step.compile_step(spread, step, state, 32, 256, GIB / 100, {})
+    compile_step.compile_step(partitioner, step, state, 32, 256, GIB / 100, {})
 
 
 def test_state_of_h14_per_device_is_one_over_fsdp():

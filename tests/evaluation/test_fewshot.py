@@ -226,16 +226,16 @@ def test_the_representation_is_what_the_head_is_applied_to(name, overrides):
   )
 
 
-@pytest.mark.parametrize('spread', [PmapPartitioner, MeshPartitioner])
-def test_a_vit_on_digits(digits_dir, spread):
+@pytest.mark.parametrize('make', [PmapPartitioner, MeshPartitioner])
+def test_a_vit_on_digits(digits_dir, make):
   """Not trained, it tells digits apart far better than chance; and as the reference does."""
   model = create_model('ViT-Ti/4', num_classes=3, image_size=16, **TINY)
   params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 16, 16, 3)))['params']
-  spread = spread(104)
+  partitioner = make(104)
   accuracies = evaluate_digits(
     digits_dir,
-    spread.gather_step(make_represent_step(model)),
-    spread.put(params),
+    partitioner.gather_step(make_represent_step(model)),
+    partitioner.put(params),
     image_size=16,
     resize_size=None,
     batch_size=104,

@@ -183,13 +183,13 @@ def test_every_layout_gives_the_same_steps(fields):
     'mask': np.ones(BATCH, bool),
   }
   found = []
-  for spread, accumulate in (
+  for partitioner, accumulate in (
     (None, 1),
     (PmapPartitioner(BATCH), 1),
     (MeshPartitioner(BATCH, 2, (2, 4)), 2),
   ):
-    step = jax.jit(make(1)) if spread is None else spread.train_step(make(accumulate))
-    state, losses = init() if spread is None else spread.init(init), []
+    step = jax.jit(make(1)) if partitioner is None else partitioner.train_step(make(accumulate))
+    state, losses = init() if partitioner is None else partitioner.init(init), []
     for k in range(3):
       state, metrics = step(state, batch(k))
       losses.append([float(metrics[m]) for m in ('loss', 'accuracy', 'grad_norm')])

@@ -46,10 +46,10 @@ def batch(seed):
   }
 
 
-def losses(spread, step, init, steps):
-  state = spread.init(init)
+def losses(partitioner, step, init, steps):
+  state = partitioner.init(init)
   before = jax.tree.map(lambda x: x.sharding, state)
-  train_step, found = spread.train_step(step), []
+  train_step, found = partitioner.train_step(step), []
   for k in range(steps):
     state, metrics = train_step(state, batch(k))
     found.append([float(metrics['loss']), float(metrics['grad_norm'])])
@@ -84,8 +84,10 @@ slow = functools.partial(pytest.param, marks=pytest.mark.slow)
   ],
 )
 def test_every_mesh_gives_the_losses_of_one_device(alone, mesh, accumulate):
-  spread = MeshPartitioner(BATCH, accumulate, mesh) if mesh else PmapPartitioner(BATCH, accumulate)
-  found, state = losses(spread, *setup(accumulate), steps=20)
+  partitioner = (
+    MeshPartitioner(BATCH, accumulate, mesh) if mesh else PmapPartitioner(BATCH, accumulate)
+  )
+  found, state = losses(partitioner, *setup(accumulate), steps=20)
   np.testing.assert_allclose(found[:, 0], alone[:, 0], rtol=1e-5)
   np.testing.assert_allclose(found[:, 1], alone[:, 1], rtol=1e-4)
   if mesh:
@@ -130,14 +132,15 @@ def test_scan_goes_with_every_kind_of_block(fields):
   np.testing.assert_allclose(apply(model.clone(scan=True, remat='full')), apply(model), atol=2e-5)
 
 
-def compiled(spread, **options):
+def compiled(partitioner, **options):
   step, init = setup(**options)
-  state = spread.like(jax.eval_shape(init))
+  state = partitioner.like(jax.eval_shape(init))
   data = {
-    k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=spread._batch) for k, v in batch(0).items()
+    k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=partitioner._batch)
+    for k, v in batch(0).items()
   }
-  with jax.set_mesh(spread.mesh):
-    return spread.jit_train_step(step, state).lower(state, data).compile()
+  with jax.set_mesh(partitioner.mesh):
+    return partitioner.jit_train_step(step, state).lower(state, data).compile()
 
 
 def collectives(program):
@@ -191,9 +194,9 @@ def test_h14_is_cut_evenly():
   params = abstract_params(model)
   total = sum(x.size for x in jax.tree.leaves(params))
   for fsdp in (1, 2, 4, 8):
-    spread = MeshPartitioner(BATCH, mesh=(0, fsdp))
+    partitioner = MeshPartitioner(BATCH, mesh=(0, fsdp))
     shards = jax.tree.map(
-      lambda x, s: np.prod(s.shard_shape(x.shape)), params, spread.shardings(params)
+      lambda x, s: np.prod(s.shard_shape(x.shape)), params, partitioner.shardings(params)
     )
     assert sum(jax.tree.leaves(shards)) == total / fsdp
 

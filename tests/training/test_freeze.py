@@ -142,12 +142,14 @@ def test_an_unreadable_image_is_mixed_into_none():
   ],
 )
 def test_mixup_and_average_are_the_same_on_every_layout(make):
-  spread = make()
-  accumulate = 2 if BATCH // spread.num_devices == 2 and isinstance(spread, MeshPartitioner) else 1
+  partitioner = make()
+  accumulate = (
+    2 if BATCH // partitioner.num_devices == 2 and isinstance(partitioner, MeshPartitioner) else 1
+  )
   one, init = setup(mixup=0.8, average=0.9)
   alone, one = with_head(init()), jax.jit(one)
   step, _ = setup(mixup=0.8, average=0.9, accumulate=accumulate)
-  many, step = spread.put(with_head(init())), spread.train_step(step)
+  many, step = partitioner.put(with_head(init())), partitioner.train_step(step)
   for k in range(3):
     alone, m1 = one(alone, batch(k))
     many, m2 = step(many, batch(k))
@@ -159,9 +161,9 @@ def test_mixup_and_average_are_the_same_on_every_layout(make):
   'make', [lambda: PmapPartitioner(BATCH), lambda: MeshPartitioner(BATCH, 1, (2, 4))]
 )
 def test_gather_step_gives_every_row_in_order(make):
-  spread = make()
-  state = spread.put(with_head(setup()[1]()))
-  gathered = spread.gather_step(
+  partitioner = make()
+  state = partitioner.put(with_head(setup()[1]()))
+  gathered = partitioner.gather_step(
     lambda params, b: {
       'logits': MODEL.apply({'params': params}, to_input(b['image'])),
       'label': b['label'],

@@ -41,15 +41,15 @@ def test_few_shot_accuracy_of_the_last_step_is_that_of_the_checkpoint(run, digit
   assert list(on_record(workdir, 'eval/accuracy')) == [2, 4]
   assert list(on_record(workdir, 'fewshot/digits_5shot')) == [3, 4]
   model = create_model('ViT-Ti/4', num_classes=10, image_size=8, representation_size=12, **FIELDS)
-  spread = MeshPartitioner(64)
+  partitioner = MeshPartitioner(64)
   fewshot = FewShot(
     'digits',
-    spread.gather_step(make_represent_step(model)),
+    partitioner.gather_step(make_represent_step(model)),
     image_size=8,
     batch_size=64,
     data_dir=digits_dir,
   )
-  found = fewshot(spread.put(load_params(workdir, model)))
+  found = fewshot(partitioner.put(load_params(workdir, model)))
   assert set(found) == {f'fewshot/digits_{k}shot' for k in (1, 5, 10, 25)}
   for name, value in found.items():
     assert metrics[name] == pytest.approx(value, abs=1 / 360)  # an image may be at the border

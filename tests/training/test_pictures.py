@@ -207,16 +207,16 @@ def test_predictions_are_those_of_predict(digits_dir):
     ],
   )
   source = open_source('digits', 'test', digits_dir)
-  spread = MeshPartitioner(16)
+  partitioner = MeshPartitioner(16)
   predictor = Predictor(
     model,
     source,
     make_preprocess('bit', image_size=16, train=False, apply_exif=False),
-    spread,
+    partitioner,
     loss='softmax',
     count=20,
   )
-  found = predictor(spread.put(params))
+  found = predictor(partitioner.put(params))
   rows = np.linspace(0, len(source) - 1, 20).round().astype(int)
   assert found.labels.tolist() == [source[int(i)]['label'] for i in rows]
   expected = [

@@ -35,7 +35,7 @@ class Memory(NamedTuple):
 
 
 def compile_step(
-  spread: MeshPartitioner,
+  partitioner: MeshPartitioner,
   step: Callable[..., Any],
   state: Any,
   image_size: int,
@@ -46,7 +46,7 @@ def compile_step(
   """Compiles a train step for the devices of a mesh.
 
   Args:
-    spread: made of the devices.
+    partitioner: made of the devices.
     step: of make_train_step.
     state: shapes of the TrainState.
     image_size, batch_size: of a step's global batch.
@@ -58,10 +58,12 @@ def compile_step(
     OutOfMemory: it does not fit.
   """
   start = time.perf_counter()
-  state, batch = spread.like(state), batch_shapes(spread, image_size, batch_size)
+  state, batch = partitioner.like(state), batch_shapes(partitioner, image_size, batch_size)
   try:
-    with jax.set_mesh(spread.mesh):
-      compiled = spread.jit_train_step(step, state).lower(state, batch).compile(compiler_options)
+    with jax.set_mesh(partitioner.mesh):
+      compiled = (
+        partitioner.jit_train_step(step, state).lower(state, batch).compile(compiler_options)
+      )
   except jax.errors.JaxRuntimeError as e:
     if 'RESOURCE_EXHAUSTED' not in str(e):
       raise
@@ -72,9 +74,9 @@ def compile_step(
   return compiled, needed, time.perf_counter() - start
 
 
-def batch_shapes(spread: MeshPartitioner, image_size: int, batch_size: int) -> dict[str, Any]:
+def batch_shapes(partitioner: MeshPartitioner, image_size: int, batch_size: int) -> dict[str, Any]:
   """The shapes of a global batch, cut over all devices."""
-  sharding = NamedSharding(spread.mesh, PartitionSpec(spread.mesh.axis_names))
+  sharding = NamedSharding(partitioner.mesh, PartitionSpec(partitioner.mesh.axis_names))
   shape = lambda dims, dtype: jax.ShapeDtypeStruct((batch_size, *dims), dtype, sharding=sharding)
   return {
     'image': shape((image_size, image_size, 3), 'uint8'),

@@ -82,7 +82,7 @@ class FewShot:
 
     Args:
       dataset: TFDS name, task of VTAB-1k or folder, as for `open_source`.
-      represent: what computes features: `gather_step` of a spread, of `make_represent_step`.
+      represent: what computes features: `gather_step` of a Partitioner, of `make_represent_step`.
       image_size: pixels, a side: the centre of images whose short side is
       resize_size: pixels; None: 256 / 224 of image_size.
       batch_size: images at once, over all processes.

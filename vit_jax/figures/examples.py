@@ -12,7 +12,8 @@ from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.source import Source
 from vit_jax.data.subset import Without
 from vit_jax.evaluation import scores
-from vit_jax.models.pixels import to_input, to_probabilities
+from vit_jax.evaluation.losses import to_probabilities
+from vit_jax.models.pixels import to_input
 from vit_jax.parallel.mesh import MeshPartitioner
 from vit_jax.parallel.pmap import PmapPartitioner
 
@@ -56,7 +57,7 @@ class Predictor:
     model: nn.Module,
     source: Source,
     preprocess: Preprocess,
-    spread: PmapPartitioner | MeshPartitioner,
+    partitioner: PmapPartitioner | MeshPartitioner,
     *,
     loss: str,
     count: int,
@@ -70,15 +71,15 @@ class Predictor:
       model: with a head.
       source: of the images; `count` of them are taken, evenly over it.
       preprocess: of evaluation.
-      spread: over which devices.
+      partitioner: over which devices.
       loss: 'softmax' or 'sigmoid', what was trained with.
       batch_size: images computed at once; rounded up to the devices.
       num_threads, max_bad_records: as of `eval_batches`.
     """
     self._source = spread_evenly(source, count)
-    self._preprocess, self._spread = preprocess, spread
+    self._preprocess, self._partitioner = preprocess, partitioner
     self._options = dict(
-      batch_size=-(-min(batch_size, count) // spread.num_devices) * spread.num_devices,
+      batch_size=-(-min(batch_size, count) // partitioner.num_devices) * partitioner.num_devices,
       num_threads=num_threads,
       max_bad_records=max_bad_records,
     )
@@ -92,7 +93,7 @@ class Predictor:
       probability, predicted = jax.lax.top_k(to_probabilities(logits, loss), 1)
       return dict(batch, predicted=predicted[:, 0], probability=probability[:, 0])
 
-    self._predict = spread.gather_step(predict)
+    self._predict = partitioner.gather_step(predict)
 
   def __call__(self, params: Any) -> Examples:
     """Predicts; all processes must call it, with `params` on the devices."""

@@ -12,7 +12,7 @@ from flax import traverse_util
 from vit_jax.config.fields import model_overrides
 from vit_jax.config.run import Run, find_run
 from vit_jax.errors import InputError
-from vit_jax.models.pixels import LOSSES
+from vit_jax.evaluation.losses import LOSSES
 from vit_jax.pretrained import orbax
 from vit_jax.pretrained.load import Loaded, load_model
 

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.errors import InputError
-from vit_jax.models.pixels import LOSSES, to_input, to_probabilities
+from vit_jax.evaluation.losses import LOSSES, to_probabilities
+from vit_jax.models.pixels import to_input
 from vit_jax.pretrained.architecture import infer_model
 from vit_jax.pretrained.npz import read_npz, write_npz
 

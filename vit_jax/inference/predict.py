@@ -18,8 +18,9 @@ import numpy as np
 from vit_jax.data.decode import decode_image
 from vit_jax.data.preprocess import make_preprocess, resize
 from vit_jax.errors import InputError
+from vit_jax.evaluation.losses import LOSSES, to_probabilities
 from vit_jax.files import download, is_remote
-from vit_jax.models.pixels import LOSSES, to_input, to_probabilities
+from vit_jax.models.pixels import to_input
 
 Image = str | os.PathLike | bytes | BinaryIO | np.ndarray
 

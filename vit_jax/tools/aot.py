@@ -96,7 +96,7 @@ def plan(c: ConfigDict, word: str, *, num_images: int = 0, mfu: float = 0.4) -> 
   total_steps = count_steps(c, num_images)
   jax.config.update('jax_platforms', 'cpu')  # where this tool itself computes
   devices = describe_devices(topology)
-  spread = MeshPartitioner(
+  partitioner = MeshPartitioner(
     c.batch_size, c.accumulate, c.mesh if c.parallel == 'mesh' else (0, 1), devices
   )
   model, _, init, step = make_training(c, num_classes, total_steps)
@@ -120,7 +120,7 @@ def plan(c: ConfigDict, word: str, *, num_images: int = 0, mfu: float = 0.4) -> 
     kind=topology.kind,
     steps=total_steps,
     images=num_images,
-    mesh=list(spread.mesh.devices.shape),
+    mesh=list(partitioner.mesh.devices.shape),
     available=available,
     parameters=sum(x.size for x in jax.tree.leaves(state.params)),
   )
@@ -135,10 +135,10 @@ def plan(c: ConfigDict, word: str, *, num_images: int = 0, mfu: float = 0.4) -> 
   )
   try:
     compiled, memory, seconds = compile_step.compile_step(
-      spread, step, state, c.image_size, c.batch_size, available, topology.compiler_options
+      partitioner, step, state, c.image_size, c.batch_size, available, topology.compiler_options
     )
   except compile_step.OutOfMemory as e:
-    parameters, moments, _ = compile_step.state_bytes(spread.like(state))
+    parameters, moments, _ = compile_step.state_bytes(partitioner.like(state))
     return found | dict(
       fits=False,
       why=str(e),
@@ -160,7 +160,7 @@ def plan(c: ConfigDict, word: str, *, num_images: int = 0, mfu: float = 0.4) -> 
   return found | speed(
     compiled.as_text(),
     topology,
-    list(spread.mesh.devices.flat),
+    list(partitioner.mesh.devices.flat),
     flops=train_flops(model) * c.batch_size,
     remat=c.remat,
     mfu=mfu,

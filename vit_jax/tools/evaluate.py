@@ -32,11 +32,11 @@ from vit_jax.data.preprocess import PRESETS, Preprocess, make_preprocess, resize
 from vit_jax.data.source import Source
 from vit_jax.errors import InputError, exit_on_error
 from vit_jax.evaluation import per_class_report, scores
+from vit_jax.evaluation.losses import cross_entropy, to_probabilities
 from vit_jax.inference import checkpoint_args
-from vit_jax.models.pixels import to_input, to_probabilities
+from vit_jax.models.pixels import to_input
 from vit_jax.parallel.mesh import MeshPartitioner
 from vit_jax.pretrained.load import Loaded
-from vit_jax.training.step import cross_entropy
 
 log = logging.getLogger('vit_jax')
 
@@ -356,13 +356,13 @@ def _compute(
   step = make_step(loaded.model, loss, with_loss=not source.multi_label or loss == 'sigmoid')
   if batch_size < 1:
     raise InputError(f'--batch_size must be at least 1, got {batch_size}')
-  spread = MeshPartitioner(batch_size)
-  params = spread.put(loaded.params)
+  partitioner = MeshPartitioner(batch_size)
+  params = partitioner.put(loaded.params)
   with tqdm.tqdm(total=len(source), unit=' images', disable=not sys.stderr.isatty()) as bar:
     with eval_batches(
       source, preprocess, batch_size=batch_size, max_bad_records=max_bad_records
     ) as batches:
-      predictions, skipped = predict_all(spread.gather_step(step), params, batches, bar.update)
+      predictions, skipped = predict_all(partitioner.gather_step(step), params, batches, bar.update)
       return predictions, skipped, sorted(batches.bad_records)
 
 

@@ -165,18 +165,18 @@ def _predict(
   loaded: Loaded, config: Mapping[str, Any], split: Split, num_images: int, batch_size: int
 ) -> tuple[Examples, list[str]]:
   """What the model says of the images, and the names it uses."""
-  spread = MeshPartitioner(batch_size * jax.device_count())
+  partitioner = MeshPartitioner(batch_size * jax.device_count())
   predictor = Predictor(
     loaded.model,
     split.source,
     split.preprocess,
-    spread,
+    partitioner,
     loss=config['loss'],
     count=num_images,
     batch_size=batch_size,
     max_bad_records=config['max_bad_records'],
   )
-  return predictor(spread.put(loaded.params)), predictor.names
+  return predictor(partitioner.put(loaded.params)), predictor.names
 
 
 def _head(

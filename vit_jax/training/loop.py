@@ -149,7 +149,7 @@ class _Run:
     self.workdir, self.record, self.watchdog = workdir, record, watchdog
     self.data = Inputs(c)
     hosts.check_same(_common(c, self.data))
-    self.spread = (
+    self.partitioner = (
       PmapPartitioner(c.batch_size, c.accumulate)
       if c.parallel == 'pmap'
       else MeshPartitioner(c.batch_size, c.accumulate, c.mesh)
@@ -158,10 +158,17 @@ class _Run:
     self.model, objective, self.init, step = make_training(
       c, self.data.num_classes, self.total_steps
     )
-    self.train_step = self.spread.train_step(step)
+    self.train_step = self.partitioner.train_step(step)
     self.should_stop = Stopper()
     self.evaluations = Evaluations(
-      c, self.data, self.model, objective, self.spread, self.total_steps, self.should_stop, watchdog
+      c,
+      self.data,
+      self.model,
+      objective,
+      self.partitioner,
+      self.total_steps,
+      self.should_stop,
+      watchdog,
     )
     self.checkpoints = Checkpoints(workdir / 'checkpoints', keep=c.keep, keep_every=c.keep_every)
     self.monitor = self.drawings = None  # opened once the step to resume from is known
@@ -217,7 +224,7 @@ class _Run:
       first_step=first_step,
       total_steps=self.total_steps,
       batch_size=c.batch_size,
-      num_devices=self.spread.num_devices,
+      num_devices=self.partitioner.num_devices,
       peak_images=peak.flops / train_flops(self.model) if peak and c.trained_blocks < 0 else None,
       profile_steps=c.profile_steps,
     )
@@ -236,7 +243,7 @@ class _Run:
         self.model,
         source,
         preprocess,
-        self.spread,
+        self.partitioner,
         loss=c.loss,
         count=16,
         num_threads=c.num_threads or None,
@@ -255,7 +262,7 @@ class _Run:
   def _start(self) -> tuple[step_lib.TrainState, int]:
     """The newest checkpoint; else config.init_from; else a fresh state; and its step."""
     abstract = jax.eval_shape(self.init)
-    restored = self.checkpoints.restore(self.spread.like(abstract))
+    restored = self.checkpoints.restore(self.partitioner.like(abstract))
     params = sum(x.size for x in jax.tree.leaves(abstract.params))
     c = self.config
     log.info(
@@ -264,7 +271,7 @@ class _Run:
       f'{params:,}',
       c.image_size,
       c.dtype,
-      self.spread.layout,
+      self.partitioner.layout,
       jax.devices()[0].device_kind,
     )
     log.info(
@@ -279,14 +286,14 @@ class _Run:
     if restored is None:
       log.info('starting in %s', self.workdir)
       step = 0
-      state = self.spread.init(self.init)
+      state = self.partitioner.init(self.init)
       if c.init_from:
         state = state.replace(
-          params=self.spread.put(load_params(c.init_from, self.model, new_head=c.new_head))
+          params=self.partitioner.put(load_params(c.init_from, self.model, new_head=c.new_head))
         )
         log.info('parameters from %s', c.init_from)
     else:
-      state, about = self.spread.put(restored[0]), restored[1]
+      state, about = self.partitioner.put(restored[0]), restored[1]
       step = self.saved_step = int(state.step)
       self.bad_records = set(about['bad_records'])
       log.info('resuming in %s from step %d of %d', self.workdir, step, self.total_steps)
@@ -303,7 +310,7 @@ class _Run:
 
   def _bound_run_ahead(self) -> None:
     """Waits for an earlier step, so that the host never queues up batches without end."""
-    ahead = self.spread.max_in_flight
+    ahead = self.partitioner.max_in_flight
     if len(self.unchecked) > ahead:
       jax.block_until_ready(self.unchecked[-1 - ahead][1])
 

@@ -28,15 +28,15 @@ class Evaluations:
     inputs: Inputs,
     model: nn.Module,
     objective: step_lib.Objective,
-    spread: PmapPartitioner | MeshPartitioner,
+    partitioner: PmapPartitioner | MeshPartitioner,
     total_steps: int,
     should_stop: Callable[[], bool],
     watchdog: Watchdog,
   ):
     self._config, self._inputs, self._total_steps = c, inputs, total_steps
     self._should_stop, self._watchdog = should_stop, watchdog
-    self._eval_step = spread.eval_step(step_lib.make_eval_step(objective))
-    represent = spread.gather_step(make_represent_step(model))
+    self._eval_step = partitioner.eval_step(step_lib.make_eval_step(objective))
+    represent = partitioner.gather_step(make_represent_step(model))
     self._fewshot = [
       FewShot(
         name,

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from vit_jax.errors import InputError
+from vit_jax.evaluation.accuracy import is_correct
+from vit_jax.evaluation.losses import cross_entropy, multi_hot
 from vit_jax.models.pixels import to_input
 
 # image (B, H, W, 3) uint8, label (B,) int or multi-hot (B, K) uint8, mask (B,) bool
@@ -81,40 +83,6 @@ def merge_params(trained: Any, frozen: Any) -> Any:
   return traverse_util.unflatten_dict(flat[0] | flat[1], sep='/') if frozen else trained
 
 
-def cross_entropy(
-  logits: jax.Array, labels: jax.Array, *, kind: str = 'softmax', label_smoothing: float = 0.0
-) -> jax.Array:
-  """Per-example loss: logits (B, K), labels (B,) int or multi-hot (B, <= K) -> (B,).
-
-  'softmax', or 'sigmoid': K independent binary losses, summed (how ImageNet-21k and JFT
-  were pretrained). Label smoothing mixes the target with the uniform distribution.
-  """
-  targets = _multi_hot(labels, logits.shape[-1])
-  targets = (1 - label_smoothing) * targets + label_smoothing / logits.shape[-1]
-  if kind == 'softmax':
-    return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
-  if kind == 'sigmoid':
-    return -jnp.sum(
-      targets * jax.nn.log_sigmoid(logits) + (1 - targets) * jax.nn.log_sigmoid(-logits), axis=-1
-    )
-  raise InputError(f'unknown loss {kind!r}; there are softmax, sigmoid')
-
-
-def is_correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Whether the most probable class is the label, or one of them: (B, K), labels -> (B,) bool."""
-  top = logits.argmax(-1)
-  if labels.ndim == 1:
-    return top == labels
-  return jnp.take_along_axis(_multi_hot(labels, logits.shape[-1]), top[:, None], 1)[:, 0] > 0
-
-
-def _multi_hot(labels: jax.Array, num_classes: int) -> jax.Array:
-  """Labels (B,) or multi-hot -> (B, num_classes) float32; a head may be wider than the data."""
-  if labels.ndim == 1:
-    return jax.nn.one_hot(labels, num_classes)
-  return jnp.pad(labels.astype(jnp.float32), ((0, 0), (0, num_classes - labels.shape[1])))
-
-
 def supervised(
   model: nn.Module, *, loss: str = 'softmax', label_smoothing: float = 0.0
 ) -> Objective:
@@ -126,9 +94,9 @@ def supervised(
 
   def objective(params: Any, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     images, labels = to_input(batch['image']), batch['label']
-    targets = _multi_hot(labels, model.num_classes)
+    targets = multi_hot(labels, model.num_classes)
     if 'share' in batch:
-      others = _multi_hot(batch['previous_label'], model.num_classes)
+      others = multi_hot(batch['previous_label'], model.num_classes)
       images = _mix(images, to_input(batch['previous_image']), batch['share'])
       targets = _mix(targets, others, batch['share'])
     if key is None:

@@ -107,8 +107,8 @@ def _run(args: argparse.Namespace) -> None:
       'squares: give --image_size=N'
     )
   batch_size = 32 * jax.device_count() if args.batch_size is None else args.batch_size
-  spread = MeshPartitioner(batch_size)
-  represent = spread.gather_step(make_represent_step(model))
+  partitioner = MeshPartitioner(batch_size)
+  represent = partitioner.gather_step(make_represent_step(model))
   # All before any is computed: what is missing shows at once.
   evaluations = [
     FewShot(
@@ -123,7 +123,7 @@ def _run(args: argparse.Namespace) -> None:
     )
     for dataset in args.dataset.split(',')
   ]
-  params = spread.put(params)
+  params = partitioner.put(params)
   if not args.json:
     print(f'{"dataset":<28}{"shots":>6}{"test images":>13}{"accuracy":>10}{"std":>8}')
   for evaluation in evaluations:
