@@ -11,7 +11,7 @@ from vit_jax.config.recipes import pretrain
 from vit_jax.cost import compile_step
 from vit_jax.parallel.mesh import MeshPartitioner
 from vit_jax.tools import aot as tool
-from vit_jax.training.loop import make_training
+from vit_jax.training.setup import make_training
 
 GIB = 2**30
 

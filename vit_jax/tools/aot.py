@@ -29,7 +29,7 @@ from vit_jax.errors import InputError, exit_on_error
 from vit_jax.models.flops import train_flops
 from vit_jax.parallel.devices import find_device, find_interconnect
 from vit_jax.parallel.mesh import MeshPartitioner
-from vit_jax.training.loop import count_steps, make_training
+from vit_jax.training.setup import count_steps, make_training
 
 _GIB = 2**30
 _JFT = 303_000_000, 18_291  # images and classes of JFT-300M, which nobody else has

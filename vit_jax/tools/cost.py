@@ -29,7 +29,7 @@ from vit_jax.errors import InputError, exit_on_error
 from vit_jax.models.flops import forward_flops, train_flops
 from vit_jax.parallel.devices import DEVICES, find_device
 from vit_jax.tools import aot
-from vit_jax.training.loop import count_steps, make_training
+from vit_jax.training.setup import count_steps, make_training
 
 _MIB, _GIB, _EXA = 2**20, 2**30, 1e18
 _PAPER = 'TPU v3'  # what table 2 counts the days of

@@ -6,27 +6,21 @@ A checkpoint therefore never holds a non-finite state, and its log line is alway
 before it; an evaluation or a picture that a kill cut off is made up for after the restart.
 """
 
-from collections.abc import Callable
 import json
-import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 from etils import epath
-from flax import linen as nn
 import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from vit_jax.config.fields import check_config, mixup, model_overrides
+from vit_jax.config.fields import check_config
 from vit_jax.data.preprocess import make_preprocess
 from vit_jax.errors import InputError, Interrupted, NotFinite, reason
 from vit_jax.figures.examples import Predictor
 from vit_jax.files import write_whole
-from vit_jax.models import masked_patches
-from vit_jax.models.create import create_model
 from vit_jax.models.flops import train_flops
-from vit_jax.models.freeze import trainable_filter
 from vit_jax.parallel import hosts
 from vit_jax.parallel.devices import find_device
 from vit_jax.parallel.mesh import MeshPartitioner
@@ -34,7 +28,6 @@ from vit_jax.parallel.pmap import PmapPartitioner
 from vit_jax.parallel.preemption import Stopper
 from vit_jax.parallel.watchdog import Watchdog
 from vit_jax.pretrained.load import load_params
-from vit_jax.training import optim
 from vit_jax.training import step as step_lib
 from vit_jax.training.checkpoint import Checkpoints
 from vit_jax.training.inputs import Inputs
@@ -43,6 +36,7 @@ from vit_jax.training.mirror import Record
 from vit_jax.training.monitor import STARTED, Monitor
 from vit_jax.training.periodic_evaluation import Evaluations
 from vit_jax.training.pictures import Drawings
+from vit_jax.training.setup import count_steps, make_training, use_compile_cache
 
 
 def train(config: ConfigDict, workdir: pathlib.Path | epath.Path) -> dict[str, float]:
@@ -59,7 +53,7 @@ def train(config: ConfigDict, workdir: pathlib.Path | epath.Path) -> dict[str, f
     InputError: for what the user can mend.
   """
   check_config(config)
-  _use_compile_cache(config.compile_cache)
+  use_compile_cache(config.compile_cache)
   with Watchdog(config.hang_seconds) as watchdog:
     run = _Run(config, workdir, _prepare_workdir(workdir), watchdog)
     try:
@@ -70,69 +64,6 @@ def train(config: ConfigDict, workdir: pathlib.Path | epath.Path) -> dict[str, f
       raise
     finally:
       run.close()
-
-
-class Training(NamedTuple):
-  """What a config computes, on whatever devices."""
-
-  model: nn.Module  # what the parameters are of, with others beside for a pretext
-  objective: step_lib.Objective
-  init: Callable[[], step_lib.TrainState]
-  step: Callable[..., Any]  # of step.make_train_step
-
-
-def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training:
-  """The model, its objective, its initial state and the train step of a config."""
-  masked = c.pretext == 'masked_patches'
-  model = create_model(
-    c.model, num_classes=0 if masked else num_classes, image_size=c.image_size, **model_overrides(c)
-  )
-  init_key, dropout_key = jax.random.split(jax.random.key(c.seed))
-  if masked:
-    trained_model = masked_patches.make_model(model, c.mpp_target, c.mpp_rate)
-    objective = masked_patches.make_objective(trained_model, dropout_key)
-  else:
-    trained_model = model
-    objective = step_lib.supervised(model, loss=c.loss, label_smoothing=c.label_smoothing)
-  schedule = optim.make_schedule(
-    c.schedule,
-    peak=c.lr,
-    total_steps=total_steps,
-    warmup_steps=c.warmup_steps,
-    linear_end=c.linear_end,
-    drops=c.lr_drops,
-  )
-  optimizer = optim.make_optimizer(
-    schedule,
-    kind=c.optimizer,
-    beta1=c.beta1,
-    beta2=c.beta2,
-    momentum=c.momentum,
-    moment_dtype=c.moment_dtype,
-    weight_decay=c.weight_decay,
-    decay=c.decay,
-    clip_norm=c.clip_norm,
-  )
-  is_trained = trainable_filter(model, c.trained_blocks) if c.trained_blocks >= 0 else None
-  init = lambda: step_lib.init_state(
-    trained_model, optimizer, init_key, is_trained=is_trained, average=bool(c.average)
-  )
-  step = step_lib.make_train_step(
-    objective,
-    optimizer,
-    schedule,
-    dropout_key=dropout_key,
-    accumulate=c.accumulate,
-    mixup=mixup(c),
-    average=c.average,
-    is_trained=is_trained,
-  )
-  return Training(model, objective, init, step)
-
-
-def count_steps(c: ConfigDict, num_images: int) -> int:
-  """The length of a config's run on so many training images."""
-  return c.total_steps or max(1, round(c.num_epochs * num_images / c.batch_size))
 
 
 class _Run:
@@ -427,16 +358,6 @@ def _common(c: ConfigDict, data: Inputs) -> dict[str, Any]:
     'the number of training images': len(data.train),
     'the number of evaluation images': len(data.eval or ()),
   }
-
-
-def _use_compile_cache(directory: str) -> None:
-  """Programs that were compiled in an earlier run are read instead of compiled again."""
-  if directory == 'none':
-    return
-  if not directory and not jax.config.jax_compilation_cache_dir:  # nor did the user say elsewhere
-    directory = os.path.join(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'vit_jax')
-  if directory:
-    jax.config.update('jax_compilation_cache_dir', os.path.expanduser(directory))
 
 
 def _prepare_workdir(workdir: pathlib.Path | epath.Path) -> Record | None:

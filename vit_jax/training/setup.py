@@ -1,0 +1,89 @@
+"""What a config trains: the model, its loss, its first state and its train step."""
+
+from collections.abc import Callable
+import os
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+import jax
+from ml_collections import ConfigDict
+
+from vit_jax.config.fields import mixup, model_overrides
+from vit_jax.models import masked_patches
+from vit_jax.models.create import create_model
+from vit_jax.models.freeze import trainable_filter
+from vit_jax.training import optim
+from vit_jax.training import step as step_lib
+
+
+class Training(NamedTuple):
+  """What a config computes, on whatever devices."""
+
+  model: nn.Module  # what the parameters are of, with others beside for a pretext
+  objective: step_lib.Objective
+  init: Callable[[], step_lib.TrainState]
+  step: Callable[..., Any]  # of step.make_train_step
+
+
+def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training:
+  """The model, its objective, its initial state and the train step of a config."""
+  masked = c.pretext == 'masked_patches'
+  model = create_model(
+    c.model, num_classes=0 if masked else num_classes, image_size=c.image_size, **model_overrides(c)
+  )
+  init_key, dropout_key = jax.random.split(jax.random.key(c.seed))
+  if masked:
+    trained_model = masked_patches.make_model(model, c.mpp_target, c.mpp_rate)
+    objective = masked_patches.make_objective(trained_model, dropout_key)
+  else:
+    trained_model = model
+    objective = step_lib.supervised(model, loss=c.loss, label_smoothing=c.label_smoothing)
+  schedule = optim.make_schedule(
+    c.schedule,
+    peak=c.lr,
+    total_steps=total_steps,
+    warmup_steps=c.warmup_steps,
+    linear_end=c.linear_end,
+    drops=c.lr_drops,
+  )
+  optimizer = optim.make_optimizer(
+    schedule,
+    kind=c.optimizer,
+    beta1=c.beta1,
+    beta2=c.beta2,
+    momentum=c.momentum,
+    moment_dtype=c.moment_dtype,
+    weight_decay=c.weight_decay,
+    decay=c.decay,
+    clip_norm=c.clip_norm,
+  )
+  is_trained = trainable_filter(model, c.trained_blocks) if c.trained_blocks >= 0 else None
+  init = lambda: step_lib.init_state(
+    trained_model, optimizer, init_key, is_trained=is_trained, average=bool(c.average)
+  )
+  step = step_lib.make_train_step(
+    objective,
+    optimizer,
+    schedule,
+    dropout_key=dropout_key,
+    accumulate=c.accumulate,
+    mixup=mixup(c),
+    average=c.average,
+    is_trained=is_trained,
+  )
+  return Training(model, objective, init, step)
+
+
+def count_steps(c: ConfigDict, num_images: int) -> int:
+  """The length of a config's run on so many training images."""
+  return c.total_steps or max(1, round(c.num_epochs * num_images / c.batch_size))
+
+
+def use_compile_cache(directory: str) -> None:
+  """Read programs that an earlier run compiled instead of compiling them again."""
+  if directory == 'none':
+    return
+  if not directory and not jax.config.jax_compilation_cache_dir:  # nor did the user say elsewhere
+    directory = os.path.join(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'vit_jax')
+  if directory:
+    jax.config.update('jax_compilation_cache_dir', os.path.expanduser(directory))
