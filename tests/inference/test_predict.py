@@ -170,13 +170,16 @@ def test_images_that_cannot_be_read(params, files, tmp_path):
   good, *bad, last = predict_each(mini(), params, images, batch_size=2)
   assert [good, last] == predict(mini(), params, files[:2], batch_size=2)
   assert [str(e) for e in bad] == [
-    f'{cut} cannot be read: damaged PNG: the file is cut short',
-    f'{tmp_path}/none.jpg cannot be read: No such file or directory',
-    "image 3 cannot be read: not a JPEG, PNG or WebP file: it starts with b'GIF89a..'",
-    'image 4 cannot be read: an array must be (height, width, 3) uint8 RGB, this is (4, 4) float64',
+    f'Cannot read {cut}: damaged PNG: the file is cut short.',
+    f'Cannot read {tmp_path}/none.jpg: No such file or directory.',
+    "Cannot read image 3: not a JPEG, PNG or WebP file: it starts with b'GIF89a..'.",
+    'Cannot read image 4: an array must be (height, width, 3) uint8 RGB, '
+    'this one is (4, 4) float64.',
   ]
   assert all(isinstance(e, InputError) for e in bad)
-  with pytest.raises(InputError, match='cut.png cannot be read: damaged PNG'):
+  with pytest.raises(
+    InputError, match='Cannot read .*cut.png: damaged PNG: the file is cut short.'
+  ):
     predict(mini(), params, images)
 
 

@@ -168,7 +168,7 @@ def test_curves(capsys, tmp_path, album):
   [
     (['--layer=2'], '--layer=2 is not there: the model has attentions 0 to 1'),
     (['--num_images=0'], '--num_images must be at least 1, got 0'),
-    (['--images', 'nowhere'], 'there is no file or folder nowhere'),
+    (['--images', 'nowhere'], 'Cannot read nowhere: no such file or folder.'),
     (['--images', __file__], f'{__file__} cannot be read: not a JPEG, PNG or WebP file'),
   ],
 )

@@ -118,9 +118,8 @@ def test_an_image_that_cannot_be_read_among_others(album, loaded, capsys):
     'd.webp',
   ]
   assert err.splitlines() == [
-    f'error: {album}/broken.jpg cannot be read: damaged JPEG: it has no frame header',
-    f'error: {album}/page.png cannot be read: not a JPEG, PNG or WebP file: it starts with '
-    "b'<html>'",
+    f'error: Cannot read {album}/broken.jpg: damaged JPEG: it has no frame header.',
+    f"error: Cannot read {album}/page.png: not a JPEG, PNG or WebP file: it starts with b'<html>'.",
   ]
 
 
@@ -133,7 +132,7 @@ def test_standard_input(album, loaded, monkeypatch, capsys):
   assert tool.main([CHECKPOINT, '--json', '--files_from=-']) == 1
   out, err = capsys.readouterr()
   assert [line['path'] for line in lines(out)] == [f'{album}/trip/1.jpeg', f'{album}/a.png']
-  assert err == f'error: {album}/none.png cannot be read: No such file or directory\n'
+  assert err == f'error: Cannot read {album}/none.png: No such file or directory.\n'
 
 
 def test_files_from_a_file(album, capsys):
@@ -263,8 +262,8 @@ def test_a_head_of_zeros(album, loaded, tmp_path, capsys, caplog):
   'args, words',
   [
     ([], 'no image is given: name files or folders'),
-    (['ALBUM/nowhere'], 'there is no file or folder ALBUM/nowhere'),
-    (['ALBUM/empty'], 'the folder ALBUM/empty has no images (.jpg, .jpeg, .png, .webp)'),
+    (['ALBUM/nowhere'], 'Cannot read ALBUM/nowhere: no such file or folder.'),
+    (['ALBUM/empty'], 'The folder ALBUM/empty has no images (.jpg, .jpeg, .png, .webp).'),
     (['--files_from=ALBUM/notes.txt'], 'ALBUM/notes.txt lists no image'),
     (['--files_from=ALBUM/none'], 'ALBUM/none cannot be read: No such file or directory'),
     (['ALBUM/a.png', '--checkpoint=ALBUM/none.npz'], 'ALBUM/none.npz: no such file'),

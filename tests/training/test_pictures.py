@@ -14,6 +14,7 @@ from vit_jax.config.fields import default_config
 from vit_jax.data.open_source import open_source
 from vit_jax.data.preprocess import make_preprocess
 from vit_jax.errors import InputError
+from vit_jax.evaluation.accuracy import is_correct
 from vit_jax.figures.examples import Examples, Predictor
 from vit_jax.inference.predict import predict
 from vit_jax.models.create import create_model
@@ -233,12 +234,16 @@ def test_predictions_are_those_of_predict(digits_dir):
 
 def test_captions():
   images = np.zeros((3, 2, 2, 3), np.uint8)
-  several = Examples(
-    images, np.array([[1, 0, 1], [0, 1, 0], [0, 0, 0]]), np.array([2, 0, 1]), np.ones(3)
-  )
+
+  def examples(labels, predicted):
+    labels, predicted = np.array(labels), np.array(predicted)
+    correct = np.asarray(is_correct(predicted, labels))
+    return Examples(images, labels, predicted, np.ones(3), correct)
+
+  several = examples([[1, 0, 1], [0, 1, 0], [0, 0, 0]], [2, 0, 1])
   assert several.captions(['a', 'b', 'c']) == [('a, c', 'c'), ('b', 'a'), ('nothing', 'b')]
   assert several.correct.tolist() == [True, False, False]
-  single = Examples(images, np.array([0, 1, 1]), np.array([0, 1, 2]), np.ones(3))
+  single = examples([0, 1, 1], [0, 1, 2])
   assert single.captions(['a', 'b', 'c']) == [('a', 'a'), ('b', 'b'), ('b', 'c')]
   assert single.take(~single.correct).predicted.tolist() == [2]
 

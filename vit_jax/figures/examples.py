@@ -11,7 +11,7 @@ from vit_jax.data.pipeline import eval_batches
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.source import Source
 from vit_jax.data.subset import Without
-from vit_jax.evaluation import scores
+from vit_jax.evaluation.accuracy import is_correct
 from vit_jax.evaluation.losses import to_probabilities
 from vit_jax.models.pixels import to_input
 from vit_jax.parallel.mesh import MeshPartitioner
@@ -31,11 +31,7 @@ class Examples(NamedTuple):
   labels: np.ndarray  # (N,) int, or multi-hot (N, K)
   predicted: np.ndarray  # (N,) int, the most probable class
   probability: np.ndarray  # (N,)
-
-  @property
-  def correct(self) -> np.ndarray:
-    """(N,) bool: whether the prediction is the label, or one of the labels."""
-    return scores.is_among(self.predicted[:, None], self.labels)
+  correct: np.ndarray  # (N,) bool: the prediction is the label, or one of the labels
 
   def take(self, rows: np.ndarray) -> 'Examples':
     return Examples(*(x[rows] for x in self))
@@ -91,7 +87,12 @@ class Predictor:
     def predict(params, batch):
       logits = model.apply({'params': params}, to_input(batch['image']))
       probability, predicted = jax.lax.top_k(to_probabilities(logits, loss), 1)
-      return dict(batch, predicted=predicted[:, 0], probability=probability[:, 0])
+      return dict(
+        batch,
+        predicted=predicted[:, 0],
+        probability=probability[:, 0],
+        correct=is_correct(predicted, batch['label']),
+      )
 
     self._predict = partitioner.gather_step(predict)
 
@@ -114,4 +115,5 @@ class Predictor:
       found['label'][rows],
       found['predicted'][rows],
       found['probability'][rows],
+      found['correct'][rows],
     )

@@ -7,25 +7,19 @@ import contextlib
 import functools
 import itertools
 import os
-import pathlib
-import tempfile
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from flax import linen as nn
 import jax
 import numpy as np
 
+from vit_jax.data.class_names import readable_names
 from vit_jax.data.decode import decode_image
 from vit_jax.data.preprocess import make_preprocess, resize
 from vit_jax.errors import InputError
 from vit_jax.evaluation.losses import LOSSES, to_probabilities
-from vit_jax.files import download, is_remote
+from vit_jax.inference.images import Image, load_image, name_images
 from vit_jax.models.pixels import to_input
-
-Image = str | os.PathLike | bytes | BinaryIO | np.ndarray
-
-_PATH = (str, os.PathLike)
-_BYTES = (bytes, bytearray, memoryview)
 
 
 class Prediction(NamedTuple):
@@ -116,12 +110,12 @@ def predict_each(
     cannot be read.
   """
   class_names = _check(model, class_names, top_k, batch_size, loss)
-  prepare = functools.partial(_prepare, _bring_to_size(preset, model.image_size, resize_size))
+  prepare = functools.partial(_load, _bring_to_size(preset, model.image_size, resize_size))
   compute = functools.partial(
     _most_probable, model, jax.device_put(params), loss=loss, top_k=min(top_k, model.num_classes)
   )
   running = None  # the batch on the device, and what will come of it
-  with contextlib.closing(_map_ahead(prepare, _named(images), 2 * batch_size)) as prepared:
+  with contextlib.closing(_map_ahead(prepare, name_images(images), 2 * batch_size)) as prepared:
     while batch := list(itertools.islice(prepared, batch_size)):
       # A few images alone are not worth the computation of a whole batch.
       rows = batch_size if running else min(batch_size, 1 << (len(batch) - 1).bit_length())
@@ -154,9 +148,7 @@ def _check(
   if loss not in LOSSES:
     raise InputError(f'unknown loss {loss!r}; there are {", ".join(LOSSES)}')
   if class_names is None:
-    class_names = class_names.class_names(model.num_classes) or [
-      f'class {label}' for label in range(model.num_classes)
-    ]
+    class_names = readable_names([], model.num_classes, model.num_classes)
   if len(class_names) != model.num_classes:
     raise InputError(
       f'there are {len(class_names):,} class names, but the model has {model.num_classes:,} classes'
@@ -186,19 +178,6 @@ def _bring_to_size(
   return lambda image: crop(image, None)
 
 
-def _named(images: Image | Iterable[Image]) -> Iterator[tuple[str, Image]]:
-  """Yields each image with what to call it in an error."""
-  single = (
-    isinstance(images, _PATH + _BYTES)
-    or hasattr(images, 'read')
-    or not isinstance(images, Iterable)
-    or getattr(images, 'ndim', 4) != 4
-  )  # an array (N, H, W, 3) is many images
-  for number, image in enumerate([images] if single else images):
-    path = image if isinstance(image, _PATH) else getattr(image, 'name', f'image {number}')
-    yield str(path), image
-
-
 def _map_ahead(function: Callable[[Any], Any], items: Iterable[Any], ahead: int) -> Iterator[Any]:
   """Yields function(item) in order, with threads at work on the next `ahead` items."""
   pool = ThreadPoolExecutor(os.cpu_count())
@@ -214,42 +193,14 @@ def _map_ahead(function: Callable[[Any], Any], items: Iterable[Any], ahead: int)
     pool.shutdown(cancel_futures=True)
 
 
-def _prepare(
-  bring_to_size: Callable[[bytes | np.ndarray], np.ndarray], named: tuple[str, Image]
+def _load(
+  bring_to_size: Callable[[bytes | np.ndarray], np.ndarray], named_image: tuple[str, Image]
 ) -> np.ndarray | InputError:
-  """Reads an image and brings it to size; returns what is wrong with it if that fails."""
-  name, image = named
+  """Return an image of the model's size, or the error if it cannot be read."""
   try:
-    return bring_to_size(_load(image))
-  except InputError as e:  # names it already
+    return load_image(*named_image, bring_to_size)
+  except InputError as e:
     return e
-  except OSError as e:
-    return InputError(f'{name} cannot be read: {e.strerror or e}')
-  except ValueError as e:
-    return InputError(f'{name} cannot be read: {e}')
-
-
-def _load(image: Image) -> bytes | np.ndarray:
-  """The bytes of a file, or an array (H, W, 3) uint8."""
-  if isinstance(image, _PATH):
-    return _fetch(image) if is_remote(image) else pathlib.Path(image).expanduser().read_bytes()
-  if isinstance(image, _BYTES):
-    return bytes(image)
-  if hasattr(image, 'read'):
-    return image.read()
-  array = np.asarray(image)
-  if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
-    raise ValueError(
-      f'an array must be (height, width, 3) uint8 RGB, this is {array.shape} {array.dtype}'
-    )
-  return array
-
-
-def _fetch(address: str) -> bytes:
-  with tempfile.TemporaryDirectory(prefix='vit_jax_') as directory:
-    target = pathlib.Path(directory, 'image')
-    download(address, target)
-    return target.read_bytes()
 
 
 def _stack(

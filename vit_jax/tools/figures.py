@@ -29,14 +29,14 @@ from vit_jax.config.run import Run, read_curves
 from vit_jax.data.decode import decode_image
 from vit_jax.data.preprocess import resize
 from vit_jax.errors import InputError, exit_on_error
+from vit_jax.evaluation.eval_split import open_eval_split
 from vit_jax.evaluation.per_class_report import make_directory
-from vit_jax.evaluation.run_split import evaluation_split
 from vit_jax.figures import draw
 from vit_jax.figures.attention import FUSIONS, Views, attention_grid
 from vit_jax.inference import checkpoint_args
+from vit_jax.inference.images import find_images
 from vit_jax.models.pixels import to_input
 from vit_jax.pretrained import orbax
-from vit_jax.tools.predict import find_images
 
 if typing.TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -249,7 +249,7 @@ def _images(args: argparse.Namespace, model: nn.Module, run: Run | None) -> Iter
   count = max(args.num_images, args.num_shown)
   if run and not args.images and len(set(model.image_size)) == 1:
     try:
-      split = evaluation_split(run.config, model.image_size[0])
+      split = open_eval_split(run.config, model.image_size[0])
     except InputError as e:
       print(f'images: two photographs, as those that the run evaluated on cannot be had: {e}')
     else:

@@ -18,11 +18,10 @@ from typing import Any
 
 import tqdm
 
-from vit_jax.data.folder import EXTENSIONS
 from vit_jax.data.preprocess import PRESETS
 from vit_jax.errors import InputError, exit_on_error
-from vit_jax.files import is_remote
 from vit_jax.inference import checkpoint_args
+from vit_jax.inference.images import find_images
 from vit_jax.inference.predict import Prediction, predict_each
 
 
@@ -119,42 +118,6 @@ def _predict(args: argparse.Namespace) -> int:
   if not seen:
     raise InputError(f'{args.files_from} lists no image')
   return int(unreadable > 0)
-
-
-def find_images(names: Iterable[str]) -> list[str]:
-  """Returns the files, addresses and '-' in `names` as they are, and the images in the folders.
-
-  Raises:
-    InputError: naming a path that is not there, or a folder that has no images or cannot be read.
-  """
-  found = []
-  for name in names:
-    if os.path.isdir(name):
-      found += _images_below(name)
-    elif name == '-' or is_remote(name) or os.path.exists(name):
-      found.append(name)
-    else:
-      raise InputError(f'there is no file or folder {name}')
-  return found
-
-
-def _images_below(directory):
-  """The images in a folder and the folders in it, sorted by path; hidden ones are left out."""
-
-  def fail(error):
-    raise InputError(f'the folder {error.filename} cannot be read: {error.strerror}')
-
-  found = []
-  for parent, folders, files in os.walk(directory, onerror=fail):
-    folders[:] = [name for name in folders if not name.startswith('.')]
-    found += [
-      os.path.join(parent, name)
-      for name in files
-      if name.lower().endswith(EXTENSIONS) and not name.startswith('.')
-    ]
-  if not found:
-    raise InputError(f'the folder {directory} has no images ({", ".join(EXTENSIONS)})')
-  return sorted(found)
 
 
 def _lines(path: str) -> Iterator[str]:

@@ -22,7 +22,7 @@ import numpy as np
 from vit_jax.config.fields import default_config
 from vit_jax.config.run import Curve, read_config, read_curves
 from vit_jax.errors import InputError, exit_on_error
-from vit_jax.evaluation.run_split import Split, evaluation_split
+from vit_jax.evaluation.eval_split import EvalSplit, open_eval_split
 from vit_jax.figures import draw
 from vit_jax.figures.examples import Examples, Predictor
 from vit_jax.files import local_path, replacing
@@ -150,7 +150,7 @@ def _open_model(workdir: pathlib.Path, is_saved: bool, num_images: int, batch_si
   checkpoint_args.add_arguments(parser, dtype=None)
   loaded, run = checkpoint_args.load(parser.parse_args([f'--checkpoint={workdir}']))
   try:
-    split = evaluation_split(run.config)
+    split = open_eval_split(run.config)
     if not loaded.model.num_classes:
       images = list(split.images(num_images, max_bad_records=run.config['max_bad_records']))
       none = InputError('The model has no head: it predicts no classes.')
@@ -162,7 +162,7 @@ def _open_model(workdir: pathlib.Path, is_saved: bool, num_images: int, batch_si
 
 
 def _predict(
-  loaded: Loaded, config: Mapping[str, Any], split: Split, num_images: int, batch_size: int
+  loaded: Loaded, config: Mapping[str, Any], split: EvalSplit, num_images: int, batch_size: int
 ) -> tuple[Examples, list[str]]:
   """What the model says of the images, and the names it uses."""
   partitioner = MeshPartitioner(batch_size * jax.device_count())

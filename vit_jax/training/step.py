@@ -108,7 +108,7 @@ def supervised(
     smoothing = 0.0 if key is None else label_smoothing
     return (
       cross_entropy(logits, targets, kind=loss, label_smoothing=smoothing),
-      is_correct(logits, labels),
+      is_correct(logits.argmax(-1), labels),
     )
 
   return objective

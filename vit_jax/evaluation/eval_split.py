@@ -15,7 +15,7 @@ from vit_jax.errors import InputError
 from vit_jax.figures.examples import spread_evenly
 
 
-class Split(NamedTuple):
+class EvalSplit(NamedTuple):
   """The evaluation split of a run."""
 
   source: Source
@@ -34,7 +34,7 @@ class Split(NamedTuple):
         yield from batch['image'][batch['mask']]
 
 
-def evaluation_split(config: Mapping[str, Any], image_size: int | None = None) -> Split:
+def open_eval_split(config: Mapping[str, Any], image_size: int | None = None) -> EvalSplit:
   """Opens the evaluation split of a run's config.
 
   Args:
@@ -56,4 +56,4 @@ def evaluation_split(config: Mapping[str, Any], image_size: int | None = None) -
     apply_exif=source.apply_exif,
     resize_size=round(config['resize_size'] * size / config['image_size']) or None,
   )
-  return Split(source, preprocess, f'{dataset}, {name}')
+  return EvalSplit(source, preprocess, f'{dataset}, {name}')

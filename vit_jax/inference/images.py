@@ -1,0 +1,116 @@
+"""Find image files, and load images from paths, addresses, bytes, open files and arrays."""
+
+from collections.abc import Callable, Iterable, Iterator
+import os
+import pathlib
+import tempfile
+from typing import BinaryIO
+
+import numpy as np
+
+from vit_jax.data.folder import EXTENSIONS
+from vit_jax.errors import InputError
+from vit_jax.files import download, is_remote
+
+Image = str | os.PathLike | bytes | BinaryIO | np.ndarray
+
+_PATH = (str, os.PathLike)
+_BYTES = (bytes, bytearray, memoryview)
+
+
+def find_images(paths: Iterable[str]) -> list[str]:
+  """Return the images that paths name, with folders replaced by the images below them.
+
+  Args:
+    paths: files, folders, addresses (https://, gs://, ...) or '-', which stands for standard input.
+
+  Raises:
+    InputError: a path does not exist, or a folder has no images or cannot be read.
+  """
+  images = []
+  for path in paths:
+    if os.path.isdir(path):
+      images += _images_below(path)
+    elif path == '-' or is_remote(path) or os.path.exists(path):
+      images.append(path)
+    else:
+      raise InputError(f'Cannot read {path}: no such file or folder.')
+  return images
+
+
+def _images_below(directory: str) -> list[str]:
+  """Return the images in a folder and its subfolders, sorted by path, without hidden ones."""
+
+  def fail(error: OSError) -> None:
+    raise InputError(f'Cannot read the folder {error.filename}: {error.strerror}.')
+
+  images = []
+  for parent, folders, files in os.walk(directory, onerror=fail):
+    folders[:] = [name for name in folders if not name.startswith('.')]
+    images += [
+      os.path.join(parent, name)
+      for name in files
+      if name.lower().endswith(EXTENSIONS) and not name.startswith('.')
+    ]
+  if not images:
+    raise InputError(f'The folder {directory} has no images ({", ".join(EXTENSIONS)}).')
+  return sorted(images)
+
+
+def name_images(images: Image | Iterable[Image]) -> Iterator[tuple[str, Image]]:
+  """Yield (name, image) for one image or each of several. Error messages use the name."""
+  one = (
+    isinstance(images, _PATH + _BYTES)
+    or hasattr(images, 'read')
+    or not isinstance(images, Iterable)
+    or getattr(images, 'ndim', 4) != 4  # an array (N, H, W, 3) holds several images
+  )
+  for number, image in enumerate([images] if one else images):
+    path = image if isinstance(image, _PATH) else getattr(image, 'name', f'image {number}')
+    yield str(path), image
+
+
+def load_image(
+  name: str, image: Image, preprocess: Callable[[bytes | np.ndarray], np.ndarray]
+) -> np.ndarray:
+  """Read an image and preprocess it.
+
+  Args:
+    name: what error messages call the image.
+    image: a path, an address, an open file, the bytes of an image file, or (H, W, 3) uint8 pixels.
+    preprocess: function from file content or pixels to the array a model takes.
+
+  Raises:
+    InputError: the image cannot be read or decoded.
+  """
+  try:
+    return preprocess(_content(image))
+  except InputError:  # it has the name already
+    raise
+  except OSError as e:
+    raise InputError(f'Cannot read {name}: {e.strerror or e}.') from e
+  except ValueError as e:
+    raise InputError(f'Cannot read {name}: {e}.') from e
+
+
+def _content(image: Image) -> bytes | np.ndarray:
+  """Return the content of an image file, or pixels (H, W, 3) uint8."""
+  if isinstance(image, _PATH):
+    return _download(image) if is_remote(image) else pathlib.Path(image).expanduser().read_bytes()
+  if isinstance(image, _BYTES):
+    return bytes(image)
+  if hasattr(image, 'read'):
+    return image.read()
+  array = np.asarray(image)
+  if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+    raise ValueError(
+      f'an array must be (height, width, 3) uint8 RGB, this one is {array.shape} {array.dtype}'
+    )
+  return array
+
+
+def _download(address: str | os.PathLike) -> bytes:
+  with tempfile.TemporaryDirectory(prefix='vit_jax_') as directory:
+    target = pathlib.Path(directory, 'image')
+    download(address, target)
+    return target.read_bytes()
