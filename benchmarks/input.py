@@ -85,11 +85,13 @@ class Memory:
 
 def pipeline(jpegs):
   """The whole training pipeline: shuffle, preset, batches, read-ahead."""
+  from vit_jax.data.batch import ReadOptions
   from vit_jax.data.pipeline import train_batches
   from vit_jax.data.preprocess import make_preprocess
 
   preprocess = make_preprocess('inception', image_size=SIZE, train=True)
-  return train_batches(Memory(jpegs), preprocess, batch_size=BATCH, seed=0, num_threads=THREADS)
+  options = ReadOptions(BATCH, num_threads=THREADS)
+  return train_batches(Memory(jpegs), preprocess, options, seed=0)
 
 
 def waiting_share(batches, rate, steps=60):

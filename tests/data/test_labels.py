@@ -6,6 +6,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from tests.helpers.shapes import png, read_all, run_python, write_shapes
+from vit_jax.data.batch import ReadOptions
 from vit_jax.data.open_source import open_source
 from vit_jax.data.pipeline import eval_batches, train_batches
 from vit_jax.errors import InputError
@@ -62,12 +63,12 @@ def test_labels_are_multi_hot(several, kind):
 def test_batches_of_multi_hot_labels(several):
   opened = open_source('shapes', 'train', str(several / 's'))
   expected = {preprocess(png(i), None).tobytes(): multi_hot(i).tolist() for i in range(41)}
-  with train_batches(opened, preprocess, batch_size=24, seed=0) as batches:
+  with train_batches(opened, preprocess, ReadOptions(24), seed=0) as batches:
     batch = next(batches)
   assert batch['label'].shape == (24, 5) and batch['label'].dtype == np.uint8
   for image, label in zip(batch['image'], batch['label']):
     assert label.tolist() == expected[image.tobytes()]
-  with eval_batches(opened, preprocess, batch_size=24) as batches:
+  with eval_batches(opened, preprocess, ReadOptions(24)) as batches:
     first, last = batches
   assert last['mask'].sum() == 17 and not last['label'][17:].any()
   assert first['label'].sum() + last['label'].sum() == sum(len(classes(i)) for i in range(41))
@@ -100,12 +101,13 @@ def test_worker_processes_read_several_labels(several):
 import sys
 import numpy as np
 from vit_jax.data.open_source import open_source
+from vit_jax.data.batch import ReadOptions
 from vit_jax.data.pipeline import eval_batches
 from vit_jax.data.preprocess import make_preprocess
 if __name__ == '__main__':
   opened = open_source('shapes', 'train', sys.argv[1])
   preprocess = make_preprocess('bit', image_size=8, train=False)
-  with eval_batches(opened, preprocess, batch_size=41, num_workers=1) as batches:
+  with eval_batches(opened, preprocess, ReadOptions(41, num_workers=1)) as batches:
     print(next(batches)['label'].sum(0).tolist())
 """
   result = run_python(code, several / 's')

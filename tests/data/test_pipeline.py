@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from vit_jax.data import pipeline
+from vit_jax.data.batch import ReadOptions
+from vit_jax.data.order import TrainOrder
 from vit_jax.data.source import Source
 from vit_jax.errors import InputError
 
@@ -72,14 +74,23 @@ def draws(batch):
   return [row[1].tobytes() for row in batch['image']]
 
 
+def train(source, preprocess, *, seed=SEED, start_step=0, **options):
+  return pipeline.train_batches(
+    source, preprocess, ReadOptions(**options), seed=seed, start_step=start_step
+  )
+
+
+def evaluate(source, preprocess, **options):
+  return pipeline.eval_batches(source, preprocess, ReadOptions(**options))
+
+
 def take(count, source, **options):
-  options = {'batch_size': 8, 'seed': SEED, **options}
-  with pipeline.train_batches(source, preprocess, **options) as batches:
+  with train(source, preprocess, **{'batch_size': 8, **options}) as batches:
     return list(itertools.islice(batches, count))
 
 
 def take_eval(source, **options):
-  with pipeline.eval_batches(source, preprocess, **{'batch_size': 8, **options}) as batches:
+  with evaluate(source, preprocess, **{'batch_size': 8, **options}) as batches:
     return list(batches)
 
 
@@ -97,8 +108,9 @@ def test_shapes_and_types():
     'image': ((8, 2, 2, 3), np.uint8),
     'label': ((8,), np.int32),
     'mask': ((8,), bool),
+    'example': ((8,), np.int32),
   }
-  assert batch['mask'].all()
+  assert batch['mask'].all() and batch['example'].tolist() == list(range(8))
   assert batch['label'].tolist() == [n % 10 for n in numbers(batch)]
 
 
@@ -158,8 +170,8 @@ def test_tiny_data_sets_and_batches_longer_than_an_epoch(n):
 
 @pytest.mark.parametrize('n', [5000, 100_000])  # by a table, and without
 def test_an_epoch_mixes_well(n):
-  plan = pipeline._TrainPlan(n, SEED)
-  order = np.array([plan.record(g) for g in range(n, 2 * n)])
+  train_order = TrainOrder(n, SEED)
+  order = np.array([train_order.index(g) for g in range(n, 2 * n)])
   assert np.array_equal(np.sort(order), np.arange(n))
   # The position says nothing about the record: correlation 0 +- 1/sqrt(n), and so for steps.
   assert abs(np.corrcoef(order, np.arange(n))[0, 1]) < 4 / np.sqrt(n)
@@ -198,8 +210,8 @@ def test_order_and_draws_are_pinned():
   # Runs resume across versions of this package and of Grain only while these stay the same.
   (batch,) = take(1, Numbers(1000), start_step=300)
   assert numbers(batch) == [699, 343, 319, 287, 296, 165, 995, 240]
-  plan = pipeline._TrainPlan(100_000, SEED)
-  assert [plan.record(10**6 + i) for i in range(4)] == [50035, 63375, 65719, 65370]
+  order = TrainOrder(100_000, SEED)
+  assert [order.index(10**6 + i) for i in range(4)] == [50035, 63375, 65719, 65370]
   assert batch['image'][0, 1].tolist() == [[197, 205, 114], [81, 123, 166]]
 
 
@@ -216,6 +228,7 @@ def test_eval_counts_every_example_exactly_once(n, process_count):
     for batch in step:
       assert batch['image'].shape == (8 // process_count, 2, 2, 3)
       seen += [x for x, valid in zip(numbers(batch), batch['mask']) if valid]
+      assert batch['example'][batch['mask']].tolist() == seen[len(seen) - batch['mask'].sum() :]
       assert not batch['image'][~batch['mask']].any()
       assert not batch['label'][~batch['mask']].any()
   assert seen == list(range(n))
@@ -223,12 +236,13 @@ def test_eval_counts_every_example_exactly_once(n, process_count):
 
 def test_eval_in_pieces():
   (batch,) = take_eval(Numbers(53), batch_size=60)
+  assert batch['example'].tolist() == list(range(60))
   assert numbers(batch) == list(range(53)) + [0] * 7
   assert batch['mask'].tolist() == [True] * 53 + [False] * 7
 
 
 def test_the_end_stays_the_end():
-  with pipeline.eval_batches(Numbers(3), preprocess, batch_size=8) as batches:
+  with evaluate(Numbers(3), preprocess, batch_size=8) as batches:
     assert len(list(batches)) == 1
     assert not list(batches)
 
@@ -236,30 +250,33 @@ def test_the_end_stays_the_end():
 # Damaged records.
 
 
-@pytest.mark.parametrize('make', [pipeline.eval_batches, pipeline.train_batches])
+@pytest.mark.parametrize('make', [evaluate, train])
 def test_a_damaged_record_stops_the_run(make):
-  options = {'seed': SEED} if make is pipeline.train_batches else {}
-  batches = make(Numbers(20, damaged={13}), preprocess, batch_size=4, **options)
-  with pytest.raises(
-    InputError, match='record numbers/13: image is truncated; .*set max_bad_records=1'
-  ):
+  batches = make(Numbers(20, damaged={13}), preprocess, batch_size=4)
+  with pytest.raises(InputError) as e:
     for _ in batches:
       pass
+  assert str(e.value) == (
+    'Record numbers/13 is damaged: image is truncated. Repair or remove it, or set '
+    'max_bad_records=1 (or more) to skip damaged records.'
+  )
   assert batches.bad_records == {'numbers/13'}
 
 
 def test_the_first_record_damaged():
-  with pytest.raises(InputError, match='record numbers/0: image is truncated; .*max_bad_records=1'):
-    pipeline.eval_batches(Numbers(5, damaged={0}), preprocess, batch_size=4)
-  with pytest.raises(InputError, match='record numbers/2: .*max_bad_records=3'):
-    pipeline.eval_batches(Numbers(5, damaged=range(4)), preprocess, batch_size=4, max_bad_records=2)
+  with pytest.raises(InputError, match=r'^Record numbers/0 is damaged: image is truncated\. .*=1 '):
+    evaluate(Numbers(5, damaged={0}), preprocess, batch_size=4)
+  with pytest.raises(
+    InputError, match=r'^Record numbers/2 is damaged, after 2 other.* max_bad_records=3 '
+  ):
+    evaluate(Numbers(5, damaged=range(4)), preprocess, batch_size=4, max_bad_records=2)
 
 
 @pytest.mark.parametrize('workers', [0, 1])
 def test_tolerated_records_leave_masked_rows_and_are_counted_once(workers):
   bad = {0, 3, 17}
   options = {'max_bad_records': 3, 'batch_size': 8, 'seed': SEED}
-  with pipeline.train_batches(
+  with train(
     Numbers(20, damaged={0, 3}, unreadable={17}), preprocess, num_workers=workers, **options
   ) as batches:
     made = list(itertools.islice(batches, 10))  # 4 epochs
@@ -275,14 +292,14 @@ def test_tolerated_records_leave_masked_rows_and_are_counted_once(workers):
 def test_one_more_than_tolerated():
   with pytest.raises(
     InputError,
-    match=r'3 damaged records, .*record numbers/9: .*'
-    r'max_bad_records=3',
+    match=r'^Record numbers/9 is damaged, after 2 other\(s\): image is truncated\. .*'
+    r'max_bad_records=3 \(or more\)',
   ):
     take_eval(Numbers(20, damaged={1, 5, 9, 12}), max_bad_records=2)
 
 
 def test_bad_records_are_those_of_delivered_batches():
-  with pipeline.eval_batches(
+  with evaluate(
     Numbers(64, damaged={1, 63}), preprocess, batch_size=8, max_bad_records=2
   ) as batches:
     next(batches)
@@ -294,9 +311,7 @@ def test_bad_records_are_those_of_delivered_batches():
 
 @pytest.mark.parametrize('workers', [0, 1])
 def test_other_exceptions_reach_next(workers):
-  batches = pipeline.eval_batches(
-    Numbers(20), failing_preprocess, batch_size=4, num_workers=workers
-  )
+  batches = evaluate(Numbers(20), failing_preprocess, batch_size=4, num_workers=workers)
   with pytest.raises(RuntimeError, match='a bug'):
     list(batches)
   assert not list(batches)
@@ -309,14 +324,18 @@ def test_an_input_error_is_no_damaged_record():
     return preprocess(data, rng)
 
   with pytest.raises(InputError) as e:
-    list(pipeline.eval_batches(Numbers(9), unlabelled, batch_size=8, max_bad_records=9))
+    list(evaluate(Numbers(9), unlabelled, batch_size=8, max_bad_records=9))
   assert str(e.value) == 'this split has no labels'
 
 
 def test_batch_size_must_be_divisible():
-  for make, options in ((pipeline.train_batches, {'seed': 0}), (pipeline.eval_batches, {})):
-    with pytest.raises(InputError, match='batch_size=10 is not divisible by the 4 processes'):
-      make(Numbers(9), preprocess, batch_size=10, process_count=4, **options)
+  for batch_size in (10, 0):
+    with pytest.raises(InputError) as e:
+      ReadOptions(batch_size, process_count=4)
+    assert str(e.value) == (
+      f'batch_size={batch_size} does not divide over 4 process(es). '
+      'Choose a positive multiple of 4.'
+    )
 
 
 # Starting and stopping.
@@ -330,7 +349,7 @@ def wait_for(condition):
 
 
 def test_batches_are_made_ahead():
-  batches = pipeline.train_batches(Numbers(100), preprocess, batch_size=8, seed=0)
+  batches = train(Numbers(100), preprocess, batch_size=8, seed=0)
   wait_for(lambda: batches._queue.qsize() >= 2)
   batches.close()
 
@@ -340,9 +359,7 @@ def test_close_is_prompt_and_leaves_nothing(read, options):
   import multiprocessing
 
   before = threading.active_count()
-  batches = pipeline.train_batches(
-    Numbers(10_000), slow_preprocess, batch_size=64, seed=0, **options
-  )
+  batches = train(Numbers(10_000), slow_preprocess, batch_size=64, seed=0, **options)
   for _ in range(read):
     next(batches)
   begin = time.monotonic()
@@ -358,14 +375,14 @@ def test_close_is_prompt_and_leaves_nothing(read, options):
 
 def test_dropping_the_iterator_stops_its_threads():
   before = threading.active_count()
-  batches = pipeline.train_batches(Numbers(100), slow_preprocess, batch_size=8, seed=0)
+  batches = train(Numbers(100), slow_preprocess, batch_size=8, seed=0)
   next(batches)
   del batches
   wait_for(lambda: threading.active_count() <= before)
 
 
 def test_close_wakes_a_waiting_consumer():
-  batches = pipeline.train_batches(Numbers(100), preprocess, batch_size=8, seed=0)
+  batches = train(Numbers(100), preprocess, batch_size=8, seed=0)
   consumer = threading.Thread(target=lambda: list(batches))
   consumer.start()
   time.sleep(0.1)
@@ -376,8 +393,8 @@ def test_close_wakes_a_waiting_consumer():
 
 def test_a_program_ends_without_close():
   code = """
-import test_pipeline as t
-batches = t.pipeline.train_batches(t.Numbers(100), t.slow_preprocess, batch_size=8, seed=0)
+from tests.data import test_pipeline as t
+batches = t.train(t.Numbers(100), t.slow_preprocess, batch_size=8)
 next(batches)
 """
   environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
@@ -404,15 +421,15 @@ def test_real_images_by_all_presets(tmp_path):
   opened = open_source('digits', 'train[:50]', str(tmp_path))
   for preset in ('inception', 'bit'):
     function = preprocess_lib.make_preprocess(preset, image_size=16, train=True, flip=False)
-    with pipeline.train_batches(opened, function, batch_size=10, seed=0) as batches:
+    with train(opened, function, batch_size=10, seed=0) as batches:
       made = list(itertools.islice(batches, 5))
     assert sorted(np.concatenate([b['label'] for b in made])) == sorted(
       opened[i]['label'] for i in range(50)
     )
     assert all(b['image'].shape == (10, 16, 16, 3) and b['image'].std() > 30 for b in made)
-    # Row by row it is the record of the plan, preprocessed with the generator of the plan.
-    plan = pipeline._TrainPlan(50, 0)
+    # Row by row it is the image of the order, preprocessed with the generator of the order.
+    order = TrainOrder(50, 0)
     for g in (0, 7, 49):
       np.testing.assert_array_equal(
-        made[g // 10]['image'][g % 10], function(opened[plan.record(g)]['image'], plan.rng(g))
+        made[g // 10]['image'][g % 10], function(opened[order.index(g)]['image'], order.rng(g))
       )

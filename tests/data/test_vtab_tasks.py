@@ -9,6 +9,7 @@ import pytest
 from tests.helpers.vtab_files import TEST_SIZES, write_dataset
 from vit_jax.data import catalog
 from vit_jax.data import vtab_tasks as data
+from vit_jax.data.batch import ReadOptions
 from vit_jax.data.open_source import describe_dataset, open_source, split_names
 from vit_jax.data.pipeline import train_batches
 from vit_jax.data.preprocess import make_preprocess
@@ -160,7 +161,7 @@ def test_every_task_from_files_to_a_batch(vtab_dir, name):
     flip=config.flip == 'yes',
     resize_size=config.resize_size,
   )
-  with train_batches(both, make(True), batch_size=8, seed=0) as batches:
+  with train_batches(both, make(True), ReadOptions(8), seed=0) as batches:
     batch = next(batches)
   assert batch['image'].shape == (8, 16, 16, 3) and batch['mask'].all()
   assert set(batch['label'].tolist()) <= {expected_label(name, i) for i in range(4)}

@@ -283,7 +283,7 @@ def test_only_the_shots_are_decoded(tmp_path):
 
   damaged = paths[picks[0][1, 1]]
   damaged.write_bytes(b'no image')
-  with pytest.raises(InputError, match=f'record {damaged}: '):
+  with pytest.raises(InputError, match=f'^Record {damaged} is damaged: '):
     evaluation()(None)
   (tmp_path / 'val' / 'dog' / '0.png').write_bytes(b'no image')
   correct, examples = evaluation(max_bad_records=1).count_correct(None)

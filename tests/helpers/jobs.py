@@ -25,15 +25,15 @@ FIGURES = (
   'train/goodput',
 )
 STEPS, ROWS, IMAGES = 30, 16, 160
-# Notes which record each training example is, and runs the command line.
+# Notes which image each training example is, and runs the command line.
 PROGRAM = """
 import os, runpy
-from vit_jax.data import pipeline
-plan, file = pipeline._TrainPlan.record, open(os.environ['READS'], 'a')
-def record(self, example):
-  file.write(f'{example} {plan(self, example)}\\n')
-  return plan(self, example)
-pipeline._TrainPlan.record = record
+from vit_jax.data.order import TrainOrder
+index, file = TrainOrder.index, open(os.environ['READS'], 'a')
+def noted_index(self, g):
+  file.write(f'{g} {index(self, g)}\\n')
+  return index(self, g)
+TrainOrder.index = noted_index
 runpy.run_module('vit_jax.main', run_name='__main__', alter_sys=True)
 """
 

@@ -50,8 +50,8 @@ def test_two_hosts_equal_one(two, start, tmp_path):
 
   assert 'step 30/30' in log and log.rstrip().splitlines()[-1].endswith('/tensorboard')
   told = [line for line in other_log.splitlines() if 'Gloo' not in line]  # the others keep silent
-  assert all('process 1: skipped record' in line for line in told), other_log
-  skipped = log.count('skipped record') + len(told)
+  assert all('process 1: Skipped record' in line for line in told), other_log
+  skipped = log.count('Skipped record') + len(told)
   assert skipped == 4 + 1  # 3 of train once, 1 of val in each evaluation
   assert len(list((workdir / 'tensorboard').iterdir())) == 1
   assert (workdir / 'log.txt').read_text() in log

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vit_jax.data.batch import ReadOptions
 from vit_jax.data.open_source import describe_dataset, open_source
 from vit_jax.data.pipeline import eval_batches
 from vit_jax.data.preprocess import Preprocess, make_preprocess
@@ -24,12 +25,9 @@ class EvalSplit(NamedTuple):
 
   def images(self, count: int, *, max_bad_records: int = 0) -> Iterator[np.ndarray]:
     """Yields `count` images, evenly over it: (S, S, 3) uint8 each, as a model sees them."""
-    with eval_batches(
-      spread_evenly(self.source, count),
-      self.preprocess,
-      batch_size=16,
-      max_bad_records=max_bad_records,
-    ) as batches:
+    options = ReadOptions(batch_size=16, max_bad_records=max_bad_records)
+    source = spread_evenly(self.source, count)
+    with eval_batches(source, self.preprocess, options) as batches:
       for batch in batches:
         yield from batch['image'][batch['mask']]
 

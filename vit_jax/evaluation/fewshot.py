@@ -15,6 +15,7 @@ from flax import linen as nn
 import jax
 import numpy as np
 
+from vit_jax.data.batch import ReadOptions
 from vit_jax.data.open_source import describe_dataset, open_source
 from vit_jax.data.pipeline import eval_batches
 from vit_jax.data.preprocess import make_preprocess
@@ -206,12 +207,8 @@ class FewShot:
       'inception', train=False, apply_exif=source.apply_exif, **self._sizes
     )
     process, count = jax.process_index(), jax.process_count()
-    with eval_batches(
-      source, preprocess, process_index=process, process_count=count, **self._options
-    ) as batches:
-      for number, batch in enumerate(batches):
-        rows = len(batch['label'])
-        first = (number * count + process) * rows
-        batch['example'] = np.arange(first, first + rows, dtype=np.int32)
+    options = ReadOptions(process_index=process, process_count=count, **self._options)
+    with eval_batches(source, preprocess, options) as batches:
+      for batch in batches:
         found = self._represent(params, batch)
         yield {name: value[found['mask']] for name, value in found.items()}

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from vit_jax.data import class_names
+from vit_jax.data.batch import Batch, ReadOptions
 from vit_jax.data.pipeline import eval_batches
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.source import Source
@@ -70,16 +71,18 @@ class Predictor:
       partitioner: over which devices.
       loss: 'softmax' or 'sigmoid', what was trained with.
       batch_size: images computed at once; rounded up to the devices.
-      num_threads, max_bad_records: as of `eval_batches`.
+      num_threads, max_bad_records: as in `ReadOptions`.
     """
     self._source = spread_evenly(source, count)
     self._preprocess, self._partitioner = preprocess, partitioner
-    self._options = dict(
+    self._options = ReadOptions(
       batch_size=-(-min(batch_size, count) // partitioner.num_devices) * partitioner.num_devices,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
       num_threads=num_threads,
       max_bad_records=max_bad_records,
     )
-    self._batches: list[dict[str, np.ndarray]] = []
+    self._batches: list[Batch] = []
     self.names = class_names.readable_names(
       source.class_names or [], source.num_classes, model.num_classes
     )
@@ -99,13 +102,7 @@ class Predictor:
   def __call__(self, params: Any) -> Examples:
     """Predicts; all processes must call it, with `params` on the devices."""
     if not self._batches:
-      with eval_batches(
-        self._source,
-        self._preprocess,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        **self._options,
-      ) as batches:
+      with eval_batches(self._source, self._preprocess, self._options) as batches:
         self._batches = list(batches)
     found = [self._predict(params, batch) for batch in self._batches]
     found = {k: np.concatenate([part[k] for part in found]) for k in found[0]}

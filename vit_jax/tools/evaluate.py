@@ -25,6 +25,7 @@ import tqdm
 
 from vit_jax.config.run import Run
 from vit_jax.data import class_names
+from vit_jax.data.batch import ReadOptions
 from vit_jax.data.decode import decode_image
 from vit_jax.data.open_source import describe_dataset, open_source
 from vit_jax.data.pipeline import eval_batches
@@ -359,9 +360,8 @@ def _compute(
   partitioner = MeshPartitioner(batch_size)
   params = partitioner.put(loaded.params)
   with tqdm.tqdm(total=len(source), unit=' images', disable=not sys.stderr.isatty()) as bar:
-    with eval_batches(
-      source, preprocess, batch_size=batch_size, max_bad_records=max_bad_records
-    ) as batches:
+    options = ReadOptions(batch_size=batch_size, max_bad_records=max_bad_records)
+    with eval_batches(source, preprocess, options) as batches:
       predictions, skipped = predict_all(partitioner.gather_step(step), params, batches, bar.update)
       return predictions, skipped, sorted(batches.bad_records)
 

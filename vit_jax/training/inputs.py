@@ -1,15 +1,14 @@
 """The images of a run: its training and evaluation splits, opened and preprocessed as it says."""
 
-from typing import Any
-
 import jax
 from ml_collections import ConfigDict
 
 from vit_jax.config.fields import rand_augment
 from vit_jax.data.augment import make_augment
+from vit_jax.data.batch import ReadOptions
 from vit_jax.data.open_source import describe_dataset, open_source
 from vit_jax.data.pipeline import Batches, eval_batches, train_batches
-from vit_jax.data.preprocess import make_preprocess
+from vit_jax.data.preprocess import Preprocess, make_preprocess
 from vit_jax.data.source import Source
 from vit_jax.data.subset import Without
 from vit_jax.dedup.ids_file import excluded_positions, read_ids
@@ -54,15 +53,15 @@ class Inputs:
     """This process's share of the training batches from `start_step` on."""
     preprocess, options = self._open(self.train, True)
     return train_batches(
-      self.train, preprocess, seed=self._config.seed, start_step=start_step, **options
+      self.train, preprocess, options, seed=self._config.seed, start_step=start_step
     )
 
   def eval_batches(self) -> Batches:
     """This process's share of one pass over the evaluation split."""
     preprocess, options = self._open(self.eval, False)
-    return eval_batches(self.eval, preprocess, **options)
+    return eval_batches(self.eval, preprocess, options)
 
-  def _open(self, source: Source, train: bool) -> tuple[Any, dict[str, Any]]:
+  def _open(self, source: Source, train: bool) -> tuple[Preprocess, ReadOptions]:
     c = self._config
     preprocess = make_preprocess(
       c.preset,
@@ -73,7 +72,7 @@ class Inputs:
       resize_size=c.resize_size or None,
       augment=self._augment,
     )
-    options = dict(
+    options = ReadOptions(
       batch_size=c.batch_size,
       process_index=jax.process_index(),
       process_count=jax.process_count(),

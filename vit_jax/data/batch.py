@@ -1,0 +1,71 @@
+"""The fields of a batch, and the options for reading batches."""
+
+import dataclasses
+from typing import TypedDict
+
+import jax
+import numpy as np
+
+from vit_jax.errors import InputError
+
+Array = np.ndarray | jax.Array
+
+
+class Batch(TypedDict):
+  """Images on their way from the input pipeline to a step; b is the number of rows.
+
+  The input pipeline makes all of the fields, as NumPy arrays. Nothing is added on the way.
+  """
+
+  image: Array  # (b, S, S, 3) uint8; zeros where mask is False
+  label: Array  # (b,) int32; if images have several labels, multi-hot (b, K) uint8
+  mask: Array  # (b,) bool; False where there is no readable image
+  # (b,) int32. In training: the row in the global batch, to which dropout and mixup belong. In
+  # evaluation: the index of the image in its split.
+  example: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+  """Options for reading batches.
+
+  Attributes:
+    batch_size: number of images in a global batch, over all processes.
+    process_index: index of this process. It gets rows [p * b, (p + 1) * b) of each global batch,
+      with p = process_index and b = batch_size // process_count.
+    process_count: number of processes that share each batch.
+    num_threads: number of threads that read and preprocess, in each worker if there are any.
+      Defaults to one per CPU, shared among the workers.
+    num_workers: number of worker processes. With 0, threads of this process do the work.
+    max_bad_records: number of different records that may be damaged before it is an error. A
+      damaged record leaves zeros and a False mask in its row.
+
+  Raises:
+    InputError: batch_size is not a positive multiple of process_count.
+  """
+
+  batch_size: int
+  process_index: int = 0
+  process_count: int = 1
+  num_threads: int | None = None
+  num_workers: int = 0
+  max_bad_records: int = 0
+
+  def __post_init__(self) -> None:
+    count = self.process_count
+    if self.batch_size <= 0 or self.batch_size % count:
+      raise InputError(
+        f'batch_size={self.batch_size} does not divide over {count} process(es). Choose a '
+        f'positive multiple of {count}.'
+      )
+
+  @property
+  def rows(self) -> int:
+    """Number of rows in this process's share of a global batch."""
+    return self.batch_size // self.process_count
+
+  @property
+  def global_rows(self) -> np.ndarray:
+    """Indices of this process's rows in the global batch: (b,) int32."""
+    first = self.process_index * self.rows
+    return np.arange(first, first + self.rows, dtype=np.int32)

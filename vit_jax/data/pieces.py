@@ -1,0 +1,129 @@
+"""Pieces of batches: the unit of work of one thread of the input pipeline."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from vit_jax.data.batch import ReadOptions
+from vit_jax.data.order import Order
+from vit_jax.data.preprocess import Preprocess
+from vit_jax.data.source import Source
+from vit_jax.errors import InputError
+
+PIECE_ROWS = 16  # rows that one thread makes at a time; Grain costs about 0.1 ms per piece
+
+
+class Damaged(NamedTuple):
+  """A record that could not be read."""
+
+  name: str
+  reason: str
+
+
+class Piece(NamedTuple):
+  """Some consecutive rows of a batch."""
+
+  images: np.ndarray  # (rows, S, S, 3) uint8
+  labels: np.ndarray  # (rows,) int32, or multi-hot (rows, K) uint8
+  mask: np.ndarray  # (rows,) bool
+  damaged: list[Damaged]
+
+
+class Pieces:
+  """Random access to the pieces of this process's batches: a Grain data source."""
+
+  def __init__(
+    self,
+    source: Source,
+    preprocess: Preprocess,
+    order: Order,
+    options: ReadOptions,
+    start_step: int = 0,
+  ):
+    """Read one image, to learn the shape of all.
+
+    Args:
+      source: labeled, encoded images.
+      preprocess: picklable function (encoded image, random generator) -> (S, S, 3) uint8.
+      order: the image of each example.
+      options: size of a batch, and this process's share of it.
+      start_step: number of the first batch.
+
+    Raises:
+      InputError: more images at the beginning of the source are damaged than may be.
+    """
+    self.rows = options.rows
+    self.image_shape = _image_shape(source, preprocess, options.max_bad_records)
+    self._source = source
+    self._preprocess = preprocess
+    self._order = order
+    self._batch_size = options.batch_size
+    self._first = start_step * options.batch_size + options.process_index * self.rows
+    self._per_batch = -(-self.rows // PIECE_ROWS)
+
+  def __len__(self) -> int:
+    return 2**60  # endless; the reader of an evaluation counts batches
+
+  def __getitem__(self, index: int) -> Piece:
+    batch, piece = divmod(index, self._per_batch)
+    start = piece * PIECE_ROWS
+    rows = min(PIECE_ROWS, self.rows - start)
+    images = np.empty((rows, *self.image_shape), np.uint8)
+    labels = self.empty_labels(rows)
+    mask = np.empty(rows, bool)
+    damaged = []
+    for row in range(rows):
+      g = self._first + batch * self._batch_size + start + row
+      images[row], labels[row], mask[row] = self._read(g, damaged)
+    return Piece(images, labels, mask, damaged)
+
+  def empty_labels(self, rows: int) -> np.ndarray:
+    """Return an uninitialized array for the labels of this many images."""
+    if self._source.multi_label:
+      # Multi-hot, not a padded list of classes: the largest number of labels of an image is known
+      # only after reading all. A byte for each of 18,000 classes adds an eighth to an image's
+      # 150,000 bytes.
+      return np.empty((rows, self._source.num_classes), np.uint8)
+    return np.empty(rows, np.int32)
+
+  def _read(
+    self, g: int, damaged: list[Damaged]
+  ) -> tuple[np.ndarray | np.uint8, int | np.ndarray, bool]:
+    """Return (image, label, mask) of example g. Append its record to `damaged` if it is."""
+    index = self._order.index(g)
+    if index is not None:
+      try:
+        example = self._source[index]
+        return self._preprocess(example['image'], self._order.rng(g)), example['label'], True
+      except InputError:
+        raise
+      except ValueError as e:
+        damaged.append(Damaged(self._source.record_name(index), str(e)))
+    return np.uint8(0), 0, False
+
+
+def _image_shape(source: Source, preprocess: Preprocess, max_bad_records: int) -> tuple[int, ...]:
+  """Return the shape of a preprocessed image, from the first record that is not damaged."""
+  damaged = []
+  for index in range(min(len(source), max_bad_records + 1)):
+    try:
+      return np.shape(preprocess(source[index]['image'], np.random.default_rng(0)))
+    except InputError:
+      raise
+    except ValueError as e:
+      damaged.append(Damaged(source.record_name(index), str(e)))
+  raise too_many_damaged(damaged[-1], len(damaged))
+
+
+def too_many_damaged(record: Damaged, count: int) -> InputError:
+  """Return the error for the first damaged record beyond max_bad_records.
+
+  Args:
+    record: that record.
+    count: number of damaged records, this one included.
+  """
+  others = f', after {count - 1} other(s)' if count > 1 else ''
+  return InputError(
+    f'Record {record.name} is damaged{others}: {record.reason.rstrip(".")}. Repair or remove it, '
+    f'or set max_bad_records={count} (or more) to skip damaged records.'
+  )
