@@ -50,9 +50,9 @@ def make_jpegs(count, seed=0):
 def thread_pool_job(jpegs, extension, augment=None):
   """Returns a function that runs the preset alone over count images in a pool of threads."""
   from vit_jax.data import decode
-  from vit_jax.data.preprocess import make_preprocess
+  from vit_jax.data.preprocess import make_train_preprocess
 
-  preprocess = make_preprocess('inception', image_size=SIZE, train=True, augment=augment)
+  preprocess = make_train_preprocess('inception', SIZE, augment=augment)
 
   def one(index):
     return preprocess(jpegs[index % len(jpegs)], np.random.default_rng((0, index)))
@@ -87,9 +87,9 @@ def pipeline(jpegs):
   """The whole training pipeline: shuffle, preset, batches, read-ahead."""
   from vit_jax.data.batch import ReadOptions
   from vit_jax.data.pipeline import train_batches
-  from vit_jax.data.preprocess import make_preprocess
+  from vit_jax.data.preprocess import make_train_preprocess
 
-  preprocess = make_preprocess('inception', image_size=SIZE, train=True)
+  preprocess = make_train_preprocess('inception', SIZE)
   options = ReadOptions(BATCH, num_threads=THREADS)
   return train_batches(Memory(jpegs), preprocess, options, seed=0)
 

@@ -13,6 +13,6 @@ from vit_jax.data.open_source import describe_dataset, open_source
 def get_config(arg='BiT-R50x1,cifar10'):
   model, _, dataset = arg.partition(',')
   dataset = dataset or 'cifar10'
-  about = describe_dataset(dataset)
-  num_images = about.count(about.train_split) or len(open_source(dataset, about.train_split))
-  return bit_hyperrule(model, dataset, num_images, about.pixels)
+  info = describe_dataset(dataset)
+  num_images = info.count(info.train_split) or len(open_source(dataset, info.train_split))
+  return bit_hyperrule(model, dataset, num_images, info.pixels)

@@ -151,7 +151,7 @@ def test_online_it_takes_the_published_checkpoint(tmp_path):
   assert '224 px, 1,000 classes, 5,717,416 parameters' in text(notebook, 'load')
   assert (tmp_path / 'runs/checkpoints' / address.rsplit('/')[-1]).exists()
   names = re.findall(r'picture \d: (.*?) [\d.]+%', text(notebook, 'classify'))
-  assert len(names) == 2 and set(names) <= set(class_names.class_names(1000))
+  assert len(names) == 2 and set(names) <= set(class_names.imagenet_names(1000))
   assert all(figures(notebook)[c].std() > 20 for c in ('classify', 'look'))
   config = text(notebook, 'config')
   assert 'its head of 1000 classes is dropped; the head of 10 classes is new' in config

@@ -69,7 +69,7 @@ def test_splits_do_not_overlap(name):
 @pytest.mark.parametrize('name', sorted(set(catalog.names()) - NOT_IN_TFDS))
 def test_classes_and_pixels_are_those_of_tfds(name, tmp_path):
   """TFDS knows the number of images only of what it has prepared, or may download."""
-  found = catalog.known(name)
+  found = catalog.lookup(name)
   options = {'config': found.config} if found.config else {}
   builder = prepared.builder_class(name)
   if builder is None:
@@ -79,26 +79,29 @@ def test_classes_and_pixels_are_those_of_tfds(name, tmp_path):
   if name != 'caltech101':  # its versions differ by one image
     assert sizes in ({}, dict(found.splits))
   height, width, _ = info.features['image'].shape
-  assert found.pixels == (height or 0 if height == width else 0)
+  assert found.pixels == (height if height == width else None)
   if name in UNLABELLED:
-    assert found.num_classes == 0 and not info.supervised_keys
+    assert found.num_classes is None and not info.supervised_keys
   else:
     label = (info.supervised_keys or ('image', 'label'))[1]
     assert info.features[label].num_classes == found.num_classes
 
 
 def test_digits_as_prepared(digits_dir):
-  found, info = describe_dataset('digits'), prepared.read_info(prepared.find('digits', digits_dir))
+  found, info = (
+    describe_dataset('digits'),
+    prepared.read_info(prepared.find_directory('digits', digits_dir)),
+  )
   assert {name: split.num_examples for name, split in info.splits.items()} == found.splits
 
 
 def test_a_row_is_of_one_config():
-  assert catalog.known('sun397') == catalog.known('sun397/tfds:4.0.0') is not None
-  assert catalog.known('sun397/standard-part1-120k') is None
-  assert catalog.known('shapes') is None
+  assert catalog.lookup('sun397') == catalog.lookup('sun397/tfds:4.0.0') is not None
+  assert catalog.lookup('sun397/standard-part1-120k') is None
+  assert catalog.lookup('shapes') is None
 
 
 def test_an_unknown_slice():
   with pytest.raises(InputError, match=r"bad split 'train\[:9999\]': .*3680 examples"):
     describe_dataset('oxford_iiit_pet').count('train[:9999]')
-  assert catalog.DatasetInfo('train', 'test').count('train') == 0
+  assert catalog.DatasetInfo('train', 'test').count('train') is None

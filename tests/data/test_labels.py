@@ -103,10 +103,10 @@ import numpy as np
 from vit_jax.data.open_source import open_source
 from vit_jax.data.batch import ReadOptions
 from vit_jax.data.pipeline import eval_batches
-from vit_jax.data.preprocess import make_preprocess
+from vit_jax.data.preprocess import make_eval_preprocess
 if __name__ == '__main__':
   opened = open_source('shapes', 'train', sys.argv[1])
-  preprocess = make_preprocess('bit', image_size=8, train=False)
+  preprocess = make_eval_preprocess('bit', 8)
   with eval_batches(opened, preprocess, ReadOptions(41, num_workers=1)) as batches:
     print(next(batches)['label'].sum(0).tolist())
 """

@@ -420,7 +420,7 @@ def test_real_images_by_all_presets(tmp_path):
 
   opened = open_source('digits', 'train[:50]', str(tmp_path))
   for preset in ('inception', 'bit'):
-    function = preprocess_lib.make_preprocess(preset, image_size=16, train=True, flip=False)
+    function = preprocess_lib.make_train_preprocess(preset, 16, flip=False)
     with train(opened, function, batch_size=10, seed=0) as batches:
       made = list(itertools.islice(batches, 5))
     assert sorted(np.concatenate([b['label'] for b in made])) == sorted(

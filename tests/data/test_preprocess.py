@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import pickle
+import re
 
 import cv2
 import numpy as np
@@ -11,7 +12,13 @@ import pytest
 from tests.helpers.images import IMAGE, assert_close, encode, smooth_image
 from vit_jax.data.augment import make_augment
 from vit_jax.data.decode import decode_image
-from vit_jax.data.preprocess import bit_sizes, inception_box, make_preprocess, resize
+from vit_jax.data.preprocess import (
+  bit_sizes,
+  inception_box,
+  make_eval_preprocess,
+  make_train_preprocess,
+  resize,
+)
 from vit_jax.errors import InputError
 
 
@@ -144,7 +151,7 @@ BYTES = {'jpeg': encode(smooth_image(125, 167), 'JPEG'), 'png': encode(smooth_im
 @pytest.mark.parametrize('data', BYTES.values(), ids=BYTES)
 @pytest.mark.parametrize('flip', [True, False])
 def test_inception_train_equals_reference(data, flip, decoder):
-  preprocess = make_preprocess('inception', image_size=64, train=True, flip=flip)
+  preprocess = make_train_preprocess('inception', 64, flip=flip)
   for seed in range(10):
     rng = np.random.default_rng(seed)
     image = decode_image(data)
@@ -167,7 +174,7 @@ def test_inception_train_equals_reference(data, flip, decoder):
 )
 def test_inception_eval_equals_reference(height, width, size, resize_size, resized):
   image = smooth_image(height, width)
-  preprocess = make_preprocess('inception', image_size=size, train=False, resize_size=resize_size)
+  preprocess = make_eval_preprocess('inception', size, resize_size=resize_size)
   expected = reference_resize(image, *resized)
   y, x = (resized[0] - size) // 2, (resized[1] - size) // 2
   assert_close(preprocess(encode(image, 'PNG'), None), expected[y : y + size, x : x + size], 0.505)
@@ -176,7 +183,7 @@ def test_inception_eval_equals_reference(height, width, size, resize_size, resiz
 @pytest.mark.parametrize('shape', [(1, 5000), (5000, 1)])
 def test_inception_eval_of_a_thread_of_pixels(shape):
   image = np.full((*shape, 3), (10, 20, 30), np.uint8)
-  preprocess = make_preprocess('inception', image_size=224, train=False)
+  preprocess = make_eval_preprocess('inception', 224)
   np.testing.assert_array_equal(
     preprocess(encode(image, 'PNG'), None), np.full((224, 224, 3), (10, 20, 30))
   )
@@ -185,7 +192,7 @@ def test_inception_eval_of_a_thread_of_pixels(shape):
 @pytest.mark.parametrize('data', BYTES.values(), ids=BYTES)
 @pytest.mark.parametrize('size, resize_size, side', [(96, None, 112), (48, 60, 60), (50, 50, 50)])
 def test_bit_train_equals_reference(data, size, resize_size, side):
-  preprocess = make_preprocess('bit', image_size=size, train=True, resize_size=resize_size)
+  preprocess = make_train_preprocess('bit', size, resize_size=resize_size)
   resized = reference_resize(decode_image(data), side, side)
   for seed in range(6):
     rng = np.random.default_rng(seed)
@@ -200,7 +207,7 @@ def test_bit_crops_reach_every_offset_and_flip_half():
   ramp = np.zeros((9, 9, 3), np.uint8)
   ramp[..., 0] = 10 * np.arange(9)[:, None]
   ramp[..., 1] = 10 * np.arange(9)
-  preprocess = make_preprocess('bit', image_size=6, train=True, resize_size=9)
+  preprocess = make_train_preprocess('bit', 6, resize_size=9)
   data, rng, n = encode(ramp, 'PNG'), np.random.default_rng(0), 4000
   counts, flips = np.zeros((4, 4)), 0
   for _ in range(n):
@@ -213,13 +220,13 @@ def test_bit_crops_reach_every_offset_and_flip_half():
 
 @pytest.mark.parametrize('data', BYTES.values(), ids=BYTES)
 def test_bit_eval_equals_reference(data):
-  preprocess = make_preprocess('bit', image_size=90, train=False)
+  preprocess = make_eval_preprocess('bit', 90)
   assert_close(preprocess(data, None), reference_resize(decode_image(data), 90, 90), 0.505)
 
 
 def test_bit_default_resize_keeps_448_over_384():
   for size, side in ((384, 448), (224, 261), (32, 37), (480, 560)):
-    assert make_preprocess('bit', image_size=size, train=True).keywords['resize_size'] == side
+    assert make_train_preprocess('bit', size).keywords['resize_size'] == side
 
 
 def test_bit_sizes_follow_the_area():
@@ -233,9 +240,8 @@ def test_apply_exif_reaches_every_preset(preset):
   exif[0x0112] = 6
   turned = encode(np.rot90(IMAGE), 'PNG', exif=exif)
   upright = encode(IMAGE, 'PNG')
-  for train in (True, False):
-    plain = make_preprocess(preset, image_size=32, train=train)
-    with_exif = make_preprocess(preset, image_size=32, train=train, apply_exif=True)
+  for make in (make_train_preprocess, make_eval_preprocess):
+    plain, with_exif = make(preset, 32), make(preset, 32, apply_exif=True)
     expected = plain(upright, np.random.default_rng(3))
     np.testing.assert_array_equal(with_exif(turned, np.random.default_rng(3)), expected)
     assert (plain(turned, np.random.default_rng(3)) != expected).any()
@@ -243,7 +249,7 @@ def test_apply_exif_reaches_every_preset(preset):
 
 @pytest.mark.parametrize('preset', ['inception', 'bit'])
 def test_pure_function_of_bytes_and_key_from_threads_and_pickles(preset):
-  preprocess = make_preprocess(preset, image_size=40, train=True)
+  preprocess = make_train_preprocess(preset, 40)
   jobs = [(data, seed) for seed in range(40) for data in BYTES.values()]
 
   def run(function, job):
@@ -260,21 +266,20 @@ def test_pure_function_of_bytes_and_key_from_threads_and_pickles(preset):
 
 
 @pytest.mark.parametrize('preset', ['inception', 'bit'])
-def test_augment_comes_last_and_in_training_alone(preset):
+def test_augment_comes_last(preset):
   augment, data = make_augment(2, 15), BYTES['jpeg']
-  make = lambda train, **options: make_preprocess(preset, image_size=40, train=train, **options)
-  plain, augmented = make(True), pickle.loads(pickle.dumps(make(True, augment=augment)))
+  plain = make_train_preprocess(preset, 40)
+  augmented = pickle.loads(pickle.dumps(make_train_preprocess(preset, 40, augment=augment)))
   for seed in range(20):
     rng = np.random.default_rng(seed)
     expected = augment(plain(data, rng), rng)
     np.testing.assert_array_equal(augmented(data, np.random.default_rng(seed)), expected)
-  np.testing.assert_array_equal(make(False, augment=augment)(data, None), make(False)(data, None))
 
 
 def test_flip_probability_is_half():
   image = np.zeros((32, 32, 3), np.uint8)
   image[:] = (np.arange(32) * 8)[:, None]  # brighter to the right
-  preprocess = make_preprocess('inception', image_size=8, train=True)
+  preprocess = make_train_preprocess('inception', 8)
   data, rng = encode(image, 'PNG'), np.random.default_rng(0)
   flipped = [
     int(out[0, 0, 0]) > int(out[0, -1, 0]) for out in (preprocess(data, rng) for _ in range(3000))
@@ -283,21 +288,45 @@ def test_flip_probability_is_half():
 
 
 def test_opencv_stays_in_the_calling_thread():
-  make_preprocess('bit', image_size=8, train=False)(BYTES['jpeg'], None)
+  make_eval_preprocess('bit', 8)(BYTES['jpeg'], None)
   assert cv2.getNumThreads() in (0, 1)
 
 
 @pytest.mark.parametrize(
-  'arguments, message',
+  'make, arguments, message',
   [
+    (make_train_preprocess, ('crop', 8), "Unknown preset 'crop'. Available: inception, bit."),
+    (make_eval_preprocess, ('crop', 8), "Unknown preset 'crop'. Available: inception, bit."),
+    (make_train_preprocess, ('bit', 0), 'image_size must be at least 1, but it is 0.'),
+    (make_eval_preprocess, ('bit', (8, 0)), 'image_size must be at least 1, but it is 0.'),
     (
-      dict(preset='crop', image_size=8),
-      "unknown preprocessing 'crop': choose one of inception, bit",
+      make_eval_preprocess,
+      ('inception', (8, 16)),
+      "The preset 'inception' crops squares, but the images of the model are 8x16 pixels. "
+      "Use the preset 'bit'.",
     ),
-    (dict(preset='bit', image_size=0), 'image_size must be at least 1, got 0'),
-    (dict(preset='bit', image_size=9, resize_size=8), r'resize_size \(8\) is smaller'),
   ],
 )
-def test_bad_arguments_are_input_errors(arguments, message):
+def test_bad_arguments_are_input_errors(make, arguments, message):
+  with pytest.raises(InputError, match=f'^{re.escape(message)}$'):
+    make(*arguments)
+
+
+@pytest.mark.parametrize(
+  'make, preset', [(make_train_preprocess, 'bit'), (make_eval_preprocess, 'inception')]
+)
+def test_images_must_be_resized_to_more_than_the_crop(make, preset):
+  message = r'^resize_size \(8\) is smaller than image_size \(9\)\. Images are resized before '
   with pytest.raises(InputError, match=message):
-    make_preprocess(**arguments, train=True)
+    make(preset, 9, resize_size=8)
+
+
+def test_bit_eval_resizes_to_any_height_and_width():
+  preprocess = make_eval_preprocess('bit', (40, 90))
+  np.testing.assert_array_equal(preprocess(encode(IMAGE, 'PNG')), resize(IMAGE, 40, 90))
+
+
+@pytest.mark.parametrize('preset', ['inception', 'bit'])
+def test_evaluation_takes_decoded_images(preset):
+  preprocess = make_eval_preprocess(preset, 40)
+  np.testing.assert_array_equal(preprocess(IMAGE), preprocess(encode(IMAGE, 'PNG')))

@@ -101,12 +101,12 @@ def test_the_newest_or_the_named_version_is_read(shapes, tmp_path):
   for version in ('1.2.0', '1.10.0', '1.9.0'):
     shutil.copytree(os.path.join(shapes[0], 'shapes', '1.2.0'), tmp_path / 'shapes' / version)
   (tmp_path / 'shapes' / '2.0.0').mkdir()  # of a preparation that did not end
-  assert prepared.find('shapes', str(tmp_path)).endswith('/1.10.0')
-  assert prepared.find('shapes:1.9.0', str(tmp_path)).endswith('/1.9.0')
-  assert prepared.find('shapes/1.9.0', str(tmp_path)).endswith('/1.9.0')
-  assert prepared.find('shapes:1.2.*', str(tmp_path)).endswith('/1.2.0')
+  assert prepared.find_directory('shapes', str(tmp_path)).endswith('/1.10.0')
+  assert prepared.find_directory('shapes:1.9.0', str(tmp_path)).endswith('/1.9.0')
+  assert prepared.find_directory('shapes/1.9.0', str(tmp_path)).endswith('/1.9.0')
+  assert prepared.find_directory('shapes:1.2.*', str(tmp_path)).endswith('/1.2.0')
   with pytest.raises(InputError, match=r'prepared there are 1\.2\.0, 1\.9\.0, 1\.10\.0'):
-    prepared.find('shapes:3.0.0', str(tmp_path))
+    prepared.find_directory('shapes:3.0.0', str(tmp_path))
 
 
 def test_configs(shapes, tmp_path):
@@ -114,13 +114,13 @@ def test_configs(shapes, tmp_path):
     shutil.copytree(
       os.path.join(shapes[0], 'shapes', '1.2.0'), tmp_path / 'shapes' / config / '1.2.0'
     )
-  assert prepared.find('shapes/blue', str(tmp_path)).endswith('shapes/blue/1.2.0')
-  assert prepared.find('shapes/red:1.2.0', str(tmp_path)).endswith('shapes/red/1.2.0')
+  assert prepared.find_directory('shapes/blue', str(tmp_path)).endswith('shapes/blue/1.2.0')
+  assert prepared.find_directory('shapes/red:1.2.0', str(tmp_path)).endswith('shapes/red/1.2.0')
   with pytest.raises(InputError, match='what is prepared there is shapes/blue, shapes/red'):
-    prepared.find('shapes', str(tmp_path))
+    prepared.find_directory('shapes', str(tmp_path))
   (tmp_path / 'shapes' / '.config').mkdir()
   (tmp_path / 'shapes' / '.config' / 'metadata.json').write_text('{"default_config_name": "red"}')
-  assert prepared.find('shapes', str(tmp_path)).endswith('shapes/red/1.2.0')
+  assert prepared.find_directory('shapes', str(tmp_path)).endswith('shapes/red/1.2.0')
 
 
 def test_the_default_data_dir_is_that_of_tfds(shapes, monkeypatch):

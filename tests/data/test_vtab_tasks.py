@@ -12,7 +12,7 @@ from vit_jax.data import vtab_tasks as data
 from vit_jax.data.batch import ReadOptions
 from vit_jax.data.open_source import describe_dataset, open_source, split_names
 from vit_jax.data.pipeline import train_batches
-from vit_jax.data.preprocess import make_preprocess
+from vit_jax.data.preprocess import make_eval_preprocess, make_train_preprocess
 from vit_jax.data.splits import split_ranges
 from vit_jax.errors import InputError
 from vit_jax.transfer import vtab
@@ -119,7 +119,7 @@ def test_the_tasks_are_those_of_the_benchmark():
 @pytest.mark.parametrize('name', data.TASKS)
 def test_no_image_is_in_two_splits(name):
   task = data.TASKS[name]
-  sizes = {k: [v] for k, v in catalog.known(task.dataset).splits.items()}
+  sizes = {k: [v] for k, v in catalog.lookup(task.dataset).splits.items()}
   ranges = [
     r for split in ('train800', 'val200', 'test') for r in split_ranges(task.splits[split], sizes)
   ]
@@ -143,7 +143,7 @@ def test_every_task_from_files_to_a_batch(vtab_dir, name):
   opened = {split: open_source(f'vtab/{name}', split, str(vtab_dir)) for split in task.splits}
   assert {split: len(s) for split, s in opened.items()} == task.info().splits
   assert {s.num_classes for s in opened.values()} == {task.num_classes}
-  sizes = {k: [v] for k, v in catalog.known(task.dataset).splits.items()}
+  sizes = {k: [v] for k, v in catalog.lookup(task.dataset).splits.items()}
   for split, s in opened.items():
     first = split_ranges(task.splits[split], sizes)[0][1]
     assert [s[i]['label'] for i in range(4)] == [
@@ -154,18 +154,14 @@ def test_every_task_from_files_to_a_batch(vtab_dir, name):
   assert both[799] == opened['train800'][799] and both[800] == val[0] and both[999] == val[199]
 
   config = vtab.task_config(name, {'model': 'ViT-Ti/8', 'image_size': 16})
-  make = lambda train: make_preprocess(  # as vit_jax.training.loop does
-    config.preset,
-    image_size=16,
-    train=train,
-    flip=config.flip == 'yes',
-    resize_size=config.resize_size,
+  preprocess = make_train_preprocess(
+    config.preset, 16, resize_size=config.resize_size, flip=config.flip == 'yes'
   )
-  with train_batches(both, make(True), ReadOptions(8), seed=0) as batches:
+  with train_batches(both, preprocess, ReadOptions(8), seed=0) as batches:
     batch = next(batches)
   assert batch['image'].shape == (8, 16, 16, 3) and batch['mask'].all()
   assert set(batch['label'].tolist()) <= {expected_label(name, i) for i in range(4)}
-  image = make(False)(opened['test'][0]['image'], None)
+  image = make_eval_preprocess(config.preset, 16)(opened['test'][0]['image'])
   assert image.shape == (16, 16, 3) and image.max() > 100
 
 
@@ -196,11 +192,8 @@ def test_augmentation(vtab_dir, name, crop, flip):
     'yes' if flip else 'no',
   )
   record = open_source(f'vtab/{name}', 'train800', str(vtab_dir))[0]['image']
-  train, test = (
-    make_preprocess('bit', image_size=384, train=t, flip=flip, resize_size=c.resize_size)
-    for t in (True, False)
-  )
-  plain = test(record, None)
+  train = make_train_preprocess('bit', 384, resize_size=c.resize_size, flip=flip)
+  plain = make_eval_preprocess('bit', 384)(record)
   seen = {train(record, np.random.default_rng(i)).tobytes() for i in range(12)}
   if crop:
     assert len(seen) > 6

@@ -16,7 +16,7 @@ from tests.helpers.paths import FILES
 from tests.helpers.shapes import write_shapes
 from vit_jax import create_model, load_params
 from vit_jax.data.open_source import open_source
-from vit_jax.data.preprocess import make_preprocess
+from vit_jax.data.preprocess import make_eval_preprocess
 from vit_jax.errors import InputError
 from vit_jax.evaluation.fewshot import FewShot, make_represent_step
 from vit_jax.evaluation.ridge import fit_classifier, ridge
@@ -125,9 +125,7 @@ def as_floats(images):
 
 def reference(represent, digits_dir, shots, seeds, image_size, resize_size=None, without=()):
   """The protocol image by image: (seeds, shots) accuracies."""
-  preprocess = make_preprocess(
-    'inception', train=False, image_size=image_size, resize_size=resize_size
-  )
+  preprocess = make_eval_preprocess('inception', image_size, resize_size=resize_size)
   (train, labels), (test, test_labels) = (read_digits(digits_dir, s) for s in ('train', 'test'))
   train, test = (
     represent(np.stack([preprocess(image, None) for image in images])) for images in (train, test)

@@ -90,7 +90,7 @@ def make_example(dataset, features, i):
 def shard_bounds(dataset, split, size):
   """Where the tasks' slices of a split begin and end."""
   bounds = {0, size}
-  sizes = {k: [v] for k, v in catalog.known(dataset).splits.items()}
+  sizes = {k: [v] for k, v in catalog.lookup(dataset).splits.items()}
   for task in data.TASKS.values():
     if task.dataset == dataset:
       for expression in task.splits.values():
@@ -124,7 +124,7 @@ def write_dataset(data_dir, dataset, change=0):
     for i in range(4)
   ]
   splits = []
-  for split, size in catalog.known(dataset).splits.items():
+  for split, size in catalog.lookup(dataset).splits.items():
     bounds = shard_bounds(dataset, split, size)
     lengths = [b - a for a, b in zip(bounds, bounds[1:])]
     for k, length in enumerate(lengths):

@@ -12,7 +12,7 @@ from tests.helpers.images import encode, smooth_image
 from tests.helpers.paths import FILES
 from vit_jax import create_model, load_params, predict
 from vit_jax.data import class_names
-from vit_jax.data.preprocess import make_preprocess, resize
+from vit_jax.data.preprocess import make_eval_preprocess, resize
 from vit_jax.errors import InputError
 from vit_jax.inference.predict import Prediction, _most_probable, predict_each
 
@@ -66,7 +66,7 @@ def check(results, probabilities, names=tuple(f'class {i}' for i in range(10)), 
 @pytest.mark.parametrize('preset', ['bit', 'inception'])
 @pytest.mark.parametrize('loss', ['softmax', 'sigmoid'])
 def test_probabilities(params, files, preset, loss):
-  preprocess = make_preprocess(preset, image_size=32, train=False)
+  preprocess = make_eval_preprocess(preset, 32)
   want = reference(params, [preprocess(f.read_bytes(), None) for f in files], loss)
   for images in (
     files,
@@ -134,13 +134,14 @@ def test_sizes_that_are_not_square(params):
   check(predict(model, params, IMAGES), np.asarray(jax.nn.softmax(want)))
   with pytest.raises(
     InputError,
-    match="preset 'inception' crops squares, but images of the model are 16x64: give preset='bit'",
+    match="The preset 'inception' crops squares, but the images of the model are 16x64 pixels. "
+    "Use the preset 'bit'.",
   ):
     predict(model, params, IMAGES, preset='inception')
 
 
 def test_resize_size(params):
-  preprocess = make_preprocess('inception', image_size=32, train=False, resize_size=64)
+  preprocess = make_eval_preprocess('inception', 32, resize_size=64)
   want = reference(params, [preprocess(encode(image, 'PNG'), None) for image in IMAGES])
   check(predict(mini(), params, IMAGES, preset='inception', resize_size=64), want)
 
@@ -189,7 +190,7 @@ def test_images_that_cannot_be_read(params, files, tmp_path):
     (dict(top_k=0), 'top_k must be at least 1, got 0'),
     (dict(batch_size=0), 'batch_size must be at least 1, got 0'),
     (dict(loss='hinge'), "unknown loss 'hinge'; there are softmax, sigmoid"),
-    (dict(preset='vgg'), "unknown preprocessing 'vgg'"),
+    (dict(preset='vgg'), "Unknown preset 'vgg'. Available: inception, bit."),
     (dict(class_names=CLASSES[:9]), 'there are 9 class names, but the model has 10 classes'),
   ],
 )
@@ -230,7 +231,7 @@ def test_a_model_without_a_head(params):
   ],
 )
 def test_names_of_imagenet(num_classes, names):
-  found = class_names.class_names(num_classes)
+  found = class_names.imagenet_names(num_classes)
   assert len({name.casefold() for name in found}) == len(found) == num_classes
   assert {label: found[label] for label in names} == names
   assert all(name == name.strip() != '' for name in found)
@@ -242,4 +243,4 @@ def test_names_of_imagenet_are_the_default(params):
   (result,) = predict(model, params | {'head': head}, IMAGES[0], top_k=1)
   np.testing.assert_allclose(result[0].probability, np.e / (np.e + 999), rtol=1e-5)
   assert result == [Prediction(281, 'tabby', result[0].probability)]
-  assert class_names.class_names(10) is None
+  assert class_names.imagenet_names(10) is None

@@ -128,7 +128,7 @@ def test_every_figure_equals_plain_loops(run, capsys, tmp_path):
   assert found == json.loads((tmp_path / 'evaluation.json').read_text())
   data = open_source('digits', 'test', json.loads((run / 'config.json').read_text())['data_dir'])
   model = create_model('ViT-Ti/8', num_classes=12, image_size=16, **TINY)
-  prepare = preprocess.make_preprocess('inception', image_size=16, train=False, resize_size=17)
+  prepare = preprocess.make_eval_preprocess('inception', 16, resize_size=17)
   logits = logits_of(
     model, load_params(run, model), [prepare(data[i]['image'], None) for i in range(len(data))]
   )
@@ -293,7 +293,7 @@ def test_real_labels(real, capsys, tmp_path):
     right[several] += order[i, 0] in several
   assert [c['images'] for c in found['classes']] == images.tolist()
   assert [c['correct'] for c in found['classes']] == right.tolist()
-  assert found['classes'][labels[5][1]]['name'] == class_names.class_names(1000)[labels[5][1]]
+  assert found['classes'][labels[5][1]]['name'] == class_names.imagenet_names(1000)[labels[5][1]]
   assert [(c['class'], c['prediction'], c['images']) for c in found['confusions']] == sorted(
     (labels[i][0], order[i, 0], 1) for i in (4, 7)
   )  # the wrong ones with one label
@@ -432,14 +432,18 @@ def test_a_wider_head_is_told(tmp_path, digits_dir, capsys, caplog):
     (['--dataset=ROOT/images', '--batch_size=0'], '--batch_size must be at least 1, got 0'),
     (
       ['--dataset=ROOT/images', '--image_size=8,16', '--preset=inception'],
-      "preset 'inception' crops squares, but images of the model are 8x16: give --preset=bit",
+      "The preset 'inception' crops squares, but the images of the model are 8x16 pixels. "
+      "Use the preset 'bit'.",
     ),
     (
       ['--dataset=ROOT/images', '--preset=inception', '--resize_size=7'],
       'resize_size (7) is smaller than image_size (8)',
     ),
     (['--dataset=ROOT/images', '--out=ROOT/model.npz'], 'cannot write ROOT/model.npz: File exists'),
-    (['--dataset=ROOT/images', '--out=gs://bucket/results'], 'Write to a local path and copy the result there.'),
+    (
+      ['--dataset=ROOT/images', '--out=gs://bucket/results'],
+      'Write to a local path and copy the result there.',
+    ),
     (['--dataset=ROOT/images', '--checkpoint=ROOT/none.npz'], 'none.npz: no such file'),
   ],
 )

@@ -5,7 +5,7 @@ import pytest
 
 from vit_jax.config.fields import default_config
 from vit_jax.data.open_source import open_source
-from vit_jax.data.subset import Without
+from vit_jax.data.subset import without
 from vit_jax.dedup.example_ids import ExampleId, ExampleIds
 from vit_jax.dedup.ids_file import format_ids
 from vit_jax.errors import InputError
@@ -84,11 +84,11 @@ def test_a_run_says_how_many(ids, digits_dir, tmp_path):
 
 def test_without(digits_dir):
   source = open_source('digits', 'train[:5]', digits_dir)
-  rest = Without(source, np.array([0, 3]))
+  rest = without(source, np.array([0, 3]))
   assert [rest.record_name(i) for i in range(3)] == [source.record_name(i) for i in (1, 2, 4)]
   assert [rest.label(i) for i in range(3)] == [source[i]['label'] for i in (1, 2, 4)]
-  with pytest.raises(InputError, match='all 5 records are left out'):
-    Without(source, np.arange(5))
+  with pytest.raises(InputError, match='All 5 examples are excluded, so none remain'):
+    without(source, np.arange(5))
 
 
 def test_ids_of_another_data_set(ids, shapes, tmp_path):

@@ -12,7 +12,7 @@ from tensorboardX.proto import event_pb2
 from tests.helpers.jobs import FIGURES, end, interrupted
 from vit_jax.config.fields import default_config
 from vit_jax.data.open_source import open_source
-from vit_jax.data.preprocess import make_preprocess
+from vit_jax.data.preprocess import make_eval_preprocess
 from vit_jax.errors import InputError
 from vit_jax.evaluation.accuracy import is_correct
 from vit_jax.figures.examples import Examples, Predictor
@@ -210,12 +210,7 @@ def test_predictions_are_those_of_predict(digits_dir):
   source = open_source('digits', 'test', digits_dir)
   partitioner = MeshPartitioner(16)
   predictor = Predictor(
-    model,
-    source,
-    make_preprocess('bit', image_size=16, train=False, apply_exif=False),
-    partitioner,
-    loss='softmax',
-    count=20,
+    model, source, make_eval_preprocess('bit', 16), partitioner, loss='softmax', count=20
   )
   found = predictor(partitioner.put(params))
   rows = np.linspace(0, len(source) - 1, 20).round().astype(int)

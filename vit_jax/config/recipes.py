@@ -151,7 +151,9 @@ def finetune(model: str, dataset: str) -> ConfigDict:
   return c
 
 
-def bit_hyperrule(model: str, dataset: str, num_images: int, pixels: int = 0) -> ConfigDict:
+def bit_hyperrule(
+  model: str, dataset: str, num_images: int, pixels: int | None = None
+) -> ConfigDict:
   """The BiT paper's rule (arXiv 1912.11370, 3.3): how ResNets are fine-tuned, without a search.
 
   SGD with momentum .9, batch 512, peak learning rate .003, a tenth from each of three steps on; how
@@ -161,7 +163,7 @@ def bit_hyperrule(model: str, dataset: str, num_images: int, pixels: int = 0) ->
     model: a name for create_model.
     dataset: a TFDS name, or a folder of images.
     num_images: to train on.
-    pixels: side of the images where all are alike; 0: they are photographs.
+    pixels: side of the images if all have the same size; None for photographs.
   """
   c = default_config()
   c.model, c.dataset, c.new_head, c.preset = model, dataset, True, 'bit'

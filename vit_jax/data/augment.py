@@ -55,7 +55,7 @@ def rand_augment(
 def make_augment(
   num_ops: int, magnitude: float, operations: Sequence[str] | None = None
 ) -> Augment | None:
-  """`rand_augment` with these arguments, for `make_preprocess`; None if there is nothing to do."""
+  """Return `rand_augment` with these arguments, or None if num_ops is 0."""
   _checked(num_ops, magnitude, operations)
   if not num_ops:
     return None

@@ -17,14 +17,14 @@ class DatasetInfo:
     train_split: in TFDS notation.
     eval_split: in TFDS notation; 'none' when there is nothing to evaluate on.
     flip: whether training mirrors images at random: not where left and right matter (digits).
-    preset: of `make_preprocess`, for training from scratch. 'inception' is for photographs of any
+    preset: preprocessing preset, for training from scratch. 'inception' is for photographs of any
       size, 'bit' for images that are small or all alike. Fine-tuning takes 'bit' everywhere.
     tune_split, dev_split: two parts of the training data: what hyperparameters are tried on, and
       what chooses among them (paper section 4.1, appendix B.1.1).
-    num_classes: 0 when it shows only on reading.
-    splits: the number of images in each split there is; empty when it shows only on reading.
-    pixels: side of the images where all have one and the same, else 0.
-    config: which one of a TFDS data set with several; '' when it has one or they are alike.
+    num_classes: number of classes, or None if only the files tell.
+    splits: number of images in each split, or empty if only the files tell.
+    pixels: side of the images if all are squares of one size, else None.
+    config: the TFDS config that this entry is about, or None if it holds for every config.
   """
 
   train_split: str
@@ -33,19 +33,19 @@ class DatasetInfo:
   preset: str = 'inception'
   tune_split: str = 'train[:90%]'
   dev_split: str = 'train[90%:]'
-  num_classes: int = 0
+  num_classes: int | None = None
   splits: Mapping[str, int] = dataclasses.field(default_factory=dict)
-  pixels: int = 0
-  config: str = ''
+  pixels: int | None = None
+  config: str | None = None
 
-  def count(self, split: str) -> int:
-    """Returns the number of images in a split expression; 0 when `splits` is empty.
+  def count(self, split: str) -> int | None:
+    """Return the number of images in a split expression, or None if `splits` is empty.
 
     Raises:
       InputError: bad notation, an unknown split or a slice out of bounds.
     """
     if not self.splits:
-      return 0
+      return None
     return sum(
       stop - start
       for _, start, stop in split_ranges(
@@ -210,8 +210,8 @@ def names() -> list[str]:
   return list(_DATASETS)
 
 
-def known(dataset: str) -> DatasetInfo | None:
+def lookup(dataset: str) -> DatasetInfo | None:
   """Returns the table's row for a TFDS name, None when there is none."""
   name, _, config = re.sub(r'[:/][\d.*]+$', '', dataset).partition('/')
-  found = _DATASETS.get(name)
-  return found if found and config in ('', found.config or config) else None
+  info = _DATASETS.get(name)
+  return info if info and config in ('', info.config or config) else None

@@ -14,7 +14,7 @@ import re
 _FILES = {1000: 'imagenet1k.txt', 21843: 'imagenet21k.txt'}
 
 
-def class_names(num_classes: int) -> list[str] | None:
+def imagenet_names(num_classes: int) -> list[str] | None:
   """The names of ImageNet-1k (1000 classes) or ImageNet-21k (21,843); None for other numbers."""
   if num_classes not in _FILES:
     return None
@@ -31,5 +31,5 @@ def readable_names(names: Sequence[str], num_labels: int, num_classes: int) -> l
     num_labels: how many classes the data set has.
   """
   if all(re.fullmatch(r'n\d{8}', name) for name in names) and list(names) == sorted(names):
-    names = class_names(num_labels) or names
+    names = imagenet_names(num_labels) or names
   return [*names, *(f'class {i}' for i in range(len(names), num_classes))]

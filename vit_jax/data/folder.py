@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
-import itertools
 import os
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 
 from vit_jax.data.source import Source
 from vit_jax.data.splits import named_splits, split_ranges
+from vit_jax.data.subset import Concatenation
 from vit_jax.errors import InputError
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp')
@@ -52,10 +51,10 @@ class FolderSource(Source):
       for name, start, stop in split_ranges(split, shards)
       for part in _slice(classes[name], start, stop)
     ]
-    self._ends = list(itertools.accumulate(len(files) for _, _, files in self._parts))
+    self._files = Concatenation(len(files) for _, _, files in self._parts)
 
   def __len__(self) -> int:
-    return self._ends[-1]
+    return len(self._files)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
     path, label = self._locate(index)
@@ -72,11 +71,9 @@ class FolderSource(Source):
     return self._locate(index)[0]
 
   def _locate(self, index: int) -> tuple[str, int]:
-    if not 0 <= index < len(self):
-      raise IndexError(f'image {index} of {len(self)}')
-    part = bisect.bisect_right(self._ends, index)
+    part, offset = self._files.locate(index)
     directory, label, files = self._parts[part]
-    return os.path.join(directory, os.fsdecode(files[index - self._ends[part]])), label
+    return os.path.join(directory, os.fsdecode(files[offset])), label
 
 
 def split_names(directory: str) -> list[str]:

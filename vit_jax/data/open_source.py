@@ -29,7 +29,7 @@ def open_source(dataset: str, split: str, data_dir: str | None = None) -> Source
     return folder.FolderSource(dataset, split)
   if dataset.startswith('vtab/'):
     return vtab_tasks.open_task(dataset.removeprefix('vtab/'), split, data_dir)
-  return TfdsSource(prepared.find(dataset, data_dir), split)
+  return TfdsSource(prepared.find_directory(dataset, data_dir), split)
 
 
 def split_names(dataset: str, data_dir: str | None = None) -> list[str]:
@@ -38,7 +38,7 @@ def split_names(dataset: str, data_dir: str | None = None) -> list[str]:
     return folder.split_names(dataset)
   if dataset.startswith('vtab/'):
     return list(vtab_tasks.find_task(dataset.removeprefix('vtab/')).splits)
-  return list(prepared.read_info(prepared.find(dataset, data_dir)).splits)
+  return list(prepared.read_info(prepared.find_directory(dataset, data_dir)).splits)
 
 
 def is_folder(dataset: str) -> bool:
@@ -61,7 +61,7 @@ def describe_dataset(dataset: str, data_dir: str | None = None) -> catalog.Datas
   if not is_folder(dataset):
     if dataset.startswith('vtab/'):
       return vtab_tasks.find_task(dataset.removeprefix('vtab/')).info()
-    if found := catalog.known(dataset):
+    if found := catalog.lookup(dataset):
       return found
   splits = split_names(dataset, data_dir)
   return catalog.DatasetInfo('train', next((s for s in _EVAL_SPLITS if s in splits), 'none'))

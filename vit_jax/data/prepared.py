@@ -29,7 +29,7 @@ def default_data_dir() -> str:
   return os.environ.get('TFDS_DATA_DIR', os.path.join('~', 'tensorflow_datasets'))
 
 
-def find(dataset: str, data_dir: str | None = None) -> str:
+def find_directory(dataset: str, data_dir: str | None = None) -> str:
   """Returns the directory of a prepared TFDS data set.
 
   Nothing but the files is looked at, so the code that prepared the data set need not be there.

@@ -1,7 +1,10 @@
-"""A data set without some of its records."""
+"""Parts of a source, chosen by index, and the place of an index in parts laid end to end."""
 
 from __future__ import annotations
 
+import bisect
+from collections.abc import Iterable
+import itertools
 from typing import Any
 
 import numpy as np
@@ -10,25 +13,67 @@ from vit_jax.data.source import Source
 from vit_jax.errors import InputError
 
 
-class Without(Source):
-  """A source without the records at some positions; the others keep their order."""
+class Subset(Source):
+  """The examples of a source at some indices, in the order of the indices."""
 
-  def __init__(self, source: Source, positions: np.ndarray):
-    """Leaves out `positions`, (n,) int, each in [0, len(source)); raises InputError if all are."""
-    self._source, self._kept = source, np.delete(np.arange(len(source)), positions)
-    if not len(self._kept):
-      raise InputError(f'all {len(source):,} records are left out: nothing remains to train on')
+  def __init__(self, source: Source, indices: np.ndarray):
+    """Wrap `source`; `indices` is (n,) int, each in [0, len(source))."""
+    self._source, self._indices = source, indices
     self.num_classes, self.class_names = source.num_classes, source.class_names
     self.multi_label, self.apply_exif = source.multi_label, source.apply_exif
 
   def __len__(self) -> int:
-    return len(self._kept)
+    return len(self._indices)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
-    return self._source[int(self._kept[index])]
+    return self._source[int(self._indices[index])]
 
   def label(self, index: int) -> int | np.ndarray:
-    return self._source.label(int(self._kept[index]))
+    """Return the label of an example."""
+    return self._source.label(int(self._indices[index]))
 
   def record_name(self, index: int) -> str:
-    return self._source.record_name(int(self._kept[index]))
+    """Return where the example is stored."""
+    return self._source.record_name(int(self._indices[index]))
+
+
+def without(source: Source, indices: np.ndarray) -> Subset:
+  """Return the source without the examples at `indices`, (n,) int; the others keep their order.
+
+  Raises:
+    InputError: nothing remains.
+  """
+  kept = np.delete(np.arange(len(source)), indices)
+  if not len(kept):
+    raise InputError(
+      f'All {len(source):,} examples are excluded, so none remain. Exclude fewer examples.'
+    )
+  return Subset(source, kept)
+
+
+def evenly(source: Source, count: int) -> Subset:
+  """Return `count` examples, evenly spaced over the source; all of them if it has fewer."""
+  count = min(count, len(source))
+  return Subset(source, np.linspace(0, len(source) - 1, count).round().astype(int))
+
+
+class Concatenation:
+  """The lengths of parts that lie end to end, such as the files of a split."""
+
+  def __init__(self, lengths: Iterable[int]):
+    """Remember where each part ends."""
+    self._ends = list(itertools.accumulate(lengths))
+
+  def __len__(self) -> int:
+    return self._ends[-1] if self._ends else 0
+
+  def locate(self, index: int) -> tuple[int, int]:
+    """Return (number of the part, offset in it) of an index into the whole.
+
+    Raises:
+      IndexError: the index is negative, or is not less than the total length.
+    """
+    if not 0 <= index < len(self):
+      raise IndexError(f'Index {index} is out of range for {len(self)} examples.')
+    part = bisect.bisect_right(self._ends, index)
+    return part, index - (self._ends[part - 1] if part else 0)

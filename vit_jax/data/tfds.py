@@ -5,8 +5,6 @@ TensorFlow is never imported: TFDS is only asked where the records of a split li
 
 from __future__ import annotations
 
-import bisect
-import itertools
 import os
 import resource
 import threading
@@ -18,6 +16,7 @@ from vit_jax.data import prepared, tfrecord
 from vit_jax.data.labels import Labels, supervised_labels
 from vit_jax.data.source import Source
 from vit_jax.data.splits import split_ranges
+from vit_jax.data.subset import Concatenation
 from vit_jax.errors import InputError, last_line
 
 _MAX_OPEN_FILES = 65536
@@ -46,7 +45,7 @@ class TfdsSource(Source):
     split_ranges(split, {name: s.shard_lengths for name, s in info.splits.items()})
     parts = info.splits[split].file_instructions
     self._parts = [(os.fspath(p.filename), p.skip, p.examples_in_shard) for p in parts]
-    self._ends = list(itertools.accumulate(p.take for p in parts))
+    self._files = Concatenation(p.take for p in parts)
     for path, _, _ in self._parts:
       if not os.path.exists(path):
         raise InputError(f'the data set lacks its file {path}: prepare it again')
@@ -65,7 +64,7 @@ class TfdsSource(Source):
     self._open_nothing()
 
   def __len__(self) -> int:
-    return self._ends[-1]
+    return len(self._files)
 
   def record_name(self, index: int) -> str:
     part, position = self._locate(index)
@@ -97,11 +96,8 @@ class TfdsSource(Source):
     return {'image': image, 'label': label}
 
   def _locate(self, index: int) -> tuple[int, int]:
-    if not 0 <= index < len(self):
-      raise IndexError(f'record {index} of {len(self)}')
-    part = bisect.bisect_right(self._ends, index)
-    start = self._ends[part - 1] if part else 0
-    return part, index - start + self._parts[part][1]
+    part, offset = self._files.locate(index)
+    return part, offset + self._parts[part][1]
 
   def _open(self, path: str, _: int, num_records: int):
     with self._locks[path]:

@@ -64,7 +64,7 @@ class Task:
 
   def info(self) -> catalog.DatasetInfo:
     """The task as `open_source.describe_dataset` tells it."""
-    about = catalog.known(self.dataset)
+    about = catalog.lookup(self.dataset)
     return catalog.DatasetInfo(
       'train800val200',
       'test',
@@ -182,7 +182,7 @@ def open_task(name: str, split: str, data_dir: str | None = None) -> Source:
   task = find_task(name)
   if split not in task.splits:
     raise InputError(f'vtab/{name} has no split {split!r}; the splits are {", ".join(task.splits)}')
-  directory = prepared.find(task.dataset, data_dir)
+  directory = prepared.find_directory(task.dataset, data_dir)
   info = prepared.read_info(directory)
   _check_sizes(task, info, directory)
   opened = _BinarySource if task.binary else TfdsSource
@@ -191,7 +191,7 @@ def open_task(name: str, split: str, data_dir: str | None = None) -> Source:
 
 def _check_sizes(task: Task, info: Any, directory: str) -> None:
   """Slices by number mean what they should only of a data set of the size known."""
-  sizes = catalog.known(task.dataset).splits
+  sizes = catalog.lookup(task.dataset).splits
   for name in sorted(set().union(*map(named_splits, task.splits.values()))):
     found = info.splits[name].num_examples if name in info.splits else 0
     if found not in (sizes[name], _OTHER_SIZES.get(task.dataset, {}).get(name)):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Sequence
 import dataclasses
-import itertools
 import logging
 from typing import Any, NamedTuple
 
@@ -16,6 +14,7 @@ import numpy as np
 
 from vit_jax.data.decode import decode_image
 from vit_jax.data.open_source import describe_dataset
+from vit_jax.data.subset import Concatenation
 from vit_jax.dedup import contact_sheet
 from vit_jax.dedup.beam import find_matches
 from vit_jax.dedup.embedding import embedding_distances
@@ -47,14 +46,14 @@ class NumberedImages:
 
   def __init__(self, sets: Sequence[ExampleIds]):
     self._sets = sets
-    self._ends = list(itertools.accumulate(map(len, sets)))
+    self._numbering = Concatenation(map(len, sets))
 
   def __len__(self) -> int:
-    return self._ends[-1]
+    return len(self._numbering)
 
   def _locate(self, image: int) -> tuple[ExampleIds, int]:
-    number = bisect.bisect_right(self._ends, image)
-    return self._sets[number], image - (self._ends[number - 1] if number else 0)
+    number, position = self._numbering.locate(image)
+    return self._sets[number], position
 
   def id(self, image: int) -> ExampleId:
     """Return the id of an image in its dataset."""

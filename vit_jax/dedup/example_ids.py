@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Mapping
 import hashlib
-import itertools
 import os
 import re
 from typing import NamedTuple
@@ -15,6 +13,7 @@ import numpy as np
 from vit_jax.data import folder, prepared, vtab_tasks
 from vit_jax.data.open_source import is_folder, open_source, split_names
 from vit_jax.data.splits import named_splits, split_ranges
+from vit_jax.data.subset import Concatenation
 
 
 class ExampleId(NamedTuple):
@@ -56,7 +55,7 @@ class ExampleIds:
       self.identity = 'folder'
       sizes, self.splits = _inspect_folder(dataset, used)
     else:
-      info = prepared.read_info(prepared.find(dataset, data_dir))
+      info = prepared.read_info(prepared.find_directory(dataset, data_dir))
       self.identity = info.full_name
       sizes = {name: info.splits[name].num_examples for name in used}
       self.splits = {name: str(sizes[name]) for name in used}
@@ -69,19 +68,18 @@ class ExampleIds:
       else None
       for name, start, stop in self.ranges
     ]
-    self._ends = list(itertools.accumulate(stop - start for _, start, stop in self.ranges))
+    self._slices = Concatenation(stop - start for _, start, stop in self.ranges)
 
   def __len__(self) -> int:
-    return self._ends[-1]
+    return len(self._slices)
 
   def __str__(self) -> str:
     return f'{self.dataset}:{self.split}'
 
   def id(self, position: int) -> ExampleId:
     """Return the id of the example at a position of the source."""
-    part = bisect.bisect_right(self._ends, position)
-    (name, start, stop), sample = self.ranges[part], self._samples[part]
-    offset = stop - start - (self._ends[part] - position)
+    part, offset = self._slices.locate(position)
+    (name, start, _), sample = self.ranges[part], self._samples[part]
     return ExampleId(name, start + offset if sample is None else int(sample[offset]))
 
   def positions(self, indices: Mapping[str, np.ndarray]) -> np.ndarray:

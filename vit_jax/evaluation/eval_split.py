@@ -10,10 +10,10 @@ import numpy as np
 from vit_jax.data.batch import ReadOptions
 from vit_jax.data.open_source import describe_dataset, open_source
 from vit_jax.data.pipeline import eval_batches
-from vit_jax.data.preprocess import Preprocess, make_preprocess
+from vit_jax.data.preprocess import Preprocess, make_eval_preprocess
 from vit_jax.data.source import Source
+from vit_jax.data.subset import evenly
 from vit_jax.errors import InputError
-from vit_jax.figures.examples import spread_evenly
 
 
 class EvalSplit(NamedTuple):
@@ -26,7 +26,7 @@ class EvalSplit(NamedTuple):
   def images(self, count: int, *, max_bad_records: int = 0) -> Iterator[np.ndarray]:
     """Yields `count` images, evenly over it: (S, S, 3) uint8 each, as a model sees them."""
     options = ReadOptions(batch_size=16, max_bad_records=max_bad_records)
-    source = spread_evenly(self.source, count)
+    source = evenly(self.source, count)
     with eval_batches(source, self.preprocess, options) as batches:
       for batch in batches:
         yield from batch['image'][batch['mask']]
@@ -47,11 +47,10 @@ def open_eval_split(config: Mapping[str, Any], image_size: int | None = None) ->
     raise InputError('The run has no evaluation split (config.eval_split=none).')
   source = open_source(dataset, name, data_dir)
   size = image_size or config['image_size']
-  preprocess = make_preprocess(
+  preprocess = make_eval_preprocess(
     config['preset'],
-    image_size=size,
-    train=False,
-    apply_exif=source.apply_exif,
+    size,
     resize_size=round(config['resize_size'] * size / config['image_size']) or None,
+    apply_exif=source.apply_exif,
   )
   return EvalSplit(source, preprocess, f'{dataset}, {name}')

@@ -18,11 +18,11 @@ import numpy as np
 from vit_jax.data.batch import ReadOptions
 from vit_jax.data.open_source import describe_dataset, open_source
 from vit_jax.data.pipeline import eval_batches
-from vit_jax.data.preprocess import make_preprocess
+from vit_jax.data.preprocess import make_eval_preprocess
 from vit_jax.data.source import Source
 from vit_jax.errors import InputError
 from vit_jax.evaluation.ridge import Classifier, fit_classifier
-from vit_jax.evaluation.shots import Shots
+from vit_jax.evaluation.shots import draw_shots
 from vit_jax.models.pixels import to_input
 
 SHOTS = (1, 5, 10, 25)
@@ -119,7 +119,9 @@ class FewShot:
         'is of one label per image'
       )
     try:
-      self._train = Shots(train, most=max(shots), seeds=seeds, num_threads=num_threads)
+      self._train, self._picks = draw_shots(
+        train, most=max(shots), seeds=seeds, num_threads=num_threads
+      )
     except InputError as e:
       raise InputError(f'{dataset}, split {train_split!r}: {e}') from e
 
@@ -194,7 +196,7 @@ class FewShot:
     rows = np.full(len(self._train), -1)  # where the features of each shot are; damaged: nowhere
     rows[examples] = np.arange(len(examples))
     classifiers = []
-    for picks in self._train.picks:
+    for picks in self._picks:
       for shots in self.shots:
         found = rows[picks[:, :shots]]  # (classes, shots)
         labels, _ = np.nonzero(found >= 0)
@@ -203,9 +205,7 @@ class FewShot:
 
   def _representations(self, params: Any, source: Source) -> Iterator[dict[str, np.ndarray]]:
     """Yields {features, label, example: its index in the source} of each batch, unpadded."""
-    preprocess = make_preprocess(
-      'inception', train=False, apply_exif=source.apply_exif, **self._sizes
-    )
+    preprocess = make_eval_preprocess('inception', apply_exif=source.apply_exif, **self._sizes)
     process, count = jax.process_index(), jax.process_count()
     options = ReadOptions(process_index=process, process_count=count, **self._options)
     with eval_batches(source, preprocess, options) as batches:

@@ -4,61 +4,51 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 import os
-from typing import Any
 
 import numpy as np
 
 from vit_jax.data.source import Source
+from vit_jax.data.subset import Subset
 from vit_jax.errors import InputError
 
 _LABELS_AT_A_TIME = 1024  # that one thread reads
 
 
-class Shots(Source):
-  """The images of a source that one of several draws takes.
+def draw_shots(
+  source: Source, *, most: int, seeds: int, num_threads: int | None = None
+) -> tuple[Subset, np.ndarray]:
+  """Draw images of each class, once for each seed. No image is decoded for this.
 
-  Attributes:
-    picks: (seeds, num_classes, most): which of these images each draw takes of each class, in
-      order: of k shots, the first k. So the 1-shot images are among the 5-shot ones.
+  Args:
+    source: images with one label each. The label of every image is read.
+    most: number of images to draw from each class.
+    seeds: number of draws.
+    num_threads: number of threads that read labels. Defaults to one per CPU.
+
+  Returns:
+    shots: the images that at least one draw took.
+    picks: (seeds, num_classes, most) indices into `shots`. The first k of a class are its
+      k-shot images, so the 1-shot images are among the 5-shot images.
+
+  Raises:
+    InputError: a class has fewer than `most` images, or a label cannot be read.
   """
+  labels = _read_labels(source, num_threads)
+  _check_counts(source, np.bincount(labels, minlength=source.num_classes), most)
+  drawn = np.stack([pick(labels, source.num_classes, most, seed) for seed in range(seeds)])
+  indices, places = np.unique(drawn, return_inverse=True)  # draws may share images
+  return Subset(source, indices), places.reshape(drawn.shape)
 
-  def __init__(self, source: Source, *, most: int, seeds: int, num_threads: int | None = None):
-    """Reads the label of every image, without decoding any, and draws.
 
-    Args:
-      source: of one label per image.
-      most: images to take of each class.
-      seeds: how many draws.
-      num_threads: that read; None: one per CPU.
-    Raises:
-      InputError: naming the class that has fewer images, or a record that cannot be read.
-    """
-    self.num_classes, self.class_names = source.num_classes, source.class_names
-    self.apply_exif = source.apply_exif
-    self._source = source
-    labels = _read_labels(source, num_threads)
-    self._check_counts(np.bincount(labels, minlength=source.num_classes), most)
-    drawn = np.stack([pick(labels, source.num_classes, most, seed) for seed in range(seeds)])
-    self._indices, places = np.unique(drawn, return_inverse=True)  # draws may share images
-    self.picks = places.reshape(drawn.shape)
-
-  def _check_counts(self, counts: np.ndarray, most: int) -> None:
-    rarest = int(counts.argmin())
-    if counts[rarest] < most:
-      name = f' ({self.class_names[rarest]})' if self.class_names else ''
-      raise InputError(
-        f'class {rarest}{name} has {counts[rarest]} images, too few for {most} '
-        'shots; ask for fewer shots, or take a larger split'
-      )
-
-  def __len__(self) -> int:
-    return len(self._indices)
-
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    return self._source[int(self._indices[index])]
-
-  def record_name(self, index: int) -> str:
-    return self._source.record_name(int(self._indices[index]))
+def _check_counts(source: Source, counts: np.ndarray, most: int) -> None:
+  """Raise InputError if a class has fewer than `most` images; `counts` is (num_classes,)."""
+  rarest = int(counts.argmin())
+  if counts[rarest] < most:
+    name = f' ({source.class_names[rarest]})' if source.class_names else ''
+    raise InputError(
+      f'class {rarest}{name} has {counts[rarest]} images, too few for {most} '
+      'shots; ask for fewer shots, or take a larger split'
+    )
 
 
 def pick(labels: np.ndarray, num_classes: int, most: int, seed: int) -> np.ndarray:

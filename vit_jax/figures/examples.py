@@ -11,18 +11,12 @@ from vit_jax.data.batch import Batch, ReadOptions
 from vit_jax.data.pipeline import eval_batches
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.source import Source
-from vit_jax.data.subset import Without
+from vit_jax.data.subset import evenly
 from vit_jax.evaluation.accuracy import is_correct
 from vit_jax.evaluation.losses import to_probabilities
 from vit_jax.models.pixels import to_input
 from vit_jax.parallel.mesh import MeshPartitioner
 from vit_jax.parallel.pmap import PmapPartitioner
-
-
-def spread_evenly(source: Source, count: int) -> Source:
-  """`count` records, or all where there are not more, evenly over a source."""
-  shown = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
-  return Without(source, np.delete(np.arange(len(source)), shown))
 
 
 class Examples(NamedTuple):
@@ -73,7 +67,7 @@ class Predictor:
       batch_size: images computed at once; rounded up to the devices.
       num_threads, max_bad_records: as in `ReadOptions`.
     """
-    self._source = spread_evenly(source, count)
+    self._source = evenly(source, count)
     self._preprocess, self._partitioner = preprocess, partitioner
     self._options = ReadOptions(
       batch_size=-(-min(batch_size, count) // partitioner.num_devices) * partitioner.num_devices,

@@ -14,8 +14,7 @@ import jax
 import numpy as np
 
 from vit_jax.data.class_names import readable_names
-from vit_jax.data.decode import decode_image
-from vit_jax.data.preprocess import make_preprocess, resize
+from vit_jax.data.preprocess import EvalPreprocess, make_eval_preprocess
 from vit_jax.errors import InputError
 from vit_jax.evaluation.losses import LOSSES, to_probabilities
 from vit_jax.inference.images import Image, load_image, name_images
@@ -110,7 +109,10 @@ def predict_each(
     cannot be read.
   """
   class_names = _check(model, class_names, top_k, batch_size, loss)
-  prepare = functools.partial(_load, _bring_to_size(preset, model.image_size, resize_size))
+  preprocess = make_eval_preprocess(
+    preset, model.image_size, resize_size=resize_size, apply_exif=True
+  )
+  prepare = functools.partial(_load, preprocess)
   compute = functools.partial(
     _most_probable, model, jax.device_put(params), loss=loss, top_k=min(top_k, model.num_classes)
   )
@@ -156,28 +158,6 @@ def _check(
   return class_names
 
 
-def _bring_to_size(
-  preset: str, image_size: tuple[int, int], resize_size: int | None
-) -> Callable[[bytes | np.ndarray], np.ndarray]:
-  """The preprocessing of evaluation, for files and for arrays; 'bit' to any height and width."""
-  height, width = image_size
-  if preset == 'bit':
-    return lambda image: resize(
-      image if isinstance(image, np.ndarray) else decode_image(image, apply_exif=True),
-      height,
-      width,
-    )
-  crop = make_preprocess(
-    preset, image_size=height, train=False, apply_exif=True, resize_size=resize_size
-  )
-  if height != width:
-    raise InputError(
-      f'preset {preset!r} crops squares, but images of the model are '
-      f"{height}x{width}: give preset='bit'"
-    )
-  return lambda image: crop(image, None)
-
-
 def _map_ahead(function: Callable[[Any], Any], items: Iterable[Any], ahead: int) -> Iterator[Any]:
   """Yields function(item) in order, with threads at work on the next `ahead` items."""
   pool = ThreadPoolExecutor(os.cpu_count())
@@ -193,12 +173,10 @@ def _map_ahead(function: Callable[[Any], Any], items: Iterable[Any], ahead: int)
     pool.shutdown(cancel_futures=True)
 
 
-def _load(
-  bring_to_size: Callable[[bytes | np.ndarray], np.ndarray], named_image: tuple[str, Image]
-) -> np.ndarray | InputError:
+def _load(preprocess: EvalPreprocess, named_image: tuple[str, Image]) -> np.ndarray | InputError:
   """Return an image of the model's size, or the error if it cannot be read."""
   try:
-    return load_image(*named_image, bring_to_size)
+    return load_image(*named_image, preprocess)
   except InputError as e:
     return e
 

@@ -224,8 +224,8 @@ def speed(
 
 def size_of_data(c: ConfigDict, num_images: int) -> tuple[int, int]:
   """(training images, classes) of a config's data set, which need not be here."""
-  images, classes = _JFT if c.dataset == 'jft_300m' else (0, 0)
-  about = catalog.known(c.dataset)
+  images, classes = _JFT if c.dataset == 'jft_300m' else (None, None)
+  about = catalog.lookup(c.dataset)
   if about:
     images, classes = about.count(c.train_split or about.train_split), about.num_classes
   if not (num_images or images) or not (c.num_classes or classes):

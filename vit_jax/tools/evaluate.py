@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Sequence
-import functools
 import json
 import logging
 import re
@@ -26,10 +25,9 @@ import tqdm
 from vit_jax.config.run import Run
 from vit_jax.data import class_names
 from vit_jax.data.batch import ReadOptions
-from vit_jax.data.decode import decode_image
 from vit_jax.data.open_source import describe_dataset, open_source
 from vit_jax.data.pipeline import eval_batches
-from vit_jax.data.preprocess import PRESETS, Preprocess, make_preprocess, resize
+from vit_jax.data.preprocess import PRESETS, Preprocess, make_eval_preprocess
 from vit_jax.data.source import Source
 from vit_jax.errors import InputError, exit_on_error
 from vit_jax.evaluation import per_class_report, scores
@@ -229,8 +227,11 @@ def _evaluate(args: argparse.Namespace) -> None:
   names = _names(args, loaded, source)
   loss = checkpoint_args.loss(args, run)
   preset = args.preset or (run.config['preset'] if run else 'bit')
-  preprocess = _make_preprocess(
-    preset, loaded.model.image_size, _resize_size(args, run), source.apply_exif
+  preprocess = make_eval_preprocess(
+    preset,
+    loaded.model.image_size,
+    resize_size=_resize_size(args, run),
+    apply_exif=source.apply_exif,
   )
   batch_size = args.batch_size if args.batch_size is not None else 32 * jax.device_count()
   predictions, skipped, bad_records = _compute(
@@ -320,28 +321,6 @@ def _resize_size(args: argparse.Namespace, run: Run | None) -> int | None:
     return args.resize_size
   own = run and not args.image_size and args.preset in (None, run.config['preset'])
   return run.config['resize_size'] or None if own else None
-
-
-def _make_preprocess(
-  preset: str, image_size: tuple[int, int], resize_size: int | None, apply_exif: bool
-) -> Preprocess:
-  """As in the evaluation of training; 'bit' also to other images than squares."""
-  height, width = image_size
-  if height == width:
-    return make_preprocess(
-      preset, image_size=height, train=False, apply_exif=apply_exif, resize_size=resize_size
-    )
-  if preset != 'bit':
-    raise InputError(
-      f'preset {preset!r} crops squares, but images of the model are '
-      f'{height}x{width}: give --preset=bit'
-    )
-  return functools.partial(_resize, height=height, width=width, apply_exif=apply_exif)
-
-
-def _resize(data, rng, *, height, width, apply_exif):
-  del rng
-  return resize(decode_image(data, apply_exif=apply_exif), height, width)
 
 
 def _compute(

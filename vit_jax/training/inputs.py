@@ -8,9 +8,9 @@ from vit_jax.data.augment import make_augment
 from vit_jax.data.batch import ReadOptions
 from vit_jax.data.open_source import describe_dataset, open_source
 from vit_jax.data.pipeline import Batches, eval_batches, train_batches
-from vit_jax.data.preprocess import Preprocess, make_preprocess
+from vit_jax.data.preprocess import EvalPreprocess, make_eval_preprocess, make_train_preprocess
 from vit_jax.data.source import Source
-from vit_jax.data.subset import Without
+from vit_jax.data.subset import without
 from vit_jax.dedup.ids_file import excluded_positions, read_ids
 from vit_jax.errors import InputError
 from vit_jax.training.metrics import log
@@ -51,28 +51,33 @@ class Inputs:
 
   def train_batches(self, start_step: int) -> Batches:
     """This process's share of the training batches from `start_step` on."""
-    preprocess, options = self._open(self.train, True)
+    c = self._config
+    preprocess = make_train_preprocess(
+      c.preset,
+      c.image_size,
+      resize_size=c.resize_size or None,
+      flip=self._flip,
+      apply_exif=self.train.apply_exif,
+      augment=self._augment,
+    )
     return train_batches(
-      self.train, preprocess, options, seed=self._config.seed, start_step=start_step
+      self.train, preprocess, self._read_options(), seed=c.seed, start_step=start_step
     )
 
   def eval_batches(self) -> Batches:
     """This process's share of one pass over the evaluation split."""
-    preprocess, options = self._open(self.eval, False)
-    return eval_batches(self.eval, preprocess, options)
+    return eval_batches(self.eval, self.eval_preprocess(), self._read_options())
 
-  def _open(self, source: Source, train: bool) -> tuple[Preprocess, ReadOptions]:
+  def eval_preprocess(self) -> EvalPreprocess:
+    """Return the preprocessing of the evaluation split."""
     c = self._config
-    preprocess = make_preprocess(
-      c.preset,
-      image_size=c.image_size,
-      train=train,
-      flip=self._flip,
-      apply_exif=source.apply_exif,
-      resize_size=c.resize_size or None,
-      augment=self._augment,
+    return make_eval_preprocess(
+      c.preset, c.image_size, resize_size=c.resize_size or None, apply_exif=self.eval.apply_exif
     )
-    options = ReadOptions(
+
+  def _read_options(self) -> ReadOptions:
+    c = self._config
+    return ReadOptions(
       batch_size=c.batch_size,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
@@ -80,7 +85,6 @@ class Inputs:
       num_workers=c.num_workers,
       max_bad_records=c.max_bad_records,
     )
-    return preprocess, options
 
 
 def _without(source: Source, c: ConfigDict, split: str) -> Source:
@@ -93,4 +97,4 @@ def _without(source: Source, c: ConfigDict, split: str) -> Source:
     f'{len(source):,}',
     c.exclude_ids,
   )
-  return Without(source, positions)
+  return without(source, positions)

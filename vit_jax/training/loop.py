@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from vit_jax.config.fields import check_config
-from vit_jax.data.preprocess import make_preprocess
 from vit_jax.errors import InputError, Interrupted, NotFinite, reason
 from vit_jax.figures.examples import Predictor
 from vit_jax.files import write_whole
@@ -163,17 +162,10 @@ class _Run:
   def _open_drawings(self, first_step: int) -> Drawings:
     c, source, predictor = self.config, self.data.eval, None
     if c.figures_every and source is not None and self.model.num_classes:
-      preprocess = make_preprocess(
-        c.preset,
-        image_size=c.image_size,
-        train=False,
-        apply_exif=source.apply_exif,
-        resize_size=c.resize_size or None,
-      )
       predictor = Predictor(
         self.model,
         source,
-        preprocess,
+        self.data.eval_preprocess(),
         self.partitioner,
         loss=c.loss,
         count=16,
