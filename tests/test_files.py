@@ -213,3 +213,13 @@ def test_text_is_written_whole(tmp_path, monkeypatch):
   with pytest.raises(OSError, match='No space left'):
     files.write_whole(path, 'third')
   assert path.read_bytes() == b'second'
+
+
+def test_make_directory(tmp_path):
+  assert files.make_directory(tmp_path / 'a' / 'b') == tmp_path / 'a' / 'b'
+  assert (tmp_path / 'a' / 'b').is_dir()
+  assert files.make_directory(tmp_path / 'a' / 'b') == tmp_path / 'a' / 'b'  # it exists already
+  (tmp_path / 'file').touch()
+  words = f'^Cannot write to {tmp_path}/file: File exists. Choose another path.$'
+  with pytest.raises(InputError, match=words):
+    files.make_directory(tmp_path / 'file')

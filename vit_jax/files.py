@@ -52,6 +52,22 @@ def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
   return user_path(path).absolute()
 
 
+def make_directory(path: str | os.PathLike[str]) -> pathlib.Path:
+  """Return a local directory to write to. It is created if it does not exist.
+
+  Raises:
+    InputError: the directory cannot be created or written to.
+  """
+  directory = local_path(path)
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise InputError(f'Cannot write to {directory}: {e.strerror or e}. Choose another path.') from e
+  if not os.access(directory, os.W_OK):
+    raise InputError(f'Cannot write to {directory}: permission denied. Choose another path.')
+  return directory
+
+
 def write_whole(path: pathlib.Path | epath.Path, text: str) -> None:
   """Write a text file, local or remote, that a kill or a full disk never leaves half written."""
   replacement = path.with_suffix('.tmp')

@@ -307,8 +307,8 @@ def test_real_labels(real, capsys, tmp_path):
   assert tool.main([*base, '--labels=real']) == 0
   out = capsys.readouterr().out
   assert '42.86 %   3 of 7 images\n' in out and 'loss' not in out.split('note: ')[0]
-  assert 'note: 2 images without a label were left out\n' in out
-  assert 'the confusions are of the 3 images with one label' in out
+  assert 'note: Left out 2 images without a label.\n' in out
+  assert 'The confusions are those of the 3 images with one label.' in out
 
 
 def test_the_loss_of_several_labels_is_that_of_sigmoids(real, capsys):
@@ -361,7 +361,9 @@ def test_a_folder(folder, capsys):
     ('Dachs', 0),
   ]
   assert found['classes'][3]['accuracy'] is None
-  assert found['top5_accuracy'] is None and found['notes'] == ['no top-5: the model has 4 classes']
+  assert found['top5_accuracy'] is None and found['notes'] == [
+    'There is no top-5 accuracy: the model has 4 classes.'
+  ]
   found = evaluate(capsys, *base, '--split=train+val', '--image_size=16,8', '--preset=bit')
   assert found['images'] == 13 and found['image_size'] == [16, 8]
   assert [c['name'] for c in found['classes']] == list('abcd')
@@ -439,7 +441,10 @@ def test_a_wider_head_is_told(tmp_path, digits_dir, capsys, caplog):
       ['--dataset=ROOT/images', '--preset=inception', '--resize_size=7'],
       'resize_size (7) is smaller than image_size (8)',
     ),
-    (['--dataset=ROOT/images', '--out=ROOT/model.npz'], 'cannot write ROOT/model.npz: File exists'),
+    (
+      ['--dataset=ROOT/images', '--out=ROOT/model.npz'],
+      'Cannot write to ROOT/model.npz: File exists. Choose another path.',
+    ),
     (
       ['--dataset=ROOT/images', '--out=gs://bucket/results'],
       'Write to a local path and copy the result there.',
@@ -470,8 +475,9 @@ def test_a_model_that_is_no_good(folder, capsys):
   params = load_params(folder / 'model.npz', model)
   params['head']['kernel'] = np.full((16, 4), 3e38, np.float32)
   save_params(params, folder / 'huge.npz')
-  assert 'the outputs of the model are not finite for 9 of 9 images' in fails(
-    capsys, f'--checkpoint={folder}/huge.npz', f'--dataset={folder}/images'
+  assert (
+    'The outputs of the model are not finite for 9 of 9 images. Its parameters are broken or'
+    in fails(capsys, f'--checkpoint={folder}/huge.npz', f'--dataset={folder}/images')
   )
 
 
@@ -483,7 +489,7 @@ def test_no_image_has_a_label(real, capsys):
     f'--data_dir={directory}',
     '--labels=real',
     '--split=validation[3:4]',
-  ) == ('none of the images has a label: there is nothing to evaluate')
+  ) == ('Nothing to evaluate: none of the images has a label.')
 
 
 def test_progress(folder, capsys, monkeypatch):
@@ -493,7 +499,7 @@ def test_progress(folder, capsys, monkeypatch):
 
 
 def test_ctrl_c(folder, capsys, monkeypatch):
-  make_step = tool.make_step
+  make_step = tool.make_predict_step
 
   def make(*args, **kwargs):
     step = make_step(*args, **kwargs)
@@ -504,7 +510,7 @@ def test_ctrl_c(folder, capsys, monkeypatch):
 
     return interrupted
 
-  monkeypatch.setattr(tool, 'make_step', make)
+  monkeypatch.setattr(tool, 'make_predict_step', make)
   assert (
     tool.main(
       [f'--checkpoint={folder}/model.npz', f'--dataset={folder}/images', f'--out={folder}/out']

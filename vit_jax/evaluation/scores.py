@@ -1,7 +1,6 @@
-"""How good predictions are: pure functions of NumPy arrays, the same for every model and data set.
+"""Score predictions: calibration, accuracy per class, confusions.
 
-Labels are (B,) int, or multi-hot (B, K) where an image may have several. A prediction is right
-when it is one of the image's labels.
+These are pure functions of NumPy arrays, the same for every model and dataset.
 """
 
 from __future__ import annotations
@@ -11,74 +10,76 @@ from typing import NamedTuple
 import numpy as np
 
 
-def is_among(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
-  """Whether one of an image's predictions is its label, or one of its labels.
+def label_pairs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Return one (image, class) pair for each label of each image.
 
   Args:
-    predictions: (B, k) int, the k most probable classes. Those beyond the labels' K are wrong: a
-      head may be wider than its data set has classes.
-    labels: (B,) int or multi-hot (B, K).
+    labels: (B,) int, or multi-hot (B, K).
+
   Returns:
-    (B,) bool.
+    Indices of images (P,) and classes (P,), in the order of the images.
   """
   if labels.ndim == 1:
-    return (predictions == labels[:, None]).any(1)
-  num_classes = labels.shape[1]
-  known = np.take_along_axis(labels, np.minimum(predictions, num_classes - 1), 1) > 0
-  return (known & (predictions < num_classes)).any(1)
-
-
-def label_pairs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Labels, (B,) int or multi-hot (B, K), as pairs: number of the image (P,), class (P,)."""
-  if labels.ndim == 1:
     return np.arange(len(labels)), labels
-  return np.nonzero(labels)
+  images, classes = np.nonzero(labels)
+  return images, classes
 
 
 class Bins(NamedTuple):
-  """Predictions by how sure the model was of them; of bins without any, the means are 0."""
+  """Predictions grouped by confidence. Empty bins have mean 0."""
 
-  images: np.ndarray  # (M,) int
+  images: np.ndarray  # (M,) int, number of predictions
   confidence: np.ndarray  # (M,) mean
   accuracy: np.ndarray  # (M,)
 
 
 def confidence_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> Bins:
-  """Sorts predictions into bins of equal width: bin m of M is ((m - 1) / M, m / M].
+  """Group predictions into bins of equal width: bin m of M covers ((m - 1) / M, m / M].
 
   Args:
-    confidence: (N,) probability of the predicted class, in [0, 1]; 0 goes to the first bin.
+    confidence: (N,) probability of the predicted class, in [0, 1]. The first bin includes 0.
     correct: (N,) bool.
+    bins: number of bins, M.
   """
   index = np.searchsorted(np.arange(1, bins) / bins, confidence)
   images = np.bincount(index, minlength=bins)
-  mean = lambda x: np.bincount(index, x, bins) / np.maximum(images, 1)
+
+  def mean(x: np.ndarray) -> np.ndarray:
+    return np.bincount(index, x, bins) / np.maximum(images, 1)
+
   return Bins(images, mean(confidence), mean(correct))
 
 
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
-  """Expected calibration error of the predicted class, in [0, 1] (arXiv 1706.04599, equation 3).
+  """Return the expected calibration error (arXiv 1706.04599, equation 3), in [0, 1].
 
-  The mean over all images of |accuracy - mean confidence| of the image's bin (`confidence_bins`):
-  0 when of the predictions made with a confidence of .8, 80 % are right, and so on. Arguments are
-  those of `confidence_bins`, at least one image.
+  It is the mean of |accuracy - mean confidence| over the bins of `confidence_bins`, weighted by
+  their number of predictions. A model has error 0 if, for example, 80 % of the predictions that it
+  makes with confidence 0.8 are correct.
+
+  Args:
+    confidence: (N,) probability of the predicted class, in [0, 1], N >= 1.
+    correct: (N,) bool.
+    bins: number of bins.
   """
-  found = confidence_bins(confidence, correct, bins)
-  gap = np.abs(found.accuracy - found.confidence)
-  return float(np.average(gap, weights=found.images))
+  binned = confidence_bins(confidence, correct, bins)
+  gap = np.abs(binned.accuracy - binned.confidence)
+  return float(np.average(gap, weights=binned.images))
 
 
 def per_class(
   labels: np.ndarray, correct: np.ndarray, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """How many images each class has, and how many of these are right.
+  """Count the images of each class, and the correct predictions among them.
 
   Args:
-    labels: (P,) int. An image with several labels is there once for each: it counts in each of
-      these classes (`label_pairs`).
-    correct: (P,) bool, whether the image's prediction is right.
+    labels: (P,) int. An image with several labels counts in each of these classes: use the pairs
+      of `label_pairs`.
+    correct: (P,) bool, for the image that has the label.
+    num_classes: K.
+
   Returns:
-    images (num_classes,) and right ones (num_classes,), int.
+    Number of images (K,) and of correct predictions (K,), int.
   """
   return (
     np.bincount(labels, minlength=num_classes),
@@ -87,33 +88,46 @@ def per_class(
 
 
 class Confusions(NamedTuple):
-  """The kinds of errors there are, the most frequent first, then by label and prediction."""
+  """Pairs of confused classes, sorted by frequency, then by label and prediction."""
 
   label: np.ndarray  # (E,) int
-  prediction: np.ndarray  # (E,) int
+  prediction: np.ndarray  # (E,) int, not the label
   images: np.ndarray  # (E,) int, at least 1
 
 
 def confusions(labels: np.ndarray, predictions: np.ndarray) -> Confusions:
-  """Counts each kind of error: (N,) and (N,) int -> pairs of unequal classes.
+  """Count how often each class was predicted for images of each other class.
 
-  Memory goes with the pairs that occur, not with the square of the number of classes.
+  Memory use depends on the number of pairs that occur, not on the number of classes.
+
+  Args:
+    labels: (N,) int.
+    predictions: (N,) int.
   """
   wrong = labels != predictions
   pairs, images = np.unique(
     np.stack([labels[wrong], predictions[wrong]]), axis=1, return_counts=True
   )
-  order = np.argsort(-images, kind='stable')  # pairs are sorted
+  order = np.argsort(-images, kind='stable')  # np.unique sorted the pairs
   return Confusions(*pairs[:, order], images[order])
 
 
-def most_confused(found: Confusions, num_classes: int, count: int) -> np.ndarray:
-  """Of the classes below num_classes the `count` with the most errors, sorted by index.
+def most_confused(pairs: Confusions, num_classes: int, count: int) -> np.ndarray:
+  """Return the classes with the most errors, in ascending order.
 
-  An error is its label's and its prediction's; of classes with equally many the first are taken.
+  An error counts for the class of the label and for the predicted class. Ties go to the lower
+  class.
+
+  Args:
+    pairs: as `confusions` returns them.
+    num_classes: only classes below this one are returned.
+    count: maximum number of classes.
+
+  Returns:
+    (min(count, num_classes),) int.
   """
   errors = np.bincount(
-    np.concatenate([found.label, found.prediction]), np.tile(found.images, 2), num_classes
+    np.concatenate([pairs.label, pairs.prediction]), np.tile(pairs.images, 2), num_classes
   )[:num_classes]
   return np.sort(np.argsort(-errors, kind='stable')[:count])
 
@@ -121,19 +135,23 @@ def most_confused(found: Confusions, num_classes: int, count: int) -> np.ndarray
 def confusion_matrix(
   labels: np.ndarray, predictions: np.ndarray, classes: np.ndarray
 ) -> np.ndarray:
-  """How often images of some classes were taken for these classes, or for any other.
+  """Count the predictions for images of the given classes.
 
   Args:
-    labels, predictions: (N,) int.
-    classes: (n,) int, sorted, at least one.
+    labels: (N,) int.
+    predictions: (N,) int.
+    classes: (n,) int, sorted, n >= 1.
+
   Returns:
-    (n, n + 1) int: rows are labels, columns predictions; the last column is all other classes.
+    (n, n + 1) int. Rows are labels and columns are predictions. The last column counts the
+    predictions of all other classes.
   """
   size = len(classes)
 
-  def place(x):  # the index in `classes`; size where it is none of them
+  def position(x: np.ndarray) -> np.ndarray:
+    """Return the index of each class in `classes`, or n for the others."""
     index = np.searchsorted(classes, x)
     return np.where(classes[np.minimum(index, size - 1)] == x, index, size)
 
-  pairs = place(labels) * (size + 1) + place(predictions)
-  return np.bincount(pairs, minlength=(size + 1) ** 2).reshape(size + 1, size + 1)[:size]
+  cells = position(labels) * (size + 1) + position(predictions)
+  return np.bincount(cells, minlength=(size + 1) ** 2).reshape(size + 1, size + 1)[:size]

@@ -9,17 +9,14 @@ confusions; --out=DIR writes all of it, every class and a picture of the confusi
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 import json
 import logging
 import re
 import sys
-from typing import Any, NamedTuple
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tqdm
 
 from vit_jax.config.run import Run
@@ -30,105 +27,16 @@ from vit_jax.data.pipeline import eval_batches
 from vit_jax.data.preprocess import PRESETS, Preprocess, make_eval_preprocess
 from vit_jax.data.source import Source
 from vit_jax.errors import InputError, exit_on_error
-from vit_jax.evaluation import per_class_report, scores
-from vit_jax.evaluation.losses import cross_entropy, to_probabilities
+from vit_jax.evaluation import per_class_report
+from vit_jax.evaluation.predictions import Predictions, make_predict_step, predict_all
+from vit_jax.files import make_directory
 from vit_jax.inference import checkpoint_args
-from vit_jax.models.pixels import to_input
 from vit_jax.parallel.mesh import MeshPartitioner
 from vit_jax.pretrained.load import Loaded
 
 log = logging.getLogger('vit_jax')
 
 _REAL = 'imagenet2012_real'  # arXiv 2006.07159, as TFDS has it
-
-
-class Predictions(NamedTuple):
-  """What a model says of N images, and whether that is right."""
-
-  label: np.ndarray  # (N,) int; -1 where an image has several
-  prediction: np.ndarray  # (N,) int, the most probable class
-  confidence: np.ndarray  # (N,) its probability
-  correct: np.ndarray  # (N,) bool, whether it is the label, or one of the labels
-  top5: np.ndarray  # (N,) bool, whether one of the five most probable classes is
-  loss: np.ndarray | None  # (N,)
-  class_label: np.ndarray  # (P,) int, the classes of all images, one for each label
-  class_correct: np.ndarray  # (P,) bool, `correct` of their images
-
-
-def make_step(model: nn.Module, loss: str, with_loss: bool = True) -> Callable[..., Any]:
-  """Makes step(params, batch) -> {'top': (B, <= 5), 'confidence': (B,), 'loss': (B,)}.
-
-  Args:
-    loss: what was trained with, 'softmax' or 'sigmoid': which probabilities and which loss.
-    with_loss: False where it is not defined.
-  """
-
-  def step(params, batch):
-    logits = model.apply({'params': params}, to_input(batch['image']))
-    found = {
-      'top': jax.lax.top_k(logits, min(5, model.num_classes))[1],
-      'confidence': to_probabilities(logits, loss).max(-1),
-    }
-    if with_loss:
-      found['loss'] = cross_entropy(logits, batch['label'], kind=loss)
-    return found
-
-  return step
-
-
-def predict_all(
-  step: Callable[..., Any],
-  params: Any,
-  batches: Iterable[dict[str, np.ndarray]],
-  on_batch: Callable[[int], Any] = lambda images: None,
-) -> tuple[Predictions, int]:
-  """Predicts all images that are not masked and have a label.
-
-  Args:
-    step: of `make_step`, spread over the devices, where `params` are; gives NumPy arrays.
-    batches: of `eval_batches`.
-    on_batch: told the number of images of each batch done.
-  Returns:
-    The predictions, in order, and how many images were left out because they have no label.
-  Raises:
-    InputError: the model's outputs are not finite, or no image has a label.
-  """
-  parts, skipped = [], 0
-  for batch in batches:
-    labels = batch['label']
-    found = step(params, {'image': batch['image'], 'label': labels})
-    rows = batch['mask'] & (labels.any(1) if labels.ndim == 2 else True)
-    skipped += int(np.count_nonzero(batch['mask'] & ~rows))
-    parts.append(_predictions(labels[rows], **{k: v[rows] for k, v in found.items()}))
-    on_batch(np.count_nonzero(batch['mask']))
-  merged = Predictions(*[None if part[0] is None else np.concatenate(part) for part in zip(*parts)])
-  if not len(merged.label):
-    raise InputError('none of the images has a label: there is nothing to evaluate')
-  unfit = np.count_nonzero(~np.isfinite(merged.confidence))
-  if unfit:
-    raise InputError(
-      f'the outputs of the model are not finite for {unfit:,} of '
-      f'{len(merged.label):,} images: its parameters are no good, or, with '
-      '--dtype=bfloat16, too large for it'
-    )
-  return merged, skipped
-
-
-def _predictions(labels, top, confidence, loss=None) -> Predictions:
-  """Of one batch: labels (B,) or multi-hot (B, K), top (B, k), confidence and loss (B,)."""
-  correct = scores.is_among(top[:, :1], labels)
-  images, classes = scores.label_pairs(labels)
-  single = labels if labels.ndim == 1 else np.where(labels.sum(1) == 1, labels.argmax(1), -1)
-  return Predictions(
-    single,
-    top[:, 0],
-    confidence,
-    correct,
-    scores.is_among(top, labels),
-    loss,
-    classes,
-    correct[images],
-  )
 
 
 @exit_on_error
@@ -213,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _evaluate(args: argparse.Namespace) -> None:
   """Evaluates, writes and prints."""
-  out = per_class_report.make_directory(args.out) if args.out else None
+  out = make_directory(args.out) if args.out else None
   loaded, run = checkpoint_args.load(args)
   dataset, split, data_dir = _choose_data(args, run)
   source = open_source(dataset, split, data_dir)
@@ -333,7 +241,9 @@ def _compute(
 ) -> tuple[Predictions, int, list[str]]:
   """(predictions, number of images without a label, names of damaged records)."""
   # Softmax cross-entropy has one target; which of several labels it should be is not defined.
-  step = make_step(loaded.model, loss, with_loss=not source.multi_label or loss == 'sigmoid')
+  step = make_predict_step(
+    loaded.model, loss, with_loss=not source.multi_label or loss == 'sigmoid'
+  )
   if batch_size < 1:
     raise InputError(f'--batch_size must be at least 1, got {batch_size}')
   partitioner = MeshPartitioner(batch_size)

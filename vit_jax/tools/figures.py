@@ -30,9 +30,9 @@ from vit_jax.data.decode import decode_image
 from vit_jax.data.preprocess import resize
 from vit_jax.errors import InputError, exit_on_error
 from vit_jax.evaluation.eval_split import open_eval_split
-from vit_jax.evaluation.per_class_report import make_directory
 from vit_jax.figures import draw
 from vit_jax.figures.attention import FUSIONS, Views, attention_grid
+from vit_jax.files import make_directory
 from vit_jax.inference import checkpoint_args
 from vit_jax.inference.images import find_images
 from vit_jax.models.pixels import to_input

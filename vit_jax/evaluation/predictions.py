@@ -1,0 +1,125 @@
+"""Predict every image of a dataset, and compare the predictions with the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+import jax
+import numpy as np
+
+from vit_jax.errors import InputError
+from vit_jax.evaluation.accuracy import is_correct
+from vit_jax.evaluation.losses import cross_entropy, to_probabilities
+from vit_jax.evaluation.scores import label_pairs
+from vit_jax.models.params import Params
+from vit_jax.models.pixels import to_input
+
+TOP = 5  # classes
+
+
+class Predictions(NamedTuple):
+  """Predictions for N images that have P labels, P >= N."""
+
+  label: np.ndarray  # (N,) int; -1 for an image with several labels
+  prediction: np.ndarray  # (N,) int, the most probable class
+  confidence: np.ndarray  # (N,) probability of the predicted class
+  correct: np.ndarray  # (N,) bool, the predicted class is one of the labels
+  top5: np.ndarray  # (N,) bool, one of the five most probable classes is one of the labels
+  loss: np.ndarray | None  # (N,); None if it is not defined
+  class_label: np.ndarray  # (P,) int, all labels of all images
+  class_correct: np.ndarray  # (P,) bool, `correct` for the image that has the label
+
+
+def make_predict_step(
+  model: nn.Module, loss: str, *, with_loss: bool = True
+) -> Callable[[Params, Mapping[str, jax.Array]], dict[str, jax.Array]]:
+  """Return step(params, batch) -> prediction, confidence, correct, top5 and loss, each (B,).
+
+  Args:
+    model: has a head.
+    loss: the loss that the model was trained with, 'softmax' or 'sigmoid'. It determines the
+      probabilities.
+    with_loss: set to False if the labels have no such loss.
+  """
+
+  def step(params: Params, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    labels = batch['label']
+    logits = model.apply({'params': params}, to_input(batch['image']))
+    top = jax.lax.top_k(logits, min(TOP, model.num_classes))[1]
+    results = {
+      'prediction': top[:, 0],
+      'confidence': to_probabilities(logits, loss).max(-1),
+      'correct': is_correct(top[:, 0], labels),
+      'top5': is_correct(top, labels),
+    }
+    if with_loss:
+      results['loss'] = cross_entropy(logits, labels, kind=loss)
+    return results
+
+  return step
+
+
+def predict_all(
+  step: Callable[[Params, Mapping[str, np.ndarray]], Mapping[str, np.ndarray]],
+  params: Params,
+  batches: Iterable[Mapping[str, np.ndarray]],
+  on_batch: Callable[[int], Any] = lambda images: None,
+) -> tuple[Predictions, int]:
+  """Predict all images that have a label.
+
+  Args:
+    step: result of `make_predict_step`, compiled by `Partitioner.gather_step`.
+    params: parameters on the devices.
+    batches: as from `eval_batches`.
+    on_batch: called after each batch with its number of images.
+
+  Returns:
+    The predictions in the order of the images, and the number of images without a label, which are
+    left out.
+
+  Raises:
+    InputError: the outputs of the model are not finite, or no image has a label.
+  """
+  parts, skipped = [], 0
+  for batch in batches:
+    labels, mask = batch['label'], batch['mask']
+    results = step(params, {'image': batch['image'], 'label': labels})
+    rows = mask & labels.any(1) if labels.ndim == 2 else mask
+    skipped += int(np.count_nonzero(mask & ~rows))
+    parts.append(_predictions(labels[rows], {k: v[rows] for k, v in results.items()}))
+    on_batch(int(np.count_nonzero(mask)))
+  predictions = Predictions(
+    *[None if part[0] is None else np.concatenate(part) for part in zip(*parts)]
+  )
+  _check_predictions(predictions)
+  return predictions, skipped
+
+
+def _predictions(labels: np.ndarray, results: Mapping[str, np.ndarray]) -> Predictions:
+  """Combine labels, (B,) int or multi-hot (B, K), with the results of a predict step."""
+  one_label = labels if labels.ndim == 1 else np.where(labels.sum(1) == 1, labels.argmax(1), -1)
+  images, classes = label_pairs(labels)
+  return Predictions(
+    label=one_label,
+    prediction=results['prediction'],
+    confidence=results['confidence'],
+    correct=results['correct'],
+    top5=results['top5'],
+    loss=results.get('loss'),
+    class_label=classes,
+    class_correct=results['correct'][images],
+  )
+
+
+def _check_predictions(predictions: Predictions) -> None:
+  images = len(predictions.label)
+  if not images:
+    raise InputError('Nothing to evaluate: none of the images has a label.')
+  broken = np.count_nonzero(~np.isfinite(predictions.confidence))
+  if broken:
+    raise InputError(
+      f'The outputs of the model are not finite for {broken:,} of {images:,} images. '
+      'Its parameters are broken or, with --dtype=bfloat16, too large for this type.'
+    )
