@@ -48,7 +48,7 @@ def config(pretrained, steps, **fields):
     {field: pretrained[field] for field in same}
     | dict(
       dataset=DATASET,
-      representation_size=0,
+      representation_size=None,
       batch_size=32,
       total_steps=steps,
       warmup_steps=50,
@@ -73,7 +73,7 @@ def compare(checkpoint, workdir, steps, seeds):
       lr=lr,
       train_split=LABELED,
       eval_split=DEV,
-      init_from=checkpoint if starts else '',
+      init_from=checkpoint if starts else None,
       new_head=starts,
     )
     for way, (starts, times) in WAYS.items()
@@ -107,7 +107,7 @@ def predict_patches(checkpoint, count):
   )
   arrays = orbax.read_orbax(orbax.find(checkpoint))
   params = traverse_util.unflatten_dict(arrays, sep='/')
-  source = open_source(DATASET, 'test', c.data_dir or None)
+  source = open_source(DATASET, 'test', c.data_dir)
   images = np.stack([decode_image(source[i]['image']) for i in range(count)])
   return images, *fill_in(model, params, images, jax.random.key(0))
 
@@ -116,7 +116,7 @@ def by_place_alone(checkpoint):
   """Accuracy of the commonest color at each place: the best that looks at no other patch."""
   c = ConfigDict(read_run(checkpoint).config)
   grid = create_model(c.model, num_classes=0, image_size=c.image_size).grid
-  source = open_source(DATASET, 'test', c.data_dir or None)
+  source = open_source(DATASET, 'test', c.data_dir)
   images = np.stack([decode_image(source[i]['image']) for i in range(len(source))])
   colors = masked_patches.make_targets(images, c.image_size // grid[0], 'mean_color')
   return statistics.mean(np.bincount(place).max() / len(place) for place in colors[..., 0].T)

@@ -28,7 +28,7 @@ from vit_jax.transfer.sweep import best
 
 STEPS = {100: 60, 400: 100, 1437: 200}  # by the number of training images
 SIZE = 36
-SCRATCH = dict(optimizer='adam', init_from='', new_head=False)
+SCRATCH = dict(optimizer='adam', init_from=None, new_head=False)
 WAYS = {  # learning rates to choose from, how many times STEPS, and what is particular
   'fine-tuned': ((0.003, 0.01, 0.03), 1, {}),
   'fine-tuned, new positions': ((0.003, 0.01, 0.03), 1, {}),

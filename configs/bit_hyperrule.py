@@ -1,9 +1,10 @@
-r"""BiT's rule for fine-tuning a ResNet: --config=configs/bit_hyperrule.py:MODEL,DATASET
+r"""Fine-tune a ResNet by BiT's rule: --config=configs/bit_hyperrule.py:MODEL,DATASET
 
     python -m vit_jax.main --config=configs/bit_hyperrule.py:BiT-R50x1,cifar10 \
         --config.init_from=BiT-M-R50x1.npz
 
-DATASET is a TFDS name or a folder of images; its number of images and their size decide.
+DATASET is a TFDS name or a folder of images. The recipe depends on the number of its images and on
+their size.
 """
 
 from vit_jax.config.recipes import bit_hyperrule

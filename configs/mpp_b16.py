@@ -1,9 +1,9 @@
-"""Masked patch prediction with ViT-B/16 (paper B.1.2): pretraining without labels.
+"""Pretrain ViT-B/16 without labels, by masked patch prediction (paper B.1.2).
 
     python -m vit_jax.main --config=configs/mpp_b16.py --config.dataset=YOURS --workdir=DIR
 
 The result is a checkpoint that configs/finetune.py and few-shot evaluation start from. The paper
-trains on JFT-300M, which is not public; most of the gain is there after 100,000 steps.
+trains on JFT-300M, which is not public. Most of the gain is there after 100,000 steps.
 """
 
 from vit_jax.config import default_config
@@ -15,5 +15,5 @@ def get_config():
   c.dataset = 'jft_300m'
   c.batch_size, c.total_steps, c.warmup_steps = 4096, 1_000_000, 10_000
   c.lr, c.schedule = 2e-4, 'cosine'
-  c.weight_decay, c.dropout, c.clip_norm = 0.1, 0.0, 0.0  # of these the paper says nothing
+  c.weight_decay, c.dropout, c.clip_norm = 0.1, 0.0, None  # the paper does not say
   return c

@@ -1,6 +1,6 @@
-"""Pretraining (paper table 3) of any model: --config=configs/pretrain.py:MODEL,DATA
+"""Pretrain any model (paper table 3): --config=configs/pretrain.py:MODEL,DATA
 
-MODEL is a name for create_model, e.g. R50+ViT-B/16 or BiT-R50x1; DATA is imagenet2012 (the
+MODEL is a name for create_model, such as R50+ViT-B/16 or BiT-R50x1. DATA is imagenet2012 (the
 default), imagenet21k or jft.
 """
 

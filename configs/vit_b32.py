@@ -1,4 +1,4 @@
-"""ViT-B/32 pretraining (paper table 3): on ImageNet, or :imagenet21k, :jft after the file's name."""
+"""Pretrain ViT-B/32 (paper table 3) on ImageNet, or :imagenet21k or :jft after the file's name."""
 
 from vit_jax.config.recipes import pretrain
 

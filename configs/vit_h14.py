@@ -1,4 +1,4 @@
-"""ViT-H/14 pretraining (paper table 3): on ImageNet, or :imagenet21k, :jft after the file's name."""
+"""Pretrain ViT-H/14 (paper table 3) on ImageNet, or :imagenet21k or :jft after the file's name."""
 
 from vit_jax.config.recipes import pretrain
 
@@ -6,5 +6,5 @@ from vit_jax.config.recipes import pretrain
 def get_config(data='imagenet2012'):
   c = pretrain('ViT-H/14', data)
   c.scan, c.remat = True, 'dots'
-  c.parallel, c.mesh = 'mesh', (0, 8)  # up to 8 devices share the state: see RESULTS.md
+  c.parallel, c.mesh = 'mesh', (0, 8)  # 8 devices share the state. See RESULTS.md.
   return c

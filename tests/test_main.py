@@ -235,23 +235,35 @@ QUICK = '--config=configs/quickstart.py'
 @pytest.mark.parametrize(
   'flags, words',
   [
-    ([], 'error: which run? give --config=FILE'),
-    (['--config=configs/none.py'], 'error: there is no config file configs/none.py'),
-    (['--config=configs/vit_b16.py:laion'], "unknown pretraining data 'laion'"),
+    ([], 'error: No config. Give one with --config=FILE'),
+    (
+      ['--config=configs/none.py'],
+      'error: Config file configs/none.py does not exist. Check the path.',
+    ),
+    (
+      ['--config=configs/vit_b16.py:laion'],
+      "error: Unknown pretraining data 'laion'. Available: imagenet2012, imagenet21k, jft.",
+    ),
     (
       [QUICK, '--config.batchsize=3'],
-      "error: unknown config field 'batchsize'; did you mean 'batch_size'?",
+      "error: Unknown config field 'batchsize'. Did you mean 'batch_size'?",
     ),
     ([QUICK, '--config.batch_size=many'], '--config.batch_size=many: invalid literal for int()'),
     ([QUICK, '--confg.lr=1'], "Unknown command line flag 'confg.lr'"),
-    ([QUICK, 'batch_size=3'], "error: unknown argument 'batch_size=3'"),
+    (
+      [QUICK, 'batch_size=3'],
+      "error: Unknown argument 'batch_size=3'. Flags look like --config.batch_size=256.",
+    ),
     ([QUICK, '--num_devices=4'], '--num_devices=4, but this job has 1'),
     (
       [QUICK, '--config.dataset=cifar10', '--config.data_dir=nowhere'],
       'python -m vit_jax.tools.prepare cifar10 --data_dir=nowhere',
     ),
     ([QUICK, '--workdir=/dev/null/x'], 'cannot write to the workdir /dev/null/x'),
-    ([QUICK, '--config.loss=hinge'], "error: config.loss='hinge' is not one of"),
+    (
+      [QUICK, '--config.loss=hinge'],
+      "error: Unknown config.loss 'hinge'. Available: softmax, sigmoid.",
+    ),
   ],
 )
 def test_errors_are_one_last_sentence(tmp_path, flags, words):

@@ -1,22 +1,34 @@
-"""Trains a Vision Transformer: python -m vit_jax.main --config=configs/vit_b16.py --workdir=DIR
+"""Train a Vision Transformer: python -m vit_jax.main --config=configs/vit_b16.py --workdir=DIR
 
-Exit code: 0 when the last step is done, 42 when stopped and saved (run the same command
-again to go on), 1 on an error, named in the last line.
+Exit code: 0 when the last step is done, 42 when stopped and saved (run the same command again to
+continue), 1 on an error, which the last line explains.
 """
 
+import pathlib
 import sys
 
+from etils import epath
+import jax
+from ml_collections import ConfigDict
+
+from vit_jax.config.flags import given_fields
+from vit_jax.config.run import keep_recorded
 from vit_jax.training import command_line
 from vit_jax.training.loop import train
+from vit_jax.training.metrics import log, start_log
 
 
 def main(argv: list[str], *, last: bool = False) -> int:
-  """Runs the command line `argv` and returns the exit code; `last` as for `program.guard`."""
+  """Run the command line `argv` and return the exit code. `last` is that of `command_line.run`."""
+  values = command_line.define_flags()
 
-  def work(config, workdir):
+  def work(config: ConfigDict, workdir: pathlib.Path | epath.Path) -> None:
+    start_log(None, jax.process_index())
+    for note in keep_recorded(config, workdir, given_fields(values)):
+      log.info('%s', note)
     train(config, workdir)
 
-  return command_line.run(command_line.define_flags(), argv, __doc__, work, last=last)
+  return command_line.run(values, argv, __doc__, work, last=last)
 
 
 if __name__ == '__main__':

@@ -4,7 +4,16 @@ from etils import epath
 import pytest
 
 from vit_jax.config.fields import default_config
-from vit_jax.config.run import find_run, read_config, read_curves, read_metrics, read_run
+from vit_jax.config.old_spellings import OLD_SPELLINGS
+from vit_jax.config.run import (
+  MAY_CHANGE,
+  find_run,
+  keep_recorded,
+  read_config,
+  read_curves,
+  read_metrics,
+  read_run,
+)
 from vit_jax.errors import InputError
 
 LINES = [
@@ -108,3 +117,45 @@ def test_curves(tmp_path):
   assert str(e.value) == (
     f'Cannot read {tmp_path}/none: No such file or directory. Give the workdir of a run.'
   )
+
+
+@pytest.mark.parametrize('path_type', [lambda path: path, epath.Path])
+def test_a_resumed_run_is_the_run_it_was(tmp_path, path_type):
+  (tmp_path / 'checkpoints' / '20').mkdir(parents=True)
+  record(tmp_path, lr=0.001, seed=3, batch_size=64, mixup=0.1, keep=7, lr_drops=(1, 2))
+  c = default_config()
+  c.update(dict(lr=0.003, batch_size=128, keep=1, lr_drops=(1, 2), data_dir='/data'))
+  notes = keep_recorded(c, path_type(tmp_path), {'batch_size', 'dropout'})
+  assert notes == [
+    'config.lr: keeping 0.001 from the run being resumed. The config file now says 0.003. '
+    'Pass --config.lr=... to change it.',
+    'config.mixup: keeping 0.1 from the run being resumed. The config file now says None. '
+    'Pass --config.mixup=... to change it.',
+    'config.seed: keeping 3 from the run being resumed. The config file now says 0. '
+    'Pass --config.seed=... to change it.',
+  ]
+  assert (c.mixup, c.lr, c.seed, c.lr_drops) == (0.1, 0.001, 3, (1, 2))  # as recorded
+  assert c.batch_size == 128  # given on the command line
+  assert (c.keep, c.data_dir) == (1, '/data')  # free to change
+  assert keep_recorded(c, path_type(tmp_path), {'batch_size'}) == []
+
+
+def test_old_spellings_do_not_count_as_changes(tmp_path):
+  (tmp_path / 'checkpoints' / '20').mkdir(parents=True)
+  c = default_config()
+  old = {field: OLD_SPELLINGS.get(field, value) for field, value in c.items()}
+  old |= {'clip_norm': 1.0}  # its default was a number before, too
+  (tmp_path / 'config.json').write_text(json.dumps(old))
+  assert keep_recorded(c, tmp_path, ()) == []
+
+
+def test_a_run_without_a_checkpoint_starts_as_the_file_says(tmp_path):
+  c = default_config()
+  assert keep_recorded(c, tmp_path / 'none', ()) == []
+  record(tmp_path, lr=0.001)
+  assert keep_recorded(c, tmp_path, ()) == [] and c.lr == default_config().lr
+  assert keep_recorded(c, tmp_path / 'config.json', ()) == []  # a file, which train refuses
+
+
+def test_fields_that_may_change_exist():
+  assert set(MAY_CHANGE) < set(default_config())

@@ -141,13 +141,16 @@ def test_advice_names_flags():
     (['--config=configs/vit_b16.py', '--topology=v5e:3x5'], '--topology=v5e:3x5 is no slice'),
     (
       ['--config=configs/vit_b16.py', '--config.batchsize=3'],
-      "unknown config field 'batchsize'; did you mean 'batch_size'?",
+      "Unknown config field 'batchsize'. Did you mean 'batch_size'?",
     ),
     (['--config=configs/vit_b16.py', '--topolgy=v5e:2x2'], "Unknown command line flag 'topolgy'"),
     (['--config=configs/vit_b16.py', '--mfu=2'], 'flag --mfu=2: 2.0 is not a number'),
-    (['--config=configs/none.py'], 'there is no config file configs/none.py'),
-    ([], 'which run? give --config=FILE'),
-    (['--config=configs/vit_b16.py', 'v5e:2x2'], "unknown argument 'v5e:2x2'"),
+    (['--config=configs/none.py'], 'Config file configs/none.py does not exist. Check the path.'),
+    ([], 'No config. Give one with --config=FILE'),
+    (
+      ['--config=configs/vit_b16.py', 'v5e:2x2'],
+      "Unknown argument 'v5e:2x2'. Flags look like --config.batch_size=256.",
+    ),
     (
       ['--config=configs/vit_b16.py', '--config.dataset=mine', '--config.data_dir=/nowhere'],
       'or give --num_images and --config.num_classes',

@@ -256,11 +256,17 @@ def test_prints_the_papers_models(capsys):
     (['--mfu=0'], 'error: --mfu=0 must be more than 0 and at most 1'),
     (['--mfu=1.5'], 'error: --mfu=1.5 must be more than 0 and at most 1'),
     (['--mfu=nan'], 'error: --mfu=nan must be'),
-    (['--config=nowhere.py'], 'error: there is no config file nowhere.py'),
-    (['--config=configs/vit_b16.py:mnist'], "error: unknown pretraining data 'mnist'"),
-    (['--config=configs/vit_b16.py', '--config.bach_size=2'], "unknown config field 'bach_size'"),
+    (['--config=nowhere.py'], 'error: Config file nowhere.py does not exist. Check the path.'),
+    (
+      ['--config=configs/vit_b16.py:mnist'],
+      "error: Unknown pretraining data 'mnist'. Available: imagenet2012, imagenet21k, jft.",
+    ),
+    (
+      ['--config=configs/vit_b16.py', '--config.bach_size=2'],
+      "error: Unknown config field 'bach_size'. Did you mean 'batch_size'?",
+    ),
     (['--num_images=5'], 'error: --num_images is of the data set of a --config'),
-    (['vit_b16'], "error: unknown argument 'vit_b16'"),
+    (['vit_b16'], "error: Unknown argument 'vit_b16'. Flags look like --config.batch_size=256."),
     (['--mfoo=1'], 'error: Unknown command line flag'),
   ],
 )

@@ -37,7 +37,7 @@ def test_a_model_with_too_few_blocks():
   bit = create_model('BiT-R50x1', num_classes=5, image_size=32)
   message = (
     'trained_blocks=1 does not fit a model with 0 Transformer blocks. '
-    'Use 0 for the head alone or -1 for everything.'
+    'Use 0 for the head alone or None for everything.'
   )
   with pytest.raises(InputError, match=re.escape(message)):
     trainable_filter(bit, 1)

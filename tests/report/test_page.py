@@ -136,7 +136,7 @@ def test_page(trained, written):
   assert metrics['eval/examples'] == ['360', '40']
   assert metrics['train/loss'] == [f'{last(trained, "train/loss"):.4g}', '40']
   config = {row[0]: row[1:] for row in found.tables['config']}
-  assert config['hidden_dim'] == ['32', '0'] and config['model'] == ['"ViT-Ti/4"', '"ViT-B/16"']
+  assert config['hidden_dim'] == ['32', 'null'] and config['model'] == ['"ViT-Ti/4"', '"ViT-B/16"']
   assert config['mesh'] == ['[0, 1]']  # folded
   assert set(config) - {'field'} == set(default_config())
   speed = {row[0]: row[1:] for row in found.tables['throughput']}

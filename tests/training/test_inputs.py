@@ -78,7 +78,7 @@ def test_the_images_never_come_and_all_others_do(ids, digits_dir):
 def test_a_run_says_how_many(ids, digits_dir, tmp_path):
   train(config(digits_dir, ids), tmp_path / 'run')
   log = (tmp_path / 'run' / 'log.txt').read_text()
-  assert f'digits: 3 of 60 training images are left out, as {ids} says' in log
+  assert f'digits: leaving out 3 of 60 training images, which {ids} lists.' in log
   assert 'digits: 57 training images' in log
 
 

@@ -212,9 +212,12 @@ def test_bad_records_stop_the_run_or_are_counted(tmp_path, folder):
     ({'dataset': 'imagenet2012'}, 'ILSVRC2012_img_train.tar'),
     ({'dataset': './nowhere'}, 'no folder ./nowhere'),
     ({'train_split': 'trian'}, "no split 'trian'; the splits are train, test"),
-    ({'num_classes': 4}, 'num_classes=4, but digits has 10 classes'),
+    ({'num_classes': 4}, 'config.num_classes=4 is too small: digits has 10 classes[.]$'),
     ({'model': 'ViT-Z/8'}, 'unknown model'),
-    ({'schedule': 'step'}, 'config.schedule=.step. is not one of'),
+    (
+      {'schedule': 'step'},
+      "^Unknown config.schedule 'step'. Did you mean 'steps'[?] Available: cos",
+    ),
     ({'resize_size': 12}, 'resize_size'),
   ],
 )

@@ -270,15 +270,15 @@ def test_results_and_runs_of_another_config(again, digits_dir):
   workdir, _ = again
   with pytest.raises(
     InputError,
-    match='lr_0.0001/result.json is a result with batch_size=64, not '
-    '32: give another --workdir, or remove .*/lr_0.0001 to',
+    match='lr_0.0001/result.json has batch_size=64, not 32. Give another --workdir, or remove '
+    '.*/lr_0.0001 to train it again.',
   ):
     call(workdir, digits_dir, batch_size=32)
-  with pytest.raises(InputError, match='seed_0/result.json is a result with lr=0.02, not 0.0001'):
+  with pytest.raises(InputError, match='seed_0/result.json has lr=0.02, not 0.0001. Give'):
     call(workdir, digits_dir, (1e-4,))
   for seed in ('seed_0', 'seed_1'):  # its learning rate is not the one of the cut run
     (workdir / seed / 'result.json').unlink()
-  with pytest.raises(InputError, match='seed_0/config.json is of a run with lr=0.02, not 0.0001'):
+  with pytest.raises(InputError, match='seed_0 has lr=0.02, not 0.0001. Give another'):
     call(workdir, digits_dir, (1e-4,))
   shutil.rmtree(workdir / 'seed_0' / 'checkpoints')  # nothing would go on from it
   shutil.rmtree(workdir / 'seed_1')

@@ -36,7 +36,9 @@ def test_the_protocol():
   )
   assert (c.model, c.init_from, c.accumulate) == ('ViT-L/16', 'x.npz', 4)
   assert vtab.task_config('svhn', {'image_size': 240}).resize_size == 280
-  with pytest.raises(InputError, match="unknown config field 'batchsize'"):
+  with pytest.raises(
+    InputError, match="Unknown config field 'batchsize'. Did you mean 'batch_size'[?]"
+  ):
     vtab.task_config('svhn', {'batchsize': 8})
   with pytest.raises(InputError, match="config.batch_size='x': "):
     vtab.task_config('svhn', {'batch_size': 'x'})
@@ -86,7 +88,7 @@ def test_the_model_is_that_of_the_checkpoint(tmp_path):
 )
 def test_every_published_kind_becomes_a_config(path):
   c = vtab.task_config('pets', vtab.checkpoint_fields(str(CHECKPOINTS / path)))
-  assert c.model and c.num_classes == 0 and c.representation_size == 0
+  assert c.model and c.num_classes is None and c.representation_size is None
 
 
 def test_missing_data_is_named_with_the_command(tmp_path):
@@ -181,17 +183,28 @@ def test_finished_tasks_are_not_run_again(tmp_path, runs):
   assert runs_lib.run_all(configs, tmp_path) == results
   configs['dtd'].lr = 0.003
   with pytest.raises(
-    InputError, match='dtd/result.json is a result with lr=0.01, not 0.003: give another --workdir'
+    InputError,
+    match='dtd/result.json has lr=0.01, not 0.003. Give another --workdir, or remove .*/dtd to',
   ):
     runs_lib.run_all(configs, tmp_path)
 
 
-@pytest.mark.parametrize('text', ['', '{"accuracy": 1}', '[]'])
-def test_a_damaged_result(tmp_path, text):
+@pytest.mark.parametrize(
+  'text, reason',
+  [
+    ('', 'Expecting value: line 1 column 1 (char 0)'),
+    ('{"accuracy": 1}', 'it is not the result of a run'),
+    ('{"accuracy": 1, "config": {}}', 'it is not the result of a run'),
+    ('[]', 'it is not the result of a run'),
+  ],
+)
+def test_a_damaged_result(tmp_path, text, reason):
   (tmp_path / 'pets').mkdir()
   (tmp_path / 'pets' / 'result.json').write_text(text)
-  with pytest.raises(InputError, match='pets/result.json is no readable result .*: remove it'):
+  with pytest.raises(InputError) as e:
     runs_lib.read_results({'pets': vtab.task_config('pets', {})}, tmp_path)
+  path = tmp_path / 'pets' / 'result.json'
+  assert str(e.value) == f'Cannot read {path}: {reason}. Remove it to train again.'
 
 
 def test_the_command_line(tmp_path, runs, vtab_dir, capsys, monkeypatch):

@@ -1,19 +1,21 @@
-"""Every config field with its default, and the checks that need no data.
+"""Every config field with its default.
 
-A file in configs/ starts from `default_config()` and sets what its experiment changes. Any
-field can be set on the command line, `--config.batch_size=256`; a field that is not here,
-or a value of another type, is an error.
+A file in configs/ starts from `default_config()` and sets what its experiment changes. Any field
+can also be set on the command line, such as `--config.batch_size=256`. Setting a field that is not
+here, or a value of another type, is an error.
+
+None means "not set". It never means zero: `--config.mixup=0` turns mixup off, whatever
+`config.augment` says. In counters of steps or bad images, 0 means "never" or "none".
 """
 
 from collections.abc import Mapping
-import difflib
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
-from vit_jax.errors import InputError
-
-# AugReg's levels (arXiv 2106.10270, 3.3): p of mixup, and RandAugment's operations and magnitude.
+# AugReg's levels (arXiv 2106.10270, section 3.3): p of mixup, and RandAugment's number of
+# operations and their magnitude.
 AUGREG = {
   'none': (0.0, (0, 0)),
   'light1': (0.0, (2, 0)),
@@ -26,102 +28,218 @@ AUGREG = {
 
 
 def default_config() -> ConfigDict:
-  """The fields, their meaning and defaults; ViT-B/16 on ImageNet where a recipe says nothing."""
+  """Return a config with all fields at their defaults.
+
+  The defaults are those of ViT-B/16 on ImageNet where a recipe says nothing else.
+  """
   c = ConfigDict()
 
-  # Model.
-  c.model = 'ViT-B/16'  # name for create_model: also 'R50+ViT-B/16', 'BiT-R50x1'
-  c.init_from = ''  # a checkpoint that load_params reads, to start from; '': random
-  c.new_head = False  # with init_from: a head of zeros, even if the file's has as many classes
-  c.image_size = 224  # pixels, a side
-  c.num_layers = 0  # blocks; 0, here and in the next three: as the model's name says
-  c.hidden_dim = 0  # channels of a token
-  c.mlp_dim = 0  # channels between the dense layers of a block
-  c.num_heads = 0  # of attention
-  c.resnet_stages = 0  # of a hybrid: 3 or 4; 0: as its stride asks for
-  c.head = 'token'  # 'token': the class token; 'gap': mean over the patches; 'map': attention
-  c.representation_size = 0  # width of the head's hidden tanh layer; 0: none
-  c.head_bias_init = 0.0  # initial bias of the head; -10 goes with sigmoid cross-entropy
-  c.dropout = 0.0  # after every dense layer but q, k, v and after the position embedding
-  c.stochastic_depth = 0.0  # how often the last block drops a branch; linear from 0, the first
-  c.pos_embedding = 'learned'  # 'learned2d', 'relative', 'sincos2d', 'none' (paper D.4)
-  c.pos_embedding_at = 'stem'  # added once; 'every': each layer its own; 'shared' by all layers
-  c.attention = 'full'  # 'axial': along rows, then along columns (paper D.6)
-  c.activation = 'gelu_tanh'  # 'gelu': the exact one, as in PyTorch; 'quick_gelu': OpenAI's CLIP
-  c.norm_eps = 1e-6  # of LayerNorm
-  c.pre_norm = False  # a LayerNorm before the first block
-  c.patch_bias = True  # of the patch embedding
-  c.qkv_bias = True  # of the query, key and value projections
-  c.layer_scale = 0.0  # initial LayerScale; 0: none
-  c.registers = 0  # register tokens beside the patches
-  c.scan = False  # over the blocks: compiles one instead of all, which takes a fraction of the time
-  c.remat = 'none'  # 'dots', 'full': keeps less for the backward pass and computes it again
-  c.dtype = 'bfloat16'  # of the computation; parameters and optimizer state are float32
+  # ---- Model ----
 
-  # Data.
-  c.dataset = 'imagenet2012'  # a TFDS name, or a folder with {train,val}/<class>/<image>
-  c.data_dir = ''  # where TFDS data sets are prepared; '': the TFDS default
-  c.train_split = ''  # a TFDS split expression, e.g. 'train[:98%]'; '': the data set's own
-  c.exclude_ids = ''  # a file of vit_jax.tools.dedup: images that training leaves out
-  c.eval_split = ''  # '': the data set's own; 'none': do not evaluate
-  c.num_classes = 0  # width of the head; 0: as many as the data set has
-  c.preset = 'inception'  # 'inception': area crop, for pretraining; 'bit': resize and crop
-  c.resize_size = 0  # pixels before the crop; 0: the preset's ratio to image_size
-  c.flip = 'auto'  # random horizontal flip: 'yes', 'no', 'auto': as the data set allows
-  c.augment = 'none'  # AugReg's level of RandAugment and mixup: 'light1' ... 'strong2'
-  c.rand_augment = (0, 0)  # operations on an image, their magnitude (to 30); 0 as augment says
-  c.augment_ops = ()  # the names of RandAugment's operations to draw from; (): all 16
-  c.max_bad_records = 0  # this many corrupt images are skipped and counted; one more stops
-  c.num_threads = 0  # decoding threads per host; 0: as many as there are cores
-  c.num_workers = 0  # decoding processes per host instead of threads; 0: threads
+  # Name of the model for create_model, such as 'ViT-B/16', 'R50+ViT-B/16' or 'BiT-R50x1'.
+  c.model = 'ViT-B/16'
+  # Side of the square input images, in pixels.
+  c.image_size = 224
+  # Number of blocks, width of a token, width of an MLP's hidden layer, and number of attention
+  # heads. None: as the model's name says.
+  c.num_layers = placeholder(int)
+  c.hidden_dim = placeholder(int)
+  c.mlp_dim = placeholder(int)
+  c.num_heads = placeholder(int)
+  # Stages of a hybrid's ResNet, 3 or 4. None: as many as its stride asks for.
+  c.resnet_stages = placeholder(int)
+  # The head reads the class token ('token'), the mean over the patches ('gap'), or attention
+  # pooling over the patches ('map').
+  c.head = 'token'
+  # Width of the hidden tanh layer in the head. None: the head has no hidden layer.
+  c.representation_size = placeholder(int)
+  # Initial bias of the head. -10 goes with the sigmoid loss.
+  c.head_bias_init = 0.0
+  # Dropout rate after the position embedding and after every dense layer except q, k and v.
+  c.dropout = 0.0
+  # Probability of skipping a branch of the last block. It grows linearly from 0 in the first block.
+  c.stochastic_depth = 0.0
+  # Position embedding: 'learned', 'learned2d', 'relative', 'sincos2d' or 'none' (paper D.4).
+  c.pos_embedding = 'learned'
+  # Where it is added: once before the blocks ('stem'), in every block with parameters of its own
+  # ('every'), or in every block with the same parameters ('shared').
+  c.pos_embedding_at = 'stem'
+  # Attention over all patches ('full'), or along rows and then along columns ('axial', paper D.6).
+  c.attention = 'full'
+  # Activation of the MLPs: 'gelu_tanh', 'gelu' (exact, as in PyTorch) or 'quick_gelu' (CLIP).
+  c.activation = 'gelu_tanh'
+  # Epsilon of every LayerNorm.
+  c.norm_eps = 1e-6
+  # Apply a LayerNorm before the first block.
+  c.pre_norm = False
+  # Give the patch embedding a bias.
+  c.patch_bias = True
+  # Give the query, key and value projections a bias.
+  c.qkv_bias = True
+  # Initial value of LayerScale. None: the blocks have no LayerScale.
+  c.layer_scale = placeholder(float)
+  # Number of register tokens beside the patches.
+  c.registers = 0
 
-  # Optimisation.
-  c.batch_size = 4096  # images a step, over all devices
-  c.accumulate = 1  # split each device's share of a batch into this many passes
-  c.num_epochs = 300.0  # length of training; used when total_steps is 0
-  c.total_steps = 0  # length of training in steps; 0: from num_epochs
-  c.loss = 'softmax'  # 'softmax' or 'sigmoid' cross-entropy
+  # ---- Starting point and fine-tuning ----
+
+  # Checkpoint to start from: anything that load_params reads. None: start from random parameters.
+  c.init_from = placeholder(str)
+  # Start with a head of zeros, even if the checkpoint's head has as many classes.
+  c.new_head = False
+  # Train the last this many blocks and the head. 0 trains the head alone. None: train everything.
+  c.trained_blocks = placeholder(int)
+
+  # ---- Data ----
+
+  # A TFDS name, or a folder with {train,val}/<class>/<image>.
+  c.dataset = 'imagenet2012'
+  # Directory where TFDS datasets are prepared. None: the default directory of TFDS.
+  c.data_dir = placeholder(str)
+  # Split to train on, in TFDS notation, such as 'train[:98%]'. None: the dataset's own.
+  c.train_split = placeholder(str)
+  # Split to evaluate on. None: the dataset's own. 'none': do not evaluate.
+  c.eval_split = placeholder(str)
+  # File of ids, written by vit_jax.tools.dedup, of training images to leave out. None: use all.
+  c.exclude_ids = placeholder(str)
+  # Width of the head. None: the number of classes of the dataset.
+  c.num_classes = placeholder(int)
+  # 'inception' crops a random area of the image, for pretraining. 'bit' resizes and then crops.
+  c.preset = 'inception'
+  # Side to which images are resized before the crop, in pixels. None: the preset's ratio to
+  # image_size.
+  c.resize_size = placeholder(int)
+  # Number of damaged images to skip and count. One more stops the run.
+  c.max_bad_records = 0
+
+  # ---- Augmentation ----
+
+  # Flip images horizontally at random: 'yes', 'no', or 'auto' (if the dataset allows it).
+  c.flip = 'auto'
+  # AugReg's level of RandAugment and mixup: 'none', 'light1', ..., 'strong2'.
+  c.augment = 'none'
+  # RandAugment's number of operations per image and their magnitude, up to 30. (0, 0) turns it
+  # off. None: as the level says.
+  c.rand_augment = placeholder(tuple)
+  # Names of the operations that RandAugment draws from. None: all 16.
+  c.augment_ops = placeholder(tuple)
+  # p of Beta(p, p), from which mixup draws the weights of two images and labels. 0 turns mixup
+  # off. None: as the level says.
+  c.mixup = placeholder(float)
+
+  # ---- Loss ----
+
+  # Cross-entropy: 'softmax', or 'sigmoid' (each class by itself).
+  c.loss = 'softmax'
+  # Weight of the uniform distribution in the target.
   c.label_smoothing = 0.0
-  c.pretext = ''  # 'masked_patches': predicts those instead of labels (paper B.1.2)
-  c.mpp_target = 'mean_color'  # of each patch; 'small_patch': of 4 x 4 cells; 'patch': all pixels
-  c.mpp_rate = 0.5  # share of the patches that are corrupted
-  c.lr = 3e-3  # peak learning rate
-  c.schedule = 'cosine'  # 'cosine' to 0, 'linear' to linear_end, 'steps': a tenth at each lr_drops
-  c.linear_end = 1e-5
-  c.lr_drops = ()  # the steps at which it falls
-  c.warmup_steps = 10_000  # linear, from 0
-  c.optimizer = 'adam'  # or 'sgd', for fine-tuning
-  c.beta1 = 0.9  # of Adam
-  c.beta2 = 0.999  # of Adam
-  c.momentum = 0.9  # of SGD
-  c.moment_dtype = 'float32'  # of Adam's first moment, SGD's momentum; 'bfloat16' saves memory
-  c.weight_decay = 0.3  # decoupled, scaled by the learning rate
-  c.decay = 'kernels'  # which parameters decay: 'kernels' or 'all'
-  c.clip_norm = 1.0  # global norm of the gradient; 0: no clipping
-  c.mixup = 0.0  # p of Beta(p, p), by which images and labels are mixed in pairs; 0 as augment says
-  c.trained_blocks = -1  # n: the last n blocks and the head; 0: the head alone; -1: everything
-  c.average = 0.0  # factor, as .9999, of an average of the parameters over the steps; 0: none
+  # 'masked_patches' predicts masked patches instead of labels (paper B.1.2). None: labels.
+  c.pretext = placeholder(str)
+  # Target of masked patch prediction: 'mean_color' of a patch, 'small_patch' (4 x 4 cells) or
+  # 'patch' (all pixels).
+  c.mpp_target = 'mean_color'
+  # Fraction of the patches that are corrupted.
+  c.mpp_rate = 0.5
 
-  # The run.
-  c.seed = 0  # of initialisation, order, augmentation and dropout
-  c.parallel = 'pmap'  # the state on every device; 'mesh': cut over devices as config.mesh says
-  c.mesh = (0, 1)  # devices along (data, fsdp: these share the state); 0: all that remain
-  c.compile_cache = ''  # directory, also gs://, of compiled programs; '': of the user; or 'none'
-  c.profile_steps = (0, 0)  # traces the steps first..last into the workdir's profile/
-  c.hang_seconds = 1800.0  # without progress, compilation included: ends the process; 0: never
-  c.log_every = 50  # steps between metric lines
-  c.eval_every = 5_000  # steps between evaluations; 0: only after the last step
-  c.fewshot = ''  # data sets, as 'cifar100,dtd', for few-shot evaluation of the representation
-  c.fewshot_every = 0  # steps between these; 0: only after the last step
-  c.fewshot_shots = (1, 5, 10, 25)  # images of each class
-  c.figures_every = 0  # steps between pictures of filters, positions and predictions; 0: none
-  c.save_every = 1_000  # steps between checkpoints; 0: only at the end and when stopped
-  c.keep = 3  # this many of the last checkpoints stay
-  c.keep_every = 0  # checkpoints at multiples of this stay too (a multiple of save_every)
+  # ---- Optimization ----
+
+  # Images per step, over all devices.
+  c.batch_size = 4096
+  # 'adam', or 'sgd' for fine-tuning.
+  c.optimizer = 'adam'
+  # Peak learning rate.
+  c.lr = 3e-3
+  # Steps of linear warmup from 0.
+  c.warmup_steps = 10_000
+  # Decay after the warmup: 'cosine' to 0, 'linear' to linear_end, or 'steps', which divides the
+  # learning rate by 10 at each of lr_drops.
+  c.schedule = 'cosine'
+  # Final learning rate of the 'linear' schedule.
+  c.linear_end = 1e-5
+  # Steps at which the 'steps' schedule drops.
+  c.lr_drops = ()
+  # Decay rates of Adam's first and second moment.
+  c.beta1 = 0.9
+  c.beta2 = 0.999
+  # Momentum of SGD.
+  c.momentum = 0.9
+  # Type of Adam's first moment or SGD's momentum. 'bfloat16' saves memory.
+  c.moment_dtype = 'float32'
+  # Decoupled weight decay, multiplied by the learning rate.
+  c.weight_decay = 0.3
+  # Parameters that decay: 'kernels' or 'all'.
+  c.decay = 'kernels'
+  # Gradients are clipped to this global norm. None: no clipping.
+  c.clip_norm = 1.0
+  # Factor, such as 0.9999, of a moving average of the parameters. None: keep no average.
+  c.average = placeholder(float)
+
+  # ---- Length of training ----
+
+  # Length of training, in epochs. It is used if total_steps is None.
+  c.num_epochs = 300.0
+  # Length of training, in steps. None: as num_epochs says.
+  c.total_steps = placeholder(int)
+
+  # ---- Devices and memory ----
+
+  # 'pmap' keeps a full copy of the model and optimizer on every device. 'mesh' shards them.
+  c.parallel = 'pmap'
+  # Devices along (data, fsdp). The state is sharded along fsdp. 0: all remaining devices.
+  c.mesh = (0, 1)
+  # Number of passes into which each device splits its share of a batch.
+  c.accumulate = 1
+  # Compile one block and scan over all of them, which compiles several times faster.
+  c.scan = False
+  # 'dots' or 'full' keep fewer activations and recompute the others in the backward pass.
+  c.remat = 'none'
+  # Type of the computation. Parameters and optimizer state are float32.
+  c.dtype = 'bfloat16'
+  # Directory of compiled programs, which may be on gs://. None: the user's cache. 'none': no cache.
+  c.compile_cache = placeholder(str)
+  # Decoding threads per host. None: one per core.
+  c.num_threads = placeholder(int)
+  # Decoding processes per host, instead of threads. 0: threads.
+  c.num_workers = 0
+  # Seconds without progress, including compilation, after which the process exits. 0: never.
+  c.hang_seconds = 1800.0
+
+  # ---- Evaluation ----
+
+  # Steps between evaluations. 0: only after the last step.
+  c.eval_every = 5_000
+  # Datasets for few-shot evaluation of the representation, such as 'cifar100,dtd'. None: no
+  # few-shot evaluation.
+  c.fewshot = placeholder(str)
+  # Steps between few-shot evaluations. 0: only after the last step.
+  c.fewshot_every = 0
+  # Numbers of images per class for few-shot evaluation.
+  c.fewshot_shots = (1, 5, 10, 25)
+
+  # ---- Checkpoints and logs ----
+
+  # Steps between checkpoints. 0: only at the end, and when the run is stopped.
+  c.save_every = 1_000
+  # Number of newest checkpoints to keep.
+  c.keep = 3
+  # Also keep the checkpoints at multiples of this many steps, which must be a multiple of
+  # save_every. 0: no others.
+  c.keep_every = 0
+  # Steps between lines of metrics.
+  c.log_every = 50
+  # Steps between pictures of filters, position embeddings and predictions. 0: no pictures.
+  c.figures_every = 0
+  # First and last step to trace into the workdir's profile/. None: no trace.
+  c.profile_steps = placeholder(tuple)
+
+  # ---- Randomness ----
+
+  # Seed of initialization, order of the images, augmentation and dropout.
+  c.seed = 0
   return c.lock()
 
 
-# What of a config goes to create_model by the same name.
+# Fields that create_model takes under the same name.
 MODEL_FIELDS = (
   'num_layers',
   'hidden_dim',
@@ -150,108 +268,20 @@ MODEL_FIELDS = (
 
 
 def model_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The fields of a config that `create_model` takes besides name, classes and image size."""
-  none_if_0 = (
-    'num_layers',
-    'hidden_dim',
-    'mlp_dim',
-    'num_heads',
-    'resnet_stages',
-    'representation_size',
-  )
-  overrides = {f: (config[f] or None) if f in none_if_0 else config[f] for f in MODEL_FIELDS}
+  """Return the arguments of `create_model` besides name, number of classes and image size."""
+  overrides = {field: config[field] for field in MODEL_FIELDS}
   if config['pretext']:  # trains no head of labels
     overrides['representation_size'] = None
   return overrides
 
 
-def mixup(c: ConfigDict) -> float:
-  """P of mixup's Beta(p, p): the config's own, else that of its level of augmentation."""
-  return c.mixup or AUGREG[c.augment][0]
+def mixup(config: Mapping[str, Any]) -> float:
+  """Return p of mixup's Beta(p, p): the config's own, else that of its level of augmentation."""
+  return AUGREG[config['augment']][0] if config['mixup'] is None else config['mixup']
 
 
-def rand_augment(c: ConfigDict) -> tuple[int, int]:
-  """RandAugment's operations and magnitude: the config's own, else those of its level."""
-  return tuple(c.rand_augment) if c.rand_augment[0] else AUGREG[c.augment][1]
-
-
-def check_config(c: ConfigDict) -> None:
-  """Raises InputError for values that no data or device could make right."""
-  unknown = sorted(set(c) - set(default_config()))
-  if unknown:
-    near = difflib.get_close_matches(unknown[0], default_config(), 1)
-    raise InputError(
-      f'unknown config field {unknown[0]!r}' + (f'; did you mean {near[0]!r}?' if near else '')
-    )
-  choices = dict(
-    pretext=('', 'masked_patches'),
-    loss=('softmax', 'sigmoid'),
-    schedule=('cosine', 'linear', 'steps'),
-    decay=('kernels', 'all'),
-    parallel=('pmap', 'mesh'),
-    preset=('inception', 'bit'),
-    optimizer=('adam', 'sgd'),
-    dtype=('float32', 'bfloat16'),
-    moment_dtype=('float32', 'bfloat16'),
-    flip=('yes', 'no', 'auto'),
-    augment=tuple(AUGREG),
-  )
-  for field, values in choices.items():
-    if c[field] not in values:
-      raise InputError(f'config.{field}={c[field]!r} is not one of {", ".join(values)}')
-  for field in ('batch_size', 'accumulate', 'image_size', 'log_every', 'keep'):
-    if c[field] < 1:
-      raise InputError(f'config.{field} must be at least 1, got {c[field]}')
-  for field in (
-    'total_steps',
-    'num_epochs',
-    'warmup_steps',
-    'eval_every',
-    'fewshot_every',
-    'figures_every',
-    'save_every',
-    'keep_every',
-    'lr',
-    'weight_decay',
-    'clip_norm',
-    'mixup',
-    'max_bad_records',
-    'seed',
-    'num_threads',
-    'num_workers',
-    'hang_seconds',
-    'num_classes',
-    'num_layers',
-    'hidden_dim',
-    'mlp_dim',
-    'num_heads',
-    'representation_size',
-    'resize_size',
-  ):
-    if c[field] < 0:
-      raise InputError(f'config.{field} must not be negative, got {c[field]}')
-  if len(c.rand_augment) != 2:
-    raise InputError(
-      f'config.rand_augment={tuple(c.rand_augment)} must be two numbers: operations '
-      'on an image and their magnitude'
-    )
-  first, last = c.profile_steps
-  if last < first or first < 0:
-    raise InputError(
-      f'config.profile_steps={tuple(c.profile_steps)} must be the first and the '
-      'last step to trace, (0, 0) for none'
-    )
-  if not c.total_steps and not c.num_epochs:
-    raise InputError('config.total_steps and config.num_epochs are both 0; set one')
-  for field in ('label_smoothing', 'average'):
-    if not 0 <= c[field] < 1:
-      raise InputError(f'config.{field} must be in [0, 1), got {c[field]}')
-  if c.trained_blocks < -1:
-    raise InputError(
-      f'config.trained_blocks={c.trained_blocks} must be a number of blocks, or -1 '
-      'for all parameters'
-    )
-  if c.keep_every and (not c.save_every or c.keep_every % c.save_every):
-    raise InputError(
-      f'config.keep_every={c.keep_every} must be a multiple of config.save_every={c.save_every}'
-    )
+def rand_augment(config: Mapping[str, Any]) -> tuple[int, int]:
+  """Return RandAugment's number of operations and magnitude: the config's own, else its level's."""
+  if config['rand_augment'] is None:
+    return AUGREG[config['augment']][1]
+  return tuple(config['rand_augment'])

@@ -1,59 +1,88 @@
-"""Reads a config file and its --config.FIELD=VALUE flags; what is wrong becomes one sentence."""
+"""Read --config=FILE and --config.FIELD=VALUE, and parse values for other commands' flags."""
 
+import ast
 from collections.abc import Sequence
 import re
 import sys
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from vit_jax.errors import InputError
+from vit_jax.config import recipes
+from vit_jax.config.checks import unknown_field
+from vit_jax.config.old_spellings import normalize
+from vit_jax.errors import InputError, last_line
 
 
 def define_config(flag_values: flags.FlagValues) -> None:
-  """Adds --config."""
+  """Define --config."""
   config_flags.DEFINE_config_file(
     'config',
     None,
-    'A file of configs/, with an argument after a colon where it takes one; '
-    'any field is set by --config.FIELD=VALUE.',
+    'Config file, such as configs/vit_b16.py. Some take an argument after a colon. '
+    'Set any field with --config.FIELD=VALUE.',
     lock_config=True,
     flag_values=flag_values,
   )
 
 
 def parse_config(flag_values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
-  """Reads the flags of a command line; returns the config.
+  """Parse a command line and return its config. Old spellings of "not set" become None.
 
   Raises:
-    InputError: an unknown flag or field, a value of another type, no config or a broken one.
+    InputError: an unknown flag or field, a value of another type, or no config that loads.
   """
-  before, sys.argv = sys.argv, list(argv)  # where ml_collections looks for the fields
+  # Config files written for earlier versions import `vit_jax.recipes`.
+  sys.modules['vit_jax.recipes'] = recipes
+  before, sys.argv = sys.argv, list(argv)  # ml_collections looks for the fields there
   try:
     rest = flag_values(sys.argv)
     config = flag_values['config'].value
     if config is not None:
-      list(config)  # a config that failed to load says so when first used
-  except Exception as e:  # a config file is a program: it may raise anything
-    raise InputError(_sentence(e)) from e
+      list(config)  # a config that failed to load raises its error when it is first used
+  except Exception as e:  # a config file is a program, which may raise anything
+    raise _input_error(e) from e
   finally:
     sys.argv = before
   if len(rest) > 1:
-    raise InputError(f'unknown argument {rest[1]!r}; flags look like --config.batch_size=256')
+    raise InputError(f'Unknown argument {rest[1]!r}. Flags look like --config.batch_size=256.')
   if config is None:
-    raise InputError('which run? give --config=FILE, e.g. --config=configs/vit_b16.py')
+    raise InputError('No config. Give one with --config=FILE, such as --config=configs/vit_b16.py.')
+  normalize(config)
   return config
 
 
-def _sentence(e):
-  """What a failure to read the flags or the config file comes down to."""
-  lines = str(e).strip().splitlines() or [type(e).__name__]
-  missing = re.search(r"No such file or directory: '([^']*)'", lines[-1])
+def given_fields(flag_values: flags.FlagValues) -> set[str]:
+  """Return the config fields that the parsed command line sets."""
+  return set(config_flags.get_override_values(flag_values['config']))
+
+
+def field_value(text: str) -> tuple[str, Any]:
+  """Parse a FIELD=VALUE argument: 'registers=4' -> ('registers', 4), 'head=gap' -> ('head', 'gap').
+
+  Raises:
+    ValueError: the text has no equals sign, as argparse expects of a type.
+  """
+  field, equals, value = text.partition('=')
+  if not equals:
+    raise ValueError(f'{text!r} is not FIELD=VALUE.')
+  try:
+    return field, ast.literal_eval(value)
+  except (SyntaxError, ValueError):
+    return field, value
+
+
+field_value.__name__ = 'FIELD=VALUE'  # argparse shows it in its messages
+
+
+def _input_error(e: Exception) -> InputError:
+  """Put a failure to read the flags or the config file into one sentence."""
+  line = last_line(e)
+  missing = re.search(r"No such file or directory: '([^']*)'", line)
   if missing:
-    return f'there is no config file {missing[1]}'
-  if isinstance(e, (AttributeError, KeyError)):
-    names = re.findall(r'\w+', re.sub(r'\\n|Did you mean|instead of', ' ', str(e)))
-    return f'unknown config field {names[0]!r}' + (
-      f'; did you mean {names[1]!r}?' if len(names) > 1 else ''
-    )
-  return lines[-1].removeprefix('vit_jax.errors.InputError: ')
+    return InputError(f'Config file {missing[1]} does not exist. Check the path.')
+  if isinstance(e, AttributeError | KeyError) and 'object has no attribute' not in str(e):
+    field = re.search(r'Key "(\w+)"', str(e)) or re.search(r'(\w+)', str(e))
+    return unknown_field(field[1]) if field else InputError(line)
+  return InputError(line.removeprefix('vit_jax.errors.InputError: '))

@@ -1,4 +1,4 @@
-"""The papers' recipes, by model and data: pretraining (table 3; AugReg), fine-tuning (table 4)."""
+"""Recipes of the papers: pretraining (ViT table 3, AugReg), fine-tuning (ViT table 4, BiT)."""
 
 import re
 
@@ -6,10 +6,10 @@ from ml_collections import ConfigDict
 
 from vit_jax.config.fields import AUGREG, default_config
 from vit_jax.data.preprocess import bit_sizes
-from vit_jax.errors import InputError
+from vit_jax.errors import unknown
 from vit_jax.models.sizes import VARIANTS
 
-# On JFT-300M: epochs and peak learning rate. Table 3 also has L/16 and R50+L/16 for 7 epochs.
+# Epochs and peak learning rate on JFT-300M. Table 3 also has L/16 and R50+L/16 for 7 epochs.
 _JFT = {
   'ViT-B/16': (7, 8e-4),
   'ViT-B/32': (7, 8e-4),
@@ -29,16 +29,19 @@ _JFT = {
 
 
 def pretrain(model: str, data: str = 'imagenet2012') -> ConfigDict:
-  """Table 3's row for `model` ('ViT-B/16') on `data`.
+  """Return the recipe of table 3 for a model on a dataset.
 
-  All rows: batch 4096, warmup 10k, Adam (.9, .999), 224 px, a head with one hidden layer of
-  the model's width. ResNets have neither that layer nor dropout.
+  All rows share batch size 4096, 10,000 steps of warmup, Adam with betas (0.9, 0.999), images of
+  224 pixels, and a head with one hidden layer of the model's width. ResNets have neither that
+  layer nor dropout.
 
   Args:
-    model: a name for create_model; one that JFT's rows do not have is trained like B/16 there.
+    model: name for create_model, such as 'ViT-B/16'. On JFT, a model that is not in the table is
+      trained like B/16.
     data: 'imagenet2012', 'imagenet21k' or 'jft'.
+
   Raises:
-    InputError: for other data.
+    InputError: unknown data.
   """
   c = default_config()
   c.model = model
@@ -56,41 +59,35 @@ def pretrain(model: str, data: str = 'imagenet2012') -> ConfigDict:
     c.dataset, c.num_epochs = 'jft_300m', float(epochs)
     c.weight_decay, c.dropout = 0.1, 0.0
   else:
-    raise InputError(
-      f'unknown pretraining data {data!r} after the colon of --config; '
-      'there are imagenet2012, imagenet21k, jft'
-    )
-  if data != 'imagenet2012':  # the released code: a binary loss per class, from "nothing there"
-    c.loss, c.head_bias_init, c.schedule, c.clip_norm = 'sigmoid', -10.0, 'linear', 0.0
+    raise unknown('pretraining data', data, ('imagenet2012', 'imagenet21k', 'jft'))
+  if data != 'imagenet2012':  # as in the released code: a binary loss per class, from "no" for all
+    c.loss, c.head_bias_init, c.schedule, c.clip_norm = 'sigmoid', -10.0, 'linear', None
   if model.startswith('BiT-'):
     c.dropout = 0.0
   return c
 
 
 def augreg(model: str, level: str = 'medium2', data: str = 'imagenet2012') -> ConfigDict:
-  """Pretraining at one of AugReg's levels of augmentation (arXiv 2106.10270, 3.2 to 3.4).
+  """Return the recipe for pretraining at one of AugReg's levels of augmentation.
 
-  Batch 4096, 300 epochs, Adam (.9, .999), 1e-3 after a warmup of 10k, cosine, gradients clipped to
-  norm 1, 224 px, a head without a hidden layer. The paper's sweep also has weight_decay .03, with
-  each of them dropout and stochastic_depth both .1, and on ImageNet-21k 30 epochs.
+  It is that of arXiv 2106.10270, sections 3.2 to 3.4: batch size 4096, 300 epochs, Adam with betas
+  (0.9, 0.999), cosine decay from 1e-3 after 10,000 steps of warmup, gradients clipped to norm 1,
+  images of 224 pixels, and a head without a hidden layer. The paper also tries weight_decay 0.03,
+  dropout and stochastic_depth of 0.1 with either weight decay, and 30 epochs on ImageNet-21k.
 
   Args:
-    model: a name for create_model, or as in the paper's tables: 'S/16', 'R26+S/32'.
-    level: 'none', 'light1', 'light2', 'medium1', 'medium2', 'strong1' or 'strong2'; without one,
-      that which the released configuration takes from S/16 on.
+    model: name for create_model, or as in the paper's tables, such as 'S/16' or 'R26+S/32'.
+    level: 'none', 'light1', 'light2', 'medium1', 'medium2', 'strong1' or 'strong2'. The default is
+      that of the released configuration for S/16 and larger models.
     data: 'imagenet2012' or 'imagenet21k'.
+
   Raises:
-    InputError: for another level or other data.
+    InputError: unknown level or data.
   """
   if level not in AUGREG:
-    raise InputError(
-      f'unknown level {level!r} after the colon of --config; there are {", ".join(AUGREG)}'
-    )
+    raise unknown('level of augmentation', level, AUGREG)
   if data not in ('imagenet2012', 'imagenet21k'):
-    raise InputError(
-      f'unknown pretraining data {data!r} after the colon of --config; '
-      'there are imagenet2012, imagenet21k'
-    )
+    raise unknown('pretraining data', data, ('imagenet2012', 'imagenet21k'))
   c = default_config()
   c.model = re.sub(r'(^|\+)(\w+/\d+)$', r'\1ViT-\2', model)
   c.augment, c.dataset, c.num_epochs = level, data, 300.0
@@ -100,7 +97,7 @@ def augreg(model: str, level: str = 'medium2', data: str = 'imagenet2012') -> Co
   return c
 
 
-# Steps, warmup, learning rate: one of those that the paper chose from.
+# Steps, steps of warmup, and a learning rate, which is one of those that the paper chose from.
 _FINETUNE = {
   'imagenet2012': (20_000, 500, 0.03),
   'cifar10': (10_000, 500, 0.01),
@@ -108,18 +105,19 @@ _FINETUNE = {
   'oxford_iiit_pet': (500, 100, 0.01),
   'oxford_flowers102': (500, 100, 0.01),
 }
-_OTHER = (2500, 500, 0.01)  # VTAB's
+_OTHER = (2500, 500, 0.01)  # as for the tasks of VTAB
 
 
 def learning_rates(dataset: str) -> tuple[float, ...]:
-  """Those that the paper chose from when fine-tuning on a data set (table 4)."""
+  """Return the learning rates that the paper chose from for fine-tuning on a dataset (table 4)."""
   imagenet = re.match(r'imagenet2012\b', dataset)
   return (0.003, 0.01, 0.03, 0.06) if imagenet else (0.001, 0.003, 0.01, 0.03)
 
 
-_IMAGENET_PIXELS = {'ViT-L/16': 512, 'ViT-H/14': 518}  # of table 2, with averaged parameters
+# Image sizes on ImageNet in table 2, where the parameters are averaged.
+_IMAGENET_PIXELS = {'ViT-L/16': 512, 'ViT-H/14': 518}
 
-# Fewer images than this: steps, warmup, where the learning rate falls.
+# Bound on the number of images, steps, steps of warmup, steps at which the learning rate drops.
 _HYPERRULE = [
   (20_000, 500, 100, (200, 300, 400)),
   (500_000, 10_000, 500, (3000, 6000, 9000)),
@@ -128,15 +126,17 @@ _HYPERRULE = [
 
 
 def finetune(model: str, dataset: str) -> ConfigDict:
-  """Table 4's row for `dataset`; set config.init_from to a pretrained checkpoint.
+  """Return the recipe of table 4 for fine-tuning on a dataset.
 
-  SGD with momentum .9, batch 512, cosine, no weight decay, gradients clipped to norm 1, a new
-  linear head of zeros. 384 px, or the nearest size that the patches divide; on ImageNet L/16 has
-  512 and H/14 518 px and the average of the parameters over the steps.
+  Set config.init_from to a pretrained checkpoint. All rows share SGD with momentum 0.9, batch size
+  512, cosine decay, no weight decay, gradients clipped to norm 1, and a new linear head of zeros.
+  Images have 384 pixels, or the nearest size that the patches divide. On ImageNet, L/16 has 512
+  pixels, H/14 has 518, and both average the parameters over the steps.
 
   Args:
-    model: a name for create_model.
-    dataset: a TFDS name, or a folder of images; one that the table lacks is trained like VTAB.
+    model: name for create_model.
+    dataset: a TFDS name, or a folder of images. A dataset that is not in the table is trained
+      like the tasks of VTAB.
   """
   c = default_config()
   c.model, c.dataset, c.new_head = model, dataset, True
@@ -154,23 +154,24 @@ def finetune(model: str, dataset: str) -> ConfigDict:
 def bit_hyperrule(
   model: str, dataset: str, num_images: int, pixels: int | None = None
 ) -> ConfigDict:
-  """The BiT paper's rule (arXiv 1912.11370, 3.3): how ResNets are fine-tuned, without a search.
+  """Return the BiT paper's recipe for fine-tuning ResNets without a search.
 
-  SGD with momentum .9, batch 512, peak learning rate .003, a tenth from each of three steps on; how
-  long and whether with mixup follows from the number of images, the size from theirs.
+  It is the rule of arXiv 1912.11370, section 3.3: SGD with momentum 0.9, batch size 512, and a
+  peak learning rate of 0.003 that drops by a factor of 10 at three steps. The number of images
+  decides how long to train and whether to use mixup. Their size decides the image size.
 
   Args:
-    model: a name for create_model.
+    model: name for create_model.
     dataset: a TFDS name, or a folder of images.
-    num_images: to train on.
-    pixels: side of the images if all have the same size; None for photographs.
+    num_images: number of training images.
+    pixels: side of the images if all have the same size, None if they are photographs.
   """
   c = default_config()
   c.model, c.dataset, c.new_head, c.preset = model, dataset, True, 'bit'
-  c.optimizer, c.batch_size, c.weight_decay, c.dropout, c.clip_norm = 'sgd', 512, 0.0, 0.0, 0.0
+  c.optimizer, c.batch_size, c.weight_decay, c.dropout, c.clip_norm = 'sgd', 512, 0.0, 0.0, None
   c.lr, c.schedule = 0.003, 'steps'
   c.total_steps, c.warmup_steps, c.lr_drops = next(
-    rule for most, *rule in _HYPERRULE if num_images < most
+    rule for bound, *rule in _HYPERRULE if num_images < bound
   )
   c.mixup = 0.1 if num_images >= 20_000 else 0.0
   c.resize_size, c.image_size = bit_sizes(pixels, pixels) if pixels else (512, 480)

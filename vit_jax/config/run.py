@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 import dataclasses
 import json
 import os
@@ -10,15 +10,42 @@ import pathlib
 from typing import Any
 
 from etils import epath
+from ml_collections import ConfigDict
 import numpy as np
 
 from vit_jax.config.fields import default_config
-from vit_jax.errors import InputError, last_line
+from vit_jax.config.old_spellings import upgrade
+from vit_jax.errors import InputError, last_line, reason
 
 Path = pathlib.Path | epath.Path
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values
 
 CONFIG, METRICS, CHECKPOINTS = 'config.json', 'metrics.jsonl', 'checkpoints'
+# Fields that do not change what is trained: where things lie, how the devices are used, what is
+# logged, saved and evaluated on the way.
+MAY_CHANGE = (
+  'data_dir',
+  'max_bad_records',
+  'parallel',
+  'mesh',
+  'accumulate',
+  'scan',
+  'remat',
+  'compile_cache',
+  'num_threads',
+  'num_workers',
+  'hang_seconds',
+  'eval_every',
+  'fewshot',
+  'fewshot_every',
+  'fewshot_shots',
+  'save_every',
+  'keep',
+  'keep_every',
+  'log_every',
+  'figures_every',
+  'profile_steps',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +68,28 @@ def read_run(workdir: Path) -> Run:
   Raises:
     InputError: the directory is not the workdir of a run, or its config cannot be read.
   """
-  recorded = read_config(workdir)
-  config = default_config()
   try:
-    config.update({field: value for field, value in recorded.items() if field in config})
+    return Run(workdir, complete(read_config(workdir)))
   except TypeError as e:
     raise InputError(f'Cannot read {workdir / CONFIG}: {last_line(e)}.') from e
-  return Run(workdir, config.to_dict())
+
+
+def complete(recorded: Mapping[str, Any]) -> dict[str, Any]:
+  """Return the value of every config field of a run, from the fields that it recorded.
+
+  Fields that are missing have their defaults. Fields that no longer exist are left out.
+
+  Raises:
+    TypeError: a field has a value of another type.
+  """
+  config = default_config()
+  config.update({field: value for field, value in upgrade(recorded).items() if field in config})
+  return config.to_dict()
+
+
+def has_checkpoint(workdir: Path) -> bool:
+  """Return whether a run in this workdir would resume from a checkpoint."""
+  return any((workdir / CHECKPOINTS).glob('[0-9]*'))
 
 
 def find_run(checkpoint: Path | None) -> Run | None:
@@ -68,6 +110,8 @@ def find_run(checkpoint: Path | None) -> Run | None:
 def read_config(workdir: Path) -> dict[str, Any]:
   """Return the config fields that a run recorded, and no others.
 
+  Old spellings of "not set" become None.
+
   Raises:
     InputError: the directory is not the workdir of a run, or its config cannot be read.
   """
@@ -82,7 +126,45 @@ def read_config(workdir: Path) -> dict[str, Any]:
     raise InputError(f'Cannot read {path}: {last_line(e)}.') from e
   if not isinstance(config, dict) or not {'model', 'dataset'} <= config.keys():
     raise InputError(f'{path} is not the config of a run: it names no model and no dataset.')
-  return config
+  return upgrade(config)
+
+
+def keep_recorded(config: ConfigDict, workdir: Path, given: Container[str]) -> list[str]:
+  """Let a resumed run be the run it was: set config fields to the values it recorded, in place.
+
+  Fields in `given` and in MAY_CHANGE keep the value they have in `config`. Nothing changes if
+  there is no checkpoint to resume from.
+
+  Args:
+    config: the config that the run is to be resumed with.
+    workdir: the directory of the run.
+    given: fields whose new value the user asked for, on the command line.
+
+  Returns:
+    A sentence for each field that changed.
+
+  Raises:
+    InputError: the workdir cannot be read.
+  """
+  try:
+    if not has_checkpoint(workdir) or not (workdir / CONFIG).exists():
+      return []
+    recorded = read_run(workdir).config
+  except InputError:
+    raise
+  except Exception as e:  # OSError, or what the package of a remote file system raises
+    raise InputError(
+      f'Cannot read the workdir {workdir}: {reason(e)}. Give another with --workdir=DIR.'
+    ) from e
+  notes = []
+  for field, value in recorded.items():
+    if field not in MAY_CHANGE and field not in given and config[field] != value:
+      notes.append(
+        f'config.{field}: keeping {value!r} from the run being resumed. The config file now says '
+        f'{config[field]!r}. Pass --config.{field}=... to change it.'
+      )
+      config[field] = value
+  return notes
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -96,8 +178,8 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
   try:
     lines = path.read_text().split('\n')[:-1]
   except (OSError, UnicodeDecodeError) as e:
-    reason = getattr(e, 'strerror', None) or e
-    raise InputError(f'Cannot read {path}: {reason}. Give the workdir of a run.') from e
+    cause = getattr(e, 'strerror', None) or e
+    raise InputError(f'Cannot read {path}: {cause}. Give the workdir of a run.') from e
   return [_parse_line(line, path, number) for number, line in enumerate(lines, 1)]
 
 

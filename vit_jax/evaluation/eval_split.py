@@ -41,16 +41,15 @@ def open_eval_split(config: Mapping[str, Any], image_size: int | None = None) ->
   Raises:
     InputError: it has none, or it cannot be read.
   """
-  dataset, data_dir = config['dataset'], config['data_dir'] or None
+  dataset, data_dir = config['dataset'], config['data_dir']
   name = config['eval_split'] or describe_dataset(dataset, data_dir).eval_split
   if name == 'none':
     raise InputError('The run has no evaluation split (config.eval_split=none).')
   source = open_source(dataset, name, data_dir)
-  size = image_size or config['image_size']
+  size, resize_size = image_size or config['image_size'], config['resize_size']
+  if resize_size is not None:
+    resize_size = round(resize_size * size / config['image_size'])
   preprocess = make_eval_preprocess(
-    config['preset'],
-    size,
-    resize_size=round(config['resize_size'] * size / config['image_size']) or None,
-    apply_exif=source.apply_exif,
+    config['preset'], size, resize_size=resize_size, apply_exif=source.apply_exif
   )
   return EvalSplit(source, preprocess, f'{dataset}, {name}')

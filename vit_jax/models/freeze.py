@@ -23,7 +23,7 @@ def trainable_filter(model: nn.Module, last_blocks: int) -> Callable[[str], bool
   """
   blocks = getattr(getattr(model, 'variant', None), 'num_layers', 0)
   if last_blocks > blocks:
-    remedy = f'at most {blocks}' if blocks else '0 for the head alone or -1 for everything'
+    remedy = f'at most {blocks}' if blocks else '0 for the head alone or None for everything'
     raise InputError(
       f'trained_blocks={last_blocks} does not fit a model with {blocks} Transformer blocks. '
       f'Use {remedy}.'

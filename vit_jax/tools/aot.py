@@ -17,7 +17,7 @@ from absl import flags
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax.config.fields import check_config
+from vit_jax.config.checks import check_config
 from vit_jax.config.flags import define_config, parse_config
 from vit_jax.cost import compile_step
 from vit_jax.cost.hlo import KINDS, read_program
@@ -230,8 +230,8 @@ def size_of_data(c: ConfigDict, num_images: int) -> tuple[int, int]:
     images, classes = about.count(c.train_split or about.train_split), about.num_classes
   if not (num_images or images) or not (c.num_classes or classes):
     try:
-      about = describe_dataset(c.dataset, c.data_dir or None)
-      source = open_source(c.dataset, c.train_split or about.train_split, c.data_dir or None)
+      about = describe_dataset(c.dataset, c.data_dir)
+      source = open_source(c.dataset, c.train_split or about.train_split, c.data_dir)
     except InputError as e:
       raise InputError(f'{e}; or give --num_images and --config.num_classes') from e
     images, classes = len(source), source.num_classes

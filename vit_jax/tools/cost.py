@@ -21,7 +21,7 @@ import jax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from vit_jax.config.fields import check_config
+from vit_jax.config.checks import check_config
 from vit_jax.config.flags import define_config, parse_config
 from vit_jax.config.recipes import pretrain
 from vit_jax.cost.estimate import PUBLISHED, Published, activation_bytes, device_days, implied_mfu

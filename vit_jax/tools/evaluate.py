@@ -178,9 +178,9 @@ def _choose_data(args: argparse.Namespace, run: Run | None) -> tuple[str, str, s
         f'for --dataset={dataset}'
       )
     dataset = dataset if dataset.startswith(_REAL) else _REAL
-  data_dir = args.data_dir or (run and run.config['data_dir']) or None
-  own = run.config['eval_split'] if run and run.config['dataset'] == dataset else ''
-  own = '' if own == 'none' else own
+  data_dir = args.data_dir or (run.config['data_dir'] if run else None)
+  own = run.config['eval_split'] if run and run.config['dataset'] == dataset else None
+  own = None if own == 'none' else own
   split = args.split or own or describe_dataset(dataset, data_dir).eval_split
   if split == 'none':
     raise InputError(f'nothing says which split of {dataset} to evaluate on: name one with --split')
@@ -228,7 +228,7 @@ def _resize_size(args: argparse.Namespace, run: Run | None) -> int | None:
   if args.resize_size is not None:
     return args.resize_size
   own = run and not args.image_size and args.preset in (None, run.config['preset'])
-  return run.config['resize_size'] or None if own else None
+  return run.config['resize_size'] if own else None
 
 
 def _compute(

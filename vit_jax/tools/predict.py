@@ -102,7 +102,7 @@ def _predict(args: argparse.Namespace) -> int:
     top_k=args.top_k,
     batch_size=args.batch_size,
     preset=args.preset or (run.config['preset'] if run else 'bit'),
-    resize_size=(run.config['resize_size'] or None) if run and not args.image_size else None,
+    resize_size=run.config['resize_size'] if run and not args.image_size else None,
     loss=checkpoint_args.loss(args, run),
   )
   show = as_json if args.json else as_table

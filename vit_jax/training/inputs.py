@@ -1,4 +1,4 @@
-"""The images of a run: its training and evaluation splits, opened and preprocessed as it says."""
+"""Open the training and evaluation splits that a config names."""
 
 import jax
 from ml_collections import ConfigDict
@@ -17,45 +17,40 @@ from vit_jax.training.metrics import log
 
 
 class Inputs:
-  """What a config reads.
+  """The images of a run.
 
   Attributes:
     train: the training split.
-    eval: the evaluation split, named eval_name; None when there is none.
-    num_classes: of the head.
+    eval: the evaluation split, or None if the run does not evaluate.
+    eval_name: name of the evaluation split, in TFDS notation.
+    num_classes: width of the head.
   """
 
-  def __init__(self, c: ConfigDict):
-    """Raises InputError when the data are not there or do not fit the config."""
-    about = describe_dataset(c.dataset, c.data_dir or None)
-    self._config = c
-    self.train = open_source(c.dataset, c.train_split or about.train_split, c.data_dir or None)
-    if c.exclude_ids:
-      self.train = _without(self.train, c, c.train_split or about.train_split)
-    self.eval_name = c.eval_split or about.eval_split
+  def __init__(self, config: ConfigDict):
+    """Open the splits.
+
+    Raises:
+      InputError: the data is not there, or it does not fit the config.
+    """
+    c = self._config = config
+    info = describe_dataset(c.dataset, c.data_dir)
+    self.train = _open_train_split(c, c.train_split or info.train_split)
+    self.eval_name = c.eval_split or info.eval_split
     self.eval = None
     if self.eval_name != 'none':
-      self.eval = open_source(c.dataset, self.eval_name, c.data_dir or None)
+      self.eval = open_source(c.dataset, self.eval_name, c.data_dir)
     self.num_classes = c.num_classes or self.train.num_classes
-    if self.num_classes < self.train.num_classes:
-      raise InputError(
-        f'config.num_classes={c.num_classes}, but {c.dataset} has {self.train.num_classes} classes'
-      )
-    if self.train.multi_label and c.loss != 'sigmoid' and not c.pretext:
-      raise InputError(
-        f'the images of {c.dataset} have several labels each, for which '
-        f'config.loss={c.loss!r} is not made; set config.loss=sigmoid'
-      )
-    self._flip = about.flip if c.flip == 'auto' else c.flip == 'yes'
-    self._augment = make_augment(*rand_augment(c), c.augment_ops or None)
+    _check_labels(c, self.train)
+    self._flip = info.flip if c.flip == 'auto' else c.flip == 'yes'
+    self._augment = make_augment(*rand_augment(c), c.augment_ops)
 
   def train_batches(self, start_step: int) -> Batches:
-    """This process's share of the training batches from `start_step` on."""
+    """Return this process's share of the training batches from `start_step` on."""
     c = self._config
     preprocess = make_train_preprocess(
       c.preset,
       c.image_size,
-      resize_size=c.resize_size or None,
+      resize_size=c.resize_size,
       flip=self._flip,
       apply_exif=self.train.apply_exif,
       augment=self._augment,
@@ -65,14 +60,14 @@ class Inputs:
     )
 
   def eval_batches(self) -> Batches:
-    """This process's share of one pass over the evaluation split."""
+    """Return this process's share of one pass over the evaluation split."""
     return eval_batches(self.eval, self.eval_preprocess(), self._read_options())
 
   def eval_preprocess(self) -> EvalPreprocess:
     """Return the preprocessing of the evaluation split."""
     c = self._config
     return make_eval_preprocess(
-      c.preset, c.image_size, resize_size=c.resize_size or None, apply_exif=self.eval.apply_exif
+      c.preset, c.image_size, resize_size=c.resize_size, apply_exif=self.eval.apply_exif
     )
 
   def _read_options(self) -> ReadOptions:
@@ -81,20 +76,36 @@ class Inputs:
       batch_size=c.batch_size,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
-      num_threads=c.num_threads or None,
+      num_threads=c.num_threads,
       num_workers=c.num_workers,
       max_bad_records=c.max_bad_records,
     )
 
 
-def _without(source: Source, c: ConfigDict, split: str) -> Source:
-  """The training images without those that config.exclude_ids lists."""
-  positions = excluded_positions(read_ids(c.exclude_ids), c.dataset, split, c.data_dir or None)
+def _open_train_split(c: ConfigDict, split: str) -> Source:
+  """Open the training split, without the images that config.exclude_ids lists."""
+  source = open_source(c.dataset, split, c.data_dir)
+  if not c.exclude_ids:
+    return source
+  positions = excluded_positions(read_ids(c.exclude_ids), c.dataset, split, c.data_dir)
   log.info(
-    '%s: %s of %s training images are left out, as %s says',
+    '%s: leaving out %s of %s training images, which %s lists.',
     c.dataset,
     f'{len(positions):,}',
     f'{len(source):,}',
     c.exclude_ids,
   )
   return without(source, positions)
+
+
+def _check_labels(c: ConfigDict, train: Source) -> None:
+  if c.num_classes is not None and c.num_classes < train.num_classes:
+    raise InputError(
+      f'config.num_classes={c.num_classes} is too small: {c.dataset} has {train.num_classes} '
+      'classes.'
+    )
+  if train.multi_label and c.loss != 'sigmoid' and not c.pretext:
+    raise InputError(
+      f'config.loss={c.loss!r} needs one label per image, but images of {c.dataset} have several. '
+      'Set --config.loss=sigmoid.'
+    )

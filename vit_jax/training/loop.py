@@ -15,7 +15,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from vit_jax.config.fields import check_config
+from vit_jax.config.checks import check_config
 from vit_jax.errors import InputError, Interrupted, NotFinite, reason
 from vit_jax.figures.examples import Predictor
 from vit_jax.files import write_whole
@@ -149,13 +149,16 @@ class _Run:
 
   def _open_monitor(self, first_step: int) -> Monitor:
     peak, c = find_device(jax.devices()[0].device_kind), self.config
+    peak_images = None
+    if peak and c.trained_blocks is None:
+      peak_images = peak.flops / train_flops(self.model)
     return Monitor(
       self.record,
       first_step=first_step,
       total_steps=self.total_steps,
       batch_size=c.batch_size,
       num_devices=self.partitioner.num_devices,
-      peak_images=peak.flops / train_flops(self.model) if peak and c.trained_blocks < 0 else None,
+      peak_images=peak_images,
       profile_steps=c.profile_steps,
     )
 
@@ -169,7 +172,7 @@ class _Run:
         self.partitioner,
         loss=c.loss,
         count=16,
-        num_threads=c.num_threads or None,
+        num_threads=c.num_threads,
         max_bad_records=c.max_bad_records,
       )
     return Drawings(

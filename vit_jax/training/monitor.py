@@ -31,7 +31,7 @@ class Monitor:
     batch_size: int,
     num_devices: int,
     peak_images: float | None,
-    profile_steps: tuple[int, int],
+    profile_steps: tuple[int, int] | None,
   ):
     """Opens the record.
 
@@ -40,10 +40,10 @@ class Monitor:
       first_step: steps that are done already.
       total_steps: steps of the whole run.
       batch_size, num_devices, peak_images: as Meter's.
-      profile_steps: first and last step to trace; 0: none.
+      profile_steps: first and last step to trace; None: none.
     """
     self._record, self._first_step, self._total_steps = record, first_step, total_steps
-    self._profile_steps, self._tracing = profile_steps, False
+    self._profile_steps, self._tracing = profile_steps or (0, 0), False
     self._writer = MetricsWriter(record.directory, first_step) if record else None
     self._meter = Meter(
       batch_size,

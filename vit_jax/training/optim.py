@@ -62,7 +62,7 @@ def make_optimizer(
   moment_dtype: str = 'float32',
   weight_decay: float = 0.0,
   decay: str = 'kernels',
-  clip_norm: float = 0.0,
+  clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
   """After clipping by the global norm; update = -lr * (direction + weight_decay * parameter).
 
@@ -74,7 +74,7 @@ def make_optimizer(
     moment_dtype: of Adam's first moment, or SGD's sum; 'bfloat16' saves memory.
     weight_decay: 0 for none.
     decay: 'kernels' or 'all'; the paper does not say which parameters it decayed.
-    clip_norm: 0 for no clipping.
+    clip_norm: None for no clipping.
   """
   if decay not in ('kernels', 'all'):
     raise InputError(f'unknown decay {decay!r}; there are kernels, all')

@@ -44,12 +44,11 @@ class Evaluations:
         image_size=c.image_size,
         batch_size=c.batch_size,
         shots=c.fewshot_shots,
-        data_dir=c.data_dir or None,
-        num_threads=c.num_threads or None,
+        data_dir=c.data_dir,
+        num_threads=c.num_threads,
         max_bad_records=c.max_bad_records,
       )
-      for name in c.fewshot.split(',')
-      if name
+      for name in (c.fewshot.split(',') if c.fewshot else ())
     ]
     hosts.check_same(
       {

@@ -57,7 +57,9 @@ def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training
     decay=c.decay,
     clip_norm=c.clip_norm,
   )
-  is_trained = trainable_filter(model, c.trained_blocks) if c.trained_blocks >= 0 else None
+  is_trained = None
+  if c.trained_blocks is not None:
+    is_trained = trainable_filter(model, c.trained_blocks)
   init = lambda: step_lib.init_state(
     trained_model, optimizer, init_key, is_trained=is_trained, average=bool(c.average)
   )
@@ -79,7 +81,7 @@ def count_steps(c: ConfigDict, num_images: int) -> int:
   return c.total_steps or max(1, round(c.num_epochs * num_images / c.batch_size))
 
 
-def use_compile_cache(directory: str) -> None:
+def use_compile_cache(directory: str | None) -> None:
   """Read programs that an earlier run compiled instead of compiling them again."""
   if directory == 'none':
     return

@@ -122,7 +122,7 @@ def make_train_step(
   dropout_key: jax.Array,
   accumulate: int = 1,
   mixup: float = 0.0,
-  average: float = 0.0,
+  average: float | None = None,
   is_trained: IsTrained | None = None,
 ) -> Callable[..., Any]:
   """Makes train_step(state, batch, shard=0, mean=identity, ...) -> (state, metrics).
@@ -139,7 +139,7 @@ def make_train_step(
     dropout_key: of all that is random in a step.
     mixup: p of Beta(p, p), from which each step draws how far an image and its label are mixed
       with those before it in the batch (arXiv 1710.09412); 0: not at all.
-    average: factor of the parameters' average (paper section 4.1 has .9999); 0: there is none.
+    average: factor of the parameters' average (paper section 4.1 has .9999); None: there is none.
     is_trained: which parameters are; the others get no gradient.
 
   Metrics are of this step, before its update: loss, accuracy, grad_norm (before clipping), lr.

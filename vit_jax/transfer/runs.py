@@ -1,7 +1,7 @@
-"""Several training runs in one workdir, each done once, also when a kill comes between.
+"""Train several runs in one workdir, each exactly once, even if a kill comes between.
 
-Each run has a directory of its own with a result.json, written whole after the run has ended. Of
-several processes, process 0 reads and writes these; all of them go by what it found.
+Each run has a directory of its own. Its result.json is written in one piece after the run has
+ended. With several processes, process 0 reads and writes these files and tells the others.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 import json
 import logging
-import pathlib
-from typing import Any
+import re
+from typing import Any, TypedDict
 
 from etils import epath
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax.errors import InputError, NotFinite
+from vit_jax.config.run import CHECKPOINTS, MAY_CHANGE, Path, complete, has_checkpoint, read_run
+from vit_jax.errors import InputError, NotFinite, last_line
 from vit_jax.files import write_whole
 from vit_jax.parallel import hosts
 from vit_jax.training.loop import train
@@ -25,29 +26,17 @@ from vit_jax.training.metrics import start_log
 log = logging.getLogger('vit_jax')
 
 RESULT = 'result.json'
-# What of a config does not change the result of a run, beyond rounding.
-_ELSEWHERE = (
-  'data_dir',
-  'num_threads',
-  'num_workers',
-  'compile_cache',
-  'hang_seconds',
-  'profile_steps',
-  'log_every',
-  'eval_every',
-  'save_every',
-  'keep',
-  'keep_every',
-  'parallel',
-  'mesh',
-  'accumulate',
-  'scan',
-  'remat',
-)
-# accuracy and examples, or diverged: what was not finite, and when; config; kept: whether the
-# checkpoints stay.
-Result = dict[str, Any]
-Path = pathlib.Path | epath.Path
+_FIELDS = ({'config', 'accuracy', 'examples'}, {'config', 'diverged'})  # either of these
+
+
+class Result(TypedDict, total=False):
+  """The content of a result.json. It has either accuracy and examples, or diverged."""
+
+  accuracy: float  # of the evaluation split; of the averaged parameters if the run keeps them
+  examples: int  # number of images in that split
+  diverged: str  # the value that was not finite, and the step
+  config: dict[str, Any]
+  kept: bool  # the run's checkpoints stay
 
 
 def run_all(
@@ -57,25 +46,25 @@ def run_all(
   titles: Mapping[str, str] | None = None,
   keep: bool = False,
 ) -> dict[str, Result]:
-  """Trains the runs that have no result yet; returns the results of all.
+  """Train the runs that have no result yet, and return the results of all.
 
-  A run of which the loss, the gradient or the parameters become infinite has ended, too: its
-  result has 'diverged' in place of 'accuracy' and 'examples'.
+  A run whose loss, gradient or parameters become infinite has ended, too. Its result has
+  'diverged' in place of 'accuracy' and 'examples'.
 
   Args:
-    configs: {name of the run: config}; all processes have the same.
-    workdir: gets a run and a result.json for each name.
-    titles: {name: what to say when its turn comes}; the name where there is none.
-    keep: whether the checkpoints of what is trained now stay.
+    configs: {name of the run: config}, the same in all processes.
+    workdir: directory that gets a directory with a run and a result.json for each name.
+    titles: {name of the run: line to log when its turn comes}. Defaults to the name.
+    keep: keep the checkpoints of the runs that are trained now.
 
   Raises:
-    InputError: a result or a checkpoint in `workdir` is of another config; what `train` raises.
-    Interrupted: stopped; the same call goes on.
+    InputError: a result or a checkpoint in `workdir` has another config, or `train` failed.
+    Interrupted: the user stopped it. The same call continues.
   """
   results = read_results(configs, workdir)
   for name, config in configs.items():
     title = (titles or {}).get(name, name)
-    start_log(None, jax.process_index())  # to the terminal alone: train adds its own file
+    start_log(None, jax.process_index())  # only the terminal, because train adds its own file
     if name in results:
       log.info('%s: done before', title)
     else:
@@ -83,7 +72,7 @@ def run_all(
       results[name] = _train(config, workdir / name) | {'kept': keep}
       _write(workdir / name / RESULT, results[name])
     if not results[name]['kept']:
-      _discard(workdir / name / 'checkpoints')
+      _discard(workdir / name / CHECKPOINTS)
   return {name: results[name] for name in configs}
 
 
@@ -92,63 +81,68 @@ def _train(config: ConfigDict, workdir: Path) -> Result:
     metrics = train(config, workdir)
   except NotFinite as e:
     log.warning('%s', e)
-    return {'diverged': str(e).split(';')[0], 'config': _settings(config)}
-  accuracy = metrics.get('eval/average_accuracy', metrics['eval/accuracy'])  # what is exported
+    return {'diverged': _first_sentence(e), 'config': _as_json(config)}
+  accuracy = metrics.get('eval/average_accuracy', metrics['eval/accuracy'])
   return {
     'accuracy': accuracy,
     'examples': int(metrics['eval/examples']),
-    'config': _settings(config),
+    'config': _as_json(config),
   }
 
 
+def _first_sentence(e: NotFinite) -> str:
+  """Return 'The loss is nan at step 7' of 'The loss is nan at step 7. Nothing was saved.'."""
+  return re.split('; |[.] ', str(e))[0].removesuffix('.')
+
+
 def read_results(configs: Mapping[str, ConfigDict], workdir: Path) -> dict[str, Result]:
-  """The results in `workdir` of those of `configs` that have one; raises as `run_all`."""
-  found = None
+  """Return the results in `workdir` of those `configs` that have one.
+
+  Raises:
+    InputError: a result or a checkpoint in `workdir` has another config, or cannot be read.
+  """
+  results = None
   if jax.process_index() == 0:
-    found = {}
+    results = {}
     for name, config in configs.items():
-      if (workdir / name / RESULT).exists():
-        found[name] = _read(workdir / name / RESULT)
-        _check_config(found[name]['config'], config, workdir / name / RESULT, 'a result')
-      elif any((workdir / name).glob('checkpoints/[0-9]*')):
-        path = workdir / name / 'config.json'
-        _check_config(_json(path, 'config'), config, path, 'of a run')
-  return hosts.gather(found)[0]
+      directory = workdir / name
+      if (directory / RESULT).exists():
+        results[name] = _read(directory / RESULT)
+        _check_same(results[name]['config'], config, directory / RESULT)
+      elif has_checkpoint(directory):
+        _check_same(read_run(directory).config, config, directory)
+  return hosts.gather(results)[0]
 
 
 def _read(path: Path) -> Result:
-  result = _json(path, 'result')
-  fields = ('config', 'diverged') if 'diverged' in result else ('config', 'accuracy', 'examples')
-  if missing := [field for field in fields if field not in result]:
-    raise InputError(f'{path} is no readable result (there is no {missing[0]}): remove it')
-  return {'kept': True} | result
-
-
-def _json(path: Path, what: str) -> dict[str, Any]:
   try:
-    return dict(json.loads(path.read_text()))
-  except (OSError, ValueError, TypeError) as e:
-    raise InputError(f'{path} is no readable {what} ({e}): remove it') from e
+    result = json.loads(path.read_text())
+    if not isinstance(result, dict) or not any(fields <= result.keys() for fields in _FIELDS):
+      raise ValueError('it is not the result of a run')
+    return {'kept': True} | result | {'config': _as_json(complete(result['config']))}
+  except (OSError, ValueError, TypeError, AttributeError) as e:
+    raise InputError(f'Cannot read {path}: {last_line(e)}. Remove it to train again.') from e
 
 
-def _check_config(was: Mapping[str, Any], config: ConfigDict, path: Path, what: str) -> None:
-  now = _settings(config)
-  for field in sorted(set(was) | set(now)):
-    if field not in _ELSEWHERE and was.get(field) != now.get(field):
+def _check_same(recorded: Mapping[str, Any], config: ConfigDict, path: Path) -> None:
+  """Raise InputError for a field that changes the result and differs from the recorded one."""
+  before, now = _as_json(recorded), _as_json(config)
+  for field in sorted(now):
+    if field not in MAY_CHANGE and before[field] != now[field]:
+      directory = path.parent if path.name == RESULT else path
       raise InputError(
-        f'{path} is {what} with {field}={was.get(field)!r}, not '
-        f'{now.get(field)!r}: give another --workdir, or remove {path.parent} to '
-        'train it again'
+        f'{path} has {field}={before[field]!r}, not {now[field]!r}. Give another --workdir, or '
+        f'remove {directory} to train it again.'
       )
 
 
-def _settings(config: ConfigDict) -> dict[str, Any]:
-  """The fields of a config as JSON knows them."""
-  return json.loads(json.dumps(config.to_dict()))
+def _as_json(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+  """Return the fields as they are read back from JSON."""
+  return json.loads(json.dumps(dict(config.items())))
 
 
 def _write(path: Path, result: Result) -> None:
-  hosts.gather(None)  # all are done with the run's directory
+  hosts.gather(None)  # wait until every process is done with the directory of the run
   if jax.process_index() == 0:
     write_whole(path, json.dumps(result, indent=2) + '\n')
 

@@ -32,7 +32,7 @@ from absl import flags
 import jax
 from ml_collections import ConfigDict, config_flags
 
-from vit_jax.config.fields import check_config
+from vit_jax.config.checks import check_config
 from vit_jax.config.recipes import learning_rates
 from vit_jax.data.open_source import describe_dataset, open_source, split_names
 from vit_jax.data.splits import named_splits, split_ranges
@@ -62,8 +62,8 @@ def find_splits(c: ConfigDict, tune: str | None = None, dev: str | None = None) 
       test are also trained on, or config.train_split is not the data set's own and no flags say
       which parts of it to tune on.
   """
-  about = describe_dataset(c.dataset, c.data_dir or None)
-  if c.train_split not in ('', about.train_split) and not (tune and dev):
+  about = describe_dataset(c.dataset, c.data_dir)
+  if c.train_split not in (None, about.train_split) and not (tune and dev):
     raise InputError(
       f'config.train_split={c.train_split!r} is not all of the training images of '
       f'{c.dataset}, so say which parts of it learning rates are trained and '
@@ -80,7 +80,7 @@ def find_splits(c: ConfigDict, tune: str | None = None, dev: str | None = None) 
       f'{c.dataset} has nothing to evaluate the final runs on; give --config.eval_split=SPLIT'
     )
   for split in splits:
-    open_source(c.dataset, split, c.data_dir or None)
+    open_source(c.dataset, split, c.data_dir)
   for a, b in (('tune', 'dev'), ('tune', 'test'), ('dev', 'test'), ('train', 'test')):
     one, other = getattr(splits, a), getattr(splits, b)
     if _overlap(c, one, other):
@@ -93,7 +93,7 @@ def find_splits(c: ConfigDict, tune: str | None = None, dev: str | None = None) 
 
 
 def _overlap(c: ConfigDict, one: str, other: str) -> bool:
-  data_dir = c.data_dir or None
+  data_dir = c.data_dir
   names = named_splits(f'{one}+{other}')
   if 'all' in names:
     names = split_names(c.dataset, data_dir)

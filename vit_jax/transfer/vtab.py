@@ -19,7 +19,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax.config.fields import check_config, default_config
+from vit_jax.config.checks import check_config, unknown_field
+from vit_jax.config.fields import default_config
 from vit_jax.data.open_source import open_source
 from vit_jax.data.vtab_tasks import GROUPS, TASKS, find_task
 from vit_jax.errors import InputError
@@ -72,7 +73,7 @@ def task_config(name: str, fields: Mapping[str, Any]) -> ConfigDict:
   c.eval_every, c.save_every, c.keep = 0, 500, 1
   for field, value in fields.items():
     if field not in c:
-      raise InputError(f'unknown config field {field!r}')
+      raise unknown_field(field)
     try:
       c[field] = value
     except TypeError as e:
@@ -132,7 +133,7 @@ def main(argv: Sequence[str] | None = None, *, last: bool = False) -> int:
 def _run(args: argparse.Namespace) -> int:
   tasks = args.tasks.split(',') if args.tasks else list(TASKS)
   fields = checkpoint_fields(args.checkpoint) | {
-    'data_dir': args.data_dir or '',
+    'data_dir': args.data_dir,
     'seed': args.seed,
     **dict(args.set),
   }

@@ -1,0 +1,105 @@
+import argparse
+
+from absl import flags
+import pytest
+
+from tests.helpers.paths import ROOT
+from vit_jax.config.flags import define_config, field_value, given_fields, parse_config
+from vit_jax.config.recipes import pretrain
+from vit_jax.errors import InputError
+
+QUICKSTART = f'--config={ROOT}/configs/quickstart.py'
+
+
+def parse(*arguments):
+  values = flags.FlagValues()
+  define_config(values)
+  return parse_config(values, ['main', *arguments]), values
+
+
+def test_fields_on_the_command_line():
+  c, values = parse(QUICKSTART, '--config.lr=.5', '--config.rand_augment=2,9', '--config.scan=True')
+  assert (c.lr, c.rand_augment, c.scan, c.batch_size) == (0.5, (2, 9), True, 32)
+  assert given_fields(values) == {'lr', 'rand_augment', 'scan'}
+  assert given_fields(parse(QUICKSTART)[1]) == set()
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    ([], 'No config. Give one with --config=FILE, such as --config=configs/vit_b16.py.'),
+    (['--config=none.py'], 'Config file none.py does not exist. Check the path.'),
+    ([QUICKSTART, 'lr=1'], "Unknown argument 'lr=1'. Flags look like --config.batch_size=256."),
+    (
+      [QUICKSTART, '--config.batchsize=3'],
+      "Unknown config field 'batchsize'. Did you mean 'batch_size'?",
+    ),
+    (
+      [QUICKSTART, '--config.xyz=3'],
+      "Unknown config field 'xyz'. See vit_jax/config/fields.py for all fields.",
+    ),
+    (
+      [QUICKSTART, '--config.num_layers=x'],
+      "flag --config.num_layers=x: invalid literal for int() with base 10: 'x'",
+    ),
+    (
+      [f'--config={ROOT}/configs/vit_b16.py:laion'],
+      "Unknown pretraining data 'laion'. Available: imagenet2012, imagenet21k, jft.",
+    ),
+  ],
+)
+def test_errors(arguments, message):
+  with pytest.raises(InputError) as e:
+    parse(*arguments)
+  assert str(e.value) == message
+
+
+@pytest.mark.parametrize(
+  'line, message',
+  [
+    ('c.batchsize = 3', "Unknown config field 'batchsize'. Did you mean 'batch_size'?"),
+    ('None.x', "'NoneType' object has no attribute 'x'"),
+  ],
+)
+def test_a_broken_config_file(tmp_path, line, message):
+  (tmp_path / 'mine.py').write_text(
+    'from vit_jax.config import default_config\n'
+    f'def get_config():\n  c = default_config()\n  {line}\n  return c\n'
+  )
+  with pytest.raises(InputError) as e:
+    parse(f'--config={tmp_path}/mine.py')
+  assert str(e.value) == message
+
+
+@pytest.mark.parametrize(
+  'line', ['from vit_jax.recipes import pretrain', 'from vit_jax.config.recipes import pretrain']
+)
+def test_config_files_of_earlier_versions_load(tmp_path, line):
+  (tmp_path / 'mine.py').write_text(
+    f'{line}\nfrom vit_jax.config import default_config\n'
+    "def get_config(data='jft'):\n  return pretrain('ViT-B/32', data)\n"
+  )
+  c, _ = parse(f'--config={tmp_path}/mine.py:imagenet21k', '--config.total_steps=9')
+  expected = pretrain('ViT-B/32', 'imagenet21k')
+  expected.total_steps = 9
+  assert c.to_dict() == expected.to_dict()
+
+
+def test_field_value():
+  parser = argparse.ArgumentParser()
+  parser.add_argument('--set', type=field_value, action='append')
+  arguments = ['--set=registers=4', '--set=head=gap', '--set=shots=(1, 2)', '--set=x=a=b']
+  assert parser.parse_args(arguments).set == [
+    ('registers', 4),
+    ('head', 'gap'),
+    ('shots', (1, 2)),
+    ('x', 'a=b'),
+  ]
+
+
+def test_a_field_without_a_value(capsys):
+  parser = argparse.ArgumentParser()
+  parser.add_argument('--set', type=field_value)
+  with pytest.raises(SystemExit):
+    parser.parse_args(['--set=registers'])
+  assert "argument --set: invalid FIELD=VALUE value: 'registers'" in capsys.readouterr().err

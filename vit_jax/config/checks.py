@@ -1,0 +1,123 @@
+"""Check the values of a config. The checks need neither data nor devices."""
+
+import difflib
+
+from ml_collections import ConfigDict
+
+from vit_jax.config.fields import AUGREG, default_config
+from vit_jax.config.old_spellings import normalize
+from vit_jax.errors import InputError, unknown
+
+_CHOICES = {
+  'pretext': (None, 'masked_patches'),
+  'loss': ('softmax', 'sigmoid'),
+  'schedule': ('cosine', 'linear', 'steps'),
+  'decay': ('kernels', 'all'),
+  'parallel': ('pmap', 'mesh'),
+  'preset': ('inception', 'bit'),
+  'optimizer': ('adam', 'sgd'),
+  'dtype': ('float32', 'bfloat16'),
+  'moment_dtype': ('float32', 'bfloat16'),
+  'flip': ('yes', 'no', 'auto'),
+  'augment': tuple(AUGREG),
+}
+_AT_LEAST_1 = ('batch_size', 'accumulate', 'image_size', 'log_every', 'keep')
+_NOT_NEGATIVE = (
+  'total_steps',
+  'num_epochs',
+  'warmup_steps',
+  'eval_every',
+  'fewshot_every',
+  'figures_every',
+  'save_every',
+  'keep_every',
+  'lr',
+  'weight_decay',
+  'clip_norm',
+  'mixup',
+  'max_bad_records',
+  'seed',
+  'num_threads',
+  'num_workers',
+  'hang_seconds',
+  'num_classes',
+  'num_layers',
+  'hidden_dim',
+  'mlp_dim',
+  'num_heads',
+  'representation_size',
+  'resize_size',
+  'trained_blocks',
+)
+_FRACTIONS = ('label_smoothing', 'average')
+
+
+def check_config(config: ConfigDict) -> None:
+  """Raise InputError for values that no data or device could make right.
+
+  Old spellings of "not set" are first replaced by None, in place.
+  """
+  _check_names(config)
+  normalize(config)
+  _check_choices(config)
+  _check_numbers(config)
+  _check_pairs(config)
+  _check_length(config)
+  _check_keep_every(config)
+
+
+def unknown_field(name: str) -> InputError:
+  """Return the error for a config field that does not exist."""
+  near = difflib.get_close_matches(name, default_config(), 1)
+  hint = f'Did you mean {near[0]!r}?' if near else 'See vit_jax/config/fields.py for all fields.'
+  return InputError(f'Unknown config field {name!r}. {hint}')
+
+
+def _check_names(config: ConfigDict) -> None:
+  for field in sorted(set(config) - set(default_config())):
+    raise unknown_field(field)
+
+
+def _check_choices(config: ConfigDict) -> None:
+  for field, choices in _CHOICES.items():
+    if config[field] not in choices:
+      raise unknown(f'config.{field}', config[field], choices)
+
+
+def _check_numbers(config: ConfigDict) -> None:
+  for field in _AT_LEAST_1:
+    if config[field] < 1:
+      raise InputError(f'config.{field} must be at least 1, got {config[field]}.')
+  for field in _NOT_NEGATIVE:
+    if config[field] is not None and config[field] < 0:
+      raise InputError(f'config.{field} must not be negative, got {config[field]}.')
+  for field in _FRACTIONS:
+    if config[field] is not None and not 0 <= config[field] < 1:
+      raise InputError(f'config.{field} must be in [0, 1), got {config[field]}.')
+
+
+def _check_pairs(config: ConfigDict) -> None:
+  if config.rand_augment is not None and len(config.rand_augment) != 2:
+    raise InputError(
+      f'config.rand_augment={tuple(config.rand_augment)} must be two numbers: how many operations '
+      'to apply to an image, and their magnitude.'
+    )
+  steps = config.profile_steps
+  if steps is not None and (len(steps) != 2 or not 0 <= steps[0] <= steps[1]):
+    raise InputError(
+      f'config.profile_steps={tuple(steps)} must be two numbers: the first and the last step to '
+      'trace.'
+    )
+
+
+def _check_length(config: ConfigDict) -> None:
+  if config.total_steps is None and not config.num_epochs:
+    raise InputError('config.num_epochs is 0 and config.total_steps is not set. Set one of them.')
+
+
+def _check_keep_every(config: ConfigDict) -> None:
+  every, save_every = config.keep_every, config.save_every
+  if every and (not save_every or every % save_every):
+    raise InputError(
+      f'config.keep_every={every} must be a multiple of config.save_every={save_every}.'
+    )
