@@ -1,0 +1,1 @@
+from ml_collections.config_dict import ConfigDict as ConfigDict
