@@ -1,13 +1,14 @@
 """Errors that a user can meet, and how a failure is put into words."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 import difflib
 import functools
 import os
 import re
 import sys
+from typing import ParamSpec
 
-Main = Callable[[Sequence[str] | None], int]
+_Parameters = ParamSpec('_Parameters')
 
 _INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 _LINE = 200  # characters of another program's message that still read as one line
@@ -85,13 +86,13 @@ def os_error_code(error: BaseException) -> int | None:
   return next(filter(None, codes), None)
 
 
-def exit_on_error(main: Main) -> Main:
+def exit_on_error(main: Callable[_Parameters, int]) -> Callable[_Parameters, int]:
   """Decorate a tool's `main` so that bad input and Ctrl-C print one line and set the exit code."""
 
   @functools.wraps(main)
-  def run(argv: Sequence[str] | None = None) -> int:
+  def run(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> int:
     try:
-      return main(argv)
+      return main(*args, **kwargs)
     except InputError as e:
       print(f'error: {e}', file=sys.stderr)
       return 1

@@ -1,18 +1,19 @@
-"""The terms of the roofline against values computed by hand."""
+"""The roofline against values computed by hand."""
 
 from types import SimpleNamespace
 
 import pytest
 
-from vit_jax.cost.hlo import Collective
+from vit_jax.cost.collectives import Collective
 from vit_jax.cost.roofline import Roofline, roofline
 from vit_jax.cost.topology import Topology
 from vit_jax.parallel.devices import Device, Interconnect
 
-DEVICE, WIRES = Device(200e12, 16e9, 800e9), Interconnect(50e9, 5e9)
+V5E = Topology('v5e', (16, 16))
+DEVICE, INTERCONNECT = Device(200e12, 16e9, 800e9), Interconnect(50e9, 5e9)
 
 
-def terms(collectives, topology=Topology('v5e', (16, 16)), wires=WIRES, devices=None):
+def terms(collectives, topology=V5E, interconnect=INTERCONNECT, devices=None):
   if devices is None:
     devices = [SimpleNamespace(coords=[i // 16, i % 16, 0]) for i in range(256)]
   return roofline(
@@ -22,14 +23,14 @@ def terms(collectives, topology=Topology('v5e', (16, 16)), wires=WIRES, devices=
     topology=topology,
     devices=devices,
     device=DEVICE,
-    wires=wires,
+    interconnect=interconnect,
   )
 
 
 def test_compute_and_memory():
-  found = terms([])
-  assert found == Roofline(0.1, 0.05, 0, 0)
-  assert (found.seconds, found.bound) == (0.1, 'compute')
+  limits = terms([])
+  assert limits == Roofline(0.1, 0.05, 0, 0)
+  assert (limits.seconds, limits.bound) == (0.1, 'compute')
 
 
 def test_collectives_run_over_the_links_of_their_axes():
@@ -44,15 +45,15 @@ def test_collectives_run_over_the_links_of_their_axes():
 
 
 def test_between_slices_every_chip_sends_its_part():
-  """Two slices of 4: a sum of 8 MB is cut in 4, its parts go over the network and back."""
+  """In two slices of 4, a sum of 8 MB is cut in 4. Its parts go over the network and back."""
   devices = [SimpleNamespace(coords=[i % 2, i // 2 % 2, 0], slice_index=i // 4) for i in range(8)]
   topology = Topology('v5e', (2, 2), 2)
   total = Collective('all-reduce', 2 * 8_000_000 * 7 // 8, 1, tuple(range(8)))
-  found = terms([total], topology, devices=devices)
-  assert found.interconnect == pytest.approx(2 * 8e6 * 3 / 4 / (2 * 50e9))
-  assert found.network == pytest.approx(2 * 2e6 * 1 / 2 / 5e9)
+  limits = terms([total], topology, devices=devices)
+  assert limits.interconnect == pytest.approx(2 * 8e6 * 3 / 4 / (2 * 50e9))
+  assert limits.network == pytest.approx(2 * 2e6 * 1 / 2 / 5e9)
   across = Collective('all-reduce', 1_000_000, 1, (0, 4))
   assert terms([across], topology, devices=devices)[2:] == (0, pytest.approx(1e6 / 5e9))
   assert terms([across], topology, Interconnect(50e9, None), devices).network == 0
-  told = Collective('between slices', 1_000_000, 3, ())
-  assert terms([told], topology, devices=devices).network == pytest.approx(3e6 / 5e9)
+  between = Collective('between slices', 1_000_000, 3, ())
+  assert terms([between], topology, devices=devices).network == pytest.approx(3e6 / 5e9)

@@ -1,11 +1,10 @@
-"""Words for slices and nodes: how many chips, how they are joined, and what is no such word."""
+"""Names of slices and nodes: how many chips they have, and how the chips are connected."""
 
 import importlib.util
 from types import SimpleNamespace
 
 import pytest
 
-from vit_jax.cost.cuda_target import GPUS, target_config
 from vit_jax.cost.topology import Topology, describe_devices, parse_topology
 from vit_jax.errors import InputError
 from vit_jax.parallel.devices import find_device, find_interconnect
@@ -27,7 +26,7 @@ from vit_jax.parallel.devices import find_device, find_interconnect
     ('4xa100:8', 32, 'A100-SXM4-80GB', (True,)),
   ],
 )
-def test_words(word, chips, kind, rings):
+def test_names(word, chips, kind, rings):
   topology = parse_topology(word)
   assert (topology.num_chips, topology.kind) == (chips, kind)
   if 'v' in word:
@@ -38,13 +37,13 @@ def test_words(word, chips, kind, rings):
 @pytest.mark.parametrize(
   'word', ['v9:4', 'v5e:', 'v5e', '', 'v5e:4x', '0xv5e:4x4', 'tpu', 'V5E:4x4']
 )
-def test_unknown_words_are_told_what_there_is(word):
+def test_an_unknown_name_lists_the_kinds(word):
   with pytest.raises(InputError) as e:
     parse_topology(word)
   assert str(e.value) == (
-    f'--topology={word} is not known; there are v4, v5e, v5p, v6e, a100, h100, h200: v5e:16x16 '
-    'is a slice of 256 chips, v5p:4x4x8 one of 128, 2xv5e:16x16 two slices, h100:8 a node of 8 '
-    'GPUs'
+    f'Unknown topology {word!r}. Give a kind of device (v4, v5e, v5p, v6e, a100, h100, h200) and '
+    'a shape: v5e:16x16 is a slice of 256 chips, v5p:4x4x8 a slice of 128, 2xv5e:16x16 two slices, '
+    'and h100:8 a node of 8 GPUs.'
   )
 
 
@@ -53,31 +52,31 @@ def test_unknown_words_are_told_what_there_is(word):
   [
     (
       'v5e:3x5',
-      'is no slice of v5e; there are v5e:2x2, v5e:2x4, v5e:4x4, v5e:4x8, v5e:8x8, '
-      'v5e:8x16, v5e:16x16',
+      "v5e has no slice 'v5e:3x5'. Available: v5e:2x2, v5e:2x4, v5e:4x4, v5e:4x8, v5e:8x8, "
+      'v5e:8x16, v5e:16x16.',
     ),
     (
       'v6e:256',
-      'is no slice of v6e; there are v6e:2x2, v6e:2x4, v6e:4x4, v6e:4x8, v6e:8x8, '
-      'v6e:8x16, v6e:16x16',
+      "v6e has no slice 'v6e:256'. Available: v6e:2x2, v6e:2x4, v6e:4x4, v6e:4x8, v6e:8x8, "
+      'v6e:8x16, v6e:16x16.',
     ),
     (
       'v5p:8x4x4',
-      'is no slice of v5p; there are v5p:2x2x1, v5p:2x2x2, v5p:2x2x4, v5p:2x4x4, and '
-      'v5p:AxBxC of multiples of 4, A <= B <= C, up to 6144 chips',
+      "v5p has no slice 'v5p:8x4x4'. Available: v5p:2x2x1, v5p:2x2x2, v5p:2x2x4, v5p:2x4x4, and "
+      'v5p:AxBxC with multiples of 4, A <= B <= C, up to 6144 chips.',
     ),
     (
       'v4:16x16x32',
-      'is no slice of v4; there are v4:2x2x1, v4:2x2x2, v4:2x2x4, v4:2x4x4, and '
-      'v4:AxBxC of multiples of 4, A <= B <= C, up to 4096 chips',
+      "v4 has no slice 'v4:16x16x32'. Available: v4:2x2x1, v4:2x2x2, v4:2x2x4, v4:2x4x4, and "
+      'v4:AxBxC with multiples of 4, A <= B <= C, up to 4096 chips.',
     ),
-    ('h100:6', 'is no node of h100; there are h100:1, h100:2, h100:4, h100:8'),
+    ('h100:6', "h100 has no node 'h100:6'. Available: h100:1, h100:2, h100:4, h100:8."),
   ],
 )
 def test_shapes_that_do_not_exist(word, sentence):
   with pytest.raises(InputError) as e:
     parse_topology(word)
-  assert str(e.value) == f'--topology={word} {sentence}'
+  assert str(e.value) == sentence
 
 
 def row(axis, n, start=0):
@@ -101,10 +100,17 @@ def test_links_of_a_group():
 
 def test_the_compilers_are_asked_for_where_they_are_missing(monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-  with pytest.raises(InputError, match=r"^the TPU compiler is not installed: pip install 'vit_jax"):
+  with pytest.raises(InputError) as e:
     describe_devices(Topology('v5e', (2, 2)))
-  with pytest.raises(InputError, match=r"^the CUDA compiler is not installed: pip install 'vit_j"):
+  assert str(e.value) == (
+    "The TPU compiler is not installed. Install it with `pip install 'vit_jax[aot]'`."
+  )
+  with pytest.raises(InputError) as e:
     describe_devices(Topology('h100', (8,)))
+  assert str(e.value) == (
+    "The CUDA compiler is not installed. Install it with `pip install 'vit_jax[cuda]'`. It "
+    'compiles without a GPU.'
+  )
 
 
 @pytest.mark.parametrize('word', ['v4:4x4x4', 'v5e:2x2', 'v5p:2x2x4', 'v6e:16x16', '2xv5e:4x4'])
@@ -118,16 +124,3 @@ def test_devices_of_the_tpu_compiler(word):
   assert tuple(1 + max(d.coords[i] for d in devices) for i in range(len(topology.shape))) == (
     topology.shape
   )
-
-
-def test_gpus_are_described_by_their_published_figures():
-  config = target_config(GPUS['h100'])
-  for line in (
-    'cuda_compute_capability { major: 9 minor: 0 }',
-    'core_count: 132',
-    'memory_bandwidth: 3350000000000',
-    'shared_memory_per_block_optin: 232448',
-    'device_memory_size: 80000000000',
-    'l2_cache_size: 52428800',
-  ):
-    assert line in config

@@ -53,6 +53,12 @@ def parse_config(flag_values: flags.FlagValues, argv: Sequence[str]) -> ConfigDi
   return config
 
 
+def config_file(flag_values: flags.FlagValues) -> str:
+  """Return the value of --config on a parsed command line, such as 'configs/vit_b16.py:jft'."""
+  flag: Any = flag_values['config']
+  return flag.config_filename
+
+
 def given_fields(flag_values: flags.FlagValues) -> set[str]:
   """Return the config fields that the parsed command line sets."""
   return set(config_flags.get_override_values(flag_values['config']))

@@ -1,1 +1,1 @@
-"""What a training run will take: counted, compiled for devices that are not attached, and priced."""
+"""Estimate what a training run takes: memory, time and operations, without running it."""

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs that are not there, as the CUDA compiler wants them described."""
+"""Describe NVIDIA GPUs that are not attached to the CUDA compiler."""
 
 import importlib.util
 from typing import NamedTuple
@@ -6,18 +6,18 @@ from typing import NamedTuple
 import jax
 
 from vit_jax.errors import InputError
-from vit_jax.parallel.devices import find_device
+from vit_jax.parallel.devices import DEVICES
 
 
 class Gpu(NamedTuple):
-  """What the compiler asks about a kind of GPU; from NVIDIA's architecture white papers."""
+  """Properties of a kind of GPU that the compiler asks for, from NVIDIA's white papers."""
 
-  kind: str  # as jax names the devices
+  kind: str  # as JAX names the devices
   capability: tuple[int, int]
   cores: int  # streaming multiprocessors
-  lanes: int  # float32 units in each
-  shared_memory: int  # KiB in each; a block may have all but one
-  cache: int  # MiB, the second level
+  lanes: int  # float32 units per core
+  shared_memory: int  # KiB per core, of which a block may use all but one
+  cache: int  # MiB, second level
   clock: float  # GHz
 
 
@@ -26,36 +26,39 @@ GPUS = {
   'h100': Gpu('H100 80GB HBM3', (9, 0), 132, 128, 228, 50, 1.98),
   'h200': Gpu('H200', (9, 0), 132, 128, 228, 50, 1.98),
 }
-# There is no GPU to time kernels on, and the compiler's guess at Triton's tiles fails for some.
+# Without a GPU, the compiler cannot time kernels, and its guess of Triton's tile sizes fails for
+# some of them.
 COMPILER_OPTIONS = {'xla_gpu_autotune_level': 0, 'xla_gpu_enable_triton_gemm': False}
 
 
 def describe_gpus(name: str, per_node: int, nodes: int) -> list[jax.Device]:
-  """Devices to lower and compile for.
+  """Return devices to lower and compile for. Nothing can run on them.
 
   Args:
-    name: of GPUS.
-    per_node, nodes: how many.
+    name: a key of GPUS.
+    per_node: number of GPUs in each node.
+    nodes: number of nodes.
+
   Raises:
-    InputError: the CUDA compiler is not installed.
+    InputError: The CUDA compiler is not installed.
   """
   if importlib.util.find_spec('jax_plugins') is None or not any(
     importlib.util.find_spec(f'jax_plugins.xla_cuda{n}') for n in (12, 13)
   ):
     raise InputError(
-      "the CUDA compiler is not installed: pip install 'vit_jax[cuda]' (it needs no GPU to compile)"
+      'The CUDA compiler is not installed. Install it with '
+      "`pip install 'vit_jax[cuda]'`. It compiles without a GPU."
     )
   from jax.experimental import topologies
 
   shape = f'1x{nodes}x{per_node}'
-  return topologies.get_topology_desc(
-    shape, 'cuda', target_config=target_config(GPUS[name]), topology=shape
-  ).devices
+  target = target_config(GPUS[name])
+  return topologies.get_topology_desc(shape, 'cuda', target_config=target, topology=shape).devices
 
 
 def target_config(gpu: Gpu) -> str:
-  """XLA's GpuTargetConfigProto, as text."""
-  device = find_device(gpu.kind)
+  """Return the GPU as the text of XLA's GpuTargetConfigProto."""
+  device = DEVICES[gpu.kind]
   return f"""
 platform_name: "CUDA"
 dnn_version_info {{ major: 9 minor: 8 }}

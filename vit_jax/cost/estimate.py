@@ -1,113 +1,128 @@
-"""What training costs: memory for the backward pass, time on a device, the paper's own figures.
+"""Estimate what a run costs without compiling it: parameters, operations, memory, days."""
 
-Nothing is compiled or computed: programs are traced with the shapes of their arguments alone.
-"""
-
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+import dataclasses
+from typing import Any
 
 import jax
-import jax.numpy as jnp
+from ml_collections import ConfigDict
 
-from vit_jax.parallel.devices import Device
-from vit_jax.training.step import Objective
+from vit_jax.config.checks import check_config
+from vit_jax.cost.activations import activation_bytes
+from vit_jax.cost.dataset_size import dataset_size
+from vit_jax.cost.memory import tree_bytes
+from vit_jax.errors import unknown
+from vit_jax.models.flops import forward_flops, train_flops
+from vit_jax.parallel.devices import DEVICES, Device, find_device
+from vit_jax.training.setup import count_steps, make_training
 
 _DAY = 24 * 3600
 
 
-class Published(NamedTuple):
-  """A model that the paper pretrained, and what it says that cost."""
-
-  model: str
-  data: str  # as for recipes.pretrain
-  epochs: int
-  exaflops: int | None = None  # table 6
-  core_days: int | None = None  # table 2: of TPU v3, where a core is a device
+_CONFIG_FIELDS = ('model', 'image_size', 'batch_size', 'accumulate', 'dtype', 'remat', 'dataset')
 
 
-# The models of tables 2, 5 and 6. Table 6 also has a ResNet200x3, which create_model does not
-# make; that L/16 of table 2 saw ImageNet-21k 90 times, and BiT-L JFT 40 times, is not said there
-# but in table 3, beside 30, and in arXiv 1912.11370.
-PUBLISHED = (
-  Published('ViT-B/32', 'imagenet2012', 300),
-  Published('ViT-B/16', 'imagenet2012', 300),
-  Published('ViT-L/32', 'imagenet2012', 300),
-  Published('ViT-L/16', 'imagenet2012', 300),
-  Published('ViT-B/32', 'imagenet21k', 90),
-  Published('ViT-B/16', 'imagenet21k', 90),
-  Published('ViT-L/32', 'imagenet21k', 90),
-  Published('ViT-L/16', 'imagenet21k', 90, core_days=230),
-  Published('ViT-H/14', 'imagenet21k', 90),
-  Published('ViT-B/32', 'jft', 7, 55),
-  Published('ViT-B/16', 'jft', 7, 224),
-  Published('ViT-L/32', 'jft', 7, 196),
-  Published('ViT-L/16', 'jft', 7, 783),
-  Published('ViT-L/16', 'jft', 14, 1567, 680),
-  Published('ViT-H/14', 'jft', 14, 4262, 2500),
-  Published('BiT-R50x1', 'jft', 7, 50),
-  Published('BiT-R50x2', 'jft', 7, 199),
-  Published('BiT-R101x1', 'jft', 7, 96),
-  Published('BiT-R152x1', 'jft', 7, 141),
-  Published('BiT-R152x2', 'jft', 7, 563),
-  Published('BiT-R152x2', 'jft', 14, 1126),
-  Published('BiT-R152x4', 'jft', 40, None, 9900),
-  Published('R50+ViT-B/32', 'jft', 7, 106),
-  Published('R50+ViT-B/16', 'jft', 7, 274),
-  Published('R50+ViT-L/32', 'jft', 7, 246),
-  Published('R50+ViT-L/16', 'jft', 7, 859),
-  Published('R50+ViT-L/16', 'jft', 14, 1668),
-)
+@dataclasses.dataclass(frozen=True)
+class RunCost:
+  """The cost of a run.
+
+  Operations are matrix products and convolutions. A multiply-add counts as 2, and the backward
+  pass as two forward passes.
+  """
+
+  model: str  # this and the next six are fields of the config
+  image_size: int
+  batch_size: int
+  accumulate: int
+  dtype: str
+  remat: str
+  dataset: str
+  images: int  # in the training split
+  classes: int
+  steps: int
+  epochs: float
+  parameters: int  # their number
+  state_bytes: int  # parameters, optimizer state and averaged parameters
+  forward_flops: int  # per image
+  train_flops: int  # per image
+  total_flops: int  # of all training steps
+  activation_bytes: int  # kept of one image for the backward pass
+  mfu: float  # fraction of the peak rate that the days assume
+  device_days: dict[str, float]  # days on one device, for each device asked for
+  left_out: list[str]  # work that the operations do not include
+
+  def to_json(self) -> dict[str, Any]:
+    """Return the fields as JSON values."""
+    return dataclasses.asdict(self)
+
+
+def estimate_run(
+  config: ConfigDict, device_names: Iterable[str], mfu: float, *, num_images: int | None = None
+) -> RunCost:
+  """Estimate what the run of a config costs.
+
+  Args:
+    config: the fields of `vit_jax.config.fields.default_config`.
+    device_names: the devices to give the days of, as JAX names them.
+    mfu: the fraction of the peak rate that the run is assumed to reach.
+    num_images: overrides the number of training images. Defaults to that of the dataset.
+
+  Raises:
+    InputError: A field of the config, the dataset or a device is wrong.
+  """
+  c = config
+  check_config(c)
+  devices = {name: get_device(name) for name in device_names}
+  images, classes = dataset_size(c, num_images)
+  steps = count_steps(c, images)
+  model, objective, init, _ = make_training(c, classes, steps)
+  state = jax.eval_shape(init)
+  total_flops = train_flops(model) * steps * c.batch_size
+  return RunCost(
+    **{field: c[field] for field in _CONFIG_FIELDS},
+    images=images,
+    classes=classes,
+    steps=steps,
+    epochs=steps * c.batch_size / images,
+    parameters=sum(x.size for x in jax.tree.leaves(state.params)),
+    state_bytes=tree_bytes((state.params, state.opt_state, getattr(state, 'average', ()))),
+    forward_flops=forward_flops(model),
+    train_flops=train_flops(model),
+    total_flops=total_flops,
+    activation_bytes=activation_bytes(objective, state.params, model.image_size, classes),
+    mfu=mfu,
+    device_days={name: device_days(total_flops, x, mfu) for name, x in devices.items()},
+    left_out=_left_out(c),
+  )
+
+
+def _left_out(c: ConfigDict) -> list[str]:
+  """Return what a run computes beyond the operations that are counted."""
+  work = ['evaluations', 'elementwise work']
+  if c.remat != 'none':
+    work.append(f'what remat={c.remat!r} recomputes')
+  if c.pretext:
+    work.append(f'the head of {c.pretext}')
+  return work
+
+
+def get_device(name: str) -> Device:
+  """Return the published limits of a device.
+
+  Raises:
+    InputError: The device is not known.
+  """
+  device = find_device(name)
+  if device is None:
+    raise unknown('device', name, DEVICES)
+  return device
 
 
 def device_days(flops: float, device: Device, mfu: float) -> float:
-  """How many days one device takes for so many operations at a share `mfu` of its peak."""
+  """Return how many days one device takes for the operations at a fraction `mfu` of its peak."""
   return flops / (device.flops * mfu) / _DAY
 
 
 def implied_mfu(flops: float, device: Device, days: float) -> float:
-  """The share of its peak at which one device does so many operations in so many days."""
+  """Return the fraction of its peak at which one device does the operations in so many days."""
   return flops / (device.flops * days * _DAY)
-
-
-def activation_bytes(
-  objective: Objective, params: Any, image_size: tuple[int, int], num_classes: int
-) -> int:
-  """What the forward pass keeps of one image until the backward pass, in bytes.
-
-  Counted are the distinct arrays that the traced loss hands to its gradient and that grow with the
-  batch; so neither parameters nor their copies in another dtype. A compiler keeps less where it
-  computes elementwise work again, and beside it needs room for what it works on: what a step takes
-  on a TPU, `vit_jax.tools.aot` reads from the compiled program.
-
-  Args:
-    objective: of training, as of `train.make_training`.
-    params: its parameters, or their shapes.
-    image_size: (height, width).
-    num_classes: of the labels.
-  """
-  kept = lambda size: _kept(objective, params, _batch(size, image_size, num_classes))
-  return kept(3) - kept(2)  # not 1, which is broadcast in other ways
-
-
-def _batch(size: int, image_size: tuple[int, int], num_classes: int) -> Mapping[str, Any]:
-  array = jax.ShapeDtypeStruct
-  return dict(
-    image=array((size, *image_size, 3), jnp.uint8),
-    label=array((size, num_classes), jnp.uint8),
-    example=array((size,), jnp.int32),
-    mask=array((size,), jnp.bool),
-  )
-
-
-def _kept(objective, params, batch):
-  """Bytes of the arrays that the gradient by the parameters needs, themselves left out."""
-
-  def residuals(params, batch, key):
-    loss = lambda params: jnp.mean(objective(params, batch, key)[0] * batch['mask'])
-    return jax.tree.leaves(jax.vjp(loss, params)[1])
-
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  traced = jax.make_jaxpr(residuals)(params, batch, key).jaxpr
-  given = set(traced.invars)
-  kept = {x for x in traced.outvars if not hasattr(x, 'val') and x not in given}
-  return sum(x.aval.size * x.aval.dtype.itemsize for x in kept)

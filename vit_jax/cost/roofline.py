@@ -1,4 +1,4 @@
-"""The least time that a step can take on given devices: what it computes, and what it moves."""
+"""Bound the time of a step from below by what it computes and what it moves."""
 
 from collections.abc import Sequence
 import math
@@ -6,27 +6,27 @@ from typing import NamedTuple
 
 import jax
 
-from vit_jax.cost.hlo import BETWEEN_SLICES, Collective
+from vit_jax.cost.collectives import BETWEEN_SLICES, Collective
 from vit_jax.cost.topology import Topology
 from vit_jax.parallel.devices import Device, Interconnect
 
 
 class Roofline(NamedTuple):
-  """Seconds a step, each as if nothing else took time; the step takes at least the longest."""
+  """Seconds per step for each limit, as if nothing else took time."""
 
-  compute: float  # the products, at the peak in bfloat16
-  memory: float  # what the kernels read and write in a device's memory
-  interconnect: float  # the collectives, over the links between the chips of a slice
-  network: float  # the collectives between slices
+  compute: float  # matrix products, at the peak rate in bfloat16
+  memory: float  # reads and writes of the kernels in device memory
+  interconnect: float  # collectives over the links between the chips of a slice
+  network: float  # collectives between slices
 
   @property
   def seconds(self) -> float:
-    """A step's, at least."""
+    """The lower bound of a step's time."""
     return max(self)
 
   @property
   def bound(self) -> str:
-    """The term that takes longest."""
+    """The name of the limit that takes longest."""
     return max(self._fields, key=lambda field: getattr(self, field))
 
 
@@ -38,32 +38,46 @@ def roofline(
   topology: Topology,
   devices: Sequence[jax.Device],
   device: Device,
-  wires: Interconnect,
+  interconnect: Interconnect,
 ) -> Roofline:
-  """The terms of a step.
+  """Return the lower bounds of the time of a step.
 
   Args:
-    flops: a step's, over all devices.
-    memory_bytes: that a device reads and writes a step.
-    collectives: a step's.
-    topology: of the devices.
-    devices: in the order of the mesh, to which the groups of `collectives` refer.
-    device, wires: the limits of one.
+    flops: operations per step, on all devices together.
+    memory_bytes: bytes that each device reads and writes per step.
+    collectives: the collectives of a step.
+    topology: the topology of the devices.
+    devices: in the order of the mesh. The groups of `collectives` are positions in it.
+    device: the limits of one device.
+    interconnect: the limits of its links.
   """
-  ici = network = 0.0
-  for c in collectives:
-    if c.kind == BETWEEN_SLICES:
-      network += c.times * c.moved / (wires.network or math.inf)
-      continue
-    group = [devices[i] for i in c.group]
-    slices = len({topology.slice_of(d) for d in group})
-    inside = len(group) // slices
-    # In a slice first; then every chip exchanges its part of the result with the other slices.
-    whole = c.times * c.moved * len(group) / max(1, len(group) - 1)
-    if inside > 1:
-      ici += whole * (inside - 1) / inside / (wires.link * topology.links(group))
-    if slices > 1 and wires.network:
-      network += whole / inside * (slices - 1) / slices / wires.network
+  seconds = [_collective_seconds(c, topology, devices, interconnect) for c in collectives]
   return Roofline(
-    flops / (len(devices) * device.flops), memory_bytes / device.bandwidth, ici, network
+    compute=flops / (len(devices) * device.flops),
+    memory=memory_bytes / device.bandwidth,
+    interconnect=sum((inside for inside, _ in seconds), 0.0),
+    network=sum((between for _, between in seconds), 0.0),
   )
+
+
+def _collective_seconds(
+  collective: Collective,
+  topology: Topology,
+  devices: Sequence[jax.Device],
+  interconnect: Interconnect,
+) -> tuple[float, float]:
+  """Return the seconds per step that a collective takes inside slices and between them."""
+  network = interconnect.network or math.inf  # inf: not published, so it is left out
+  if collective.kind == BETWEEN_SLICES:
+    return 0.0, collective.times * collective.bytes_moved / network
+  group = [devices[i] for i in collective.group]
+  slices = len({topology.slice_of(d) for d in group})
+  chips = len(group) // slices  # of each slice
+  # Each slice sums its chips first. Then every chip exchanges its part with the other slices.
+  total = collective.times * collective.bytes_moved * len(group) / max(1, len(group) - 1)
+  inside = between = 0.0
+  if chips > 1:
+    inside = total * (chips - 1) / chips / (interconnect.link * topology.links(group))
+  if slices > 1:
+    between = total / chips * (slices - 1) / slices / network
+  return inside, between

@@ -16,7 +16,7 @@ from etils import epath
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax.config.flags import define_config, parse_config
+from vit_jax.config.flags import config_file, define_config, parse_config
 from vit_jax.errors import InputError, Interrupted
 from vit_jax.parallel import hosts
 
@@ -74,7 +74,7 @@ def run(
 
   def start():
     config = parse_config(values, argv)
-    name = pathlib.Path(values['config'].config_filename.split(':')[0]).stem
+    name = pathlib.Path(config_file(values).split(':')[0]).stem
     workdir = directory(values.workdir or os.path.join('runs', name))
     hosts.start(
       values.coordinator_address,

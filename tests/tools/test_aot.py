@@ -1,0 +1,113 @@
+"""Tests of the command `python -m vit_jax.tools.aot`."""
+
+import json
+
+import jax
+import pytest
+
+from vit_jax.cost import plan
+from vit_jax.tools import aot
+
+
+@pytest.mark.parametrize(
+  'arguments, sentence',
+  [
+    (['--config=configs/vit_b16.py', '--topology=v5e:3x5'], "v5e has no slice 'v5e:3x5'. "),
+    (
+      ['--config=configs/vit_b16.py', '--config.batchsize=3'],
+      "Unknown config field 'batchsize'. Did you mean 'batch_size'?",
+    ),
+    (['--config=configs/vit_b16.py', '--topolgy=v5e:2x2'], "Unknown command line flag 'topolgy'"),
+    (['--config=configs/vit_b16.py', '--mfu=2'], '--mfu=2 is out of range. '),
+    (['--config=configs/none.py'], 'Config file configs/none.py does not exist. Check the path.'),
+    ([], 'No config. Give one with --config=FILE'),
+    (
+      ['--config=configs/vit_b16.py', 'v5e:2x2'],
+      "Unknown argument 'v5e:2x2'. Flags look like --config.batch_size=256.",
+    ),
+    (
+      ['--config=configs/vit_b16.py', '--config.dataset=mine', '--config.data_dir=/nowhere'],
+      'Or give --num_images and --config.num_classes.',
+    ),
+    (['--config=configs/vit_b16.py', '--config.remat=some'], "unknown remat 'some'"),
+  ],
+)
+def test_errors_are_one_sentence(arguments, sentence, capsys, monkeypatch):
+  monkeypatch.setattr(plan, 'describe_devices', lambda topology: jax.devices()[:4])
+  assert aot.main([*arguments]) == 1
+  captured = capsys.readouterr()
+  assert captured.err.startswith('error: ') and sentence in captured.err
+  assert captured.err.count('\n') == 1 and not captured.out
+
+
+@pytest.mark.slow
+def test_compiles_for_a_tpu_slice(capsys):
+  pytest.importorskip('libtpu', reason="needs the TPU compiler: pip install 'vit_jax[aot]'")
+  arguments = [
+    '--config=configs/vit_b16.py',
+    '--topology=v5e:2x4',
+    '--config.model=ViT-Ti/16',
+    '--config.num_layers=3',
+    '--config.representation_size=0',
+    '--config.scan=True',
+    '--config.batch_size=64',
+    '--config.parallel=mesh',
+    '--config.mesh=2,4',
+    '--json',
+  ]
+  assert aot.main(arguments) == 0
+  plan = json.loads(capsys.readouterr().out)
+  assert plan['fits'] and plan['chips'] == 8 and plan['mesh'] == [2, 4]
+  count = plan['parameters']
+  assert plan['memory']['parameters'] == pytest.approx(count * 4 / 4, rel=0.05)
+  # The parameters are gathered in bfloat16 for the forward and the backward pass.
+  gathered = plan['collectives']['all-gather']['bytes']
+  assert count * 2 * 3 / 4 * 0.5 < gathered < 2 * count * 2 * 3 / 4 * 1.5
+  assert plan['unknown_loops'] == 0 and plan['bound'] in plan['roofline']
+  assert plan['seconds'] == max(plan['roofline'].values())
+  assert plan['steps'] == round(300 * 1_281_167 / 64)
+
+
+@pytest.mark.slow
+def test_says_what_to_change_when_a_slice_is_too_small(capsys):
+  pytest.importorskip('libtpu', reason="needs the TPU compiler: pip install 'vit_jax[aot]'")
+  assert (
+    aot.main(
+      [
+        '--config=configs/pretrain.py:ViT-H/14',
+        '--topology=v5e:2x2',
+        '--config.scan=True',
+        '--config.num_layers=16',
+        '--config.batch_size=1024',
+      ]
+    )
+    == 2
+  )
+  out = capsys.readouterr().out
+  assert 'The step does not fit: ' in out and 'of 15.75GiB on each chip.' in out
+  assert (
+    '--config.parallel=mesh --config.mesh=2,2: parameters and moments take 1.78 instead of 3.56 GiB'
+  ) in out
+
+
+@pytest.mark.slow
+def test_compiles_for_gpus(capsys):
+  pytest.importorskip(
+    'jax_plugins.xla_cuda12', reason="needs the CUDA compiler: pip install 'vit_jax[cuda]'"
+  )
+  arguments = [
+    '--config=configs/vit_b16.py',
+    '--topology=2xh100:4',
+    '--config.model=ViT-Ti/16',
+    '--config.num_layers=3',
+    '--config.scan=True',
+    '--config.batch_size=64',
+    '--json',
+  ]
+  assert aot.main(arguments) == 0
+  plan = json.loads(capsys.readouterr().out)
+  assert (plan['chips'], plan['mesh'], plan['kind']) == (8, [8, 1], 'H100 80GB HBM3')
+  assert set(plan['collectives']) == {'all-reduce'}
+  count = plan['parameters']
+  assert count * 2 * 7 / 4 < plan['collectives']['all-reduce']['bytes'] < count * 4 * 7 / 4 * 1.1
+  assert plan['roofline']['network'] > plan['roofline']['interconnect'] > 0
