@@ -1,0 +1,14 @@
+"""Draw the arrays that `vit_jax.figures` computes, as matplotlib figures."""
+
+from vit_jax.figures.draw.attention_maps import (
+  draw_attention_distance,
+  draw_attention_maps,
+  draw_curves,
+  draw_filters,
+  draw_position_similarity,
+  draw_predictions,
+  draw_rollout,
+  overlay,
+  png,
+  save,
+)
