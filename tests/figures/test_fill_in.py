@@ -1,4 +1,4 @@
-"""What masked patch prediction fills in, as pictures."""
+"""Images of what masked patch prediction fills in."""
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,8 @@ def test_patches_and_back():
 
 
 @pytest.mark.parametrize('target, error', [('mean_color', 16), ('small_patch', 16), ('patch', 0)])
-def test_who_predicts_the_targets_draws_the_image(target, error):
-  """To half of what 3 bits tell apart, of an image whose cells are of one color."""
+def test_predicting_the_targets_draws_the_image(target, error):
+  """The error is at most half a step of 3 bits, in an image whose cells have one color each."""
   cells = images(4 if target == 'mean_color' else 16)
   x = cells.repeat(32 // cells.shape[1], 1).repeat(32 // cells.shape[1], 2)
   targets = np.asarray(mpp.make_targets(jnp.asarray(x), 8, target))
@@ -43,9 +43,9 @@ def test_only_corrupted_patches_are_filled_in():
     0.5,
   )
   params = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))['params']
-  params['patch_head']['bias'] = jnp.zeros(512).at[0o725].set(1.0)  # this colour, whatever it sees
+  params['patch_head']['bias'] = jnp.zeros(512).at[0o725].set(1.0)  # this color, whatever it sees
   x = images()
-  seen, filled = map(lambda x: fill_in.to_patches(x, 4), fill_in.fill_in(model, params, x, KEY))
+  seen, filled = (fill_in.to_patches(y, 4) for y in fill_in.fill_in(model, params, x, KEY))
   corrupted, source = map(
     np.asarray, mpp.corruption(jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(6)), 16, 0.5)
   )

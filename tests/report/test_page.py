@@ -108,9 +108,8 @@ class Page(html.parser.HTMLParser):
       self.headings.append(data)
     elif self._in == 'missing':
       self.missing.append(data)
-    elif self._in in ('td', 'th', 'code') and self.tables.get(self._at):
-      if data.strip():
-        self.tables[self._at][-1][-1] += data
+    elif self._in in ('td', 'th', 'code') and self.tables.get(self._at) and data.strip():
+      self.tables[self._at][-1][-1] += data
 
   def handle_endtag(self, tag):
     self._in = None
@@ -258,7 +257,7 @@ def test_the_figures_tool_takes_the_same_images(trained, digits_dir, tmp_path, c
   for image, i in zip(images, (0, 180, 359)):
     np.testing.assert_array_equal(image, resize(decode_image(source[i]['image']), 16, 16))
   assert figures.main([f'--checkpoint={trained}', f'--out={tmp_path}', '--num_images=3']) == 0
-  assert 'images: digits, test\n' in capsys.readouterr().out
+  assert 'Images: digits, test\n' in capsys.readouterr().out
 
 
 def test_data_set_not_on_disk(trained, tmp_path, capsys):
@@ -270,12 +269,12 @@ def test_data_set_not_on_disk(trained, tmp_path, capsys):
   found = Page(tool.make_report(str(workdir)))
   assert len(found.missing) == 2 and 'cifar10' in found.missing[0], found.missing
   assert found.missing[1] == (
-    'No attention distance, rollout and maps: there are no images to look at.'
+    'Not drawn: attention distance, rollout and maps. There are no images to look at.'
   )
   assert [i['alt'] for i in found.images] == PICTURES[:3]
   assert figures.main([f'--checkpoint={workdir}', f'--out={tmp_path}/out']) == 0
   assert (
-    'images: two photographs, as those that the run evaluated on cannot be had: '
+    "Images: two photographs, because the run's evaluation split cannot be opened. "
     in capsys.readouterr().out
   )
 

@@ -1,4 +1,4 @@
-"""The figures tool: which pictures it writes of which models, and what it says of the others."""
+"""The figures tool writes the figures that apply to a model, and says why others do not."""
 
 import json
 
@@ -59,7 +59,8 @@ def test_all_pictures(capsys, tmp_path, album):
   )
   assert (code, error, list(pictures)) == (0, '', PICTURES)
   assert lines[0] == (
-    'no curves: the checkpoint is of no run with a metrics.jsonl; name runs with --runs'
+    'Not drawn: curves. The checkpoint does not belong to a run with a metrics.jsonl. Name runs '
+    'with --runs.'
   )
   assert sorted(line.removeprefix(f'wrote {tmp_path}/out/') for line in lines[1:]) == PICTURES
   assert all(min(picture.shape[:2]) > 150 and picture.std() > 5 for picture in pictures.values())
@@ -72,29 +73,8 @@ def test_photographs_are_at_hand(capsys, tmp_path):
   assert (code, list(pictures)) == (0, PICTURES)
 
 
-def test_batches_do_not_matter(tmp_path, album):
-  """The padded last batch, and fewer images than a batch, give what all at once give."""
-  save(tmp_path / 'x.npz', 'ViT-Ti/4', image_size=8, head='gap', **TINY)
-  args = tool._parser().parse_args(
-    [f'--checkpoint={tmp_path}/x.npz', f'--out={tmp_path}', '--images', *album]
-  )
-  model, params, _ = tool.checkpoint_args.load(args)[0]
-  look = lambda num_images, num_shown, batch_size: tool._look(
-    model, params, tool._images(args, model, None), num_images, num_shown, 'mean', batch_size
-  )
-  images, views = look(3, 4, 2)
-  at_once = look(128, 4, 8)
-  np.testing.assert_array_equal(images, at_once[0])
-  assert images.shape == (3, 8, 8, 3)
-  for got, expected in zip(views, at_once[1]):
-    np.testing.assert_allclose(got, expected, rtol=1e-5)
-  fewer, views = look(2, 1, 8)
-  np.testing.assert_array_equal(fewer, images[:1])
-  assert [x.shape for x in views] == [(2, 2, 2), (1, 2, 2), (2, 1, 2, 2, 2)]
-
-
 @pytest.mark.parametrize(
-  'name, overrides, told, sentences',
+  'name, overrides, flags, sentences',
   [
     ('ViT-Ti/4', dict(head='gap', attention='axial', **TINY), [], []),
     ('ViT-Ti/4', dict(registers=2, **TINY), [], []),
@@ -103,15 +83,18 @@ def test_batches_do_not_matter(tmp_path, album):
       'ViT-Ti/4',
       dict(pos_embedding='none', **TINY),
       ['--override=pos_embedding=none'],
-      ["no position similarity: the model has no position embedding (pos_embedding='none')"],
+      [
+        'Not drawn: position similarity. The model has no position embedding '
+        "(pos_embedding='none')."
+      ],
     ),
     (
       'ViT-Ti/4',
       dict(pos_embedding='relative', **TINY),
       [],
       [
-        'no position similarity: the model has embeddings of relative positions, not of each '
-        'position'
+        'Not drawn: position similarity. The model embeds relative positions, so no position has '
+        'its own embedding.'
       ],
     ),
     (
@@ -119,19 +102,19 @@ def test_batches_do_not_matter(tmp_path, album):
       {},
       [],
       [
-        'no position similarity: a BiT ResNet has no position embedding',
-        'no attention distance, rollout and maps: a BiT ResNet has no attention',
+        'Not drawn: position similarity. A BiT ResNet has no position embedding.',
+        'Not drawn: attention distance, rollout and maps. A BiT ResNet has no attention.',
       ],
     ),
   ],
   ids=str,
 )
 def test_what_a_model_does_not_have_is_left_out(
-  capsys, tmp_path, album, name, overrides, told, sentences
+  capsys, tmp_path, album, name, overrides, flags, sentences
 ):
   path = save(tmp_path / 'x.npz', name, image_size=16, **overrides)
   code, lines, error, pictures = run(
-    capsys, tmp_path, f'--checkpoint={path}', '--image_size=16', *told, '--images', album[0]
+    capsys, tmp_path, f'--checkpoint={path}', '--image_size=16', *flags, '--images', album[0]
   )
   assert (code, error) == (0, '')
   assert [line for line in lines[1:] if not line.startswith('wrote')] == sentences
@@ -153,23 +136,19 @@ def test_curves(capsys, tmp_path, album):
   assert (code, lines[0]) == (0, f'wrote {tmp_path}/out/curves.png')
   assert 'curves.png' in pictures
   code, _, error, _ = run(capsys, tmp_path, checkpoint, *runs, '--metrics', 'eval/loss')
-  assert (code, error) == (1, "error: no run has the metric 'eval/loss'; there are train/loss\n")
-  step = tmp_path / 'a' / 'checkpoints' / '7'
-  for part in ('state', 'meta'):  # as a run writes it
-    (step / part).mkdir(parents=True)
-  assert tool._own_run(str(tmp_path / 'a')) == tool._own_run(str(step)) == [tmp_path / 'a']
-  assert tool._own_run(str(tmp_path / 'b')) == tool._own_run(f'{DATA}/vit_gap.npz') == []
-  assert tool._name('x/a', ['x/a', 'y/b']) == 'a'
-  assert tool._name('x/a', ['x/a', 'y/a']) == 'x/a'
+  assert (code, error) == (
+    1,
+    "error: Unknown metric 'eval/loss'. Did you mean 'train/loss'? Available: train/loss.\n",
+  )
 
 
 @pytest.mark.parametrize(
   'args, words',
   [
-    (['--layer=2'], '--layer=2 is not there: the model has attentions 0 to 1'),
-    (['--num_images=0'], '--num_images must be at least 1, got 0'),
+    (['--layer=2'], 'There is no attention layer 2. The model has layers 0 to 1.\n'),
+    (['--num_images=0'], '--num_images must be at least 1, got 0.\n'),
     (['--images', 'nowhere'], 'Cannot read nowhere: no such file or folder.'),
-    (['--images', __file__], f'{__file__} cannot be read: not a JPEG, PNG or WebP file'),
+    (['--images', __file__], f'Cannot read {__file__}: not a JPEG, PNG or WebP file'),
   ],
 )
 def test_errors(capsys, tmp_path, args, words):

@@ -1,24 +1,16 @@
-"""config.figures_every: what is drawn while a run goes on, when, and that training is the same."""
+"""config.figures_every: which figures a run draws and when, and that training stays the same."""
 
 import json
 import struct
 
 import cv2
-import jax
 import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
 from tests.helpers.jobs import FIGURES, end, interrupted
 from vit_jax.config.fields import default_config
-from vit_jax.data.open_source import open_source
-from vit_jax.data.preprocess import make_eval_preprocess
 from vit_jax.errors import InputError
-from vit_jax.evaluation.accuracy import is_correct
-from vit_jax.figures.examples import Examples, Predictor
-from vit_jax.inference.predict import predict
-from vit_jax.models.create import create_model
-from vit_jax.parallel.mesh import MeshPartitioner
 from vit_jax.pretrained.formats import read_arrays
 from vit_jax.training import loop as train_lib
 
@@ -96,7 +88,7 @@ def lines(workdir):
 @pytest.mark.parametrize(
   'mode',
   [
-    dict(),
+    {},
     dict(parallel='mesh', mesh=(2, 4)),
     dict(parallel='mesh', mesh=(1, 8), scan=True, pos_embedding_at='every', num_layers=2),
   ],
@@ -193,54 +185,6 @@ def test_two_processes(tmp_path, start, flags):
   logs = end(start(tmp_path, '--config.figures_every=20', *flags), [0, 0])
   assert drawn(tmp_path) == {20: ALL, 30: ALL}
   assert len(shown(tmp_path)) == 6 and 'error' not in ''.join(logs)
-
-
-def test_predictions_are_those_of_predict(digits_dir):
-  """In batches over 8 devices, with a padded last one, against one image at a time."""
-  model = create_model(
-    'ViT-Ti/8', num_classes=12, image_size=16, hidden_dim=16, mlp_dim=16, num_heads=2, num_layers=1
-  )
-  rng = np.random.default_rng(0)
-  params = jax.tree.map(
-    lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32),
-    jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32)))[
-      'params'
-    ],
-  )
-  source = open_source('digits', 'test', digits_dir)
-  partitioner = MeshPartitioner(16)
-  predictor = Predictor(
-    model, source, make_eval_preprocess('bit', 16), partitioner, loss='softmax', count=20
-  )
-  found = predictor(partitioner.put(params))
-  rows = np.linspace(0, len(source) - 1, 20).round().astype(int)
-  assert found.labels.tolist() == [source[int(i)]['label'] for i in rows]
-  expected = [
-    p[0]
-    for p in predict(
-      model, params, [source[int(i)]['image'] for i in rows], class_names=predictor.names, top_k=1
-    )
-  ]
-  assert found.predicted.tolist() == [p.label for p in expected]
-  np.testing.assert_allclose(found.probability, [p.probability for p in expected], rtol=1e-4)
-  assert predictor.names == [str(i) for i in range(10)] + ['class 10', 'class 11']
-  assert found.correct.tolist() == (found.labels == found.predicted).tolist()
-
-
-def test_captions():
-  images = np.zeros((3, 2, 2, 3), np.uint8)
-
-  def examples(labels, predicted):
-    labels, predicted = np.array(labels), np.array(predicted)
-    correct = np.asarray(is_correct(predicted, labels))
-    return Examples(images, labels, predicted, np.ones(3), correct)
-
-  several = examples([[1, 0, 1], [0, 1, 0], [0, 0, 0]], [2, 0, 1])
-  assert several.captions(['a', 'b', 'c']) == [('a, c', 'c'), ('b', 'a'), ('nothing', 'b')]
-  assert several.correct.tolist() == [True, False, False]
-  single = examples([0, 1, 1], [0, 1, 2])
-  assert single.captions(['a', 'b', 'c']) == [('a', 'a'), ('b', 'b'), ('b', 'c')]
-  assert single.take(~single.correct).predicted.tolist() == [2]
 
 
 def test_negative_is_an_error(tmp_path):

@@ -1,92 +1,117 @@
-"""Where a model looks: attention distance, rollout and maps (paper section 4.5, appendix D.7-D.8).
+"""Compute attention distance, rollout and maps (paper section 4.5, appendices D.7 and D.8).
 
-Attention weights are (B, H, L, M): of each image and head, how much each of L tokens takes of M
-tokens; rows sum to 1. Tokens are [the class token,] the patches row by row[, registers].
+Attention weights are (B, H, L, M): for each image and head, the weight that each of L output tokens
+gives to each of M input tokens. Rows sum to 1. The tokens are the class token if there is one, the
+patches row by row, and the registers if there are any.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax.errors import InputError
+from vit_jax.errors import InputError, unknown
 from vit_jax.models.layers import MultiHeadDotProductAttention
+from vit_jax.models.params import Params
 from vit_jax.models.vit import VisionTransformer
 
-FUSIONS = {'mean': jnp.mean, 'max': jnp.max}  # of heads
+FUSIONS = {'mean': jnp.mean, 'max': jnp.max}  # ways to combine heads
+
+T = TypeVar('T')
 
 
 class Views(NamedTuple):
-  """What the attention of a model does on B images; A attentions, H heads, a grid of h x w."""
+  """The attention of a model on B images, with A attention layers, H heads and h x w patches.
 
-  distance: jax.Array  # (A, B, H) pixels
-  rollout: jax.Array  # (B, h, w), how much of the output comes from each patch
-  maps: jax.Array  # (A [+ 1], B, H, h, w): each attention's own, and last that of a MAP head
+  Attributes:
+    distance: (A, B, H), mean attention distance of each head in pixels.
+    rollout: (B, h, w), how much each patch contributes to the output.
+    maps: (A [+ 1], B, H, h, w), the weights of each attention layer, and last those of a MAP head.
+  """
+
+  distance: jax.Array | np.ndarray
+  rollout: jax.Array | np.ndarray
+  maps: jax.Array | np.ndarray
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'heads'))
-def look(model: nn.Module, params: Any, images: jax.Array, *, heads: str = 'mean') -> Views:
-  """Applies the model once and says where it looks.
+def look(
+  model: nn.Module, params: Params, images: jax.Array | np.ndarray, *, heads: str = 'mean'
+) -> Views:
+  """Apply the model once and return where it looks.
 
-  Of axial attention each block is two: along rows, then along columns.
+  A block with axial attention counts as two attention layers, along rows and then along columns.
 
   Args:
-    model: made by `create_model`, a ViT or a hybrid.
-    params: its parameters.
+    model: a ViT or a hybrid, from `create_model`.
+    params: parameters of the model.
     images: (B, H, W, 3) in [-1, 1].
-    heads: how the rollout joins them, 'mean' or 'max'.
+    heads: how rollout combines the heads, 'mean' or 'max'.
+
   Raises:
     InputError: the model has no attention, or `heads` is unknown.
   """
   if heads not in FUSIONS:
-    raise InputError(f'unknown heads {heads!r}; there are {", ".join(FUSIONS)}')
-  prefix, (h, w) = int(getattr(model, 'head', '') == 'token'), attention_grid(model)
+    raise unknown('heads', heads, FUSIONS)
+  fuse = FUSIONS[heads]
+  model = check_has_attention(model)
+  h, w = model.grid
+  prefix = int(model.head == 'token')
   patch = model.image_size[0] / h, model.image_size[1] / w
 
-  def view(weights):
-    return (
-      attention_distance(weights, (h, w), patch, prefix),
-      FUSIONS[heads](weights, axis=1),
-      patch_maps(weights, (h, w), prefix),
-    )
+  def view(weights: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    distance = attention_distance(weights, (h, w), patch, prefix)
+    return distance, fuse(weights, axis=1), patch_maps(weights, (h, w), prefix)
 
   views, pooling = apply_to_attention(view, model, params, images)
-  distance, joined, maps = (jnp.stack(x) for x in zip(*views))
-  rolled = rollout(joined)
+  distance, fused, maps = (jnp.stack(x) for x in zip(*views))
+  rolled = rollout(fused)
   if pooling is None:
     return Views(distance, patch_maps(rolled, (h, w), prefix), maps)
-  # The probe takes from the patches alone: it has no place in their matrices.
+  # The MAP head attends to patches only. Its own token has no place in the matrices of the blocks.
   to_grid = lambda x: x.reshape(*x.shape[:-2], h, w)
-  from_patches = FUSIONS[heads](pooling, axis=1) @ rolled[:, : h * w, : h * w]  # (B, 1, N)
+  from_patches = fuse(pooling, axis=1) @ rolled[:, : h * w, : h * w]  # (B, 1, N)
   return Views(distance, to_grid(from_patches), jnp.concatenate([maps, to_grid(pooling)[None]]))
 
 
-def attention_grid(model: nn.Module) -> tuple[int, int]:
-  """Rows and columns of patches; InputError when the model has no attention."""
+def check_has_attention(model: nn.Module) -> VisionTransformer:
+  """Return the model; raise InputError if it has no attention."""
   if not isinstance(model, VisionTransformer):
-    raise InputError('a BiT ResNet has no attention')
-  return model.grid
+    raise InputError('A BiT ResNet has no attention.')
+  return model
 
 
 def apply_to_attention(
-  function: Callable[[jax.Array], Any], model: nn.Module, params: Any, images: jax.Array
-) -> tuple[list[Any], jax.Array | None]:
-  """Applies the model, and the function to the weights of each attention as they are computed.
+  function: Callable[[jax.Array], T],
+  model: nn.Module,
+  params: Params,
+  images: jax.Array | np.ndarray,
+) -> tuple[list[T], jax.Array | None]:
+  """Apply the model, and apply a function to the weights of each attention layer on the way.
 
   Args:
-    function: of (B, H, L, L) float32. Axial attention is given as that of all patches to all.
-    model, params, images: as of `look`.
-  Returns:
-    What the function made of each, in order; and the weights (B, H, 1, N) of a MAP head, else
-    None.
-  """
-  found, pooling = [], None
+    function: maps weights (B, H, L, L) float32 to any result. Axial attention is passed as
+      attention of all patches to all patches, with zeros between different rows or columns.
+    model: see `look`.
+    params: see `look`.
+    images: see `look`.
 
-  def spy(call, args, kwargs, context):
+  Returns:
+    The function's results in the order of the layers, and the weights (B, H, 1, N) of a MAP head
+    (None if the model has none).
+  """
+  model = check_has_attention(model)
+  results, pooling = [], None
+
+  def intercept(
+    call: Callable[..., Any], args: tuple, kwargs: dict, context: nn.module.InterceptorContext
+  ) -> Any:
     module = context.module
     if not (
       isinstance(module.parent, MultiHeadDotProductAttention)
@@ -94,91 +119,93 @@ def apply_to_attention(
       and context.method_name == '__call__'
     ):
       return call(*args, **kwargs)
-    # What attention makes of the values is linear in them: of the rows of the identity beside
-    # the values it makes its weights.
+    # Attention is linear in the values. Appending an identity matrix to them makes the output
+    # contain the attention weights themselves.
     if module.name == 'value':
       values = call(*args, **kwargs)  # (B, H, M, K)
       length = values.shape[2]
-      identity = jnp.broadcast_to(
-        jnp.eye(length, dtype=values.dtype), (*values.shape[:2], length, length)
-      )
+      identity = jnp.eye(length, dtype=values.dtype)
+      identity = jnp.broadcast_to(identity, (*values.shape[:2], length, length))
       return jnp.concatenate([values, identity], axis=3)
     if module.name == 'out':
-      both, width = args[0], module.shape[1]
-      see(module.path, both[..., width:].astype(jnp.float32))
-      return call(both[..., :width])
+      mixed, width = args[0], module.shape[1]
+      receive(module.path, mixed[..., width:].astype(jnp.float32))
+      return call(mixed[..., :width])
     return call(*args, **kwargs)
 
-  def see(path, weights):
+  def receive(path: tuple[str, ...], weights: jax.Array) -> None:
     nonlocal pooling
     if path[0] == 'MAPHead_0':
       pooling = weights
     elif model.attention == 'axial':
-      found.append(function(_over_the_grid(weights, model.grid, along=path[2])))
+      results.append(function(_axial_to_full(weights, model.grid, along=path[2])))
     else:
-      found.append(function(weights))
+      results.append(function(weights))
 
-  attention_grid(model)
-  # Products of the identity are exact only in full precision.
-  with nn.intercept_methods(spy), jax.default_matmul_precision('highest'):
+  # Products with the identity are exact only in full precision.
+  with nn.intercept_methods(intercept), jax.default_matmul_precision('highest'):
     model.clone(scan=False, remat='none').apply({'params': params}, images)
-  return found, pooling
+  return results, pooling
 
 
-def _over_the_grid(weights: jax.Array, grid: tuple[int, int], along: str) -> jax.Array:
-  """Attention within 'row' or 'column', (B * lines, H, l, l) -> of all patches, (B, H, N, N)."""
+def _axial_to_full(weights: jax.Array, grid: tuple[int, int], along: str) -> jax.Array:
+  """Turn attention within each 'row' or 'column', (B * lines, H, l, l), into (B, H, N, N)."""
   h, w = grid
   lines, equation = (h, 'bihjm,in->bhijnm') if along == 'row' else (w, 'bjhin,jm->bhijnm')
   weights = weights.reshape(-1, lines, *weights.shape[1:])
-  return jnp.einsum(equation, weights, jnp.eye(lines)).reshape(
-    weights.shape[0], weights.shape[2], h * w, h * w
-  )
+  full = jnp.einsum(equation, weights, jnp.eye(lines))
+  return full.reshape(weights.shape[0], weights.shape[2], h * w, h * w)
 
 
 def attention_distance(
-  weights: jax.Array, grid: tuple[int, int], patch: tuple[float, float], prefix: int = 0
+  weights: jax.Array | np.ndarray,
+  grid: tuple[int, int],
+  patch: tuple[float, float],
+  prefix: int = 0,
 ) -> jax.Array:
-  """Mean distance, in pixels, from a patch to what it looks at (paper figure 7, right).
+  """Return the mean distance, in pixels, from a patch to the patches it attends to (figure 7).
 
-  The distance between the centres of patches, weighted by attention, mean over the patches that
-  look. What the class token and registers take or give is left out, and the rest of a row
-  weighted to sum to 1.
+  The distance is measured between the centers of patches, weighted by attention, and averaged over
+  the attending patches. The class token and registers are left out, and the remaining weights of
+  each row are scaled to sum to 1.
 
   Args:
     weights: (..., L, L).
     grid: rows and columns of patches.
-    patch: height and width of one, pixels.
-    prefix: tokens before the patches.
+    patch: height and width of a patch in pixels.
+    prefix: number of tokens before the patches.
+
   Returns:
     (...)
   """
   n = grid[0] * grid[1]
-  weights = weights[..., prefix : prefix + n, prefix : prefix + n]
+  weights = jnp.asarray(weights)[..., prefix : prefix + n, prefix : prefix + n]
   total = jnp.maximum(weights.sum(-1), jnp.finfo(jnp.float32).tiny)
   return ((weights * _distances(grid, patch)).sum(-1) / total).mean(-1)
 
 
 def uniform_distance(grid: tuple[int, int], patch: tuple[float, float]) -> float:
-  """The attention distance, in pixels, of a head that looks everywhere alike."""
+  """Return the attention distance, in pixels, of a head that attends to all patches equally."""
   return float(_distances(grid, patch).mean(dtype=np.float64))
 
 
 def _distances(grid: tuple[int, int], patch: tuple[float, float]) -> np.ndarray:
-  """Between the centres of all patches, pixels: (N, N)."""
-  places = np.stack(np.mgrid[: grid[0], : grid[1]], -1).reshape(-1, 2) * np.array(patch)
-  return np.linalg.norm(places[:, None] - places, axis=-1).astype(np.float32)
+  """Return the distances in pixels between the centers of all patches: (N, N)."""
+  centers = np.indices(grid).reshape(2, -1).T * np.array(patch)
+  return np.linalg.norm(centers[:, None] - centers, axis=-1).astype(np.float32)
 
 
 def rollout(weights: jax.Array) -> jax.Array:
-  """Attention through all layers (arXiv 2005.00928; paper figure 6 and appendix D.8).
+  """Multiply attention through all layers (arXiv 2005.00928; paper figure 6 and appendix D.8).
 
-  To each matrix the identity is added, for the residual; rows are scaled to sum to 1; the
-  product is taken, the last layer at the left.
+  The identity is added to each matrix for the residual connection, and rows are scaled to sum to 1.
+  The matrices are then multiplied, with the last layer on the left.
 
   Args:
-    weights: (A, B, L, L), the heads joined, the first layer first.
+    weights: (A, B, L, L), heads combined, first layer first.
+
   Returns:
-    (B, L, L): how much each output token has of each input token; rows sum to 1.
+    (B, L, L): how much each input token contributes to each output token. Rows sum to 1.
   """
   identity = jnp.eye(weights.shape[-1])
   product = jnp.broadcast_to(identity, weights.shape[1:])
@@ -188,10 +215,10 @@ def rollout(weights: jax.Array) -> jax.Array:
 
 
 def patch_maps(weights: jax.Array, grid: tuple[int, int], prefix: int = 0) -> jax.Array:
-  """What the output has of each patch: (..., L, L) -> (..., h, w).
+  """Return how much the output attends to each patch: (..., L, L) -> (..., h, w).
 
-  It is the row of the class token; without one, where the patches are averaged, the mean of
-  their rows.
+  This is the row of the class token. A model without one averages the patches, so it is the mean of
+  the patches' rows.
   """
   n = grid[0] * grid[1]
   rows = weights[..., 0, :] if prefix else weights[..., :n, :].mean(-2)

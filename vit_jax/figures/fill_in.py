@@ -1,26 +1,30 @@
-"""Pictures of what masked patch prediction sees and fills in."""
+"""Show what masked patch prediction sees and what it fills in, as images."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.models.masked_patches import MaskedPatchTransformer, corruption
+from vit_jax.models.params import Params
 from vit_jax.models.pixels import to_input
 
-_MASK = 128  # gray, where the model has [mask]
+_MASK = 128  # gray level drawn for a patch that [mask] replaces
 
 
 def fill_in(
-  model: MaskedPatchTransformer, params, images: np.ndarray, key: jax.Array
+  model: MaskedPatchTransformer, params: Params, images: np.ndarray, key: jax.Array
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Corrupts images as in training and has their corrupted patches predicted.
+  """Corrupt images as in training and let the model predict the corrupted patches.
 
   Args:
+    model: the model, from `masked_patches.make_model`.
+    params: parameters of the model.
     images: (B, H, W, 3) uint8.
-    key: of what is corrupted.
+    key: random key that selects the patches to corrupt.
+
   Returns:
-    The images as the model sees them, gray where it has [mask]; and with their corrupted patches as
-    predicted, by the most probable colours or by pixels: (B, H, W, 3) uint8 each.
+    The corrupted images, with gray for [mask], and the images with their corrupted patches
+    replaced by the predicted pixels or most probable colors: (B, H, W, 3) uint8 each.
   """
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(images)))
   patches = to_patches(images, model.stride)
@@ -29,45 +33,41 @@ def fill_in(
     lambda params, images, source: model.apply({'params': params}, to_input(images), source=source)
   )
   predicted = to_pixels(np.asarray(predict(params, images, source)), model.stride)
-  given = np.take_along_axis(patches, np.maximum(source, 0)[..., None, None, None], axis=1)
-  masked = (source < 0)[..., None, None, None]
-  size = images.shape[1:3]
-  return (
-    from_patches(np.where(masked, np.uint8(_MASK), given), size),
-    from_patches(np.where(corrupted[..., None, None, None], predicted, patches), size),
-  )
+  expand = lambda x: x[..., None, None, None]  # (B, N) -> (B, N, 1, 1, 1)
+  inputs = np.take_along_axis(patches, expand(np.maximum(source, 0)), axis=1)
+  inputs = np.where(expand(source < 0), np.uint8(_MASK), inputs)
+  filled = np.where(expand(corrupted), predicted, patches)
+  return from_patches(inputs, images.shape[1:3]), from_patches(filled, images.shape[1:3])
 
 
 def to_patches(images: np.ndarray, side: int) -> np.ndarray:
-  """(B, H, W, 3) -> (B, N, side, side, 3), row by row."""
+  """Cut images into patches, row by row: (B, H, W, 3) -> (B, N, side, side, 3)."""
   b, h, w, _ = images.shape
   x = images.reshape(b, h // side, side, w // side, side, 3)
   return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, side, side, 3)
 
 
-def from_patches(patches: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """(B, N, side, side, 3) -> (B, *size, 3)."""
+def from_patches(patches: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+  """Put patches together to images: (B, N, side, side, 3) -> (B, *size, 3)."""
   (h, w), side = size, patches.shape[2]
   x = patches.reshape(-1, h // side, w // side, side, side, 3)
   return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, h, w, 3)
 
 
 def to_pixels(predictions: np.ndarray, side: int) -> np.ndarray:
-  """What a model predicts, as patches.
+  """Turn a model's predictions into patches.
 
   Args:
-    predictions: (B, N, 1 or 16, 512) logits of colours; (B, N, 3 * side**2) pixels in [-1, 1].
-    side: of a patch in pixels.
+    predictions: (B, N, 1 or 16, 512) logits of colors, or (B, N, 3 * side**2) pixels in [-1, 1].
+    side: side of a patch in pixels.
+
   Returns:
-    (B, N, side, side, 3) uint8; a colour is the middle of what its 3 bits stand for.
+    (B, N, side, side, 3) uint8. A color of 3 bits per channel is drawn as the middle of its range.
   """
   b, n = predictions.shape[:2]
   if predictions.ndim == 3:
-    return (
-      np.round(np.clip((predictions + 1) * 127.5, 0, 255))
-      .astype(np.uint8)
-      .reshape(b, n, side, side, 3)
-    )
+    pixels = np.round(np.clip((predictions + 1) * 127.5, 0, 255)).astype(np.uint8)
+    return pixels.reshape(b, n, side, side, 3)
   cells = round(predictions.shape[2] ** 0.5)
   color = predictions.argmax(-1).reshape(b, n, cells, cells)
   bits = np.stack([color // 64, color // 8 % 8, color % 8], -1)

@@ -1,6 +1,8 @@
-"""What the first layers learned: filters and the position embedding (paper figure 7)."""
+"""Compute what the first layers learned: filters and the position embedding (paper figure 7)."""
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from typing import NamedTuple
 
 from flax import linen as nn
 from flax import traverse_util
@@ -9,48 +11,50 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.errors import InputError
+from vit_jax.models.params import Params
 from vit_jax.models.position import PositionEmbedding
 from vit_jax.models.resnet import standardize
 from vit_jax.models.vit import VisionTransformer
 
 _CONVOLUTIONS = ('conv_root/kernel', 'resnet/root_block/standardized_conv2d/kernel')
+_FIRST_LAYERS = (
+  *_CONVOLUTIONS,
+  'embedding/kernel',
+  'Transformer/posembed_input/',
+  'Transformer/encoderblock_0/posembed_input/',
+)
 
 
 class Filters(NamedTuple):
-  """Principal components of a layer's kernels."""
+  """Principal components of a layer's filters, sorted by decreasing variance.
 
-  components: np.ndarray  # (n, P, P, C), of norm 1, that of the largest variance first
-  variance: np.ndarray  # (n,) the share of all variance that each explains
+  Attributes:
+    components: (n, P, P, C), each of norm 1.
+    variance: (n,), the fraction of the total variance that each component explains.
+  """
+
+  components: np.ndarray
+  variance: np.ndarray
 
 
-def of_first_layers(params: Any) -> Any:
-  """The part of the parameters that `rgb_kernel` and `position_embedding` read."""
+def select_first_layers(params: Params) -> Params:
+  """Return only those parameters that `rgb_kernel` and `position_embedding` read."""
   arrays = traverse_util.flatten_dict(params, sep='/')
-  read = (
-    *_CONVOLUTIONS,
-    'embedding/kernel',
-    'Transformer/posembed_input/',
-    'Transformer/encoderblock_0/posembed_input/',
-  )
-  return traverse_util.unflatten_dict(
-    {name: x for name, x in arrays.items() if name.startswith(read)}, sep='/'
-  )
+  selected = {name: x for name, x in arrays.items() if name.startswith(_FIRST_LAYERS)}
+  return traverse_util.unflatten_dict(selected, sep='/')
 
 
 def name_of_first_layer(model: nn.Module) -> str:
-  """What to call the layer of `rgb_kernel`."""
-  return (
-    'patch embedding'
-    if isinstance(model, VisionTransformer) and not model.resnet
-    else 'first convolution'
-  )
+  """Return the name of the layer whose kernel `rgb_kernel` returns."""
+  is_vit = isinstance(model, VisionTransformer) and not model.resnet
+  return 'patch embedding' if is_vit else 'first convolution'
 
 
-def rgb_kernel(params: Any) -> np.ndarray:
-  """The kernel (P, P, 3, D) of the layer that sees the pixels.
+def rgb_kernel(params: Params) -> np.ndarray:
+  """Return the kernel (P, P, 3, D) of the layer that reads the pixels.
 
-  It is the patch embedding, or the first convolution, standardised as it is used, of a hybrid
-  and of a BiT ResNet.
+  This is the patch embedding of a ViT. For a hybrid or a BiT ResNet it is the first convolution,
+  standardized as in the model.
   """
   arrays = traverse_util.flatten_dict(params, sep='/')
   for name in _CONVOLUTIONS:
@@ -60,11 +64,14 @@ def rgb_kernel(params: Any) -> np.ndarray:
 
 
 def principal_filters(kernel: np.ndarray, count: int = 28) -> Filters:
-  """Leading principal components of the D filters of a kernel (P, P, C, D).
+  """Return the leading principal components of the D filters of a kernel.
 
-  Each filter is one observation of P * P * C variables; their mean is taken off. There are at
-  most min(P * P * C, D) components. Of a component and its negative the one is returned whose
-  element of the largest magnitude is positive.
+  Each filter is one observation of P * P * C variables, and the mean filter is subtracted. Signs
+  are chosen so that the largest-magnitude element of each component is positive.
+
+  Args:
+    kernel: (P, P, C, D).
+    count: number of components. There are at most min(P * P * C, D).
   """
   *shape, filters = kernel.shape
   rows = kernel.reshape(-1, filters).T.astype(np.float64)  # (D, P * P * C)
@@ -75,37 +82,34 @@ def principal_filters(kernel: np.ndarray, count: int = 28) -> Filters:
   return Filters(components[:count].reshape(-1, *shape), variance[:count])
 
 
-def position_embedding(model: nn.Module, params: Any) -> np.ndarray:
-  """What the model adds to the patches for their place: (h, w, D).
-
-  Where every block has an embedding of its own, it is that of the first block.
+def position_embedding(model: nn.Module, params: Params) -> np.ndarray:
+  """Return the position embedding as (h, w, D). If every block has its own, return the first's.
 
   Raises:
-    InputError: the model adds none.
+    InputError: the model has no position embedding.
   """
   if not isinstance(model, VisionTransformer):
-    raise InputError('a BiT ResNet has no position embedding')
+    raise InputError('A BiT ResNet has no position embedding.')
   if model.pos_embedding == 'none':
-    raise InputError("the model has no position embedding (pos_embedding='none')")
+    raise InputError("The model has no position embedding (pos_embedding='none').")
   if model.pos_embedding == 'relative':
-    raise InputError('the model has embeddings of relative positions, not of each position')
+    raise InputError('The model embeds relative positions, so no position has its own embedding.')
   (h, w), prefix = model.grid, int(model.head == 'token')
   tree = params.get('Transformer', {})
   if model.pos_embedding_at == 'every':
     tree = tree.get('encoderblock_0', {})
-  nothing = jnp.zeros((1, prefix + h * w, model.variant.hidden_dim))
+  own_params = jax.tree.map(jnp.asarray, tree.get('posembed_input', {}))
+  zeros = jnp.zeros((1, prefix + h * w, model.variant.hidden_dim))
   layer = PositionEmbedding(model.pos_embedding, model.grid)
-  added = layer.apply(
-    {'params': jax.tree.map(jnp.asarray, tree.get('posembed_input', {}))}, nothing
-  )
+  added = jnp.asarray(layer.apply({'params': own_params}, zeros))
   return np.asarray(added[0, prefix:]).reshape(h, w, -1)
 
 
 def position_similarity(embedding: np.ndarray) -> np.ndarray:
-  """Cosine similarities of all positions' embeddings (h, w, D): (h, w, h, w).
+  """Return the cosine similarity of every pair of position embeddings: (h, w, D) -> (h, w, h, w).
 
-  [i, j] is a map over the grid of how similar each position is to the one of row i, column j;
-  0 where an embedding is zero.
+  Element [i, j] is a map that compares the position in row i and column j with all positions.
+  Similarity to a zero embedding is 0.
   """
   embedding = embedding.astype(np.float64)
   norms = np.linalg.norm(embedding, axis=-1, keepdims=True)

@@ -24,13 +24,13 @@ from vit_jax.config.run import Curve, read_config, read_curves
 from vit_jax.errors import InputError, exit_on_error
 from vit_jax.evaluation.eval_split import EvalSplit, open_eval_split
 from vit_jax.figures import draw
-from vit_jax.figures.examples import Examples, Predictor
+from vit_jax.figures.draw_model import FigureOptions, draw_model
+from vit_jax.figures.examples import Examples, Predictor, Sample
 from vit_jax.files import local_path, replacing
 from vit_jax.inference import checkpoint_args
 from vit_jax.parallel.mesh import MeshPartitioner
 from vit_jax.pretrained.load import Loaded
 from vit_jax.report import page, summary
-from vit_jax.tools.figures import pictures
 
 _PICTURE_BYTES = 200_000  # at most, of each of 6: the page stays below 3 MB
 _EXAMPLE_SIDE = 160  # pixels at most, of an example
@@ -166,16 +166,14 @@ def _predict(
 ) -> tuple[Examples, list[str]]:
   """What the model says of the images, and the names it uses."""
   partitioner = MeshPartitioner(batch_size * jax.device_count())
-  predictor = Predictor(
-    loaded.model,
+  sample = Sample(
     split.source,
     split.preprocess,
-    partitioner,
-    loss=config['loss'],
     count=num_images,
     batch_size=batch_size,
     max_bad_records=config['max_bad_records'],
   )
+  predictor = Predictor(loaded.model, sample, partitioner, config['loss'])
   return predictor(partitioner.put(loaded.params)), predictor.names
 
 
@@ -264,12 +262,11 @@ def _figures(model: _Model, batch_size: int) -> str:
   if len(images):
     note = f'<p class="soft">Attention over {len(images):,} images of {page.text(model.split)}.</p>'
   shown, words = [], []
-  each = pictures(
-    model.loaded.model, model.loaded.params, images, num_images=len(images), batch_size=batch_size
-  )
+  options = FigureOptions(num_images=len(images), batch_size=batch_size)
+  each = draw_model(model.loaded.model, model.loaded.params, images, options)
   for name, found in each:
     if isinstance(found, InputError):
-      words.append(page.missing(f'No {name}: {found}.'))
+      words.append(page.missing(f'Not drawn: {name}. {found}'))
     else:
       shown.append(page.drawing(_png(found), name.replace('_', ' ')))
   return note + ''.join(shown + words)

@@ -17,7 +17,7 @@ import numpy as np
 
 from vit_jax.config.checks import check_config
 from vit_jax.errors import InputError, Interrupted, NotFinite, reason
-from vit_jax.figures.examples import Predictor
+from vit_jax.figures.examples import Predictor, Sample
 from vit_jax.files import write_whole
 from vit_jax.models.flops import train_flops
 from vit_jax.parallel import hosts
@@ -34,7 +34,7 @@ from vit_jax.training.metrics import log, start_log
 from vit_jax.training.mirror import Record
 from vit_jax.training.monitor import STARTED, Monitor
 from vit_jax.training.periodic_evaluation import Evaluations
-from vit_jax.training.pictures import Drawings
+from vit_jax.training.pictures import Pictures
 from vit_jax.training.setup import count_steps, make_training, use_compile_cache
 
 
@@ -101,7 +101,7 @@ class _Run:
       watchdog,
     )
     self.checkpoints = Checkpoints(workdir / 'checkpoints', keep=c.keep, keep_every=c.keep_every)
-    self.monitor = self.drawings = None  # opened once the step to resume from is known
+    self.monitor = self.pictures = None  # opened once the step to resume from is known
     self.unchecked = []  # (step, metrics still on the device) since the last look
     self.saved_step = None
     self.bad_records = set()  # names of the training records that could not be read
@@ -111,9 +111,9 @@ class _Run:
     self.monitor = self._open_monitor(first_step)
     if first_step and not self.evaluations.run(first_step, state, self.monitor):
       self._stop(first_step, state)
-    self.drawings = self._open_drawings(first_step)
+    self.pictures = self._open_pictures(first_step)
     if first_step:
-      self.drawings.run(first_step, state.params)
+      self.pictures.run(first_step, state.params)
     if first_step == self.total_steps:
       log.info('this run was finished before: all %d steps are done', first_step)
     else:
@@ -143,7 +143,7 @@ class _Run:
           self._save(step, state)
         stop = stop or not self.evaluations.run(step, state, monitor)
         if not stop:
-          self.drawings.run(step, state.params)
+          self.pictures.run(step, state.params)
       if stop:
         self._stop(step, state)
 
@@ -162,20 +162,18 @@ class _Run:
       profile_steps=c.profile_steps,
     )
 
-  def _open_drawings(self, first_step: int) -> Drawings:
+  def _open_pictures(self, first_step: int) -> Pictures:
     c, source, predictor = self.config, self.data.eval, None
     if c.figures_every and source is not None and self.model.num_classes:
-      predictor = Predictor(
-        self.model,
+      sample = Sample(
         source,
         self.data.eval_preprocess(),
-        self.partitioner,
-        loss=c.loss,
         count=16,
         num_threads=c.num_threads,
         max_bad_records=c.max_bad_records,
       )
-    return Drawings(
+      predictor = Predictor(self.model, sample, self.partitioner, c.loss)
+    return Pictures(
       self.workdir,
       self.record and self.record.directory,
       self.model,
@@ -330,7 +328,7 @@ class _Run:
     return latest
 
   def close(self) -> None:
-    for writer in (self.monitor, self.drawings):
+    for writer in (self.monitor, self.pictures):
       if writer:
         writer.close()
     try:

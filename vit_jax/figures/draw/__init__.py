@@ -3,12 +3,23 @@
 from vit_jax.figures.draw.attention_maps import (
   draw_attention_distance,
   draw_attention_maps,
-  draw_curves,
-  draw_filters,
-  draw_position_similarity,
-  draw_predictions,
   draw_rollout,
   overlay,
-  png,
-  save,
 )
+from vit_jax.figures.draw.canvas import png, save
+from vit_jax.figures.draw.curves import draw_curves
+from vit_jax.figures.draw.first_layers import draw_filters, draw_position_similarity
+from vit_jax.figures.draw.predictions import draw_predictions
+
+__all__ = [
+  'draw_attention_distance',
+  'draw_attention_maps',
+  'draw_curves',
+  'draw_filters',
+  'draw_position_similarity',
+  'draw_predictions',
+  'draw_rollout',
+  'overlay',
+  'png',
+  'save',
+]
