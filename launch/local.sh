@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Trains with N processes on this machine, as on N hosts.
+# Train with N processes on this machine, as if on N hosts.
 #
-#   launch/local.sh N FLAGS...        FLAGS are those of python -m vit_jax.main
+#   launch/local.sh N FLAGS...        FLAGS: see python -m vit_jax.main --help
 #   launch/local.sh 2 --config=configs/quickstart.py --workdir=runs/two
 #
-# The GPUs are split among the processes; without GPUs each process gets DEVICES simulated CPU
-# devices. SIGTERM and Ctrl-C reach every process: they save and stop. Exit code: 0 when all are
-# done, 42 when all have stopped and saved (run it again to go on), 1 when one failed.
+# The processes share the GPUs of the machine equally. Without GPUs, each process simulates DEVICES
+# CPU devices. On SIGTERM and Ctrl-C, all processes save and stop. Exit code: 0 if all are done, 42
+# if all have stopped and saved (run the same command again to continue), 1 if one failed.
 #
-# Variables: DEVICES=1 (simulated devices of a process; given, it does so beside GPUs, too),
-# PYTHON (default: .venv/bin/python, else python3), PORT (of the coordinator; default: a free one).
+# Variables:
+#   DEVICES   simulated CPU devices per process (default 1). If set, GPUs are not used.
+#   PYTHON    Python interpreter (default .venv/bin/python if it exists, else python3)
+#   PORT      port of the coordinator (default: a free one)
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -40,7 +42,7 @@ if ((${#gpus[@]} % processes)); then
   exit 1
 fi
 
-start() {  # start I: process I, in the background
+start() {  # start I: become process I
   local devices
   if ((share)); then
     devices=$(IFS=,; echo "${gpus[*]:$1 * share:share}")
@@ -55,7 +57,7 @@ start() {  # start I: process I, in the background
 
 flags=("$@")
 pids=()
-set -m  # a process group for each, so that Ctrl-C reaches them once, through this script
+set -m  # one process group each, so that Ctrl-C reaches them once, through this script
 for ((i = 0; i < processes; i++)); do
   start "$i" &
   pids+=($!)
@@ -69,7 +71,7 @@ for pid in "${pids[@]}"; do
   while true; do
     status=0
     wait "$pid" || status=$?
-    if ! kill -0 "$pid" 2> /dev/null; then break; fi  # else it was the signal that ended `wait`
+    if ! kill -0 "$pid" 2> /dev/null; then break; fi  # else a signal ended `wait`
   done
   case $status in
     0) ;;

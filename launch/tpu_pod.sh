@@ -1,31 +1,31 @@
 #!/usr/bin/env bash
-# Trains on a TPU pod slice of Google Cloud: creates it, installs, runs on every host, restarts.
+# Train on a TPU pod slice of Google Cloud: create the slice, install, run on all hosts, restart.
 #
 #   NAME=vit ZONE=us-west4-a TYPE=v5litepod-16 VERSION=v2-alpha-tpuv5-lite \
 #   CONFIG=configs/vit_b16.py WORKDIR=gs://BUCKET/vit launch/tpu_pod.sh run --config.batch_size=4096
 #
-#   create   asks for the slice (a queued resource) and waits until it is there
-#   setup    copies the committed source to all hosts and installs it there
-#   run      create and setup where that was not done; trains on all hosts until exit code 0. After
-#            42 (preempted, saved), after a lost slice or connection it goes on by itself, after an
-#            error RETRIES times. Training does not need this script: when it is stopped, training
-#            goes on, and `run` finds it. Further arguments are flags of vit_jax.main.
-#   status   the state of the slice, and of training on each host
-#   logs     follows the log of process 0
-#   stop     saves and stops training (after Ctrl-C on `run`, which would start it again)
-#   delete   deletes the slice; WORKDIR stays
+#   create   request the slice (a queued resource) and wait until it is ready
+#   setup    copy the committed source to all hosts and install it there
+#   run      create and set up the slice if needed, then train on all hosts until exit code 0.
+#            Continue after exit code 42 (preempted, saved) and after a lost slice or connection.
+#            After an error, retry RETRIES times. Training runs on without this script, and `run`
+#            finds it again. Further arguments are flags of vit_jax.main.
+#   status   show the state of the slice, and of training on each host
+#   logs     follow the log of process 0
+#   stop     save and stop training. First press Ctrl-C on `run`, which would start it again.
+#   delete   delete the slice, but not WORKDIR
 #
-# Variables, with their defaults; gcloud must be logged in:
+# Log in to gcloud first. Variables, with their defaults:
 NAME=${NAME:-vit-jax}
 ZONE=${ZONE:-us-west4-a}
-PROJECT=${PROJECT:-}                      # empty: gcloud's default
-TYPE=${TYPE:-v5litepod-16}                # accelerator type; v5litepod-16: 16 chips, 4 hosts
-VERSION=${VERSION:-v2-alpha-tpuv5-lite}   # runtime of that type; v4: tpu-ubuntu2204-base
-SPOT=${SPOT:-}                            # 1: cheaper, may be taken away at any time
+PROJECT=${PROJECT:-}                      # default: gcloud's
+TYPE=${TYPE:-v5litepod-16}                # accelerator type; v5litepod-16 has 16 chips on 4 hosts
+VERSION=${VERSION:-v2-alpha-tpuv5-lite}   # runtime for that type; for v4: tpu-ubuntu2204-base
+SPOT=${SPOT:-}                            # 1: cheaper, but may be preempted at any time
 CONFIG=${CONFIG:-configs/vit_b16.py}
-WORKDIR=${WORKDIR:-}                      # gs://BUCKET/DIR: all hosts write there
-RETRIES=${RETRIES:-3}                     # failures in a row, each within half an hour
-DRY_RUN=${DRY_RUN:-}                      # 1: prints the commands instead
+WORKDIR=${WORKDIR:-}                      # gs://BUCKET/DIR, shared by all hosts
+RETRIES=${RETRIES:-3}                     # allowed failures in a row, each within half an hour
+DRY_RUN=${DRY_RUN:-}                      # 1: only print the commands
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -41,7 +41,7 @@ pause() { if [[ ! $DRY_RUN ]]; then sleep "$1"; fi; }
 where=(--zone="$ZONE")
 if [[ $PROJECT ]]; then where+=(--project="$PROJECT"); fi
 
-state() {  # ACTIVE, WAITING_FOR_RESOURCES, PROVISIONING, SUSPENDED, ...; NONE without a slice
+state() {  # prints ACTIVE, WAITING_FOR_RESOURCES, PROVISIONING, SUSPENDED, ..., or NONE
   local answer
   if [[ $DRY_RUN ]]; then
     echo "${DRY_STATE:-ACTIVE}"
@@ -52,11 +52,11 @@ state() {  # ACTIVE, WAITING_FOR_RESOURCES, PROVISIONING, SUSPENDED, ...; NONE w
     echo NONE
   else
     echo "$answer" >&2
-    echo UNKNOWN  # no network, no login
+    echo UNKNOWN  # no network or no login
   fi
 }
 
-on_hosts() {  # on_hosts WORKER COMMAND: over ssh; the exit code is the first one that is not 0
+on_hosts() {  # on_hosts WORKER COMMAND: runs it over ssh; the exit code is the first nonzero one
   run gcloud compute tpus tpu-vm ssh "$NAME" "${where[@]}" --worker="$1" --command="$2"
 }
 
@@ -71,9 +71,9 @@ wait_until_active() {
   local now last=
   while now=$(DRY_STATE='' state); [[ $now != ACTIVE ]]; do
     case $now in
-      NONE|FAILED|SUSPENDED|SUSPENDING|DELETING) die "the queued resource $NAME is $now";;
+      NONE|FAILED|SUSPENDED|SUSPENDING|DELETING) die "The queued resource $NAME is $now.";;
     esac
-    if [[ $now != "$last" ]]; then say "$NAME is $now"; fi
+    if [[ $now != "$last" ]]; then say "$NAME is $now."; fi
     last=$now
     pause 30
   done
@@ -82,11 +82,11 @@ wait_until_active() {
 setup() {
   local archive=${TMPDIR:-/tmp}/$NAME.tgz
   if [[ $(git status --porcelain --untracked-files=no) ]]; then
-    say 'changes that are not committed stay here'
+    say 'Warning: uncommitted changes are not copied to the hosts.'
   fi
   run git archive --format=tar.gz --output="$archive" HEAD
   run gcloud compute tpus tpu-vm scp "$archive" "$NAME:vit_jax.tgz" "${where[@]}" --worker=all
-  # The runtimes come with an older Python than vit_jax needs: uv brings one.
+  # The runtimes have an older Python than vit_jax needs, so uv installs a newer one.
   on_hosts all "mkdir -p vit_jax && tar xzf vit_jax.tgz -C vit_jax && cd vit_jax && \
 python3 -m pip install --quiet --user uv && \
 python3 -m uv venv --quiet --allow-existing --python 3.11 .venv && \
@@ -97,14 +97,14 @@ delete() {
   run gcloud compute tpus queued-resources delete "$NAME" "${where[@]}" --force --quiet
 }
 
-ensure() {  # a slice with vit_jax on it, whatever became of the last one
+ensure() {  # makes sure that there is a slice with vit_jax installed
   local now
   while now=$(state); [[ $now == UNKNOWN ]]; do pause 60; done
   case $now in
     ACTIVE) ;;
     NONE) create; setup;;
     SUSPENDED|SUSPENDING|FAILED)
-      say "$NAME was taken away; asking for another"
+      say "$NAME was taken away. Requesting another one."
       delete
       create
       setup;;
@@ -113,7 +113,7 @@ ensure() {  # a slice with vit_jax on it, whatever became of the last one
 }
 
 train() {
-  [[ $WORKDIR == *://* ]] || die 'all hosts must write to one place: set WORKDIR=gs://BUCKET/DIR'
+  [[ $WORKDIR == *://* ]] || die 'All hosts must share the workdir. Set WORKDIR=gs://BUCKET/DIR.'
   local flags failures=0 begun code
   printf -v flags ' %q' "--config=$CONFIG" "--workdir=$WORKDIR" "$@"
   while true; do
@@ -121,11 +121,11 @@ train() {
     begun=$SECONDS code=0
     on_hosts all "vit_jax/launch/tpu_worker.sh run$flags" || code=$?
     if ((code == 0)); then return; fi
-    say "training ended with exit code $code"
+    say "Training ended with exit code $code."
     if ((code == 42 || code == 255 || SECONDS - begun > 1800)) || [[ $(state) != ACTIVE ]]; then
       failures=0
     elif ((++failures > RETRIES)); then
-      die "$failures failures in a row; see: $0 logs"
+      die "Training failed $failures times in a row. See: $0 logs"
     fi
     pause 10
   done
@@ -136,12 +136,12 @@ status() {
   on_hosts all 'vit_jax/launch/tpu_worker.sh status'
 }
 
-stop() { on_hosts 0 'vit_jax/launch/tpu_worker.sh stop'; }  # the others follow
+stop() { on_hosts 0 'vit_jax/launch/tpu_worker.sh stop'; }  # the other hosts follow
 
 command=${1:-}
 if (($#)); then shift; fi
 case $command in
-  create|setup|status|stop|delete) (($# == 0)) || die "$command takes no arguments"; "$command";;
+  create|setup|status|stop|delete) (($# == 0)) || die "$command takes no arguments."; "$command";;
   run) train "$@";;
   logs) on_hosts 0 'vit_jax/launch/tpu_worker.sh logs';;
   -h|--help) usage;;

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# On each host of a TPU pod, called by tpu_pod.sh over ssh.
+# Train on one host of a TPU pod. tpu_pod.sh calls this script over ssh.
 #
-#   run FLAGS...  starts training unless it goes on already, shows its log, waits for its end and
-#                 gives its exit code; training does not need the connection
-#   status        one line
-#   logs          follows the log
-#   stop          asks training to save and stop, on all hosts
+#   run FLAGS...  start training unless it is running, show its log, wait for it and return its exit
+#                 code. Training continues if the connection is lost.
+#   status        print one line
+#   logs          follow the log
+#   stop          make training save and stop, on all hosts
 #
-# Variables: STATE=~/vit_jax_run (pid, log and exit code), PYTHON (default: .venv/bin/python).
+# Variables:
+#   STATE         directory for the pid, the log and the exit code (default ~/vit_jax_run)
+#   PYTHON        Python interpreter (default .venv/bin/python)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 state=${STATE:-$HOME/vit_jax_run}
@@ -16,9 +18,9 @@ touch "$state/log"
 
 running() { [[ -s $state/pid ]] && grep -qs tpu_worker "/proc/$(< "$state/pid")/cmdline"; }
 
-supervise() {  # supervise FLAGS...: trains, and notes the exit code
+supervise() {  # supervise FLAGS...: trains, then writes down the exit code
   local code=0
-  trap : TERM  # it reaches python, too, which saves
+  trap : TERM  # Python receives the signal too, and saves
   "${PYTHON:-.venv/bin/python}" -m vit_jax.main "$@" || code=$?
   echo "$code" > "$state/code"
 }
@@ -33,7 +35,7 @@ case ${1:-} in
       echo $! > "$state/pid"
     fi
     tail -n 1 --follow --pid="$(< "$state/pid")" "$state/log"
-    exit "$(cat "$state/code" 2> /dev/null || echo 1)"  # no code: it was killed
+    exit "$(cat "$state/code" 2> /dev/null || echo 1)"  # without a code, it was killed
     ;;
   supervise) shift; supervise "$@";;
   status)

@@ -214,10 +214,10 @@ def test_tpu_pod_starts_again_until_the_end(commands, tmp_path):
 def test_tpu_pod_gives_up_on_errors_in_a_row(commands, tmp_path):
   calls = commands(sleep='', gcloud='case "$*" in *describe*) echo ACTIVE;; *) exit 1;; esac')
   failed = run('tpu_pod.sh', 'run', '--config.lr=1e-3', **TPU, RETRIES='2')
-  assert failed.returncode == 1 and 'error: 3 failures in a row' in failed.stderr
+  assert failed.returncode == 1 and 'error: Training failed 3 times in a row. See: ' in failed.stderr
   assert calls().count(TRAIN) == 3
   no_place = run('tpu_pod.sh', 'run', **{**TPU, 'WORKDIR': 'runs/x'})
-  assert no_place.returncode == 1 and 'error: all hosts must write to one place' in no_place.stderr
+  assert no_place.returncode == 1 and 'error: All hosts must share the workdir. Set WORKDIR=gs://BUCKET/DIR.' in no_place.stderr
 
 
 @pytest.fixture
