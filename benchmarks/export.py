@@ -1,18 +1,21 @@
-"""Measures exported files beside the model itself: size, seconds to write and to start, speed.
+"""Compare exported files with the model itself: size, time to write and to start, speed.
 
   python -m benchmarks.export --model=ViT-S/16 --batch_size=8
 
-Weights are random. 'start' is reading the file and the first call, compilation included. 'ms' is
-the median over interleaved rounds, 'ratio' to the jitted model, 'error' the largest difference
-of a probability, relative to the largest probability. ONNX where the extra 'onnx' is installed.
+The weights are random. 'start' is the time to read the file and to run the first call, including
+compilation. 'ms' is the median over interleaved rounds, and 'ratio' compares it with the jitted
+model. 'error' is the largest difference between probabilities, relative to the largest probability.
+ONNX is measured if the extra 'onnx' is installed.
 """
 
 import argparse
+from collections.abc import Callable
 import importlib.util
 import pathlib
 import statistics
 import tempfile
 import time
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -22,21 +25,25 @@ from vit_jax.models.create import create_model
 from vit_jax.models.pixels import to_input
 from vit_jax.pretrained.load import abstract_params
 
+T = TypeVar('T')
 
-def timed(f, *args, **kwargs):
+
+def timed(f: Callable[..., T], *args: Any, **kwargs: Any) -> tuple[T, float]:
+  """Return the result of a call and how many seconds it took."""
   start = time.perf_counter()
   result = f(*args, **kwargs)
   return result, time.perf_counter() - start
 
 
-def onnx_session(path):
+def onnx_session(path: pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:
   import onnxruntime
 
   session = onnxruntime.InferenceSession(path)
   return lambda images: session.run(None, {'images': images})[0]
 
 
-def measure(name, batch_size, rounds, directory):
+def measure(name: str, batch_size: int, rounds: int, directory: pathlib.Path) -> None:
+  """Export a model in all formats to the directory and print a table."""
   model = create_model(name, num_classes=1000)
   rng = np.random.default_rng(0)
   params = jax.tree.map(
@@ -47,37 +54,38 @@ def measure(name, batch_size, rounds, directory):
   apply = jax.jit(lambda p, x: jax.nn.softmax(model.apply({'params': p}, to_input(x))))
   on_device = jax.device_put(params)
   calls = {'model': lambda images: np.asarray(apply(on_device, images))}
-  want, start = timed(calls['model'], images)
+  expected, start = timed(calls['model'], images)
   rows = {'model': ('', '', start, 0.0)}
-  ways = {
+  formats = {
     'inside': (export_stablehlo, load_exported, dict(weights='inside')),
     'beside': (export_stablehlo, load_exported, dict(weights='beside')),
   }
   if importlib.util.find_spec('jax2onnx'):
-    ways['onnx'] = export_onnx, onnx_session, {}
-  for way, (export, load, options) in ways.items():
-    path = directory / way
+    formats['onnx'] = export_onnx, onnx_session, {}
+  for kind, (export, load, options) in formats.items():
+    path = directory / kind
     write = timed(export, model, params, path, **options)[1]
-    size = sum(f.stat().st_size for f in directory.glob(f'{way}*')) / 1e6
+    size = sum(f.stat().st_size for f in directory.glob(f'{kind}*')) / 1e6
     loaded, read = timed(load, path)
-    calls[way] = lambda images, loaded=loaded: np.asarray(loaded(images))
-    result, first = timed(calls[way], images)
-    rows[way] = f'{size:.1f}', f'{write:.1f}', read + first, abs(result - want).max() / want.max()
-  seconds = {way: [] for way in calls}
+    calls[kind] = lambda images, loaded=loaded: np.asarray(loaded(images))
+    result, first = timed(calls[kind], images)
+    error = abs(result - expected).max() / expected.max()
+    rows[kind] = f'{size:.1f}', f'{write:.1f}', read + first, error
+  seconds = {kind: [] for kind in calls}
   for _ in range(rounds):
-    for way, call in calls.items():
-      seconds[way].append(timed(call, images)[1])
+    for kind, call in calls.items():
+      seconds[kind].append(timed(call, images)[1])
   print(f'{name}, batch {batch_size}, {jax.devices()[0].device_kind}, jax {jax.__version__}')
   print(f'{"":8}{"MB":>8}{"write s":>9}{"start s":>9}{"ms":>9}{"ratio":>7}{"error":>10}')
-  for way, (size, write, start, error) in rows.items():
-    ratio = statistics.median(a / b for a, b in zip(seconds[way], seconds['model']))
+  for kind, (size, write, start, error) in rows.items():
+    ratio = statistics.median(a / b for a, b in zip(seconds[kind], seconds['model']))
     print(
-      f'{way:8}{size:>8}{write:>9}{start:9.1f}{statistics.median(seconds[way]) * 1e3:9.0f}'
+      f'{kind:8}{size:>8}{write:>9}{start:9.1f}{statistics.median(seconds[kind]) * 1e3:9.0f}'
       f'{ratio:7.2f}{error:10.1e}'
     )
 
 
-def main():
+def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--model', default='ViT-S/16')
   parser.add_argument('--batch_size', type=int, default=8)

@@ -25,7 +25,7 @@ from vit_jax.config.fields import default_config, model_overrides
 from vit_jax.data.decode import decode_image
 from vit_jax.data.open_source import open_source
 from vit_jax.figures.fill_in import fill_in
-from vit_jax.inference.checkpoint_args import read_run
+from vit_jax.inference.load_checkpoint import checkpoint_run
 from vit_jax.models import masked_patches
 from vit_jax.parallel import hosts
 from vit_jax.pretrained import orbax
@@ -65,7 +65,7 @@ def config(pretrained, steps, **fields):
 
 def compare(checkpoint, workdir, steps, seeds):
   """{way: (learning rate, accuracies)}."""
-  pretrained = read_run(checkpoint).config
+  pretrained = checkpoint_run(checkpoint).config
   tuning = {
     (way, lr): config(
       pretrained,
@@ -99,7 +99,7 @@ def run(configs, workdir):
 
 def predict_patches(checkpoint, count):
   """(images, as the model sees them, as it fills them in), (count, H, W, 3) uint8 each."""
-  c = ConfigDict(read_run(checkpoint).config)
+  c = ConfigDict(checkpoint_run(checkpoint).config)
   model = masked_patches.make_model(
     create_model(c.model, num_classes=0, image_size=c.image_size, **model_overrides(c)),
     c.mpp_target,
@@ -114,7 +114,7 @@ def predict_patches(checkpoint, count):
 
 def by_place_alone(checkpoint):
   """Accuracy of the commonest color at each place: the best that looks at no other patch."""
-  c = ConfigDict(read_run(checkpoint).config)
+  c = ConfigDict(checkpoint_run(checkpoint).config)
   grid = create_model(c.model, num_classes=0, image_size=c.image_size).grid
   source = open_source(DATASET, 'test', c.data_dir)
   images = np.stack([decode_image(source[i]['image']) for i in range(len(source))])
@@ -165,7 +165,7 @@ def main():
   hosts.start()
   if args.out:
     plot(predict_patches(args.checkpoint, 10), args.out)
-  if read_run(args.checkpoint).config['mpp_target'] == 'mean_color':
+  if checkpoint_run(args.checkpoint).config['mpp_target'] == 'mean_color':
     print(
       'the commonest color at each place is that of %.1f %% of the patches'
       % (100 * by_place_alone(args.checkpoint))

@@ -20,7 +20,7 @@ import numpy as np
 
 from vit_jax import create_model, load_params
 from vit_jax.config.fields import default_config, model_overrides
-from vit_jax.inference.checkpoint_args import read_run
+from vit_jax.inference.load_checkpoint import checkpoint_run
 from vit_jax.parallel import hosts
 from vit_jax.pretrained.save import save_params
 from vit_jax.transfer.runs import run_all
@@ -81,7 +81,7 @@ def with_new_positions(pretrained, checkpoint, path):
 
 def compare(checkpoint, workdir, seeds):
   """{way: (learning rate, {training images: accuracies})}."""
-  pretrained = read_run(checkpoint).config
+  pretrained = checkpoint_run(checkpoint).config
   new_positions = with_new_positions(pretrained, checkpoint, workdir / 'new_positions.npz')
   tuning, final, chosen = {}, {}, {}
   for way, (lrs, times, fields) in WAYS.items():

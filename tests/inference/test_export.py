@@ -145,7 +145,7 @@ def test_command_line(tmp_path, capsys):
   code, out = run_tool(
     tmp_path, f'--labels={tmp_path}/names', '--loss=sigmoid', '--platforms=cpu,cuda'
   )
-  assert code == 0 and f'{out} is written' in capsys.readouterr().out
+  assert code == 0 and capsys.readouterr().out.startswith(f'Wrote {out}. Run it on images')
   model = create_model('ViT-Ti/8', num_classes=10, image_size=32, **SIZES)
   images = random_images(model, 2)
   np.testing.assert_array_equal(
@@ -189,12 +189,15 @@ def test_command_line_other_size_and_dtype(tmp_path, capsys):
   'args, words',
   [
     (['--checkpoint=none.npz'], 'none.npz: no such file'),
-    (['--platforms=cpu,gpu'], "unknown platform 'gpu'; there are cpu, cuda, rocm, tpu"),
-    (['--out=FILE/vit'], 'cannot write FILE/vit ([Errno 17] File exists'),
-    (['--out=FILE'], 'FILE exists: delete it or give another name'),
-    (['--out=DIR/x', '--weights=beside'], 'DIR/x.npz exists: delete it or give another name'),
+    (
+      ['--platforms=cpu,gpu'],
+      "Unknown platform 'gpu'. Did you mean 'cpu'? Available: cpu, cuda, rocm, tpu.",
+    ),
+    (['--out=FILE/vit'], 'Cannot write FILE/vit ([Errno 17] File exists'),
+    (['--out=FILE'], 'FILE exists. Delete it or choose another name.'),
+    (['--out=DIR/x', '--weights=beside'], 'DIR/x.npz exists. Delete it or choose another name.'),
     (['--model=ViT-Ti/9'], 'ViT-Ti/9'),
-    (['--to=onnx', '--platforms=cpu'], '--platforms is for StableHLO'),
+    (['--to=onnx', '--platforms=cpu'], '--platforms is only for StableHLO. ONNX runs on'),
   ],
 )
 def test_errors_are_one_sentence(args, words, tmp_path, capsys):
@@ -212,16 +215,21 @@ def test_misfits_are_refused(tmp_path, monkeypatch):
   bare = create_model('ViT-Ti/8', num_classes=0, image_size=32, **SIZES)
   for function in export_stablehlo, export_onnx:
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: name)
-    with pytest.raises(InputError, match='no head'):
+    with pytest.raises(InputError, match='^The model predicts no classes: it has no head'):
       function(bare, random_params(bare), tmp_path / 'vit')
-    with pytest.raises(InputError, match="unknown loss 'hinge'; there are softmax, sigmoid"):
+    with pytest.raises(InputError, match="^Unknown loss 'hinge'. Available: softmax, sigmoid.$"):
       function(model, params, tmp_path / 'vit', loss='hinge')
-    with pytest.raises(InputError, match='there are 2 class names, but the model has 7 classes'):
+    with pytest.raises(InputError, match='^There are 2 class names, but the model has 7 classes.$'):
       function(model, params, tmp_path / 'vit', class_names=['a', 'b'])
-    with monkeypatch.context() as patch, pytest.raises(InputError, match='give weights=beside'):
-      patch.setattr(export, '_ONE_FILE', 50_000)
+    with (
+      monkeypatch.context() as patch,
+      pytest.raises(InputError, match='Use weights=beside to write them'),
+    ):
+      patch.setattr(export, '_MAX_INSIDE', 50_000)
       function(model, params, tmp_path / 'vit')
-  with pytest.raises(InputError, match='dtype=float32, not bfloat16'):
+  with pytest.raises(
+    InputError, match='^ONNX needs dtype=float32, but the model computes in bfloat16.$'
+  ):
     export_onnx(*tiny(dtype='bfloat16'), tmp_path / 'vit')
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(InputError, match=r"pip install 'vit_jax\[onnx\]'"):
@@ -230,7 +238,7 @@ def test_misfits_are_refused(tmp_path, monkeypatch):
 
 
 def test_damaged_files_are_named(tmp_path):
-  with pytest.raises(InputError, match='none: no such file'):
+  with pytest.raises(InputError, match='none: no such file. Check the path.$'):
     load_exported(tmp_path / 'none')
   export_stablehlo(*tiny(), tmp_path / 'vit')
   whole = (tmp_path / 'vit').read_bytes()
@@ -259,7 +267,7 @@ def test_onnx_equals_the_model_for_any_batch(kind, weights, tmp_path):
     np.testing.assert_allclose(
       session.run(None, {'images': images})[0], expected(model, params, images), atol=1e-5
     )
-  with pytest.raises(InputError, match='cannot convert this model: probabilities differ by'):
+  with pytest.raises(InputError, match='cannot convert this model: its probabilities are off by'):
     export._verify_onnx(tmp_path / 'vit.onnx', model, 'sigmoid', flatten_dict(params, sep='/'))
   about = json.loads((tmp_path / 'vit.onnx.json').read_text())
   assert about['weights'] == (None if weights == 'inside' else 'vit.onnx.data')

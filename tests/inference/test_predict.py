@@ -14,7 +14,7 @@ from vit_jax import create_model, load_params, predict
 from vit_jax.data import class_names
 from vit_jax.data.preprocess import make_eval_preprocess, resize
 from vit_jax.errors import InputError
-from vit_jax.inference.predict import Prediction, _most_probable, predict_each
+from vit_jax.inference.predict import Prediction, PredictOptions, _top_classes, predict_each
 
 DATA = FILES
 IMAGES = [smooth_image(30 + 7 * i, 64 - 5 * i, seed=i) for i in range(7)]
@@ -111,10 +111,10 @@ def test_all_classes_where_there_are_few(params):
 
 
 def test_compiled_once(params):
-  before = _most_probable._cache_size()
+  before = _top_classes._cache_size()
   for count in (7, 7, 6, 4, 3):  # 3 images are padded to 4
     predict(mini(), params, IMAGES[:count], batch_size=4, top_k=2)
-  assert _most_probable._cache_size() == before + 1
+  assert _top_classes._cache_size() == before + 1
 
 
 def test_photos_are_turned_as_they_say(params):
@@ -155,7 +155,7 @@ def test_a_stream_is_read_no_further_than_needed(params):
       yield IMAGES[taken % 7]
       taken += 1
 
-  each = predict_each(mini(), params, endless(), batch_size=2)
+  each = predict_each(mini(), params, endless(), PredictOptions(batch_size=2))
   results = [next(each) for _ in range(20)]
   assert results == predict(mini(), params, [IMAGES[i % 7] for i in range(20)], batch_size=2)
   assert taken <= 20 + 5 * 2
@@ -168,7 +168,7 @@ def test_images_that_cannot_be_read(params, files, tmp_path):
   cut = tmp_path / 'cut.png'
   cut.write_bytes(files[0].read_bytes()[:-20])
   images = [files[0], cut, tmp_path / 'none.jpg', b'GIF89a...', np.zeros((4, 4)), files[1]]
-  good, *bad, last = predict_each(mini(), params, images, batch_size=2)
+  good, *bad, last = predict_each(mini(), params, images, PredictOptions(batch_size=2))
   assert [good, last] == predict(mini(), params, files[:2], batch_size=2)
   assert [str(e) for e in bad] == [
     f'Cannot read {cut}: damaged PNG: the file is cut short.',
@@ -187,11 +187,11 @@ def test_images_that_cannot_be_read(params, files, tmp_path):
 @pytest.mark.parametrize(
   'options, words',
   [
-    (dict(top_k=0), 'top_k must be at least 1, got 0'),
-    (dict(batch_size=0), 'batch_size must be at least 1, got 0'),
-    (dict(loss='hinge'), "unknown loss 'hinge'; there are softmax, sigmoid"),
-    (dict(preset='vgg'), "Unknown preset 'vgg'. Available: inception, bit."),
-    (dict(class_names=CLASSES[:9]), 'there are 9 class names, but the model has 10 classes'),
+    (dict(top_k=0), '^top_k must be at least 1, but it is 0.$'),
+    (dict(batch_size=0), '^batch_size must be at least 1, but it is 0.$'),
+    (dict(loss='hinge'), "^Unknown loss 'hinge'. Available: softmax, sigmoid.$"),
+    (dict(preset='vgg'), "^Unknown preset 'vgg'. Available: inception, bit.$"),
+    (dict(class_names=CLASSES[:9]), '^There are 9 class names, but the model has 10 classes.$'),
   ],
 )
 def test_errors(params, options, words):
@@ -200,7 +200,7 @@ def test_errors(params, options, words):
 
 
 def test_a_model_without_a_head(params):
-  with pytest.raises(InputError, match='has no head'):
+  with pytest.raises(InputError, match='^The model predicts no classes: it has no head'):
     predict(mini(num_classes=0), params, IMAGES)
 
 

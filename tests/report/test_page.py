@@ -17,7 +17,7 @@ from vit_jax.data.decode import decode_image
 from vit_jax.data.open_source import open_source
 from vit_jax.data.preprocess import resize
 from vit_jax.evaluation.eval_split import open_eval_split
-from vit_jax.inference.checkpoint_args import read_run
+from vit_jax.inference.load_checkpoint import checkpoint_run
 from vit_jax.report import page, summary
 from vit_jax.tools import figures
 from vit_jax.tools import report as tool
@@ -250,7 +250,7 @@ def test_a_run_that_has_just_begun(trained, tmp_path, capsys):
 
 def test_the_figures_tool_takes_the_same_images(trained, digits_dir, tmp_path, capsys):
   """Without --images, those that the run evaluates on."""
-  split = open_eval_split(read_run(str(trained)).config)
+  split = open_eval_split(checkpoint_run(str(trained)).config)
   images = list(split.images(3))
   source = open_source('digits', 'test', digits_dir)
   assert split.name == 'digits, test' and len(images) == 3

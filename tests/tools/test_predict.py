@@ -153,12 +153,12 @@ def test_labels(album, capsys):
   (album / 'labels').write_text('cat\ndog\n')
   assert run() == 1
   assert capsys.readouterr().err == (
-    f'error: {album}/labels has 2 lines, but the model has 10 classes\n'
+    f'error: {album}/labels has 2 lines, but the model has 10 classes. Give one name per line.\n'
   )
   (album / 'labels').unlink()
   assert run() == 1
   assert capsys.readouterr().err == (
-    f'error: {album}/labels cannot be read: No such file or directory\n'
+    f'error: Cannot read {album}/labels: No such file or directory.\n'
   )
 
 
@@ -252,8 +252,8 @@ def test_a_head_of_zeros(album, loaded, tmp_path, capsys, caplog):
   save_params(params | {'head': zeros}, tmp_path / 'original.npz')
   assert tool.main([f'--checkpoint={tmp_path}/original.npz', f'{album}/a.png']) == 0
   assert caplog.messages == [
-    f'{tmp_path}/original.npz has a head of zeros, as the ImageNet-21k originals: it was not '
-    'trained, and says nothing about an image'
+    f'The head of {tmp_path}/original.npz is all zeros, as in the original ImageNet-21k '
+    'checkpoints. It was not trained, so its predictions are meaningless.'
   ]
   assert '   10.00%      0  class 0\n' in capsys.readouterr().out
 
@@ -261,16 +261,16 @@ def test_a_head_of_zeros(album, loaded, tmp_path, capsys, caplog):
 @pytest.mark.parametrize(
   'args, words',
   [
-    ([], 'no image is given: name files or folders'),
+    ([], 'No images. Name files or folders, - for standard input, or a list'),
     (['ALBUM/nowhere'], 'Cannot read ALBUM/nowhere: no such file or folder.'),
     (['ALBUM/empty'], 'The folder ALBUM/empty has no images (.jpg, .jpeg, .png, .webp).'),
-    (['--files_from=ALBUM/notes.txt'], 'ALBUM/notes.txt lists no image'),
-    (['--files_from=ALBUM/none'], 'ALBUM/none cannot be read: No such file or directory'),
+    (['--files_from=ALBUM/notes.txt'], 'ALBUM/notes.txt lists no images.'),
+    (['--files_from=ALBUM/none'], 'Cannot read ALBUM/none: No such file or directory.'),
     (['ALBUM/a.png', '--checkpoint=ALBUM/none.npz'], 'ALBUM/none.npz: no such file'),
     (['ALBUM/a.png', '--model=ViT-B/16'], 'vit_token.npz does not fit the model: '),
     (['ALBUM/a.png', '--override=registres=4'], "unknown field 'registres'"),
     (['ALBUM/a.png', '--image_size=33'], 'image_size 33x33 is not a multiple of the patch size'),
-    (['ALBUM/a.png', '--top_k=0'], 'top_k must be at least 1, got 0'),
+    (['ALBUM/a.png', '--top_k=0'], 'top_k must be at least 1, but it is 0.'),
   ],
 )
 def test_errors(args, words, album, capsys):

@@ -1,1 +1,1 @@
-"""How good a model is: losses, accuracy and its relatives, few-shot, per-class reports."""
+"""Measure how good a model is: losses, accuracy, calibration, few-shot evaluation, reports."""

@@ -1,31 +1,36 @@
-"""Evaluation that counts every example exactly once."""
+"""Evaluate loss and accuracy, counting every example exactly once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 
+from vit_jax.models.params import Params
+
+Sums = Mapping[str, jax.Array]
+
 
 def evaluate(
-  eval_step: Callable[..., Any],
-  params: Any,
+  eval_step: Callable[[Params, Any], Sums],
+  params: Params,
   batches: Iterable[Any],
   should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float] | None:
-  """Top-1 accuracy and mean loss over all unmasked examples.
+  """Return the mean loss and the top-1 accuracy over all unmasked examples.
 
   Args:
-    eval_step: (params, batch) -> sums loss, correct, examples over all devices.
-    params: on the devices.
-    batches: padded and masked; each process gives its share, all the same number of them.
-    should_stop: asked once a batch.
+    eval_step: (params, batch) -> {'loss', 'correct', 'examples'}, sums over all devices.
+    params: parameters on the devices.
+    batches: this process's share of padded and masked batches, the same number on every process.
+    should_stop: called after each batch. Evaluation ends early if it returns True.
+
   Returns:
-    {'loss', 'accuracy', 'examples'}, or None when stopped before the end.
+    {'loss', 'accuracy', 'examples'}, or None if evaluation ended early.
   """
   loss, correct, examples = 0.0, 0, 0
   pending = None
 
-  def collect(sums):
+  def collect(sums: Sums) -> None:
     nonlocal loss, correct, examples
     sums = jax.device_get(sums)
     loss += float(sums['loss'])
@@ -35,11 +40,11 @@ def evaluate(
   for batch in batches:
     sums = eval_step(params, batch)
     if pending is not None:
-      collect(pending)  # one batch late: the device works while the host decodes the next
+      collect(pending)  # one batch late, so that the device works while the host decodes the next
     pending = sums
     if should_stop():
       return None
   if pending is not None:
     collect(pending)
-  examples_or_1 = max(1, examples)
-  return dict(loss=loss / examples_or_1, accuracy=correct / examples_or_1, examples=examples)
+  count = max(1, examples)
+  return dict(loss=loss / count, accuracy=correct / count, examples=examples)

@@ -1,4 +1,4 @@
-"""Linear classifiers of features in closed form: ridge regression in float64, with NumPy alone."""
+"""Fit linear classifiers in closed form: ridge regression in float64, with NumPy."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from typing import NamedTuple
 import numpy as np
 
 PENALTY = 2.0**10
-_CONSTANT = 100.0  # the feature that carries the bias; being large, it is hardly penalised
+_CONSTANT = 100.0  # feature that carries the bias; as it is large, the bias is hardly penalized
 
 
 def ridge(features: np.ndarray, targets: np.ndarray, penalty: float) -> np.ndarray:
-  """The weights that minimise |features @ weights - targets|^2 + penalty |weights|^2.
+  """Return the weights that minimize |features @ weights - targets|^2 + penalty |weights|^2.
 
-  By eigendecomposition of X^T X, or of X X^T where that is smaller: beside the arguments in
-  float64 no array is larger than min(N, D)^2 or D K.
+  They come from an eigendecomposition of X^T X or X X^T, whichever is smaller. Apart from float64
+  copies of the arguments, no array is larger than min(N, D)^2 or D K.
 
   Args:
-    features: (N, D), standardised, with a constant column if there is to be a bias.
+    features: (N, D), standardized. Add a constant column to get a bias.
     targets: (N, K).
-    penalty: above 0, so that there is one solution whatever the rank.
+    penalty: greater than 0, so that the solution is unique for features of any rank.
+
   Returns:
     (D, K) float64.
   """
@@ -32,37 +33,40 @@ def ridge(features: np.ndarray, targets: np.ndarray, penalty: float) -> np.ndarr
 
 
 class Classifier(NamedTuple):
-  """One weight vector per class, for features standardised as those it was fitted to."""
+  """A linear classifier of features that it standardizes first."""
 
-  mean: np.ndarray  # (D,)
+  mean: np.ndarray  # (D,) of the features it was fitted to
   std: np.ndarray  # (D,)
-  weights: np.ndarray  # (D + 1, K)
+  weights: np.ndarray  # (D + 1, K), the last row is the bias
 
   def scores(self, features: np.ndarray) -> np.ndarray:
-    """(N, D) -> (N, K) float64, largest for the class that is chosen."""
-    return _standardise(features, self.mean, self.std) @ self.weights
+    """Return the score of each class, (N, D) -> (N, K) float64. The highest is the prediction."""
+    return _standardize(features, self.mean, self.std) @ self.weights
 
 
 def fit_classifier(
   features: np.ndarray, labels: np.ndarray, num_classes: int, penalty: float = PENALTY
 ) -> Classifier:
-  """Ridge regression onto {-1, 1}^K, as in the paper's few-shot evaluation (section 4.1).
+  """Fit a classifier as in the paper's few-shot evaluation (section 4.1).
 
-  Features are standardised by their own mean and standard deviation + 1e-5.
+  It is a ridge regression from features to {-1, 1}^K. The features are standardized by their mean
+  and standard deviation + 1e-5.
 
   Args:
     features: (N, D).
-    labels: (N,) in [0, num_classes).
+    labels: (N,) int in [0, num_classes).
+    num_classes: K.
+    penalty: weight of the squared norm of the weights.
   """
   mean = features.mean(axis=0, dtype=np.float64)
   std = features.std(axis=0, dtype=np.float64) + 1e-5
   targets = np.full((len(labels), num_classes), -1.0)
   targets[np.arange(len(labels)), labels] = 1
-  return Classifier(mean, std, ridge(_standardise(features, mean, std), targets, penalty))
+  return Classifier(mean, std, ridge(_standardize(features, mean, std), targets, penalty))
 
 
-def _standardise(features, mean, std):
-  """(N, D) -> (N, D + 1) float64, the last column constant."""
+def _standardize(features: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+  """Return standardized features and a constant column, (N, D) -> (N, D + 1) float64."""
   out = np.empty((len(features), len(mean) + 1))
   np.subtract(features, mean, out=out[:, :-1])
   out[:, :-1] /= std

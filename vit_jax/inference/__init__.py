@@ -1,1 +1,1 @@
-"""A model at work: predictions, exported programs, and the arguments that choose a checkpoint."""
+"""Use a trained model: load a checkpoint, predict images, export a program."""

@@ -1,7 +1,9 @@
-"""Models as files that other programs run: StableHLO wherever JAX is, ONNX everywhere else.
+"""Export models as files that other programs run: StableHLO for JAX, ONNX for everything else.
 
-Both hold the whole way from pixels to probabilities, for batches of any size.
+Both formats contain everything from pixels to probabilities, for batches of any size.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
@@ -20,79 +22,92 @@ from jax import export as jax_export
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax.errors import InputError
+from vit_jax.errors import InputError, unknown
 from vit_jax.evaluation.losses import LOSSES, to_probabilities
+from vit_jax.files import user_path
+from vit_jax.models.params import Params
 from vit_jax.models.pixels import to_input
 from vit_jax.pretrained.architecture import infer_model
 from vit_jax.pretrained.npz import read_npz, write_npz
 
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 WEIGHTS = ('inside', 'beside')
-_ONE_FILE = 2**31 - 2**24  # bytes of weights: both formats end at 2 GiB
+_MAX_INSIDE = 2**31 - 2**24  # bytes of weights; a file of either format has at most 2 GiB
+
+FlatParams = dict[str, np.ndarray]  # {name: array}
 
 
 def export_stablehlo(
   model: nn.Module,
-  params: Any,
-  path: str | os.PathLike,
+  params: Params,
+  path: str | os.PathLike[str],
   *,
   loss: str = 'softmax',
   platforms: Sequence[str] = ('cpu', 'cuda', 'tpu'),
   weights: str = 'inside',
   class_names: Sequence[str] | None = None,
 ) -> None:
-  """Writes a model and its preprocessing as a program that needs JAX alone.
+  """Export a model and its preprocessing as a program that needs only JAX.
 
       program = jax.export.deserialize(pathlib.Path(path).read_bytes())
       probabilities = jax.jit(program.call)(images)  # (B, H, W, 3) uint8 RGB -> (B, K) float32
 
-  path.json tells which model it is, what goes in and comes out, and the names of the classes.
+  path.json describes the model, its input and output, and has the names of the classes.
 
   Args:
-    model: made by `create_model`, with a head.
+    model: a model from `create_model`, with a head.
     params: its parameters, as `load_params` returns them.
-    path: of a new file.
-    loss: what was trained with. 'softmax': probabilities sum to 1; 'sigmoid': each by itself.
-    platforms: where the program shall run, of 'cpu', 'cuda', 'rocm' and 'tpu'.
-    weights: 'inside': one file, up to 2 GiB, whose weights XLA compiles anew for each size of
-      batch. 'beside': the weights are in path.npz, which `load_params` reads too, and are an
-      argument of the program: program.call(dict(np.load('path.npz')), images). Starts faster.
-    class_names: in the order of the head.
+    path: a new file.
+    loss: the loss that the model was trained with. For 'softmax', the probabilities of all classes
+      sum to 1. For 'sigmoid', each class has its own probability.
+    platforms: where the program can run, from 'cpu', 'cuda', 'rocm' and 'tpu'.
+    weights: 'inside' writes one file of up to 2 GiB, which XLA compiles again, with the weights,
+      for each batch size. 'beside' writes the weights to path.npz, which `load_params` can also
+      read. They are then an argument of the program, program.call(dict(np.load('path.npz')),
+      images), and the program starts faster.
+    class_names: names of all classes, in the order of the head.
 
   Raises:
-    InputError: for arguments that do not fit, a file that exists or cannot be written.
+    InputError: the arguments do not fit each other, or a file exists or cannot be written.
   """
-  unknown = sorted(set(platforms) - set(PLATFORMS))
-  if unknown or not platforms:
-    raise InputError(f'unknown platform {", ".join(unknown)!r}; there are {", ".join(PLATFORMS)}')
+  if not platforms:
+    raise InputError(f'No platforms. Available: {", ".join(PLATFORMS)}.')
+  for platform in platforms:
+    if platform not in PLATFORMS:
+      raise unknown('platform', platform, PLATFORMS)
   flat = _check(model, params, loss, weights, class_names)
-  function, arguments = functools.partial(_probabilities, model, loss), (_images(model),)
+  function = functools.partial(_probabilities, model, loss)
+  arguments: tuple[Any, ...] = (_abstract_images(model),)
   if weights == 'inside':
     function = functools.partial(function, flat)
   else:
     arguments = jax.tree.map(jax.typeof, flat), *arguments
-  beside = ['.npz'] * (weights == 'beside')
-  with _new_files(path, '.json', *beside) as out:
+  weights_suffix = '.npz' if weights == 'beside' else None
+  with _new_files(path, weights_suffix) as out:
     program = jax_export.export(jax.jit(function), platforms=tuple(platforms))(*arguments)
     out.write_bytes(program.serialize())
-    if beside:
-      write_npz(flat, f'{out}.npz', spelling='linen')
-    _write_about(out, model, flat, loss, class_names, beside, platforms=list(platforms))
+    if weights_suffix:
+      write_npz(flat, f'{out}{weights_suffix}', spelling='linen')
+    metadata = _metadata(model, flat, loss, weights_suffix and out.name + weights_suffix)
+    _write_metadata(out, metadata | {'platforms': list(platforms)}, class_names)
 
 
-def load_exported(path: str | os.PathLike) -> Callable[[Any], jax.Array]:
-  """Reads what `export_stablehlo` wrote: (B, H, W, 3) uint8 RGB -> probabilities (B, K) float32.
+def load_exported(path: str | os.PathLike[str]) -> Callable[[Any], jax.Array]:
+  """Load a program that `export_stablehlo` wrote.
+
+  Returns:
+    A function from images, (B, H, W, 3) uint8 RGB, to probabilities, (B, K) float32.
 
   Raises:
-    InputError: naming the file, when it is missing or damaged.
+    InputError: the file does not exist or is damaged.
   """
-  path = pathlib.Path(path).expanduser()
+  path = user_path(path)
   try:
-    program = jax_export.deserialize(path.read_bytes())
+    program = jax_export.deserialize(bytearray(path.read_bytes()))
   except FileNotFoundError:
-    raise InputError(f'{path}: no such file') from None
-  except Exception as e:  # flatbuffers and MLIR: all kinds on damage
-    raise InputError(f'{path} is not a readable StableHLO program ({e}); export it again') from e
+    raise InputError(f'Cannot read {path}: no such file. Check the path.') from None
+  except Exception as e:  # flatbuffers and MLIR raise all kinds of errors on damaged files
+    raise InputError(f'{path} is not a readable StableHLO program ({e}). Export it again.') from e
   call = jax.jit(program.call)
   if len(program.in_avals) == 1:
     return call
@@ -101,112 +116,138 @@ def load_exported(path: str | os.PathLike) -> Callable[[Any], jax.Array]:
 
 def export_onnx(
   model: nn.Module,
-  params: Any,
-  path: str | os.PathLike,
+  params: Params,
+  path: str | os.PathLike[str],
   *,
   loss: str = 'softmax',
   weights: str = 'inside',
   class_names: Sequence[str] | None = None,
 ) -> None:
-  """Writes a model and its preprocessing as ONNX: 'images' -> 'probabilities', as StableHLO.
+  """Export a model and its preprocessing as ONNX, with input 'images' and output 'probabilities'.
+
+  They have the shapes and types of `export_stablehlo`.
 
   Args:
-    weights: 'inside': one file, up to 2 GiB; 'beside': the weights are in path.data.
-    model, params, path, loss, class_names: as of `export_stablehlo`; computes in float32 only.
+    model: a model from `create_model`, with a head. It has to compute in float32.
+    params: its parameters, as `load_params` returns them.
+    path: a new file.
+    loss: as for `export_stablehlo`.
+    weights: 'inside' writes one file of up to 2 GiB, 'beside' writes the weights to path.data.
+    class_names: names of all classes, in the order of the head.
 
   Raises:
-    InputError: also when the extra 'onnx' is not installed or converts this model wrongly.
+    InputError: the arguments do not fit each other, a file exists or cannot be written, or jax2onnx
+      is not installed or cannot convert this model correctly.
   """
   if importlib.util.find_spec('jax2onnx') is None:
-    raise InputError("ONNX needs the package jax2onnx: pip install 'vit_jax[onnx]'")
+    raise InputError("ONNX needs the package jax2onnx. Run: pip install 'vit_jax[onnx]'")
   flat = _check(model, params, loss, weights, class_names)
   if model.dtype != jnp.float32:
-    raise InputError(f'ONNX is written with dtype=float32, not {jnp.dtype(model.dtype)}')
+    raise InputError(
+      f'ONNX needs dtype=float32, but the model computes in {jnp.dtype(model.dtype)}.'
+    )
   import jax2onnx
   import onnx
 
-  beside = ['.data'] * (weights == 'beside')
-  with _new_files(path, '.json', *beside) as out:
+  weights_suffix = '.data' if weights == 'beside' else None
+  with _new_files(path, weights_suffix) as out:
     try:
       graph = jax2onnx.to_onnx(
         functools.partial(_probabilities, model, loss, flat),
-        [_images(model)],
+        [_abstract_images(model)],
         model_name='vit_jax',
         input_names=['images'],
         output_names=['probabilities'],
       )
-    except Exception as e:  # all kinds, where it lacks an operation
-      raise InputError(f'jax2onnx cannot convert this model ({type(e).__name__}: {e})') from e
-    onnx.save_model(graph, out, save_as_external_data=bool(beside), location=f'{out.name}.data')
+    except Exception as e:  # any kind of error if it lacks an operation
+      raise InputError(f'jax2onnx cannot convert this model ({type(e).__name__}: {e}).') from e
+    beside = weights_suffix is not None
+    onnx.save_model(graph, out, save_as_external_data=beside, location=f'{out.name}.data')
     _verify_onnx(out, model, loss, flat)
-    _write_about(out, model, flat, loss, class_names, beside)
+    metadata = _metadata(model, flat, loss, weights_suffix and out.name + weights_suffix)
+    _write_metadata(out, metadata, class_names)
 
 
-def _verify_onnx(path, model, loss, flat):
-  """Compares the file with the model on noise: the converter rewrites layers and checks nothing."""
+def _verify_onnx(path: pathlib.Path, model: nn.Module, loss: str, flat: FlatParams) -> None:
+  """Compare the file with the model on noise, since the converter does not check its result."""
   import onnxruntime
 
   images = np.random.default_rng(0).integers(0, 256, (2, *model.image_size, 3), np.uint8)
-  want = jax.jit(functools.partial(_probabilities, model, loss))(flat, images)
-  found = onnxruntime.InferenceSession(path).run(None, {'images': images})[0]
-  error = np.abs(found - want).max()
+  expected = jax.jit(functools.partial(_probabilities, model, loss))(flat, images)
+  actual = onnxruntime.InferenceSession(path).run(None, {'images': images})[0]
+  error = np.abs(actual - expected).max()
   if not error < 1e-4:
-    raise InputError(f'jax2onnx cannot convert this model: probabilities differ by {error:.2g}')
+    raise InputError(
+      f'jax2onnx cannot convert this model: its probabilities are off by {error:.2g}.'
+    )
 
 
-def _probabilities(model, loss, flat, images):
-  """(B, H, W, 3) uint8 -> (B, K) float32; `flat` is {name: array}."""
+def _probabilities(model: nn.Module, loss: str, flat: FlatParams, images: jax.Array) -> jax.Array:
+  """Return the probabilities of images: (B, H, W, 3) uint8 -> (B, K) float32."""
   params = traverse_util.unflatten_dict(flat, sep='/')
   return to_probabilities(model.apply({'params': params}, to_input(images)), loss)
 
 
-def _images(model):
+def _abstract_images(model: nn.Module) -> jax.ShapeDtypeStruct:
+  """Return the type of a batch of images, of any size."""
   (b,) = jax_export.symbolic_shape('b')
   return jax.ShapeDtypeStruct((b, *model.image_size, 3), jnp.uint8)
 
 
-def _check(model, params, loss, weights, class_names) -> dict[str, np.ndarray]:
-  """Returns the parameters as {name: array}; raises InputError for what does not fit."""
+def _check(
+  model: nn.Module, params: Params, loss: str, weights: str, class_names: Sequence[str] | None
+) -> FlatParams:
+  """Return the parameters as {name: array}, or raise InputError if the arguments do not fit."""
   if not model.num_classes:
-    raise InputError('the model has no head (num_classes=0): there are no classes to predict')
+    raise InputError('The model predicts no classes: it has no head (num_classes=0).')
   if class_names is not None and len(class_names) != model.num_classes:
     raise InputError(
-      f'there are {len(class_names):,} class names, but the model has {model.num_classes:,} classes'
+      f'There are {len(class_names):,} class names, but the model has {model.num_classes:,} '
+      'classes.'
     )
-  for value, field, choices in (loss, 'loss', LOSSES), (weights, 'weights', WEIGHTS):
-    if value not in choices:
-      raise InputError(f'unknown {field} {value!r}; there are {", ".join(choices)}')
+  if loss not in LOSSES:
+    raise unknown('loss', loss, LOSSES)
+  if weights not in WEIGHTS:
+    raise unknown('weights', weights, WEIGHTS)
   flat = jax.device_get(traverse_util.flatten_dict(params, sep='/'))
-  size = sum(x.nbytes for x in flat.values())
-  if weights == 'inside' and size > _ONE_FILE:
+  size = sum(array.nbytes for array in flat.values())
+  if weights == 'inside' and size > _MAX_INSIDE:
     raise InputError(
-      f'the weights have {size / 2**30:.2f} GiB and a file for all ends at 2 GiB: '
-      'give weights=beside, for a file of their own'
+      f'The weights have {size / 2**30:.2f} GiB, but a single file can have at most 2 GiB. Use '
+      'weights=beside to write them to a file of their own.'
     )
   return flat
 
 
 @contextlib.contextmanager
-def _new_files(path: str | os.PathLike, *beside: str) -> Iterator[pathlib.Path]:
-  """A path to write to, also with the endings `beside`; all come to `path` when all went well."""
-  path = pathlib.Path(path).expanduser()
-  for ending in '', *beside:
-    if os.path.lexists(f'{path}{ending}'):
-      raise InputError(f'{path}{ending} exists: delete it or give another name')
+def _new_files(path: str | os.PathLike[str], weights_suffix: str | None) -> Iterator[pathlib.Path]:
+  """Yield a temporary path, whose files move beside `path` if the block succeeds.
+
+  Args:
+    path: the new file. path.json and path + weights_suffix, if there is one, must not exist either.
+    weights_suffix: '.npz' or '.data', or None if no file is written for the weights.
+  """
+  path = user_path(path)
+  for suffix in ('', '.json', weights_suffix or ''):
+    if os.path.lexists(f'{path}{suffix}'):
+      raise InputError(f'{path}{suffix} exists. Delete it or choose another name.')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='.export_', dir=path.parent) as directory:
       out = pathlib.Path(directory) / path.name
       yield out
-      for file in sorted(out.parent.iterdir(), reverse=True):  # the program itself last
+      for file in sorted(out.parent.iterdir(), reverse=True):  # the program itself comes last
         os.replace(file, path.with_name(file.name))
   except OSError as e:
-    raise InputError(f'cannot write {path} ({e})') from e
+    raise InputError(f'Cannot write {path} ({e}).') from e
 
 
-def _write_about(out, model, flat, loss, class_names, beside, **more):
+def _metadata(
+  model: nn.Module, flat: FlatParams, loss: str, weights_file: str | None
+) -> dict[str, Any]:
+  """Return what path.json says about an exported model."""
   name, _ = infer_model(flat)
-  about = {
+  return {
     'model': name,
     'image_size': model.image_size,
     'dtype': jnp.dtype(model.dtype).name,
@@ -218,10 +259,15 @@ def _write_about(out, model, flat, loss, class_names, beside, **more):
       'values': 'RGB, 0 to 255',
     },
     'output': {'name': 'probabilities', 'shape': ['b', model.num_classes], 'dtype': 'float32'},
-    'weights': out.name + beside[0] if beside else None,
+    'weights': weights_file,
     'jax_version': jax.__version__,
-    **more,
-    'class_names': class_names and list(class_names),
   }
-  lines = (f'  {json.dumps(key)}: {json.dumps(value)}' for key, value in about.items())
+
+
+def _write_metadata(
+  out: pathlib.Path, metadata: dict[str, Any], class_names: Sequence[str] | None
+) -> None:
+  """Write the metadata and the class names to out.json, one key per line."""
+  entries = metadata | {'class_names': class_names and list(class_names)}
+  lines = (f'  {json.dumps(key)}: {json.dumps(value)}' for key, value in entries.items())
   pathlib.Path(f'{out}.json').write_text('{\n' + ',\n'.join(lines) + '\n}\n')

@@ -11,7 +11,7 @@ import os
 import sys
 
 from vit_jax.errors import InputError, exit_on_error
-from vit_jax.inference.checkpoint_args import size
+from vit_jax.inference.checkpoint_args import image_size
 from vit_jax.models.layers import ACTIVATIONS
 from vit_jax.pretrained.formats import FORMATS, PUBLISHED, format_for, read_checkpoint, write_arrays
 from vit_jax.pretrained.metadata import Metadata
@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   parser.add_argument(
     '--image_size',
-    type=size,
+    type=image_size,
     metavar='N|H,W',
     help='pixels, for the config.json (default: as SRC says, else a square)',
   )

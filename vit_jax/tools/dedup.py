@@ -25,7 +25,7 @@ from vit_jax.dedup.duplicates import (
 )
 from vit_jax.errors import InputError, exit_on_error
 from vit_jax.files import write_whole
-from vit_jax.inference import checkpoint_args
+from vit_jax.inference.load_checkpoint import load_checkpoint
 
 
 @exit_on_error
@@ -148,9 +148,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _load_embedding(checkpoint: str, max_distance: float) -> Embedding:
-  parser = argparse.ArgumentParser()
-  checkpoint_args.add_arguments(parser)
-  loaded, _ = checkpoint_args.load(parser.parse_args([f'--checkpoint={checkpoint}']))
+  loaded, _ = load_checkpoint(checkpoint, dtype='float32')
   return Embedding(loaded.model, loaded.params, max_distance)
 
 

@@ -1,4 +1,4 @@
-"""Exports a checkpoint as a file that other programs run: StableHLO for JAX, or ONNX.
+"""Export a checkpoint as a file that other programs run: StableHLO for JAX, or ONNX.
 
 python -m vit_jax.tools.export --checkpoint=ViT-B_16-224.npz --out=vit_b16.stablehlo
 """
@@ -13,15 +13,16 @@ from vit_jax.errors import InputError, exit_on_error
 from vit_jax.inference import checkpoint_args
 from vit_jax.inference.export import WEIGHTS, export_onnx, export_stablehlo
 
-_READ = """run it, for images (B, H, W, 3) uint8 RGB, with:
+_STABLEHLO_USAGE = """Wrote {out}. Run it on images, (B, H, W, 3) uint8 RGB:
   from jax import export
   program = export.deserialize(open({out!r}, 'rb').read())
   probabilities = jax.jit(program.call)({arguments})"""
+_ONNX_USAGE = "Wrote {out}: 'images', (B, H, W, 3) uint8 RGB, -> 'probabilities', (B, K) float32."
 
 
 @exit_on_error
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command line; returns the exit code."""
+  """Run the command line and return the exit code."""
   args = _parser().parse_args(argv)
   print(_export(args))
   return 0
@@ -33,25 +34,39 @@ def _parser() -> argparse.ArgumentParser:
   )
   checkpoint_args.add_arguments(parser)
   add = parser.add_argument
-  add('--out', required=True, metavar='FILE', help='a new file; FILE.json will describe it')
-  add('--to', choices=['stablehlo', 'onnx'], default='stablehlo', help='default: %(default)s')
+  add(
+    '--out',
+    required=True,
+    metavar='FILE',
+    help='a new file; FILE.json, which describes it, is also written',
+  )
+  add(
+    '--to',
+    choices=['stablehlo', 'onnx'],
+    default='stablehlo',
+    help='format of the file (default: %(default)s)',
+  )
   add(
     '--platforms',
     metavar='P,P',
-    help='where StableHLO shall run, of cpu, cuda, rocm, tpu (default: cpu,cuda,tpu)',
+    help='where a StableHLO program can run, from cpu, cuda, rocm, tpu (default: cpu,cuda,tpu)',
   )
   add(
     '--weights',
     choices=WEIGHTS,
     default='inside',
-    help='one file for all, up to 2 GiB, or the '
-    'weights in a file beside it, which starts faster (default: %(default)s)',
+    help='write one file of up to 2 GiB, or the weights to a file beside it, which starts faster '
+    '(default: %(default)s)',
   )
   return parser
 
 
 def _export(args: argparse.Namespace) -> str:
-  """Writes the file; returns what to say."""
+  """Write the file, and return a message that says how to use it."""
+  if args.to == 'onnx' and args.platforms:
+    raise InputError(
+      '--platforms is only for StableHLO. ONNX runs on every platform of ONNX Runtime.'
+    )
   loaded, run = checkpoint_args.load(args)
   options = dict(
     loss=checkpoint_args.loss(args, run),
@@ -59,15 +74,14 @@ def _export(args: argparse.Namespace) -> str:
     class_names=checkpoint_args.class_names(args, loaded),
   )
   if args.to == 'onnx':
-    if args.platforms:
-      raise InputError('--platforms is for StableHLO: ONNX runs wherever ONNX Runtime does')
     export_onnx(loaded.model, loaded.params, args.out, **options)
-    return f"{args.out} is written: 'images', (B, H, W, 3) uint8 RGB, -> 'probabilities'"
+    return _ONNX_USAGE.format(out=args.out)
   if args.platforms:
     options['platforms'] = args.platforms.split(',')
   export_stablehlo(loaded.model, loaded.params, args.out, **options)
-  weights = f'dict(np.load({args.out + ".npz"!r})), ' if args.weights == 'beside' else ''
-  return f'{args.out} is written; ' + _READ.format(out=args.out, arguments=weights + 'images')
+  weights_file = f'{args.out}.npz'
+  weights = f'dict(np.load({weights_file!r})), ' if args.weights == 'beside' else ''
+  return _STABLEHLO_USAGE.format(out=args.out, arguments=f'{weights}images')
 
 
 if __name__ == '__main__':

@@ -27,7 +27,7 @@ from vit_jax.figures import draw
 from vit_jax.figures.draw_model import FigureOptions, draw_model
 from vit_jax.figures.examples import Examples, Predictor, Sample
 from vit_jax.files import local_path, replacing
-from vit_jax.inference import checkpoint_args
+from vit_jax.inference.load_checkpoint import load_checkpoint
 from vit_jax.parallel.mesh import MeshPartitioner
 from vit_jax.pretrained.load import Loaded
 from vit_jax.report import page, summary
@@ -146,9 +146,7 @@ def _there(found: Any) -> Any:
 def _open_model(workdir: pathlib.Path, is_saved: bool, num_images: int, batch_size: int) -> _Model:
   if not is_saved:
     raise InputError('There is no checkpoint yet: it is made after save_every steps.')
-  parser = argparse.ArgumentParser()
-  checkpoint_args.add_arguments(parser, dtype=None)
-  loaded, run = checkpoint_args.load(parser.parse_args([f'--checkpoint={workdir}']))
+  loaded, run = load_checkpoint(str(workdir))
   try:
     split = open_eval_split(run.config)
     if not loaded.model.num_classes:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import sys
 
 from vit_jax.errors import exit_on_error
-from vit_jax.inference.checkpoint_args import size
+from vit_jax.inference.checkpoint_args import image_size
 from vit_jax.pretrained.posembed import METHODS
 from vit_jax.pretrained.resize import resize_checkpoint
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     'CKPT is such; else a new Orbax directory',
   )
   parser.add_argument(
-    '--image_size', type=size, required=True, metavar='N|H,W', help='pixels of the new images'
+    '--image_size', type=image_size, required=True, metavar='N|H,W', help='pixels of the new images'
   )
   parser.add_argument(
     '--patch_size', type=int, metavar='N', help='pixels of the new patches (default: as they are)'
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   parser.add_argument(
     '--old_image_size',
-    type=size,
+    type=image_size,
     metavar='N|H,W',
     help='pixels that CKPT is for (default: as it says, else a square)',
   )
