@@ -1,115 +1,27 @@
-"""Few-shot evaluation: the ridge solution, which images are taken, the protocol on real data."""
+"""Few-shot evaluation equals a reference that follows the protocol image by image."""
 
-import json
 import subprocess
 import sys
-import tracemalloc
 
 import jax
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from tests.helpers.images import encode, smooth_image
+from tests.helpers.fewshot import as_pixels, evaluate_digits, open_fewshot, write_photos
+from tests.helpers.images import smooth_image
 from tests.helpers.jobs import free_port
-from tests.helpers.paths import FILES
 from tests.helpers.shapes import write_shapes
-from vit_jax import create_model, load_params
+from vit_jax import create_model
 from vit_jax.data.open_source import open_source
 from vit_jax.data.preprocess import make_eval_preprocess
 from vit_jax.errors import InputError
-from vit_jax.evaluation.fewshot import FewShot, make_represent_step
-from vit_jax.evaluation.ridge import fit_classifier, ridge
+from vit_jax.evaluation.fewshot import FewShotProtocol, make_represent_step
 from vit_jax.evaluation.shots import pick
 from vit_jax.parallel.mesh import MeshPartitioner
 from vit_jax.parallel.pmap import PmapPartitioner
-from vit_jax.transfer import fewshot
 
-DATA = FILES
 TINY = dict(hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=1)
-
-
-@pytest.mark.parametrize('dtype', [np.float32, np.float64])
-@pytest.mark.parametrize(
-  'n, d, rank',
-  [(60, 20, 20), (20, 60, 20), (40, 40, 40), (60, 20, 7), (20, 60, 7), (1, 5, 1), (50, 1, 1)],
-)
-@pytest.mark.parametrize('penalty', [0.1, 2.0**10])
-def test_ridge_equals_scikit_learn(n, d, rank, dtype, penalty):
-  rng = np.random.default_rng(n + d)
-  features = rng.normal(size=(n, rank)) @ rng.normal(size=(rank, d))
-  features = np.append(features, np.full((n, 1), 100), axis=1).astype(dtype)
-  targets = np.where(rng.random((n, 3)) < 0.3, 1, -1).astype(dtype)
-  weights = ridge(features, targets, penalty)
-  assert weights.dtype == np.float64
-  expected = (
-    Ridge(alpha=penalty, fit_intercept=False, solver='svd')
-    .fit(features.astype(float), targets.astype(float))
-    .coef_.T
-  )
-  np.testing.assert_allclose(weights, expected, atol=1e-9)
-
-
-@pytest.mark.parametrize('n, d', [(3000, 20), (20, 3000)])
-def test_ridge_takes_no_more_memory_than_said(n, d):
-  features = np.random.default_rng(0).normal(size=(n, d))
-  tracemalloc.start()
-  ridge(features, np.ones((n, 3)), 1.0)
-  peak = tracemalloc.get_traced_memory()[1]
-  tracemalloc.stop()
-  assert peak < features.nbytes  # a 150th of (3000, 3000)
-
-
-def test_the_classifier_is_that_of_the_protocol():
-  rng = np.random.default_rng(0)
-  labels = np.repeat(np.arange(4), 5)
-  features = (rng.normal(size=(20, 8)) * 3 + labels[:, None]).astype(np.float32)
-  features[:, 3] = 7.7  # constant among the shots
-  others = rng.normal(size=(50, 8)) * 3
-  mean, std = features.astype(float).mean(0), features.astype(float).std(0) + 1e-5
-  x, y = (np.c_[(f - mean) / std, np.full(len(f), 100)] for f in (features, others))
-  expected = Ridge(alpha=1024, fit_intercept=False).fit(x, 2 * np.eye(4)[labels] - 1)
-  classifier = fit_classifier(features, labels, 4)
-  assert classifier.weights.shape == (9, 4)
-  np.testing.assert_allclose(classifier.weights, expected.coef_.T, atol=1e-8)
-  np.testing.assert_allclose(classifier.scores(others), expected.predict(y), atol=1e-8)
-
-
-def test_picks():
-  labels = np.random.default_rng(0).integers(0, 5, 400)
-  picks = pick(labels, 5, 25, seed=0)
-  assert picks.shape == (5, 25)
-  for label, images in enumerate(picks):
-    assert len(set(images)) == 25
-    assert set(labels[images]) == {label}
-  np.testing.assert_array_equal(pick(labels, 5, 10, seed=0), picks[:, :10])  # nested
-  assert (pick(labels, 5, 25, seed=1) != picks).any(axis=1).all()
-  # Neither how many classes nor how many images of the others there are matters.
-  fewer = labels[labels != 4]
-  positions = np.flatnonzero(labels != 4)
-  np.testing.assert_array_equal(positions[pick(fewer, 4, 25, seed=0)], picks[:4])
-
-
-def test_picks_are_the_same_everywhere():
-  np.testing.assert_array_equal(
-    pick(np.arange(24) % 2, 2, 5, seed=3), [[2, 18, 0, 16, 20], [3, 7, 19, 11, 13]]
-  )
-
-
-def as_pixels(params, batch):
-  """Represents images by their pixels."""
-  del params
-  features = batch['image'].astype(np.float32).reshape(len(batch['image']), -1)
-  return {k: v for k, v in batch.items() if k != 'image'} | {'features': features}
-
-
-def evaluate_digits(digits_dir, represent=as_pixels, params=None, **options):
-  options = dict(image_size=8, resize_size=8, batch_size=100) | options
-  correct, examples = FewShot('digits', represent, data_dir=digits_dir, **options).count_correct(
-    params
-  )
-  assert examples == 360
-  return correct / examples
 
 
 def read_digits(digits_dir, split):
@@ -173,8 +85,8 @@ def test_every_test_image_counts_once(digits_dir):
     features = np.eye(10, dtype=np.float32)[batch['label']]
     return {k: v for k, v in batch.items() if k != 'image'} | {'features': features}
 
-  evaluation = FewShot(
-    'digits', knowing, image_size=8, batch_size=101, shots=(1, 2), seeds=2, data_dir=digits_dir
+  evaluation = open_fewshot(
+    'digits', knowing, batch_size=101, shots=(1, 2), seeds=2, data_dir=digits_dir
   )
   correct, examples = evaluation.count_correct(None)
   assert examples == 360 and (correct == 360).all()
@@ -182,9 +94,7 @@ def test_every_test_image_counts_once(digits_dir):
 
 
 def test_metrics_and_stopping(digits_dir):
-  evaluation = FewShot(
-    'digits', as_pixels, image_size=8, batch_size=100, shots=(5,), data_dir=digits_dir
-  )
+  evaluation = open_fewshot('digits', as_pixels, batch_size=100, shots=(5,), data_dir=digits_dir)
   accuracies = evaluation.count_correct(None)[0][:, 0] / 360
   asked = []
   metrics = evaluation(None, lambda: bool(asked.append(0)))
@@ -192,7 +102,8 @@ def test_metrics_and_stopping(digits_dir):
   assert len(asked) == evaluation.num_batches == 2 + 4  # some 140 shots, 360 test images
   for stop_after in (1, 3, 6):
     asked.clear()
-    assert evaluation(None, lambda: bool(asked.append(0)) or len(asked) == stop_after) is None
+    stop = lambda last=stop_after: bool(asked.append(0)) or len(asked) == last
+    assert evaluation(None, stop) is None
     assert len(asked) == stop_after
 
 
@@ -253,21 +164,11 @@ def test_a_vit_on_digits(digits_dir, make):
   assert accuracies[:, 1].min() > 0.4
 
 
-def write_photos(root, counts, val=True):
-  """A folder with so many images of each class in train, and one of each in val."""
-  for split, sizes in (('train', counts), ('val', dict.fromkeys(counts, 1) if val else {})):
-    for name, count in sizes.items():
-      (root / split / name).mkdir(parents=True)
-      for i in range(count):
-        (root / split / name / f'{i}.png').write_bytes(encode(smooth_image(9, 12, seed=i), 'PNG'))
-  return str(root)
-
-
 def test_only_the_shots_are_decoded(tmp_path):
   """And of these a damaged one is an error, or left out if that was said to be fine."""
   folder = write_photos(tmp_path, {'cat': 9, 'dog': 8})
-  evaluation = lambda **options: FewShot(
-    folder, as_pixels, image_size=8, batch_size=4, shots=(1, 2), seeds=2, **options
+  evaluation = lambda **options: open_fewshot(
+    folder, as_pixels, batch_size=4, shots=(1, 2), seeds=2, **options
   )
   picks = [pick(np.repeat([0, 1], [9, 8]), 2, 2, seed) for seed in (0, 1)]
   paths = sorted(tmp_path.glob('train/*/*'))
@@ -312,21 +213,22 @@ def test_a_damaged_shot_is_left_out(digits_dir):
 
 def test_what_cannot_be(tmp_path, digits_dir):
   folder = write_photos(tmp_path / 'photos', {'ant': 4, 'bee': 3})
-  options = dict(image_size=8, batch_size=4)
   with pytest.raises(InputError) as e:
-    FewShot(folder, as_pixels, shots=(1, 4), **options)
+    open_fewshot(folder, as_pixels, batch_size=4, shots=(1, 4))
   assert str(e.value) == (
-    f"{folder}, split 'train': class 1 (bee) has 3 images, too few for 4 "
-    'shots; ask for fewer shots, or take a larger split'
+    f"Cannot draw shots from {folder}, split 'train'. Class 1 (bee) has 3 images, but 4 shots were "
+    'requested. Use fewer shots or a larger split.'
   )
-  with pytest.raises(InputError, match=r"'train\[:1\]': class 0 \(ant\) has 0 images"):
-    FewShot(folder, as_pixels, shots=(1,), train_split='train[:1]', **options)
-  with pytest.raises(InputError, match='/other has no images to test on: there is no split of '):
-    FewShot(write_photos(tmp_path / 'other', {'ant': 2}, val=False), as_pixels, **options)
-  for field in ('shots', 'seeds', 'batch_size'):
-    value = (5, 0) if field == 'shots' else 0
-    with pytest.raises(InputError, match=f'{field} must be at least 1, got 0'):
-      FewShot('digits', as_pixels, **options | {'data_dir': digits_dir, field: value})
+  with pytest.raises(InputError, match=r"'train\[:1\]'. Class 0 \(ant\) has 0 images, but 1 shots"):
+    open_fewshot(folder, as_pixels, batch_size=4, shots=(1,), train_split='train[:1]')
+  other = write_photos(tmp_path / 'other', {'ant': 2}, val=False)
+  words = f'^Dataset {other} has no test images: none of its splits is called validation, val or t'
+  with pytest.raises(InputError, match=words):
+    open_fewshot(other, as_pixels, batch_size=4)
+  with pytest.raises(InputError, match='^shots must be at least 1, but it is 0.$'):
+    FewShotProtocol(8, shots=(5, 0))
+  with pytest.raises(InputError, match='^seeds must be at least 1, but it is 0.$'):
+    FewShotProtocol(8, seeds=0)
 
 
 def test_features_that_are_not_finite(digits_dir):
@@ -335,7 +237,8 @@ def test_features_that_are_not_finite(digits_dir):
     found['features'][3, 5] = np.inf
     return found
 
-  with pytest.raises(InputError, match='digits: the features of an image are not finite'):
+  words = '^The features of an image of digits are not finite. The training may have diverged.$'
+  with pytest.raises(InputError, match=words):
     evaluate_digits(digits_dir, broken)
 
 
@@ -349,77 +252,8 @@ def test_several_labels(tmp_path):
     label_feature=tfds.features.Sequence(tfds.features.ClassLabel(num_classes=3)),
     first_label=[0],
   )
-  with pytest.raises(InputError, match='the images of shapes have several labels each'):
-    FewShot('shapes', as_pixels, image_size=8, batch_size=4, data_dir=str(tmp_path))
-
-
-def test_the_command_line(digits_dir, tmp_path, capsys):
-  arguments = [
-    f'--checkpoint={DATA}/vit_token.npz',
-    f'--data_dir={digits_dir}',
-    '--seeds=2',
-    '--shots=1,10',
-  ]
-  assert fewshot.main([*arguments, '--dataset=digits', '--json']) == 0
-  found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-  assert [(f['dataset'], f['shots'], f['test_images']) for f in found] == [
-    ('digits', 1, 360),
-    ('digits', 10, 360),
-  ]
-  model = create_model(
-    'ViT-Ti/8', num_classes=10, image_size=32, hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=2
-  )
-  params = load_params(DATA / 'vit_token.npz', model)
-  step = jax.jit(make_represent_step(model))
-  expected = evaluate_digits(
-    digits_dir,
-    lambda p, batch: jax.device_get(step(p, batch)),
-    params,
-    image_size=32,
-    resize_size=None,
-    shots=(1, 10),
-    seeds=2,
-  )
-  np.testing.assert_allclose([f['accuracies'] for f in found], expected.T, atol=2 / 360)
-
-  folder = write_photos(tmp_path, {'ant': 12, 'bee': 12})
-  assert fewshot.main([*arguments, f'--dataset={folder}', '--shots=1', '--seeds=1']) == 0
-  assert capsys.readouterr().out.split()[-1] == '-'  # no standard deviation of one
-  assert fewshot.main([*arguments, f'--dataset={folder},digits']) == 0
-  rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-  assert rows[0] == ['dataset', 'shots', 'test', 'images', 'accuracy', 'std']
-  assert [row[:3] for row in rows[1:]] == [
-    [folder, '1', '2'],
-    [folder, '10', '2'],
-    ['digits', '1', '360'],
-    ['digits', '10', '360'],
-  ]
-  accuracies = np.array(found[1]['accuracies'])
-  assert rows[4][3:] == [f'{100 * accuracies.mean():.2f}', f'{100 * accuracies.std(ddof=1):.2f}']
-  assert (found[1]['accuracy'], found[1]['std']) == (accuracies.mean(), accuracies.std(ddof=1))
-
-
-def test_the_command_line_says_what_is_missing(tmp_path, digits_dir, capsys):
-  checkpoint = f'--checkpoint={DATA}/vit_token.npz'
-  assert fewshot.main([checkpoint, '--dataset=digits,dtd', f'--data_dir={digits_dir}']) == 1
-  out, err = capsys.readouterr()
-  assert out == ''  # before anything is computed
-  assert err == (
-    f'error: the data set dtd is not prepared in {digits_dir}; prepare it with '
-    f'`python -m vit_jax.tools.prepare dtd --data_dir={digits_dir}`\n'
-  )
-  assert fewshot.main([checkpoint, '--dataset=digits', '--image_size=16,32']) == 1
-  assert capsys.readouterr().err.endswith(
-    'error: images of the model are 16x32, but few-shot evaluation crops squares: give '
-    '--image_size=N\n'
-  )
-  for flag, error in (
-    ('--batch_size=0', 'batch_size must be at least 1, got 0'),
-    ('--batch_size=12', 'batch_size 12 does not divide over 8 devices; try 16'),
-    ('--shots=1,500', "digits, split 'train': class 4 (4) has 137 images"),
-  ):
-    assert fewshot.main([checkpoint, '--dataset=digits', f'--data_dir={digits_dir}', flag]) == 1
-    assert f'error: {error}' in capsys.readouterr().err
+  with pytest.raises(InputError, match='^Images of dataset shapes have several labels, but few-'):
+    open_fewshot('shapes', as_pixels, batch_size=4, data_dir=str(tmp_path))
 
 
 PROGRAM = """
@@ -427,7 +261,8 @@ import sys
 import jax
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
-from vit_jax.evaluation.fewshot import FewShot
+from vit_jax.data.batch import ReadOptions
+from vit_jax.evaluation.fewshot import FewShot, FewShotProtocol
 port, index, data_dir = sys.argv[1:]
 jax.distributed.initialize(f'localhost:{port}', 2, int(index))
 def represent(params, batch):
@@ -435,8 +270,8 @@ def represent(params, batch):
   assert len(images) == 50
   batch['features'] = images.reshape(50, -1).astype(np.float32)
   return {name: process_allgather(value, tiled=True) for name, value in batch.items()}
-evaluation = FewShot('digits', represent, image_size=8, resize_size=8, batch_size=100, seeds=2,
-                     data_dir=data_dir)
+evaluation = FewShot('digits', represent, FewShotProtocol(8, resize_size=8, seeds=2),
+                     ReadOptions(100, int(index), 2), data_dir=data_dir)
 correct, examples = evaluation.count_correct(None)
 print(correct.tolist(), examples)
 """

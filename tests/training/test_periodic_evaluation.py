@@ -6,8 +6,9 @@ import pytest
 
 from vit_jax import create_model, load_params
 from vit_jax.config.fields import default_config
+from vit_jax.data.batch import ReadOptions
 from vit_jax.errors import InputError
-from vit_jax.evaluation.fewshot import FewShot, make_represent_step
+from vit_jax.evaluation.fewshot import FewShot, FewShotProtocol, make_represent_step
 from vit_jax.parallel.mesh import MeshPartitioner
 from vit_jax.training.loop import train
 
@@ -45,8 +46,8 @@ def test_few_shot_accuracy_of_the_last_step_is_that_of_the_checkpoint(run, digit
   fewshot = FewShot(
     'digits',
     partitioner.gather_step(make_represent_step(model)),
-    image_size=8,
-    batch_size=64,
+    FewShotProtocol(image_size=8),
+    ReadOptions(batch_size=64),
     data_dir=digits_dir,
   )
   found = fewshot(partitioner.put(load_params(workdir, model)))

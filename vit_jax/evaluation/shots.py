@@ -1,4 +1,4 @@
-"""A few images of each class, chosen at random but the same everywhere."""
+"""Draw a few images of each class at random, the same ones on every machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vit_jax.data.source import Source
 from vit_jax.data.subset import Subset
 from vit_jax.errors import InputError
 
-_LABELS_AT_A_TIME = 1024  # that one thread reads
+_LABELS_AT_A_TIME = 1024  # labels that a thread reads before it takes the next task
 
 
 def draw_shots(
@@ -46,25 +46,28 @@ def _check_counts(source: Source, counts: np.ndarray, most: int) -> None:
   if counts[rarest] < most:
     name = f' ({source.class_names[rarest]})' if source.class_names else ''
     raise InputError(
-      f'class {rarest}{name} has {counts[rarest]} images, too few for {most} '
-      'shots; ask for fewer shots, or take a larger split'
+      f'Class {rarest}{name} has {counts[rarest]} images, but {most} shots were requested. Use '
+      'fewer shots or a larger split.'
     )
 
 
 def pick(labels: np.ndarray, num_classes: int, most: int, seed: int) -> np.ndarray:
-  """The images that one draw takes of each class, in order.
+  """Draw images of each class.
 
-  A class's order depends on nothing but the seed, the class and how many images it has.
+  The draw of a class depends only on the seed, the class and its number of images.
 
   Args:
-    labels: (N,) in [0, num_classes).
-    most: images to take of a class, of which each has so many.
+    labels: (N,) int in [0, num_classes), at least `most` for each class.
+    num_classes: number of classes.
+    most: number of images to draw from each class.
+    seed: seed of the draw.
+
   Returns:
-    (num_classes, most) indices into `labels`.
+    (num_classes, most) indices into `labels`. The first k of each class are the same for any
+    `most` >= k.
   """
-  by_class = np.split(
-    np.argsort(labels, kind='stable'), np.cumsum(np.bincount(labels, minlength=num_classes))[:-1]
-  )
+  counts = np.bincount(labels, minlength=num_classes)
+  by_class = np.split(np.argsort(labels, kind='stable'), np.cumsum(counts)[:-1])
   # RandomState, unlike Generator, promises the same permutation in every NumPy version.
   return np.stack(
     [
@@ -75,13 +78,11 @@ def pick(labels: np.ndarray, num_classes: int, most: int, seed: int) -> np.ndarr
 
 
 def _read_labels(source: Source, num_threads: int | None) -> np.ndarray:
-  """(N,) the label of every image."""
+  """Return the label of every image, (N,) int."""
 
-  def read(first):
-    return [
-      _read_label(source, index)
-      for index in range(first, min(first + _LABELS_AT_A_TIME, len(source)))
-    ]
+  def read(first: int) -> list[int]:
+    last = min(first + _LABELS_AT_A_TIME, len(source))
+    return [_read_label(source, index) for index in range(first, last)]
 
   with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:
     return np.concatenate(list(pool.map(read, range(0, len(source), _LABELS_AT_A_TIME))))
@@ -93,4 +94,6 @@ def _read_label(source: Source, index: int) -> int:
   except InputError:
     raise
   except ValueError as e:
-    raise InputError(f'record {source.record_name(index)}: {e}; repair or remove it') from e
+    raise InputError(
+      f'Cannot read record {source.record_name(index)}: {e}. Repair or remove it.'
+    ) from e

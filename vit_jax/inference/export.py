@@ -70,11 +70,9 @@ def export_stablehlo(
   Raises:
     InputError: the arguments do not fit each other, or a file exists or cannot be written.
   """
-  if not platforms:
-    raise InputError(f'No platforms. Available: {", ".join(PLATFORMS)}.')
-  for platform in platforms:
-    if platform not in PLATFORMS:
-      raise unknown('platform', platform, PLATFORMS)
+  others = sorted(set(platforms) - set(PLATFORMS))
+  if others or not platforms:  # without a guess, which would be 'tpu' for 'gpu'
+    raise InputError(f'Unknown platform {", ".join(others)!r}. Available: {", ".join(PLATFORMS)}.')
   flat = _check(model, params, loss, weights, class_names)
   function = functools.partial(_probabilities, model, loss)
   arguments: tuple[Any, ...] = (_abstract_images(model),)

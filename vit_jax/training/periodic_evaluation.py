@@ -5,10 +5,12 @@ import time
 from typing import Any
 
 from flax import linen as nn
+import jax
 from ml_collections import ConfigDict
 
+from vit_jax.data.batch import ReadOptions
 from vit_jax.evaluation.evaluate import evaluate
-from vit_jax.evaluation.fewshot import FewShot, make_represent_step
+from vit_jax.evaluation.fewshot import FewShot, FewShotProtocol, make_represent_step
 from vit_jax.parallel import hosts
 from vit_jax.parallel.mesh import MeshPartitioner
 from vit_jax.parallel.pmap import PmapPartitioner
@@ -37,17 +39,16 @@ class Evaluations:
     self._should_stop, self._watchdog = should_stop, watchdog
     self._eval_step = partitioner.eval_step(step_lib.make_eval_step(objective))
     represent = partitioner.gather_step(make_represent_step(model))
+    protocol = FewShotProtocol(c.image_size, shots=tuple(c.fewshot_shots))
+    options = ReadOptions(
+      c.batch_size,
+      jax.process_index(),
+      jax.process_count(),
+      num_threads=c.num_threads,
+      max_bad_records=c.max_bad_records,
+    )
     self._fewshot = [
-      FewShot(
-        name,
-        represent,
-        image_size=c.image_size,
-        batch_size=c.batch_size,
-        shots=c.fewshot_shots,
-        data_dir=c.data_dir,
-        num_threads=c.num_threads,
-        max_bad_records=c.max_bad_records,
-      )
+      FewShot(name, represent, protocol, options, data_dir=c.data_dir)
       for name in (c.fewshot.split(',') if c.fewshot else ())
     ]
     hosts.check_same(
@@ -77,7 +78,7 @@ class Evaluations:
     if self._due(step, self._config.fewshot_every):
       for fewshot in self._fewshot:
         yield (
-          fewshot.metric(fewshot.shots[-1]),
+          fewshot.metric(fewshot.protocol.shots[-1]),
           lambda: self._fit_few(step, state.params, monitor, fewshot),
         )
 
@@ -117,7 +118,9 @@ class Evaluations:
       'step %d: few-shot accuracy on %s %s in %s',
       step,
       fewshot.dataset,
-      ', '.join(f'{100 * found[fewshot.metric(shots)]:.2f}% ({shots})' for shots in fewshot.shots),
+      ', '.join(
+        f'{100 * found[fewshot.metric(shots)]:.2f}% ({shots})' for shots in fewshot.protocol.shots
+      ),
       duration(time.perf_counter() - start),
     )
     return True

@@ -1,4 +1,4 @@
-"""Prints the few-shot accuracy of a checkpoint (paper section 4.1).
+"""Print the few-shot accuracy of a checkpoint (paper section 4.1).
 
 python -m vit_jax.transfer.fewshot --checkpoint=ViT-B_16.npz --dataset=cifar100,oxford_iiit_pet
 """
@@ -9,34 +9,31 @@ import argparse
 from collections.abc import Sequence
 import json
 import sys
-from typing import Any
 
 import jax
 import numpy as np
 import tqdm
 
-from vit_jax.errors import InputError
-from vit_jax.evaluation.fewshot import SEEDS, SHOTS, FewShot, make_represent_step
+from vit_jax.data.batch import ReadOptions
+from vit_jax.errors import InputError, exit_on_error
+from vit_jax.evaluation.fewshot import SEEDS, SHOTS, FewShot, FewShotProtocol, make_represent_step
 from vit_jax.inference import checkpoint_args
+from vit_jax.models.params import Params
 from vit_jax.parallel.mesh import MeshPartitioner
 
 
+@exit_on_error
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command line; returns the exit code."""
-  args = _parser().parse_args(argv)
-  try:
-    _run(args)
-  except InputError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 1
+  """Run the command line and return the exit code."""
+  _run(_parser().parse_args(argv))
   return 0
 
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog='python -m vit_jax.transfer.fewshot',
-    description="Few-shot evaluation: linear classifiers of a model's frozen representation,\n"
-    'fitted to a few images of each class (paper section 4.1).',
+    description='Few-shot evaluation: fit linear classifiers of the frozen representation of a\n'
+    'model to a few images of each class, and print their accuracy (paper section 4.1).',
     formatter_class=argparse.RawDescriptionHelpFormatter,
     epilog="""examples:
   python -m vit_jax.transfer.fewshot --checkpoint=ViT-B_16.npz --dataset=cifar100,oxford_iiit_pet
@@ -48,79 +45,76 @@ def _parser() -> argparse.ArgumentParser:
     '--dataset',
     required=True,
     metavar='NAME,...',
-    help='TFDS names, or folders with {train,val}/<class>/',
+    help='names of TFDS datasets, or folders with {train,val}/<class>/',
   )
   add(
     '--data_dir',
     metavar='DIR',
-    help='where data sets lie (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)',
+    help='directory of the TFDS datasets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)',
   )
   add(
     '--shots',
     type=_numbers,
     default=SHOTS,
     metavar='K,...',
-    help='images of each class (default: 1,5,10,25)',
+    help='numbers of training images per class (default: 1,5,10,25)',
   )
   add(
     '--seeds',
     type=int,
     default=SEEDS,
     metavar='N',
-    help='draws of the images to average over (default: %(default)s)',
+    help='number of draws of the training images; the accuracy is their mean '
+    '(default: %(default)s)',
   )
   add(
     '--batch_size',
     type=int,
     metavar='N',
-    help='images computed at once, over all devices (default: 32 a device)',
+    help='number of images computed at once, over all devices (default: 32 per device)',
   )
   add(
     '--max_bad_records',
     type=int,
     default=0,
     metavar='N',
-    help='damaged images that are left out; one more is an error (default: %(default)s)',
+    help='leave out up to this many damaged images; more are an error (default: %(default)s)',
   )
   add(
     '--json',
     action='store_true',
-    help='print one JSON object a line for each data set and number of shots',
+    help='print a JSON object for each dataset and number of shots, one per line',
   )
   return parser
 
 
-def _numbers(text):
-  """'1,5' -> (1, 5)."""
+def _numbers(text: str) -> tuple[int, ...]:
+  """Parse '1,5' -> (1, 5)."""
   return tuple(int(number) for number in text.split(','))
 
 
-_numbers.__name__ = 'K,...'  # in argparse's messages
+_numbers.__name__ = 'K,...'  # argparse shows it in its messages
 
 
 def _run(args: argparse.Namespace) -> None:
-  model, params, _ = checkpoint_args.load(args)[0]
+  """Evaluate the checkpoint on every dataset and print the accuracies."""
+  (model, params, _), _ = checkpoint_args.load(args)
   height, width = model.image_size
   if height != width:
     raise InputError(
-      f'images of the model are {height}x{width}, but few-shot evaluation crops '
-      'squares: give --image_size=N'
+      f'The model takes images of {height}x{width} pixels, but few-shot evaluation crops squares. '
+      'Use --image_size=N.'
     )
   batch_size = 32 * jax.device_count() if args.batch_size is None else args.batch_size
+  if batch_size < 1:
+    raise InputError(f'--batch_size must be at least 1, but it is {batch_size}.')
   partitioner = MeshPartitioner(batch_size)
   represent = partitioner.gather_step(make_represent_step(model))
-  # All before any is computed: what is missing shows at once.
+  protocol = FewShotProtocol(height, shots=args.shots, seeds=args.seeds)
+  options = ReadOptions(batch_size, max_bad_records=args.max_bad_records)
+  # All datasets are opened before any is evaluated, so that a missing one is reported at once.
   evaluations = [
-    FewShot(
-      dataset,
-      represent,
-      image_size=height,
-      batch_size=batch_size,
-      shots=args.shots,
-      seeds=args.seeds,
-      data_dir=args.data_dir,
-      max_bad_records=args.max_bad_records,
-    )
+    FewShot(dataset, represent, protocol, options, data_dir=args.data_dir)
     for dataset in args.dataset.split(',')
   ]
   params = partitioner.put(params)
@@ -128,32 +122,40 @@ def _run(args: argparse.Namespace) -> None:
     print(f'{"dataset":<28}{"shots":>6}{"test images":>13}{"accuracy":>10}{"std":>8}')
   for evaluation in evaluations:
     correct, examples = _with_progress(evaluation, params)
-    for shots, of_seeds in zip(evaluation.shots, correct.T / examples):
-      mean, std = of_seeds.mean(), of_seeds.std(ddof=1) if args.seeds > 1 else None
-      if args.json:
-        print(
-          json.dumps(
-            dict(
-              dataset=evaluation.dataset,
-              shots=shots,
-              test_images=examples,
-              accuracy=mean,
-              std=std,
-              accuracies=of_seeds.tolist(),
-            )
-          ),
-          flush=True,
-        )
-      else:
-        shown = '-' if std is None else f'{100 * std:.2f}'
-        print(
-          f'{evaluation.dataset:<28}{shots:>6}{examples:>13,}{100 * mean:>10.2f}{shown:>8}',
-          flush=True,
-        )
+    for shots, accuracies in zip(protocol.shots, correct.T / examples):
+      as_text = _as_json if args.json else _as_row
+      print(as_text(evaluation.dataset, shots, examples, accuracies), flush=True)
 
 
-def _with_progress(evaluation: FewShot, params: Any) -> tuple[np.ndarray, int]:
-  """Shows a bar on a terminal."""
+def _as_json(dataset: str, shots: int, test_images: int, accuracies: np.ndarray) -> str:
+  """Return one line of JSON for the accuracies of all seeds."""
+  return json.dumps(
+    {
+      'dataset': dataset,
+      'shots': shots,
+      'test_images': test_images,
+      'accuracy': accuracies.mean(),
+      'std': _std(accuracies),
+      'accuracies': accuracies.tolist(),
+    }
+  )
+
+
+def _as_row(dataset: str, shots: int, test_images: int, accuracies: np.ndarray) -> str:
+  """Return a row of the table, with accuracies in percent."""
+  std = _std(accuracies)
+  std_text = '-' if std is None else f'{100 * std:.2f}'
+  mean = 100 * accuracies.mean()
+  return f'{dataset:<28}{shots:>6}{test_images:>13,}{mean:>10.2f}{std_text:>8}'
+
+
+def _std(accuracies: np.ndarray) -> float | None:
+  """Return the standard deviation over the seeds, or None for a single one."""
+  return accuracies.std(ddof=1) if len(accuracies) > 1 else None
+
+
+def _with_progress(evaluation: FewShot, params: Params) -> tuple[np.ndarray, int]:
+  """Count correct predictions, with a progress bar on a terminal."""
   with tqdm.tqdm(
     total=evaluation.num_batches,
     desc=evaluation.dataset,
@@ -161,7 +163,14 @@ def _with_progress(evaluation: FewShot, params: Any) -> tuple[np.ndarray, int]:
     leave=False,
     disable=not sys.stderr.isatty(),
   ) as bar:
-    return evaluation.count_correct(params, lambda: bool(bar.update() and False))
+
+    def never_stop() -> bool:
+      bar.update()
+      return False
+
+    counts = evaluation.count_correct(params, never_stop)
+  assert counts is not None  # it was never asked to stop
+  return counts
 
 
 if __name__ == '__main__':
