@@ -169,6 +169,7 @@ def test_a_training_run(album, tmp_path, capsys):
   workdir = tmp_path / 'run'
   config = dict(
     model='ViT-Ti/8',
+    dataset='digits',
     image_size=32,
     activation='gelu',
     preset='inception',
