@@ -1,136 +1,46 @@
-"""Fine-tunes with each of some learning rates, then with the best from several seeds.
+r"""Fine-tune with several learning rates, then with the best one from several seeds.
 
-  python -m vit_jax.transfer.sweep --config=configs/finetune.py:ViT-B/16,cifar10 \\
+  python -m vit_jax.transfer.sweep --config=configs/finetune.py:ViT-B/16,cifar10 \
       --config.init_from=ViT-B_16.npz --workdir=runs/sweep [--lrs=.001,.003] [--seeds=3]
 
-The paper's protocol (section 4.1, appendix B.1.1): each learning rate is trained on one part of the
-training images (--tune_split) and evaluated on the rest of them (--dev_split). The best one (of
-equals the lowest) is trained on all of config.train_split from config.seed and the seeds after it,
-and evaluated on config.eval_split, which nothing was chosen on. Splits that are not given are the
-data set's own.
+This is the paper's protocol (section 4.1, appendix B.1.1). Each learning rate is trained on one
+part of the training images (--tune_split) and evaluated on the rest of them (--dev_split). The best
+one (the lowest of equals) is trained on all of config.train_split, from config.seed and the seeds
+after it, and evaluated on config.eval_split, which played no part in the choice. Splits that are
+not given are the dataset's own.
 
-The same command again goes on where it was stopped; what has a result is not trained again.
-WORKDIR has a directory for each run (lr_0.003, seed_0) and, at the end, results.json. The
-checkpoints of the final runs stay, unless --discard; those of the tried learning rates do not.
+Run the same command again to continue after a stop. Runs that have a result are not trained again.
+WORKDIR gets a directory for each run (lr_0.003, seed_0) and, at the end, results.json. The
+checkpoints of the final runs stay, unless you pass --discard. Those of the learning rates do not.
 
-Exit code: 0 when all is done, 42 when stopped and saved, 1 on an error, named in the last line.
+Exit code: 0 when all is done, 42 when stopped and saved, 1 on an error, which the last line
+explains.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import copy
-import itertools
 import json
-import logging
 import math
 import statistics
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
 import jax
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from vit_jax.config.checks import check_config
+from vit_jax.config.flags import given_fields
 from vit_jax.config.recipes import learning_rates
-from vit_jax.data.open_source import describe_dataset, open_source, split_names
-from vit_jax.data.splits import named_splits, split_ranges
+from vit_jax.config.run import Path
 from vit_jax.errors import InputError
 from vit_jax.files import write_whole
 from vit_jax.parallel import hosts
 from vit_jax.training import command_line
-from vit_jax.transfer.runs import Path, Result, run_all
-
-log = logging.getLogger('vit_jax')
-
-
-class Splits(NamedTuple):
-  """Of a data set, in TFDS notation."""
-
-  tune: str  # what each learning rate is trained on
-  dev: str  # what chooses among them
-  train: str  # what the final runs are trained on
-  test: str  # what they are evaluated on
-
-
-def find_splits(c: ConfigDict, tune: str | None = None, dev: str | None = None) -> Splits:
-  """The splits of a sweep: as the flags and the config say, else the data set's own.
-
-  Raises:
-    InputError: there is nothing to evaluate on, a split does not exist, the images that choose or
-      test are also trained on, or config.train_split is not the data set's own and no flags say
-      which parts of it to tune on.
-  """
-  about = describe_dataset(c.dataset, c.data_dir)
-  if c.train_split not in (None, about.train_split) and not (tune and dev):
-    raise InputError(
-      f'config.train_split={c.train_split!r} is not all of the training images of '
-      f'{c.dataset}, so say which parts of it learning rates are trained and '
-      'compared on: --tune_split=... --dev_split=...'
-    )
-  splits = Splits(
-    tune or about.tune_split,
-    dev or about.dev_split,
-    c.train_split or about.train_split,
-    c.eval_split or about.eval_split,
-  )
-  if splits.test == 'none':
-    raise InputError(
-      f'{c.dataset} has nothing to evaluate the final runs on; give --config.eval_split=SPLIT'
-    )
-  for split in splits:
-    open_source(c.dataset, split, c.data_dir)
-  for a, b in (('tune', 'dev'), ('tune', 'test'), ('dev', 'test'), ('train', 'test')):
-    one, other = getattr(splits, a), getattr(splits, b)
-    if _overlap(c, one, other):
-      raise InputError(
-        f'the {a} split {one!r} and the {b} split {other!r} of {c.dataset} have '
-        'images in common, so that the result would be too good; set --tune_split, '
-        '--dev_split, --config.train_split or --config.eval_split'
-      )
-  return splits
-
-
-def _overlap(c: ConfigDict, one: str, other: str) -> bool:
-  data_dir = c.data_dir
-  names = named_splits(f'{one}+{other}')
-  if 'all' in names:
-    names = split_names(c.dataset, data_dir)
-  sizes = {name: [len(open_source(c.dataset, name, data_dir))] for name in names}
-  return any(
-    a == b and max(start, begin) < min(stop, end)
-    for (a, start, stop), (b, begin, end) in itertools.product(
-      *(split_ranges(s, sizes) for s in (one, other))
-    )
-  )
-
-
-def tuning_configs(c: ConfigDict, lrs: Sequence[float], splits: Splits) -> dict[str, ConfigDict]:
-  """{'lr_0.003': the config of the run that tries it}."""
-  return {
-    f'lr_{lr}': _changed(c, lr=lr, train_split=splits.tune, eval_split=splits.dev) for lr in lrs
-  }
-
-
-def final_configs(c: ConfigDict, lr: float, seeds: int, splits: Splits) -> dict[str, ConfigDict]:
-  """{'seed_0': the config of the final run from that seed}."""
-  return {
-    f'seed_{seed}': _changed(c, lr=lr, seed=seed, train_split=splits.train, eval_split=splits.test)
-    for seed in range(c.seed, c.seed + seeds)
-  }
-
-
-def _changed(c: ConfigDict, **fields: Any) -> ConfigDict:
-  c = copy.deepcopy(c)
-  c.update(fields)
-  check_config(c)
-  return c
-
-
-def best(accuracies: Mapping[float, float]) -> float:
-  """The key with the highest value; of equals the lowest key."""
-  return max(sorted(accuracies), key=accuracies.__getitem__)
+from vit_jax.transfer.runs import Result, run_all
+from vit_jax.transfer.sweep_splits import Splits, find_splits
 
 
 def sweep(
@@ -142,104 +52,134 @@ def sweep(
   seeds: int = 3,
   keep: bool = True,
 ) -> dict[str, Any]:
-  """Tries the learning rates, trains with the best; returns what `results.json` then holds.
+  """Try the learning rates and train with the best. Return the content of results.json.
 
-  A learning rate at which the loss becomes infinite is out, and the others go on.
+  A learning rate at which the loss becomes infinite is out. The others go on.
 
   Args:
-    c: config of a run; lr, seed and the splits are set here. `seed` is the first of the seeds.
-    workdir: gets a directory for each run; the same call goes on with what is there.
-    lrs, seeds: how many seeds, and the learning rates to try.
+    c: config of a run. lr, seed and the splits are set here.
+    workdir: directory that gets a directory for each run. The same call continues with what is
+      there.
+    lrs: learning rates to try.
     splits: see `find_splits`.
-    keep: whether the checkpoints of the final runs stay.
+    seeds: number of final runs. Their seeds are c.seed and the ones after it.
+    keep: keep the checkpoints of the final runs.
 
   Raises:
-    InputError: no learning rate, or not the best one from every seed, stays finite; what is in
-      workdir is of another config; what `train` raises.
-    Interrupted: stopped; the same call goes on.
+    InputError: no learning rate stays finite, or the best one does not from every seed; what is
+      in `workdir` has another config; `train` failed.
+    Interrupted: the user stopped it. The same call continues.
   """
   total = len(lrs) + seeds
   tuning = tuning_configs(c, lrs, splits)
-  tuned = run_all(
-    tuning,
-    workdir,
-    titles={
-      name: f'run {i} of {total}: lr={config.lr} on {splits.tune}, dev {splits.dev}'
-      for i, (name, config) in enumerate(tuning.items(), 1)
-    },
-  )
+  titles = {
+    name: f'run {i} of {total}: lr={config.lr} on {splits.tune}, dev {splits.dev}'
+    for i, (name, config) in enumerate(tuning.items(), 1)
+  }
+  tuned = run_all(tuning, workdir, titles=titles)
   dev = {tuning[name].lr: result for name, result in tuned.items()}
-  finite = {lr: result['accuracy'] for lr, result in dev.items() if 'accuracy' in result}
-  if not finite:
-    raise InputError(
-      f'no learning rate of {", ".join(map(str, lrs))} stays finite: with the '
-      f'lowest {dev[min(dev)]["diverged"]}; give lower ones with --lrs, a longer '
-      'warmup or clip_norm=1'
-    )
-  lr = best(finite)
+  lr = _best_finite(dev)
   final = final_configs(c, lr, seeds, splits)
-  test = run_all(
-    final,
-    workdir,
-    keep=keep,
-    titles={
-      name: f'run {i} of {total}: seed {config.seed}, lr={lr} on {splits.train}, test {splits.test}'
-      for i, (name, config) in enumerate(final.items(), len(lrs) + 1)
-    },
-  )
-  for name, result in test.items():
+  titles = {
+    name: f'run {i} of {total}: seed {config.seed}, lr={lr} on {splits.train}, test {splits.test}'
+    for i, (name, config) in enumerate(final.items(), len(lrs) + 1)
+  }
+  tested = run_all(final, workdir, titles=titles, keep=keep)
+  for name, result in tested.items():
     if 'diverged' in result:
       raise InputError(
-        f'{workdir / name}, the final run with lr={lr}: {result["diverged"]}; give '
-        f'--lrs without it and another --workdir'
+        f'The final run {workdir / name} with lr={lr} diverged: {result["diverged"]}. '
+        f'Give --lrs without {lr} and another --workdir.'
       )
-  found = _summary(dev, lr, {final[name].seed: r for name, r in test.items()}, splits, workdir)
+  test = {final[name].seed: result for name, result in tested.items()}
+  results = _summary(dev, lr, test, splits, workdir)
   if jax.process_index() == 0:
-    write_whole(workdir / 'results.json', json.dumps(found, indent=2) + '\n')
-  return found
+    write_whole(workdir / 'results.json', json.dumps(results, indent=2) + '\n')
+  return results
+
+
+def tuning_configs(c: ConfigDict, lrs: Sequence[float], splits: Splits) -> dict[str, ConfigDict]:
+  """Return {'lr_0.003': config of the run that tries this learning rate, ...}."""
+  fields = {'train_split': splits.tune, 'eval_split': splits.dev}
+  return {f'lr_{lr}': _changed(c, fields | {'lr': lr}) for lr in lrs}
+
+
+def final_configs(c: ConfigDict, lr: float, seeds: int, splits: Splits) -> dict[str, ConfigDict]:
+  """Return {'seed_0': config of the final run from this seed, ...}."""
+  fields = {'lr': lr, 'train_split': splits.train, 'eval_split': splits.test}
+  return {
+    f'seed_{seed}': _changed(c, fields | {'seed': seed}) for seed in range(c.seed, c.seed + seeds)
+  }
+
+
+def _changed(c: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
+  c = copy.deepcopy(c)
+  c.update(fields)
+  check_config(c)
+  return c
+
+
+def best(accuracies: Mapping[float, float]) -> float:
+  """Return the key with the highest value. Of equals, it is the lowest key."""
+  return max(sorted(accuracies), key=accuracies.__getitem__)
+
+
+def _best_finite(dev: Mapping[float, Result]) -> float:
+  """Return the best learning rate of those that stay finite."""
+  finite = {lr: result['accuracy'] for lr, result in dev.items() if 'accuracy' in result}
+  if finite:
+    return best(finite)
+  lowest = min(dev)
+  raise InputError(
+    f'Every learning rate of {", ".join(map(str, dev))} diverged. With the lowest, {lowest}: '
+    f'{dev[lowest]["diverged"]}. Give lower ones with --lrs, a longer warmup, or clip_norm=1.'
+  )
 
 
 def _summary(
   dev: Mapping[float, Result], lr: float, test: Mapping[int, Result], splits: Splits, workdir: Path
 ) -> dict[str, Any]:
   accuracies = {seed: result['accuracy'] for seed, result in test.items()}
-  seed = best(accuracies)
-  about = lambda r: {k: r[k] for k in ('accuracy', 'examples', 'diverged') if k in r}
+  best_seed = best(accuracies)
   return {
     'config': dict(next(iter(test.values()))['config']),
     'splits': splits._asdict(),
-    'lrs': [{'lr': x} | about(r) for x, r in sorted(dev.items())],
+    'lrs': [{'lr': x} | _outcome(result) for x, result in sorted(dev.items())],
     'best_lr': lr,
-    'seeds': [{'seed': x} | about(r) for x, r in test.items()],
+    'seeds': [{'seed': seed} | _outcome(result) for seed, result in test.items()],
     'mean': statistics.mean(accuracies.values()),
     'std': statistics.stdev(accuracies.values()) if len(accuracies) > 1 else None,
-    'best_seed': seed,
-    'checkpoint': str(workdir / f'seed_{seed}') if test[seed]['kept'] else None,
+    'best_seed': best_seed,
+    'checkpoint': str(workdir / f'seed_{best_seed}') if test[best_seed]['kept'] else None,
   }
 
 
-def table(found: Mapping[str, Any]) -> str:
-  """What `sweep` returns as text; accuracies in per cent."""
-  splits, lrs, seeds = found['splits'], found['lrs'], found['seeds']
+def _outcome(result: Result) -> dict[str, Any]:
+  return {k: v for k, v in result.items() if k in ('accuracy', 'examples', 'diverged')}
+
+
+def table(results: Mapping[str, Any]) -> str:
+  """Return the results of `sweep` as text, with accuracies in percent."""
+  splits, lrs, seeds = results['splits'], results['lrs'], results['seeds']
   lines = [
-    f'{"learning rate":<16}{"dev accuracy":>12}   on {splits["dev"]}'
-    f'{_images(lrs)}, trained on {splits["tune"]}'
+    f'{"learning rate":<16}{"dev accuracy":>12}   on {splits["dev"]}{_images(lrs)}, '
+    f'trained on {splits["tune"]}'
   ]
   for row in lrs:
-    shown = 'diverged' if 'diverged' in row else f'{100 * row["accuracy"]:.2f}'
-    note = row.get('diverged', 'best' if row['lr'] == found['best_lr'] else '')
-    lines.append(f'{row["lr"]:<16}{shown:>12}   {note}'.rstrip())
+    accuracy = 'diverged' if 'diverged' in row else f'{100 * row["accuracy"]:.2f}'
+    note = row.get('diverged', 'best' if row['lr'] == results['best_lr'] else '')
+    lines.append(f'{row["lr"]:<16}{accuracy:>12}   {note}'.rstrip())
   lines += [
     '',
-    f'{"seed":<16}{"accuracy":>12}   on {splits["test"]}{_images(seeds)}, trained on '
-    f'{splits["train"]} with learning rate {found["best_lr"]}',
+    f'{"seed":<16}{"accuracy":>12}   on {splits["test"]}{_images(seeds)}, '
+    f'trained on {splits["train"]} with learning rate {results["best_lr"]}',
   ]
   lines += [f'{row["seed"]:<16}{100 * row["accuracy"]:>12.2f}' for row in seeds]
-  lines.append(f'{"mean":<16}{100 * found["mean"]:>12.2f}')
-  if found['std'] is not None:
-    lines.append(f'{"std":<16}{100 * found["std"]:>12.2f}   of the sample (n - 1)')
-  if found['checkpoint']:
-    lines.append(f'\nbest checkpoint: {found["checkpoint"]}')
+  lines.append(f'{"mean":<16}{100 * results["mean"]:>12.2f}')
+  if results['std'] is not None:
+    lines.append(f'{"std":<16}{100 * results["std"]:>12.2f}   of the sample (n - 1)')
+  if results['checkpoint']:
+    lines.append(f'\nbest checkpoint: {results["checkpoint"]}')
   return '\n'.join(lines)
 
 
@@ -248,82 +188,78 @@ def _images(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None, *, last: bool = False) -> int:
-  """Runs the command line; returns the exit code; `last` as for `program.guard`."""
-  values = _flags()
+  """Run the command line and return the exit code. `last` is that of `command_line.run`."""
+  values = _define_flags()
   argv = sys.argv if argv is None else ['sweep', *argv]
 
-  def work(config, workdir):
-    if 'lr' in config_flags.get_override_values(values['config']):
+  def work(config: ConfigDict, workdir: Path) -> None:
+    if 'lr' in given_fields(values):
       raise InputError(
-        f'--config.lr is what a sweep finds; say which ones to try with --lrs={config.lr}'
+        f'A sweep finds --config.lr. Say which ones to try with --lrs={config.lr} instead.'
       )
-    lrs = parse_lrs(values.lrs) if values.lrs is not None else learning_rates(config.dataset)
+    lrs = learning_rates(config.dataset) if values.lrs is None else parse_lrs(values.lrs)
     splits = find_splits(config, values.tune_split, values.dev_split)
-    hosts.check_same(
-      {
-        '--lrs': list(lrs),
-        '--seeds': values.seeds,
-        '--discard': values.discard,
-        'the workdir': str(workdir),
-        **splits._asdict(),
-      }
-    )
-    found = sweep(
-      config, workdir, lrs=lrs, splits=splits, seeds=values.seeds, keep=not values.discard
-    )
+    same = {'--lrs': list(lrs), '--seeds': values.seeds, '--discard': values.discard}
+    hosts.check_same(same | {'the workdir': str(workdir)} | splits._asdict())
+    keep = not values.discard
+    results = sweep(config, workdir, lrs=lrs, splits=splits, seeds=values.seeds, keep=keep)
     if jax.process_index() == 0:
-      print(table(found))
+      print(table(results))
 
   return command_line.run(values, argv, __doc__, work, last=last)
 
 
-def _flags() -> flags.FlagValues:
+def _define_flags() -> flags.FlagValues:
   values = command_line.define_flags()
   flags.DEFINE_string(
     'lrs',
     None,
-    'Learning rates to try, such as .001,.003,.01. Default: those '
-    "that the paper tries on the config's data set.",
+    'Learning rates to try, such as .001,.003,.01. Default: those that the paper tries on the '
+    "config's dataset.",
     flag_values=values,
   )
   flags.DEFINE_integer(
     'seeds',
     3,
-    'Final runs with the best of them: config.seed and the seeds after it.',
-    1,
+    'Number of final runs with the best learning rate, from config.seed and the seeds after it.',
+    lower_bound=1,
     flag_values=values,
   )
   flags.DEFINE_string(
     'tune_split',
     None,
-    'What each learning rate is trained on, in TFDS notation. Default: train without --dev_split.',
+    'Split to train each learning rate on, in TFDS notation. Default: train without --dev_split.',
     flag_values=values,
   )
   flags.DEFINE_string(
     'dev_split',
     None,
-    'What they are compared on. Default: 10 % of the training '
-    'images, 2 % of CIFAR, 1 % of ImageNet.',
+    'Split to compare the learning rates on. Default: 10 % of the training images, 2 % for CIFAR, '
+    '1 % for ImageNet.',
     flag_values=values,
   )
   flags.DEFINE_bool(
-    'discard', False, 'Keep no checkpoints of the final runs, only results.', flag_values=values
+    'discard', False, 'Keep only the results of the final runs, no checkpoints.', flag_values=values
   )
   return values
 
 
 def parse_lrs(text: str) -> tuple[float, ...]:
-  """'.001,.003' -> (.001, .003); raises InputError."""
+  """Return the learning rates in a text: '.001,.003' -> (.001, .003).
+
+  Raises:
+    InputError: they are not numbers, not positive, or not all different.
+  """
+  example = 'They look like --lrs=.001,.003,.01.'
   try:
     lrs = tuple(float(word) for word in text.split(','))
   except ValueError:
-    raise InputError(
-      f'--lrs={text} are no learning rates; they look like --lrs=.001,.003,.01'
-    ) from None
-  wrong = [lr for lr in lrs if not 0 < lr < math.inf]
-  if wrong or len(set(lrs)) < len(lrs):
-    why = f'{wrong[0]} is not positive' if wrong else 'one comes twice'
-    raise InputError(f'--lrs={text}: {why}; they look like --lrs=.001,.003,.01')
+    raise InputError(f'--lrs={text} is not a list of learning rates. {example}') from None
+  for i, lr in enumerate(lrs):
+    if not 0 < lr < math.inf:
+      raise InputError(f'--lrs={text}: {lr} is not positive and finite. {example}')
+    if lr in lrs[:i]:
+      raise InputError(f'--lrs={text}: {lr} is there twice. {example}')
   return lrs
 
 

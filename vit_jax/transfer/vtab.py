@@ -1,18 +1,18 @@
-"""Transfers a checkpoint to the 19 tasks of VTAB-1k and prints the score (paper section 4.1).
+"""Transfer a checkpoint to the 19 tasks of VTAB-1k and print the score (paper section 4.1).
 
   python -m vit_jax.transfer.vtab --checkpoint=ViT-B_16.npz --workdir=runs/vtab --data_dir=/data
 
-Each task is fine-tuned on its 1,000 images and evaluated once on its whole test set. The same
-command again goes on where it was stopped. Tasks whose data set is not prepared are named, with
-the command that prepares it, and the others run. Exit code: 0 when all have a result, 1 when some
-have none, 42 when stopped.
+Each task is fine-tuned on its 1,000 images and evaluated once on its whole test set. Run the same
+command again to continue after a stop. If a task's dataset is not prepared, the other tasks run,
+and an error at the end gives the command that prepares it. Exit code: 0 when all tasks have a
+result, 1 when some have none, 42 when stopped.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 from collections.abc import Iterable, Mapping, Sequence
+import statistics
 import sys
 from typing import Any
 
@@ -21,9 +21,10 @@ from ml_collections import ConfigDict
 
 from vit_jax.config.checks import check_config, unknown_field
 from vit_jax.config.fields import default_config
+from vit_jax.config.flags import field_value
 from vit_jax.data.open_source import open_source
 from vit_jax.data.vtab_tasks import GROUPS, TASKS, find_task
-from vit_jax.errors import InputError
+from vit_jax.errors import InputError, last_line
 from vit_jax.parallel import hosts
 from vit_jax.pretrained.architecture import infer_model
 from vit_jax.pretrained.formats import read_checkpoint
@@ -32,36 +33,37 @@ from vit_jax.transfer.runs import Result, read_results, run_all
 
 
 def checkpoint_fields(checkpoint: str) -> dict[str, Any]:
-  """The config fields that make a model of a checkpoint's kind, with a new head.
+  """Return the config fields that make the model of a checkpoint, with a new head.
 
-  Both layers of the pretraining head are dropped: there is no representation_size.
+  There is no representation_size, because both layers of the pretraining head are dropped.
 
   Raises:
-    InputError: it cannot be read, or is of no model that `create_model` makes.
+    InputError: the checkpoint cannot be read, or `create_model` makes no such model.
   """
   arrays, metadata = read_checkpoint(checkpoint)
   try:
-    name, found = infer_model(arrays, metadata)
+    model, inferred = infer_model(arrays, metadata)
   except InputError as e:
     raise InputError(f'{checkpoint}: {e}') from e
-  dropped = ('representation_size', 'num_classes', 'image_size')  # the task says the others
-  return {'model': name, 'init_from': checkpoint} | {
-    field: value for field, value in found.items() if field not in dropped
-  }
+  # The task says the number of classes and the image size.
+  for field in ('representation_size', 'num_classes', 'image_size'):
+    inferred.pop(field, None)
+  return {'model': model, 'init_from': checkpoint} | inferred
 
 
 def task_config(name: str, fields: Mapping[str, Any]) -> ConfigDict:
-  """The config that fine-tunes and evaluates on one task by the paper's protocol.
+  """Return the config that fine-tunes and evaluates on one task by the paper's protocol.
 
-  2,500 steps of batch 512 at learning rate .01, SGD with momentum .9, no weight decay, gradients
-  clipped to norm 1, 384 pixels; augmented as was tuned for each task.
+  The protocol is 2,500 steps of batch size 512 at learning rate 0.01, SGD with momentum 0.9, no
+  weight decay, gradients clipped to norm 1, images of 384 pixels, and crops and flips that were
+  tuned for each task.
 
   Args:
-    name: of a task.
-    fields: of the config, which win over the protocol's; 'model' and 'init_from' at least.
+    name: name of a task, such as 'pets'.
+    fields: config fields that override those of the protocol, at least 'model' and 'init_from'.
 
   Raises:
-    InputError: no such task or field, or a value of another type.
+    InputError: there is no such task or field, or a value has another type.
   """
   task = find_task(name)
   c = default_config()
@@ -77,15 +79,15 @@ def task_config(name: str, fields: Mapping[str, Any]) -> ConfigDict:
     try:
       c[field] = value
     except TypeError as e:
-      raise InputError(f'config.{field}={value!r}: {e}') from e
-  if 'resize_size' not in fields:  # without random crops, images are resized to their final size
+      raise InputError(f'config.{field}={value!r} has the wrong type. {last_line(e)}.') from e
+  if 'resize_size' not in fields:  # the final size, unless training crops at random
     c.resize_size = round(c.image_size * 448 / 384) if task.crop else c.image_size
   check_config(c)
   return c
 
 
 def missing_data(tasks: Iterable[str], data_dir: str | None = None) -> dict[str, str]:
-  """{task: what is missing and how to get it} of the tasks whose data cannot be read here."""
+  """Return {task: error} for the tasks whose data cannot be read here."""
   missing = {}
   for name in tasks:
     try:
@@ -97,35 +99,35 @@ def missing_data(tasks: Iterable[str], data_dir: str | None = None) -> dict[str,
 
 
 def means(accuracies: Mapping[str, float]) -> dict[str, tuple[float | None, int, int]]:
-  """{group: (mean accuracy, tasks that have one, tasks)} of each of GROUPS, and of 'all'.
+  """Return {group: (mean accuracy or None, tasks with an accuracy, tasks)} by GROUPS and 'all'.
 
   The benchmark's score is the mean over all 19 tasks, not over the groups.
   """
-  found = {}
+  rows = {}
   for group in (*GROUPS, 'all'):
     tasks = [name for name, task in TASKS.items() if group in (task.group, 'all')]
-    have = [accuracies[name] for name in tasks if name in accuracies]
-    found[group] = sum(have) / len(have) if have else None, len(have), len(tasks)
-  return found
+    values = [accuracies[name] for name in tasks if name in accuracies]
+    rows[group] = (statistics.fmean(values) if values else None, len(values), len(tasks))
+  return rows
 
 
 def table(results: Mapping[str, Result]) -> str:
-  """The 19 tasks and the means as text: accuracies in per cent; - where there is no result."""
+  """Return the 19 tasks and the means as text, with accuracies in percent and - for no result."""
   lines = [f'{"task":<22}{"group":<14}{"test images":>11}{"accuracy":>10}']
   for name, task in TASKS.items():
-    result = results.get(name)
-    examples, accuracy = (
-      (f'{result["examples"]:,}', f'{100 * result["accuracy"]:.2f}') if result else ('-', '-')
-    )
+    examples = accuracy = '-'
+    if result := results.get(name):
+      examples, accuracy = f'{result["examples"]:,}', f'{100 * result["accuracy"]:.2f}'
     lines.append(f'{name:<22}{task.group:<14}{examples:>11}{accuracy:>10}')
-  for group, (mean, have, total) in means({n: r['accuracy'] for n, r in results.items()}).items():
-    shown = '-' if mean is None else f'{100 * mean:.2f}'
-    lines.append(f'{"mean":<22}{group:<14}{f"{have} of {total}":>11}{shown:>10}')
+  accuracies = {name: result['accuracy'] for name, result in results.items()}
+  for group, (mean, count, total) in means(accuracies).items():
+    percent = '-' if mean is None else f'{100 * mean:.2f}'
+    lines.append(f'{"mean":<22}{group:<14}{f"{count} of {total}":>11}{percent:>10}')
   return '\n'.join(lines)
 
 
 def main(argv: Sequence[str] | None = None, *, last: bool = False) -> int:
-  """Runs the command line; returns the exit code; `last` as for `program.guard`."""
+  """Run the command line and return the exit code. `last` is that of `command_line.guard`."""
   args = _parser().parse_args(argv)
   return command_line.guard(lambda: _run(args), last=last)
 
@@ -141,24 +143,22 @@ def _run(args: argparse.Namespace) -> int:
   workdir = command_line.directory(args.workdir)
   hosts.start()
   done = read_results(configs, workdir)
-  missing = {}
-  for found in hosts.gather(
-    missing_data([name for name in tasks if name not in done], args.data_dir)
-  ):
-    missing |= found
+  failed = {}  # task: why it has no accuracy
+  for missing in hosts.gather(missing_data([n for n in tasks if n not in done], args.data_dir)):
+    failed |= missing
   results = run_all(
-    {name: c for name, c in configs.items() if name not in missing},
+    {name: c for name, c in configs.items() if name not in failed},
     workdir,
     titles={name: f'{name}: task {i} of {len(tasks)}' for i, name in enumerate(tasks, 1)},
     keep=args.keep,
   )
-  diverged = {name: r['diverged'] for name, r in results.items() if 'diverged' in r}
+  failed |= {name: r['diverged'] for name, r in results.items() if 'diverged' in r}
   if jax.process_index() == 0:
-    print(table({name: r for name, r in results.items() if name not in diverged}))
-    for why in dict.fromkeys((missing | diverged).values()):
-      names = ', '.join(name for name in tasks if (missing | diverged).get(name) == why)
-      print(f'error: {names}: {why}', file=sys.stderr)
-  return int(bool(missing or diverged))
+    print(table({name: r for name, r in results.items() if name not in failed}))
+    for error in dict.fromkeys(failed.values()):
+      names = ', '.join(name for name in tasks if failed.get(name) == error)
+      print(f'error: {names}: {error}', file=sys.stderr)
+  return int(bool(failed))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -172,45 +172,31 @@ def _parser() -> argparse.ArgumentParser:
     '--checkpoint',
     required=True,
     metavar='PATH',
-    help='npz, safetensors or Orbax; local, https:// or gs://',
+    help='npz, safetensors or Orbax checkpoint: local, https:// or gs://',
   )
   add(
     '--workdir',
     default='runs/vtab',
     metavar='DIR',
-    help='gets a run for each task (default: %(default)s)',
+    help='directory that gets a run for each task (default: %(default)s)',
   )
-  add('--tasks', metavar='NAME,...', help='default: all 19')
+  add('--tasks', metavar='NAME,...', help='tasks to run (default: all 19)')
   add(
     '--data_dir',
     metavar='DIR',
-    help='where data sets lie (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)',
+    help='directory of the prepared datasets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)',
   )
-  add('--seed', type=int, default=0, help='of the new run on each task (default: %(default)s)')
+  add('--seed', type=int, default=0, help='seed of the run on each task (default: %(default)s)')
   add(
     '--set',
     action='append',
     default=[],
-    type=_field,
+    type=field_value,
     metavar='FIELD=VALUE',
-    help='a field of the config, such as accumulate=8 or image_size=378; can be repeated',
+    help='config field to set, such as accumulate=8 or image_size=378; can be repeated',
   )
   add('--keep', action='store_true', help='keep the fine-tuned checkpoint of each task')
   return parser
-
-
-def _field(text):
-  """'accumulate=8' -> ('accumulate', 8), 'parallel=mesh' -> ('parallel', 'mesh')."""
-  field, equals, value = text.partition('=')
-  if not equals:
-    raise ValueError
-  try:
-    return field, ast.literal_eval(value)
-  except (SyntaxError, ValueError):
-    return field, value
-
-
-_field.__name__ = 'FIELD=VALUE'  # in argparse's messages
 
 
 if __name__ == '__main__':
