@@ -18,7 +18,9 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
 pytest.register_assert_rewrite('tests.helpers.images')  # shows the values of its assertions
 
-from tests.helpers.jobs import images, start  # noqa: E402, F401 (fixtures of several tests)
+# Fixtures of several tests.
+from tests.helpers.jobs import images, start  # noqa: E402, F401
+from tests.helpers.logs import messages  # noqa: E402, F401
 
 
 def pytest_configure(config):

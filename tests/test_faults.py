@@ -87,8 +87,8 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_serves(start, whole,
   (log,) = end(start(run, **ONE), [1])
   clock.tell('start to refusal')
   last = log.splitlines()[-1]
-  assert last.startswith(f'error: the checkpoint {newest} '), log
-  assert f'delete that directory to go on from step {saved(run)[-2]}' in last, log
+  assert last.startswith(f'error: The checkpoint {newest} '), log
+  assert f'Delete that directory to continue from step {saved(run)[-2]}.' in last, log
   shutil.rmtree(newest)
   go_on(start, run, whole)
 
@@ -147,20 +147,20 @@ def test_a_full_disk_is_named(start, whole, run, small_disk, noticed):
   if noticed == 'before the first step':
     remount(f'size={(used.f_blocks - used.f_bfree) * used.f_frsize + 100_000}')
     words = (
-      f'no space left in {disk}/run/checkpoints: a checkpoint needs 0.2 MB and 0.1 MB are '
-      'free; what is there stays good, free some space and run the same command again'
+      f'There is no space left in {disk}/run/checkpoints: a checkpoint needs 0.2 MB and 0.1 MB are '
+      'free. The checkpoints there are still good. Free some space and run the same command again.'
     )
   else:
     remount(f'nr_inodes={used.f_files - used.f_ffree + 12}')
     words = (
-      f'cannot write a checkpoint to {disk}/run/checkpoints (No space left on device); '
-      'the checkpoint of step 20 is good; mend the disk and run the same command again'
+      f'Cannot write a checkpoint to {disk}/run/checkpoints: No space left on device. '
+      'The checkpoint of step 20 is good. Correct that and run the same command again.'
     )
   clock = Clock()
   (log,) = end(start(disk / 'run', **ONE), [1])
   clock.tell('start to the error')
   assert log.splitlines()[-1].startswith(f'error: {words}'), log
-  assert ('the first step took' in log) == (noticed == 'while it writes')
+  assert ('The first step took' in log) == (noticed == 'while it writes')
   after = contents(disk / 'run/checkpoints')
   assert before.items() <= after.items() and saved(disk / 'run') == [10, 20]
   remount('size=99m,nr_inodes=9999')

@@ -403,7 +403,7 @@ def test_local_trains_on_two_processes(tmp_path, digits_dir, sig):
   if sig == signal.SIGTERM:
     process = local('2', *flags)
     _, log = process.communicate(timeout=120)
-    assert process.returncode == 0 and 'resuming in' in log, log
+    assert process.returncode == 0 and 'Resuming from step' in log, log
 
 
 def test_local_fails_when_one_fails(tmp_path, digits_dir):

@@ -186,7 +186,7 @@ def test_the_papers_config_runs_on_real_input(tmp_path, data_dir, data):
   assert abs(record[0]['train/loss'] - np.log(10)) < 0.05  # a zero head and hardly any warmup
   assert f'ViT-B/16, {size} parameters, 224 px, bfloat16' in done.stderr
   again = run(*flags)
-  assert again.returncode == 0 and 'this run was finished before' in again.stderr
+  assert again.returncode == 0 and 'This run is already finished' in again.stderr
 
 
 @pytest.mark.slow
@@ -259,7 +259,7 @@ QUICK = '--config=configs/quickstart.py'
       [QUICK, '--config.dataset=cifar10', '--config.data_dir=nowhere'],
       'python -m vit_jax.tools.prepare cifar10 --data_dir=nowhere',
     ),
-    ([QUICK, '--workdir=/dev/null/x'], 'cannot write to the workdir /dev/null/x'),
+    ([QUICK, '--workdir=/dev/null/x'], 'Cannot write to the workdir /dev/null/x'),
     (
       [QUICK, '--config.loss=hinge'],
       "error: Unknown config.loss 'hinge'. Available: softmax, sigmoid.",
@@ -285,9 +285,9 @@ def test_a_failing_disk_is_the_last_word(tmp_path, data_dir):
   )
   assert failed.returncode == 1
   last = failed.stderr.splitlines()[-1]
-  assert last.startswith('error: cannot write a checkpoint to'), failed.stderr
+  assert last.startswith('error: Cannot write a checkpoint to'), failed.stderr
   assert 'File too large' in last, failed.stderr
-  assert 'nothing was saved; mend the disk' in last
+  assert 'Nothing was saved. Correct that' in last
 
 
 def test_help_names_the_flags():

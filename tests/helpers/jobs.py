@@ -178,7 +178,7 @@ def wait_for_step(job, workdir, step):
 
 
 def wait_for_first_step(job):
-  while 'the first step took' not in job[0].log.read_text():
+  while 'The first step took' not in job[0].log.read_text():
     assert all(p.poll() is None for p in job), [p.log.read_text() for p in job]
     time.sleep(0.05)
 

@@ -67,7 +67,7 @@ def test_sigterm_to_one_host_saves_on_both(two, start, tmp_path):
   log, _ = end(job, [42, 42])
   clock.tell('SIGTERM to the end of both')
   step = saved(tmp_path)[-1]
-  assert 5 <= step < STEPS and f'stopped at step {step} of {STEPS} and saved' in log
+  assert 5 <= step < STEPS and f'Stopped at step {step} of {STEPS} and saved' in log
   clock, job = Clock(), start(tmp_path, slurm=True)
   wait_for_first_step(job)
   clock.tell('start of both to the first step')
@@ -91,7 +91,7 @@ def test_a_killed_host_ends_the_other(two, start, tmp_path):
     assert job[1 - killed].wait(60) not in (0, 42)
     clock.tell(f'SIGKILL of process {killed} to the end of the other')
     log = job[0].log.read_text()
-    assert f'from step {reached} of {STEPS}' in log if reached else 'starting in' in log
+    assert f'from step {reached} of {STEPS}' in log if reached else 'Starting a new run' in log
     reached = saved(tmp_path)[-1]
     assert reached >= 10
   record = lines(tmp_path)

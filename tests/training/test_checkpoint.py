@@ -81,7 +81,9 @@ def test_a_flipped_byte_on_disk_is_found_and_named(tmp_path):
   data = bytearray(newest.read_bytes())
   data[len(data) // 2] ^= 4
   newest.write_bytes(data)
-  with pytest.raises(ValueError, match=r'/2 .*damaged; delete that directory to go on from step 1'):
+  with pytest.raises(
+    ValueError, match=r'/2 .*damaged. Delete that directory to continue from step 1'
+  ):
     Checkpoints(tmp_path).restore(big)
   assert path.exists()
 
@@ -97,7 +99,7 @@ def test_missing_parts_are_found(tmp_path, damage):
     data_file(tmp_path).unlink()
   else:
     (tmp_path / '1' / 'meta' / 'metadata').write_text('{')
-  with pytest.raises(ValueError, match='damaged; delete that directory to start anew'):
+  with pytest.raises(ValueError, match='damaged. Delete that directory to start again'):
     Checkpoints(tmp_path).restore(state())
 
 
@@ -127,8 +129,8 @@ def test_whatever_file_is_damaged_the_state_is_right_or_refused(tmp_path):
         got, _ = c.restore(big)
       except InputError as e:
         refused[kind] += 1
-        assert str(e).startswith(f'the checkpoint {copy}/2 ') and len(str(e)) < 700, e
-        assert str(e).endswith(': it is damaged; delete that directory to go on from step 1')
+        assert str(e).startswith(f'The checkpoint {copy}/2 ') and len(str(e)) < 700, e
+        assert str(e).endswith(': it is damaged. Delete that directory to continue from step 1.')
         assert 'pybind' not in str(e) and 'tensorstore' not in str(e), e
       else:
         same = jax.tree.map(np.array_equal, got, big)
@@ -148,8 +150,8 @@ def test_a_checkpoint_out_of_reach_is_not_called_damaged(tmp_path):
   path.symlink_to(path)
   with pytest.raises(
     ValueError,
-    match=r'/1 cannot be read \(Too many levels of symbolic links\); '
-    'mend that and run the same command again',
+    match=r'Cannot read the checkpoint .*/1: Too many levels of symbolic links. '
+    'Correct that and run the same command again',
   ):
     Checkpoints(tmp_path).restore(state())
 
@@ -170,7 +172,7 @@ def test_another_architecture_lists_the_arrays(tmp_path):
     'params/dense/kernel is (20, 30), the model has (20, 31)',
     'params/dense/bias is (30,), the model has none',
     'params/more is missing, the model has (2,)',
-    'another workdir',
+    'Choose another workdir',
   ):
     assert words in str(e.value)
   assert 'half' not in str(e.value)
@@ -193,7 +195,7 @@ def test_a_non_finite_state_is_never_saved(tmp_path, value):
   bad = state()
   bad['params']['dense']['bias'] = bad['params']['dense']['bias'].at[3].set(value)
   with pytest.raises(
-    ValueError, match='step 2 is not finite in params/dense/bias; the checkpoint of step 1 is good'
+    ValueError, match='step 2 is not finite in params/dense/bias. The checkpoint of step 1 is good'
   ):
     c.save(2, bad, {})
   assert c.steps() == [1]
@@ -205,6 +207,6 @@ def test_a_full_disk_is_named_before_anything_is_written(tmp_path, monkeypatch):
   c.wait()
   usage = checkpoint.shutil.disk_usage(tmp_path)._replace(free=100)
   monkeypatch.setattr(checkpoint.shutil, 'disk_usage', lambda _: usage)
-  with pytest.raises(ValueError, match='no space left in .*a checkpoint needs'):
+  with pytest.raises(ValueError, match='There is no space left in .*a checkpoint needs'):
     c.save(2, state(), {})
   assert c.steps() == [1]

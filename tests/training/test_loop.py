@@ -136,7 +136,7 @@ def test_a_finished_run_says_so(tmp_path, data_dir):
   first = train_lib.train(c, tmp_path)
   before = (tmp_path / 'metrics.jsonl').read_text()
   second = train_lib.train(c, tmp_path)
-  assert 'finished before: all 6 steps' in (tmp_path / 'log.txt').read_text()
+  assert 'already finished: all 6 steps' in (tmp_path / 'log.txt').read_text()
   assert second == first
   assert (tmp_path / 'metrics.jsonl').read_text() == before
 
@@ -147,7 +147,7 @@ def test_more_steps_go_on_from_the_end_and_changes_are_told(tmp_path, data_dir):
   assert saved(tmp_path) == [6, 8]
   text = (tmp_path / 'log.txt').read_text()
   assert 'resuming' in text and 'config.lr was 0.001 and is now 0.002' in text
-  with pytest.raises(ValueError, match='is at step 8, beyond total_steps 6'):
+  with pytest.raises(ValueError, match='is at step 8, beyond total_steps=6'):
     train_lib.train(config(data_dir), tmp_path)
 
 
@@ -155,11 +155,11 @@ def test_a_non_finite_loss_names_the_step_and_keeps_the_good_checkpoint(tmp_path
   c = config(data_dir, save_every=1, total_steps=2)
   train_lib.train(c, tmp_path)
   c = config(data_dir, save_every=3, total_steps=40, lr=1e38, clip_norm=0.0, log_every=20)
-  with pytest.raises(ValueError, match=r'is (nan|inf) at step [3-9]; the checkpoint of step \d '):
+  with pytest.raises(ValueError, match=r'is (nan|inf) at step [3-9]. The checkpoint of step \d '):
     train_lib.train(c, tmp_path)
   c.update(lr=1e39)  # the first loss is finite, what its update leaves is not
   c.save_every = 1
-  with pytest.raises(ValueError, match=r'the update of step 1 is not finite in params/'):
+  with pytest.raises(ValueError, match=r'The update of step 1 is not finite in params/'):
     train_lib.train(c, tmp_path / 'at once')
   kept = saved(tmp_path)
   assert 2 in kept
@@ -232,7 +232,7 @@ def test_another_architecture_and_an_unwritable_workdir(tmp_path, data_dir):
   with pytest.raises(ValueError, match=r'another architecture: params/Transformer/encoderblock_1'):
     train_lib.train(config(data_dir, num_layers=2), tmp_path)
   (tmp_path / 'file').write_text('')
-  with pytest.raises(ValueError, match='cannot write to the workdir'):
+  with pytest.raises(ValueError, match='Cannot write to the workdir'):
     train_lib.train(config(data_dir), tmp_path / 'file' / 'workdir')
 
 

@@ -294,7 +294,7 @@ def test_the_command_line(swept, digits_dir, tmp_path, capsys, monkeypatch):
     (['--seeds=0'], 'error: flag --seeds=0'),
     (['--sedes=2'], "'sedes'"),
     (['--dev_split=validation'], "error: there is no split 'validation'"),
-    (['--workdir=nowhere://x'], 'error: --workdir=nowhere://x is no kind of storage'),
+    (['--workdir=nowhere://x'], 'error: --workdir=nowhere://x cannot be written'),
   ],
 )
 def test_errors_are_one_sentence(digits_dir, tmp_path, capsys, monkeypatch, flags, words):
@@ -354,11 +354,11 @@ def test_stopped_again_and_again(digits_dir, tmp_path):
   assert 'run 1 of 2' in process.log() and not result.exists()
   process = start(workdir, digits_dir, *flags)
   wait_for(process, 'run 2 of 2')
-  assert 'resuming in' in process.log()
+  assert 'Resuming from step' in process.log()
   process.send_signal(signal.SIGTERM)
   assert process.wait(120) == 42, process.log()
   # jax's runtime looks for signals once a second, and a step takes milliseconds.
-  assert int(re.search(r'stopped at step (\d+) of 1500', process.log())[1]) < 300
+  assert int(re.search(r'Stopped at step (\d+) of 1500', process.log())[1]) < 300
   first = result.stat().st_mtime_ns
   process = start(workdir, digits_dir, *flags)
   wait_for(process, ' step 300/')
@@ -368,7 +368,7 @@ def test_stopped_again_and_again(digits_dir, tmp_path):
   out = process.communicate(timeout=200)[0]
   assert process.returncode == 0, process.log()
   assert 'run 1 of 2: lr=0.01 on train[:90%], dev train[90%:]: done before' in process.log()
-  assert f'resuming in {workdir}/seed_0 from step ' in process.log()
+  assert re.search(rf'Resuming from step \d+ of 1,500 \({workdir}/seed_0\)', process.log())
   assert result.stat().st_mtime_ns == first
   found = json.loads((workdir / 'results.json').read_text())
   assert out == lib.table(found) + '\n' and found['mean'] > 0.8

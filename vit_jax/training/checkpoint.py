@@ -1,24 +1,244 @@
-"""Checkpoints that are complete, verified and of this model, or an error.
+"""Save and restore training states: complete, verified and of this model, or an error.
 
-Orbax writes them in the background and renames a finished directory into place, so a kill
-leaves either the whole checkpoint or none. What Orbax does not do is notice a flipped byte:
-a fingerprint of every array is stored beside the state and compared after reading.
+Orbax writes checkpoints in the background and renames a finished directory into place, so that a
+kill leaves either a whole checkpoint or none. Orbax does not notice a flipped byte. A fingerprint of
+every array is therefore stored beside the state and compared after reading.
 """
 
+from collections.abc import Iterator
 import contextlib
 import errno
 import pathlib
 import shutil
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from vit_jax.errors import InputError, NotFinite, os_error_code, reason, shortlist
 from vit_jax.pretrained.fingerprint import fingerprint, named_leaves
+
+Path = pathlib.Path | epath.Path
+
+
+class Restored(NamedTuple):
+  """A checkpoint that has been read and verified."""
+
+  state: Any  # a tree like the one that was asked for
+  metadata: dict[str, Any]  # as given to `save`
+
+
+class Checkpoints:
+  """The checkpoints of one run, in `directory`/<step>/."""
+
+  def __init__(self, directory: Path, *, keep: int = 3, keep_every: int = 0):
+    """Open the directory.
+
+    Args:
+      directory: created if it does not exist.
+      keep: number of the newest checkpoints to keep.
+      keep_every: checkpoints of multiples of this step are kept for good. 0 for none.
+    """
+    self._directory = directory
+    self._failed = False
+    self._manager = _open_manager(directory, keep, keep_every)
+
+  def steps(self) -> list[int]:
+    """Return the steps that can be restored, in ascending order."""
+    return sorted(self._manager.all_steps())
+
+  def save(self, step: int, state: Any, metadata: dict[str, Any]) -> None:
+    """Start writing a state. Return when its arrays may be overwritten.
+
+    Args:
+      step: number of steps that the state has done.
+      state: a tree of arrays.
+      metadata: stored beside it as JSON.
+
+    Raises:
+      InputError: an array is not finite, there is no space, or this or an earlier write failed.
+        Nothing is saved then.
+    """
+    import orbax.checkpoint as ocp
+
+    state = _span_processes(state)
+    self._check_finite(step, state)
+    self.check_space(state)
+    metadata = {**metadata, 'fingerprint': fingerprint(state)}
+    items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(metadata))
+    with self._writing():
+      self._manager.save(step, force=True, args=items)
+
+  def _check_finite(self, step: int, state: Any) -> None:
+    names, leaves = named_leaves(state)
+    is_finite = jax.device_get(_all_finite(leaves))
+    wrong = [name for name, finite in zip(names, is_finite, strict=True) if not finite]
+    if wrong:
+      raise NotFinite(
+        f'The update of step {step} is not finite in {shortlist(wrong)}. {self.newest_good()} '
+        'Try a lower lr, a longer warmup or clip_norm=1.'
+      )
+
+  def newest_good(self) -> str:
+    """Return a sentence for an error: which checkpoint one can go back to."""
+    steps = self.steps()
+    return f'The checkpoint of step {steps[-1]} is good.' if steps else 'Nothing was saved.'
+
+  def check_space(self, state: Any) -> None:
+    """Raise InputError if another checkpoint will not fit on the disk."""
+    if not isinstance(self._directory, pathlib.Path):
+      return  # an object store does not fill up
+    needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    free = shutil.disk_usage(self._directory).free
+    if free < needed:
+      raise InputError(
+        f'There is no space left in {self._directory}: a checkpoint needs {needed / 1e6:,.1f} MB '
+        f'and {free / 1e6:,.1f} MB are free. The checkpoints there are still good. Free some space '
+        'and run the same command again.'
+      )
+
+  def restore(self, like: Any) -> Restored | None:
+    """Return the newest checkpoint, or None if there is none.
+
+    Args:
+      like: a tree of arrays or shapes. Those with a sharding are restored with that sharding.
+
+    Raises:
+      InputError: the checkpoint is of another architecture, damaged, or cannot be reached.
+    """
+    import orbax.checkpoint as ocp
+
+    step = self._manager.latest_step()
+    if step is None:
+      return None
+    path = self._directory / str(step)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=getattr(x, 'sharding', None) or device
+      ),
+      like,
+    )
+    items = ocp.args.Composite(
+      state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
+    )
+    try:
+      self._check_architecture(path, step, abstract)
+      restored = self._manager.restore(step, args=items)
+    except (InputError, jax.errors.JaxRuntimeError):  # the latter if another process has ended
+      raise
+    except Exception as e:  # Orbax, TensorStore and JSON raise many kinds on damaged files
+      if os_error_code(e) not in (None, errno.ENOENT):  # a disk or network that may recover
+        raise InputError(
+          f'Cannot read the checkpoint {path}: {reason(e)}. Correct that and run the same command '
+          'again.'
+        ) from e
+      raise InputError(self._damaged(path, f'cannot be read ({reason(e)})')) from e
+    state, metadata = restored['state'], restored['meta']
+    saved = metadata['fingerprint']
+    wrong = sorted(name for name, x in fingerprint(state).items() if x != saved.get(name))
+    if wrong:
+      raise InputError(self._damaged(path, f'differs from what was saved in {shortlist(wrong)}'))
+    return Restored(state, metadata)
+
+  def _check_architecture(self, path: Path, step: int, abstract: Any) -> None:
+    expected = _shapes(abstract)
+    actual = _shapes(self._manager.item_metadata(step)['state'])
+    wrong = [
+      f'{name} is {actual.get(name, "missing")}, the model has {expected.get(name, "none")}'
+      for name in sorted(expected.keys() | actual.keys())
+      if expected.get(name) != actual.get(name)
+    ]
+    if wrong:
+      # The optimizer's moments only repeat the mismatches of the parameters.
+      of_params = [text for text in wrong if text.startswith('params/')]
+      raise InputError(
+        f'The checkpoint {path} is of another architecture: {shortlist(of_params or wrong)}. Choose '
+        'another workdir, or use the config that wrote it.'
+      )
+
+  def _damaged(self, path: Path, how: str) -> str:
+    others = [step for step in self.steps() if str(step) != path.name]
+    result = f'continue from step {others[-1]}' if others else 'start again'
+    return f'The checkpoint {path} {how}: it is damaged. Delete that directory to {result}.'
+
+  def wait(self) -> None:
+    """Wait until everything that was saved is on disk."""
+    with self._writing():
+      self._manager.wait_until_finished()
+
+  def abandon(self) -> None:
+    """Do not wait in `close` for a save that is being written."""
+    self._failed = True
+
+  def close(self) -> None:
+    """Wait for the last save and stop the background threads."""
+    if not self._failed:
+      with self._writing():
+        self._manager.close()
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """Turn the errors of this write, or of an earlier one in the background, into InputErrors."""
+    try:
+      yield
+    except jax.errors.JaxRuntimeError:  # not the disk: a device or another process is gone
+      self._failed = True
+      raise
+    except Exception as e:  # TensorStore raises ValueError, OSError and others for a full disk
+      self._failed = True
+      raise InputError(
+        f'Cannot write a checkpoint to {self._directory}: {reason(e)}. {self.newest_good()} '
+        'Correct that and run the same command again.'
+      ) from e
+
+
+def _open_manager(directory: Path, keep: int, keep_every: int) -> Any:
+  """Return Orbax's CheckpointManager for a directory."""
+  import orbax.checkpoint as ocp
+  from orbax.checkpoint import checkpoint_managers
+
+  class Manager(ocp.CheckpointManager):
+    """Leaves preemption to the training loop.
+
+    JAX's sync point is the call after the largest number that any host has passed to it. Orbax
+    passes training steps, also late and from its own threads. The loop's own numbers would then
+    never be reached.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+      return False
+
+  policies = [checkpoint_managers.LatestN(keep)]
+  if keep_every:
+    policies.append(checkpoint_managers.EveryNSteps(keep_every))
+  return Manager(
+    directory.absolute() if isinstance(directory, pathlib.Path) else directory,
+    options=ocp.CheckpointManagerOptions(
+      preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+      cleanup_tmp_directories=True,
+    ),
+    item_handlers={'state': ocp.StandardCheckpointHandler(), 'meta': ocp.JsonCheckpointHandler()},
+  )
+
+
+def _span_processes(state: Any) -> Any:
+  """Return a state whose arrays span all processes, without copying.
+
+  With pmap every process holds its own copy of each array, which Orbax cannot save as one.
+  """
+  if jax.process_count() == 1:
+    return state
+  everywhere = jax.NamedSharding(jax.make_mesh((jax.device_count(),), ('data',)), jax.P())
+
+  def span(x: jax.Array) -> jax.Array:
+    if not x.is_fully_addressable:
+      return x
+    shards = [shard.data for shard in x.addressable_shards]
+    return jax.make_array_from_single_device_arrays(x.shape, everywhere, shards)
+
+  return jax.tree.map(span, state)
 
 
 @jax.jit
@@ -26,196 +246,6 @@ def _all_finite(leaves: list[jax.Array]) -> list[jax.Array]:
   return [jnp.all(jnp.isfinite(x)) for x in leaves]
 
 
-def _of_the_job(state: Any) -> Any:
-  """Arrays that each process holds copies of (pmap's) become one of all devices, uncopied."""
-  if jax.process_count() == 1:
-    return state
-  everywhere = jax.NamedSharding(jax.make_mesh((jax.device_count(),), ('data',)), jax.P())
-  return jax.tree.map(
-    lambda x: (
-      jax.make_array_from_single_device_arrays(
-        x.shape, everywhere, [s.data for s in x.addressable_shards]
-      )
-      if x.is_fully_addressable
-      else x
-    ),
-    state,
-  )
-
-
-class _Manager(ocp.CheckpointManager):
-  """Leaves preemption to the training loop.
-
-  jax's sync point is the call after the newest number that any host has passed to it. Orbax passes
-  training steps, also late and from its own threads; the loop's numbers would then never be met.
-  """
-
-  def reached_preemption(self, step: int) -> bool:
-    return False
-
-
-class Checkpoints:
-  """The checkpoints of one run, under `directory`/<step>/."""
-
-  def __init__(self, directory: pathlib.Path | epath.Path, *, keep: int = 3, keep_every: int = 0):
-    """Keeps the last `keep` checkpoints, and the multiples of `keep_every` for good."""
-    policies = [checkpoint_managers.LatestN(keep)]
-    if keep_every:
-      policies.append(checkpoint_managers.EveryNSteps(keep_every))
-    self._directory = directory
-    self._failed = False
-    local = isinstance(directory, pathlib.Path)
-    self._manager = _Manager(
-      directory.absolute() if local else directory,
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-        cleanup_tmp_directories=True,
-      ),
-      item_handlers={'state': ocp.StandardCheckpointHandler(), 'meta': ocp.JsonCheckpointHandler()},
-    )
-
-  def steps(self) -> list[int]:
-    """The steps that can be restored, ascending."""
-    return sorted(self._manager.all_steps())
-
-  def save(self, step: int, state: Any, about: dict[str, Any]) -> None:
-    """Starts writing `state`; returns once it may be overwritten. `about` is kept as JSON.
-
-    Raises:
-      InputError: when an array is not finite, there is no space, or this or an earlier write
-        failed; nothing is saved then.
-    """
-    state = _of_the_job(state)
-    self._check_finite(step, state)
-    self.check_space(state)
-    meta = dict(about, fingerprint=fingerprint(state))
-    with self._writing():
-      self._manager.save(
-        step,
-        force=True,
-        args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)),
-      )
-
-  def _check_finite(self, step, state):
-    names, leaves = named_leaves(state)
-    wrong = [n for n, finite in zip(names, jax.device_get(_all_finite(leaves))) if not finite]
-    if wrong:
-      raise NotFinite(
-        f'the update of step {step} is not finite in {shortlist(wrong)}; '
-        f'{self.newest_good()}; try a lower lr, a longer warmup or clip_norm=1'
-      )
-
-  def newest_good(self) -> str:
-    """For an error: what can be gone back to."""
-    steps = self.steps()
-    return f'the checkpoint of step {steps[-1]} is good' if steps else 'nothing was saved'
-
-  def check_space(self, state: Any) -> None:
-    """Raises InputError when one more checkpoint will not fit on the disk."""
-    if not isinstance(self._directory, pathlib.Path):
-      return  # an object store has no end
-    need = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
-    free = shutil.disk_usage(self._directory).free
-    if free < need:
-      raise InputError(
-        f'no space left in {self._directory}: a checkpoint needs '
-        f'{need / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free; what is there '
-        'stays good, free some space and run the same command again'
-      )
-
-  def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
-    """The newest checkpoint: (a tree like `like`, `about` of its save); None when there is none.
-
-    Args:
-      like: a tree of arrays or shapes; where they have shardings, the result has them too.
-
-    Raises:
-      InputError: when it is of another architecture (lists the arrays), damaged or out of reach.
-    """
-    step = self._manager.latest_step()
-    if step is None:
-      return None
-    path = self._directory / str(step)
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    abstract = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=getattr(x, 'sharding', None) or here
-      ),
-      like,
-    )
-    try:
-      self._check_architecture(path, step, abstract)
-      restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
-        ),
-      )
-    except (InputError, jax.errors.JaxRuntimeError):  # which another process's end raises
-      raise
-    except Exception as e:  # Orbax, TensorStore and JSON raise all kinds on damaged files.
-      if os_error_code(e) not in (None, errno.ENOENT):  # of a disk or network that may recover
-        raise InputError(
-          f'the checkpoint {path} cannot be read ({reason(e)}); mend that and run '
-          'the same command again'
-        ) from e
-      raise InputError(self._damaged(path, f'cannot be read ({reason(e)})')) from e
-    state = restored['state']
-    found, saved = fingerprint(state), restored['meta']['fingerprint']
-    wrong = sorted(k for k in found if found[k] != saved.get(k))
-    if wrong:
-      raise InputError(self._damaged(path, f'differs from what was saved in {shortlist(wrong)}'))
-    return state, restored['meta']
-
-  def _check_architecture(self, path, step, abstract):
-    names, leaves = named_leaves(abstract)
-    want = {n: tuple(x.shape) for n, x in zip(names, leaves)}
-    names, leaves = named_leaves(self._manager.item_metadata(step)['state'])
-    have = {n: tuple(x.shape) for n, x in zip(names, leaves)}
-    is_param = lambda n: n.startswith('params/')  # the moments only repeat the same misfits
-    wrong = [
-      f'{n} is {have.get(n, "missing")}, the model has {want.get(n, "none")}'
-      for n in sorted(want.keys() | have.keys())
-      if want.get(n) != have.get(n)
-    ]
-    if wrong:
-      raise InputError(
-        f'the checkpoint {path} is of another architecture: '
-        f'{shortlist(list(filter(is_param, wrong)) or wrong)}; give another workdir '
-        'or the config that wrote it'
-      )
-
-  def _damaged(self, path, how):
-    others = [s for s in self.steps() if str(s) != path.name]
-    then = f'go on from step {others[-1]}' if others else 'start anew'
-    return f'the checkpoint {path} {how}: it is damaged; delete that directory to {then}'
-
-  def wait(self) -> None:
-    """Returns when everything saved is on disk."""
-    with self._writing():
-      self._manager.wait_until_finished()
-
-  def abandon(self) -> None:
-    """`close` will not wait for a save that is being written."""
-    self._failed = True
-
-  def close(self) -> None:
-    """Waits, and releases the background threads."""
-    if not self._failed:
-      with self._writing():
-        self._manager.close()
-
-  @contextlib.contextmanager
-  def _writing(self):
-    """Errors of this or an earlier write, in the background, as one sentence."""
-    try:
-      yield
-    except jax.errors.JaxRuntimeError:  # no disk: the device, or another process is gone
-      self._failed = True
-      raise
-    except Exception as e:  # TensorStore raises ValueError, OSError and others for a full disk
-      self._failed = True
-      raise InputError(
-        f'cannot write a checkpoint to {self._directory} ({reason(e)}); '
-        f'{self.newest_good()}; mend the disk and run the same command again'
-      ) from e
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+  names, leaves = named_leaves(tree)
+  return {name: tuple(x.shape) for name, x in zip(names, leaves, strict=True)}

@@ -1,7 +1,7 @@
-"""What the programs that train have in common: flags, exit codes, last words.
+"""Command line shared by main, sweep and vtab: flags, exit codes, error messages.
 
-Exit code: 0 when all is done, 42 when stopped and saved (the same command goes on), 1 on an error,
-named in the last line.
+Exit codes: 0 when everything is done, 42 when stopped and saved (run the same command again to
+continue), 1 on an error, which the last line names.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,62 +20,82 @@ from vit_jax.config.flags import config_file, define_config, parse_config
 from vit_jax.errors import InputError, Interrupted
 from vit_jax.parallel import hosts
 
+Path = pathlib.Path | epath.Path
+
 EXIT_INTERRUPTED = 42
 
 
 def define_flags() -> flags.FlagValues:
-  """The flags of a program that trains what --config says, on all processes of a job."""
+  """Return the flags of a program that trains what --config says, on all processes of a job."""
   values = flags.FlagValues()
   define_config(values)
-  text = lambda *about: flags.DEFINE_string(*about, flag_values=values)
-  number = lambda *about: flags.DEFINE_integer(*about, flag_values=values)
-  text(
+  flags.DEFINE_string(
     'workdir',
     None,
-    'Directory for checkpoints and metrics; a run found there is resumed. '
-    'Default: runs/<name of the config>. All hosts must share it; gs:// needs the package '
-    'gcsfs.',
+    'Directory for checkpoints and metrics. A run found there is resumed. All hosts must share it. '
+    'gs:// needs the package gcsfs. Default: runs/<name of the config>.',
+    flag_values=values,
   )
-  number(
-    'num_devices', None, 'How many devices the whole job must have; fails when a host is missing.'
+  flags.DEFINE_integer(
+    'num_devices',
+    None,
+    'Number of devices that the whole job must have. Training fails early when a host is missing.',
+    flag_values=values,
   )
-  text(
+  flags.DEFINE_string(
     'coordinator_address',
     None,
-    'host:port of process 0, where no cluster is detected: a TPU pod, GKE, SLURM, MPI.',
+    'host:port of process 0. Not needed on TPU pods, GKE, SLURM and MPI, which are detected.',
+    flag_values=values,
   )
-  number('num_processes', None, 'With --coordinator_address.')
-  number('process_id', None, 'With --coordinator_address.')
-  number('start_timeout', 60, 'Seconds to wait for the other processes of the job.', 1)
+  flags.DEFINE_integer(
+    'num_processes',
+    None,
+    'Number of processes of the job, with --coordinator_address.',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'process_id',
+    None,
+    'Number of this process, counted from 0, with --coordinator_address.',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'start_timeout',
+    60,
+    'Seconds to wait for the other processes of the job.',
+    lower_bound=1,
+    flag_values=values,
+  )
   return values
 
 
 def run(
   values: flags.FlagValues,
   argv: Sequence[str],
-  about: str,
-  work: Callable[[ConfigDict, pathlib.Path | epath.Path], int | None],
+  description: str,
+  work: Callable[[ConfigDict, Path], int | None],
   *,
   last: bool = False,
 ) -> int:
-  """Reads the command line, joins the job, does the work; returns the exit code.
+  """Read the command line, join the job and do the work. Return the exit code.
 
   Args:
-    values: of `define_flags`, and what the program adds to them.
-    argv: with the program's name in front.
-    about: the program, for --help.
-    work: (config, workdir) -> exit code, None for 0.
-    last: as for `guard`.
+    values: the flags of `define_flags` and those that the program adds to them.
+    argv: the command line, starting with the name of the program.
+    description: the first lines of --help.
+    work: (config, workdir) -> exit code, or None for 0.
+    last: see `exit_code`.
   """
   if '--help' in argv or '-h' in argv:
-    print(about + values.get_help())
-    print('\nThe fields of a config, with their meaning: vit_jax/config/fields.py')
+    print(description + values.get_help())
+    print('\nvit_jax/config/fields.py lists the fields of a config and their meaning.')
     return 0
 
-  def start():
+  def start() -> int | None:
     config = parse_config(values, argv)
     name = pathlib.Path(config_file(values).split(':')[0]).stem
-    workdir = directory(values.workdir or os.path.join('runs', name))
+    workdir = workdir_path(values.workdir or os.path.join('runs', name))
     hosts.start(
       values.coordinator_address,
       values.num_processes,
@@ -88,17 +108,18 @@ def run(
     except OSError as e:
       if e.filename:
         raise
-      raise OSError(e.errno, e.strerror or str(e), str(workdir)) from e  # a write names no file
+      # A failed write does not name its file.
+      raise OSError(e.errno, e.strerror or str(e), str(workdir)) from e
 
-  return guard(start, last=last)
+  return exit_code(start, last=last)
 
 
-def guard(work: Callable[[], int | None], *, last: bool = False) -> int:
-  """Does `work`; returns its exit code, or that of how it failed, told in one last line.
+def exit_code(work: Callable[[], int | None], *, last: bool = False) -> int:
+  """Do the work and return its exit code. If it fails, print one line that says why.
 
   Args:
-    work: returns an exit code, None for 0.
-    last: nothing else may write to stderr after that line: this process then ends.
+    work: returns an exit code, or None for 0.
+    last: the process ends after this. Background threads then print nothing after that line.
   """
   try:
     return work() or 0
@@ -107,38 +128,41 @@ def guard(work: Callable[[], int | None], *, last: bool = False) -> int:
   except InputError as e:
     message = str(e)
   except OSError as e:
-    what = f'{e.filename}: ' if e.filename else ''
-    message = f'{what}{e.strerror or e}; what was saved is good'
+    file = f'{e.filename}: ' if e.filename else ''
+    message = f'{file}{e.strerror or e}. What was saved before is good.'
   except KeyboardInterrupt:
-    message = 'quit at once; the last checkpoint is good'
+    message = 'Stopped at once, without saving. The last checkpoint is good.'
   except Exception as e:
     message = hosts.lost(e) if isinstance(e, jax.errors.JaxRuntimeError) else None
     if message is None:
       traceback.print_exc()
-      message = f'{type(e).__name__} in vit_jax, see above'
+      message = f'{type(e).__name__} in vit_jax. See the traceback above.'
   stderr = sys.stderr
-  if last:  # threads in the middle of a failed write have no more to say
-    sys.stderr = open(os.devnull, 'w')
+  if last:
+    sys.stderr = open(os.devnull, 'w')  # noqa: SIM115 (stays open until the process ends)
   print(f'error: {message}', file=stderr, flush=True)
   hosts.fail(message)
   return 1
 
 
 def leave(code: int) -> NoReturn:
-  """Ends the process."""
+  """End the process."""
   if code == 1:
-    os._exit(code)  # at once, whatever those threads wait for
+    os._exit(code)  # at once: a background thread may wait for something that never comes
   sys.exit(code)
 
 
-def directory(workdir: str) -> pathlib.Path | epath.Path:
-  """The path of --workdir; raises InputError for one that cannot be written."""
+def workdir_path(workdir: str) -> Path:
+  """Return the path of --workdir.
+
+  Raises:
+    InputError: it is on a kind of storage that cannot be written.
+  """
   if '://' not in workdir:
     return pathlib.Path(workdir).expanduser()
   try:
     return epath.Path(workdir)
   except KeyError:
     raise InputError(
-      f'--workdir={workdir} is no kind of storage that can be written; give a '
-      'local directory, gs:// or s3://'
+      f'--workdir={workdir} cannot be written. Give a local directory, gs:// or s3://.'
     ) from None

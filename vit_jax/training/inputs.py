@@ -13,7 +13,7 @@ from vit_jax.data.source import Source
 from vit_jax.data.subset import without
 from vit_jax.dedup.ids_file import excluded_positions, read_ids
 from vit_jax.errors import InputError
-from vit_jax.training.metrics import log
+from vit_jax.training.log import log
 
 
 class Inputs:

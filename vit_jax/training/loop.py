@@ -1,13 +1,16 @@
-"""The training run, read top-down.
+"""The training loop.
 
-The order of effects at a step, which exact resume rests on:
-  compute -> find the loss finite -> log -> save -> evaluate -> draw -> stop if asked.
-A checkpoint therefore never holds a non-finite state, and its log line is always on record
-before it; an evaluation or a picture that a kill cut off is made up for after the restart.
+At each step, effects happen in this order, on which exact resumption rests:
+
+  compute -> check that the loss is finite -> log -> save -> evaluate -> draw -> stop if asked
+
+So a checkpoint never holds a non-finite state, and the metrics of its step are written before it.
+An evaluation or a picture that a kill prevented is made up for when the run resumes.
 """
 
-import json
+from collections.abc import Mapping
 import pathlib
+from types import TracebackType
 from typing import Any
 
 from etils import epath
@@ -16,9 +19,10 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from vit_jax.config.checks import check_config
-from vit_jax.errors import InputError, Interrupted, NotFinite, reason
+from vit_jax.config.run import CHECKPOINTS, METRICS
+from vit_jax.data.pipeline import Batches
+from vit_jax.errors import InputError, Interrupted, NotFinite
 from vit_jax.figures.examples import Predictor, Sample
-from vit_jax.files import write_whole
 from vit_jax.models.flops import train_flops
 from vit_jax.parallel import hosts
 from vit_jax.parallel.devices import find_device
@@ -27,72 +31,74 @@ from vit_jax.parallel.pmap import PmapPartitioner
 from vit_jax.parallel.preemption import Stopper
 from vit_jax.parallel.watchdog import Watchdog
 from vit_jax.pretrained.load import load_params
-from vit_jax.training import step as step_lib
 from vit_jax.training.checkpoint import Checkpoints
 from vit_jax.training.inputs import Inputs
-from vit_jax.training.metrics import log, start_log
-from vit_jax.training.mirror import Record
-from vit_jax.training.monitor import STARTED, Monitor
-from vit_jax.training.periodic_evaluation import Evaluations
+from vit_jax.training.log import log
+from vit_jax.training.monitor import Monitor
+from vit_jax.training.periodic_evaluation import PeriodicEvaluation
 from vit_jax.training.pictures import Pictures
 from vit_jax.training.setup import count_steps, make_training, use_compile_cache
+from vit_jax.training.step import TrainState
+from vit_jax.training.workdir import prepare_workdir, write_config
+
+# Fields that a checkpoint records, since its arrays do not tell them.
+_RECORDED = (
+  'model',
+  'activation',
+  'norm_eps',
+  'head',
+  'pos_embedding',
+  'pos_embedding_at',
+  'dataset',
+)
 
 
 def train(config: ConfigDict, workdir: pathlib.Path | epath.Path) -> dict[str, float]:
-  """Trains to the last step, from the newest checkpoint in `workdir` when there is one.
+  """Train to the last step, starting from the newest checkpoint in `workdir` if there is one.
 
   Args:
-    config: the fields of `vit_jax.config.fields.default_config`.
-    workdir: gets checkpoints/, metrics.jsonl, tensorboard/, figures/, config.json, log.txt; the
-      same for all processes. An epath.Path where it is on gs://.
+    config: the fields of `vit_jax.config.default_config`.
+    workdir: receives checkpoints/, metrics.jsonl, tensorboard/, figures/, config.json and log.txt.
+      The same for all processes. An epath.Path if it lies in an object store (gs://).
+
   Returns:
-    The final metrics: train/loss ..., eval/accuracy ....
+    The final metrics: {'train/loss': ..., 'eval/accuracy': ..., ...}.
+
   Raises:
-    Interrupted: after SIGTERM or Ctrl-C, everything saved.
-    InputError: for what the user can mend.
+    Interrupted: after SIGTERM or Ctrl-C, when everything has been saved.
+    InputError: for what the user can correct.
   """
   check_config(config)
   use_compile_cache(config.compile_cache)
-  with Watchdog(config.hang_seconds) as watchdog:
-    run = _Run(config, workdir, _prepare_workdir(workdir), watchdog)
-    try:
-      return run.train()
-    except jax.errors.JaxRuntimeError:
-      if jax.process_count() > 1:  # another process is gone, without which no save can end
-        run.checkpoints.abandon()
-      raise
-    finally:
-      run.close()
+  with Watchdog(config.hang_seconds) as watchdog, _Run(config, workdir, watchdog) as run:
+    return run.train()
 
 
 class _Run:
-  """What the loop works with: data, model, compiled steps, and where results go."""
+  """The state of a run: its data, its compiled steps, and where results go."""
 
   def __init__(
-    self,
-    config: ConfigDict,
-    workdir: pathlib.Path | epath.Path,
-    record: Record | None,
-    watchdog: Watchdog,
-  ):
+    self, config: ConfigDict, workdir: pathlib.Path | epath.Path, watchdog: Watchdog
+  ) -> None:
     c = self.config = config
-    self.workdir, self.record, self.watchdog = workdir, record, watchdog
-    self.data = Inputs(c)
-    hosts.check_same(_common(c, self.data))
+    self.workdir, self.watchdog = workdir, watchdog
+    self.mirror = prepare_workdir(workdir)
+    self.inputs = Inputs(c)
+    hosts.check_same(_must_agree(c, self.inputs))
     self.partitioner = (
       PmapPartitioner(c.batch_size, c.accumulate)
       if c.parallel == 'pmap'
       else MeshPartitioner(c.batch_size, c.accumulate, c.mesh)
     )
-    self.total_steps = count_steps(c, len(self.data.train))
+    self.total_steps = count_steps(c, len(self.inputs.train))
     self.model, objective, self.init, step = make_training(
-      c, self.data.num_classes, self.total_steps
+      c, self.inputs.num_classes, self.total_steps
     )
     self.train_step = self.partitioner.train_step(step)
     self.should_stop = Stopper()
-    self.evaluations = Evaluations(
+    self.evaluation = PeriodicEvaluation(
       c,
-      self.data,
+      self.inputs,
       self.model,
       objective,
       self.partitioner,
@@ -100,29 +106,53 @@ class _Run:
       self.should_stop,
       watchdog,
     )
-    self.checkpoints = Checkpoints(workdir / 'checkpoints', keep=c.keep, keep_every=c.keep_every)
-    self.monitor = self.pictures = None  # opened once the step to resume from is known
-    self.unchecked = []  # (step, metrics still on the device) since the last look
-    self.saved_step = None
-    self.bad_records = set()  # names of the training records that could not be read
+    self.checkpoints = Checkpoints(workdir / CHECKPOINTS, keep=c.keep, keep_every=c.keep_every)
+    self.unchecked: list[tuple[int, Mapping[str, jax.Array]]] = []  # metrics still on the device
+    self.saved_step: int | None = None
+    self.bad_records: set[str] = set()  # training records that could not be read
+    self.monitor: Monitor | None = None
+    self.pictures: Pictures | None = None
+
+  def __enter__(self) -> '_Run':
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+  ) -> None:
+    if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+      self.checkpoints.abandon()  # another process is gone, and no save can end without it
+    for writer in (self.monitor, self.pictures):
+      if writer:
+        writer.close()
+    try:
+      self.checkpoints.close()
+    finally:
+      if self.mirror:
+        self.mirror.close()
 
   def train(self) -> dict[str, float]:
+    """Train to the last step. Return the final metrics."""
     state, first_step = self._start()
-    self.monitor = self._open_monitor(first_step)
-    if first_step and not self.evaluations.run(first_step, state, self.monitor):
+    monitor = self.monitor = self._open_monitor(first_step)
+    if first_step and not self.evaluation.run(first_step, state, monitor):
       self._stop(first_step, state)
-    self.pictures = self._open_pictures(first_step)
+    pictures = self.pictures = self._open_pictures(first_step)
     if first_step:
-      self.pictures.run(first_step, state.params)
+      pictures.run(first_step, state.params)
     if first_step == self.total_steps:
-      log.info('this run was finished before: all %d steps are done', first_step)
+      log.info('This run is already finished: all %d steps are done.', first_step)
     else:
-      with self.monitor.training(), self.data.train_batches(first_step) as batches:
-        self._loop(state, first_step, batches)
-    return self._finish()
+      with monitor.training(), self.inputs.train_batches(first_step) as batches:
+        self._loop(state, first_step, batches, monitor, pictures)
+    return self._finish(monitor)
 
-  def _loop(self, state: step_lib.TrainState, first_step: int, batches: Any) -> None:
-    c, monitor = self.config, self.monitor
+  def _loop(
+    self, state: TrainState, first_step: int, batches: Batches, monitor: Monitor, pictures: Pictures
+  ) -> None:
+    c = self.config
     batches.bad_records.update(self.bad_records)
     self.bad_records = batches.bad_records
     for step in range(first_step + 1, self.total_steps + 1):
@@ -133,27 +163,80 @@ class _Run:
       self.watchdog.progress(f'in step {step}')
       state, metrics = self.train_step(state, batch)
       self.unchecked.append((step, metrics))
-      self._bound_run_ahead()
+      self._limit_run_ahead()
       monitor.end(step, metrics)
       last, stop = step == self.total_steps, self.should_stop()
       if step % c.log_every == 0 or last:
-        self._log(step)
+        self._log(step, monitor)
       with monitor.paused():
         if stop or last or (c.save_every and step % c.save_every == 0):
           self._save(step, state)
-        stop = stop or not self.evaluations.run(step, state, monitor)
+        stop = stop or not self.evaluation.run(step, state, monitor)
         if not stop:
-          self.pictures.run(step, state.params)
+          pictures.run(step, state.params)
       if stop:
         self._stop(step, state)
 
+  def _start(self) -> tuple[TrainState, int]:
+    """Return the state to start from and the number of steps that it has done.
+
+    The state comes from the first of these that there is:
+      1. the newest checkpoint in the workdir
+      2. random initialization, with parameters from config.init_from if that is given
+    """
+    c, abstract = self.config, jax.eval_shape(self.init)
+    restored = self.checkpoints.restore(self.partitioner.like(abstract))
+    self._describe(abstract)
+    if restored is not None:  # 1
+      state = self.partitioner.put(restored.state)
+      step = self.saved_step = int(state.step)
+      self.bad_records = set(restored.metadata['bad_records'])
+      log.info(
+        'Resuming from step %s of %s (%s).', f'{step:,}', f'{self.total_steps:,}', self.workdir
+      )
+      if step > self.total_steps:
+        raise InputError(
+          f'{self.workdir} is at step {step}, beyond total_steps={self.total_steps}. Choose '
+          'another workdir or more steps.'
+        )
+    else:  # 2
+      log.info('Starting a new run (%s).', self.workdir)
+      state, step = self.partitioner.init(self.init), 0
+      if c.init_from:
+        params = load_params(c.init_from, self.model, new_head=c.new_head)
+        state = state.replace(params=self.partitioner.put(params))
+        log.info('Parameters are loaded from %s.', c.init_from)
+    if step < self.total_steps:
+      self.checkpoints.check_space(abstract)  # now, and not after hours of training
+    if self.mirror:
+      write_config(c, self.workdir)
+    return state, step
+
+  def _describe(self, abstract: TrainState) -> None:
+    """Log the model, the data and the length of the run."""
+    c, num_images = self.config, len(self.inputs.train)
+    num_params = sum(x.size for x in jax.tree.leaves(abstract.params))
+    device = f'{self.partitioner.layout}: {jax.devices()[0].device_kind}'
+    log.info(
+      '%s, %s parameters, %d px, %s; %s', c.model, f'{num_params:,}', c.image_size, c.dtype, device
+    )
+    log.info(
+      '%s: %s training images, %d classes; %s steps of %d images (%.4g epochs)',
+      c.dataset,
+      f'{num_images:,}',
+      self.inputs.num_classes,
+      f'{self.total_steps:,}',
+      c.batch_size,
+      self.total_steps * c.batch_size / num_images,
+    )
+
   def _open_monitor(self, first_step: int) -> Monitor:
-    peak, c = find_device(jax.devices()[0].device_kind), self.config
+    c, device = self.config, find_device(jax.devices()[0].device_kind)
     peak_images = None
-    if peak and c.trained_blocks is None:
-      peak_images = peak.flops / train_flops(self.model)
+    if device and c.trained_blocks is None:  # a frozen model computes less than train_flops counts
+      peak_images = device.flops / train_flops(self.model)
     return Monitor(
-      self.record,
+      self.mirror,
       first_step=first_step,
       total_steps=self.total_steps,
       batch_size=c.batch_size,
@@ -163,11 +246,11 @@ class _Run:
     )
 
   def _open_pictures(self, first_step: int) -> Pictures:
-    c, source, predictor = self.config, self.data.eval, None
+    c, source, predictor = self.config, self.inputs.eval, None
     if c.figures_every and source is not None and self.model.num_classes:
       sample = Sample(
         source,
-        self.data.eval_preprocess(),
+        self.inputs.eval_preprocess(),
         count=16,
         num_threads=c.num_threads,
         max_bad_records=c.max_bad_records,
@@ -175,7 +258,7 @@ class _Run:
       predictor = Predictor(self.model, sample, self.partitioner, c.loss)
     return Pictures(
       self.workdir,
-      self.record and self.record.directory,
+      self.mirror and self.mirror.directory,
       self.model,
       predictor,
       every=c.figures_every,
@@ -183,83 +266,38 @@ class _Run:
       total_steps=self.total_steps,
     )
 
-  def _start(self) -> tuple[step_lib.TrainState, int]:
-    """The newest checkpoint; else config.init_from; else a fresh state; and its step."""
-    abstract = jax.eval_shape(self.init)
-    restored = self.checkpoints.restore(self.partitioner.like(abstract))
-    params = sum(x.size for x in jax.tree.leaves(abstract.params))
-    c = self.config
-    log.info(
-      '%s, %s parameters, %d px, %s; %s: %s',
-      c.model,
-      f'{params:,}',
-      c.image_size,
-      c.dtype,
-      self.partitioner.layout,
-      jax.devices()[0].device_kind,
-    )
-    log.info(
-      '%s: %s training images, %d classes; %s steps of %d images (%.4g epochs)',
-      c.dataset,
-      f'{len(self.data.train):,}',
-      self.data.num_classes,
-      f'{self.total_steps:,}',
-      c.batch_size,
-      self.total_steps * c.batch_size / len(self.data.train),
-    )
-    if restored is None:
-      log.info('starting in %s', self.workdir)
-      step = 0
-      state = self.partitioner.init(self.init)
-      if c.init_from:
-        state = state.replace(
-          params=self.partitioner.put(load_params(c.init_from, self.model, new_head=c.new_head))
-        )
-        log.info('parameters from %s', c.init_from)
-    else:
-      state, about = self.partitioner.put(restored[0]), restored[1]
-      step = self.saved_step = int(state.step)
-      self.bad_records = set(about['bad_records'])
-      log.info('resuming in %s from step %d of %d', self.workdir, step, self.total_steps)
-      if step > self.total_steps:
-        raise InputError(
-          f'{self.workdir} is at step {step}, beyond total_steps '
-          f'{self.total_steps}; give another workdir or more steps'
-        )
-    if step < self.total_steps:
-      self.checkpoints.check_space(abstract)  # before the first step, not after hours
-    if self.record:
-      _record_config(self.config, self.workdir)
-    return state, step
-
-  def _bound_run_ahead(self) -> None:
-    """Waits for an earlier step, so that the host never queues up batches without end."""
+  def _limit_run_ahead(self) -> None:
+    """Wait for an earlier step, so that the host does not queue up batches without end."""
     ahead = self.partitioner.max_in_flight
     if len(self.unchecked) > ahead:
       jax.block_until_ready(self.unchecked[-1 - ahead][1])
 
   def _check_finite(self) -> dict[str, float]:
-    """The newest step's metrics, every step since the last look found finite."""
+    """Return the metrics of the newest step.
+
+    Raises:
+      NotFinite: the loss or the gradient of a step since the last check is not finite.
+    """
     fetched = jax.device_get(self.unchecked)
     for step, metrics in fetched:
-      for name in ('loss', 'grad_norm'):
-        if not np.isfinite(metrics[name]):
+      for metric, name in (('loss', 'loss'), ('grad_norm', 'gradient')):
+        if not np.isfinite(metrics[metric]):
           self.checkpoints.wait()
           raise NotFinite(
-            f'the {"loss" if name == "loss" else "gradient"} is {metrics[name]} at step {step}; '
-            f'{self.checkpoints.newest_good()}; try a lower lr, a longer warmup or clip_norm=1'
+            f'The {name} is {metrics[metric]} at step {step}. {self.checkpoints.newest_good()} '
+            'Try a lower lr, a longer warmup or clip_norm=1.'
           )
     self.unchecked = self.unchecked[-1:]
-    return {f'train/{k}': float(v) for k, v in fetched[-1][1].items()}
+    return {f'train/{name}': float(value) for name, value in fetched[-1][1].items()}
 
-  def _log(self, step: int) -> None:
-    values = self._check_finite()
+  def _log(self, step: int, monitor: Monitor) -> None:
+    metrics = self._check_finite()
     if self.config.max_bad_records:
       self._share_bad_records()
-      values['train/bad_records'] = len(self.bad_records)
-    self.monitor.log(step, values)
+      metrics['train/bad_records'] = len(self.bad_records)
+    monitor.log(step, metrics)
 
-  def _save(self, step: int, state: step_lib.TrainState) -> None:
+  def _save(self, step: int, state: TrainState) -> None:
     if self.saved_step == step:
       return
     self._check_finite()
@@ -267,119 +305,61 @@ class _Run:
     c = self.config
     if c.max_bad_records:
       self._share_bad_records()
-    if self.record:
-      self.record.copy()
-    self.checkpoints.save(
-      step,
-      state,
-      {
-        **{
-          f: c[f]
-          for f in (
-            'model',
-            'activation',
-            'norm_eps',
-            'head',
-            'pos_embedding',
-            'pos_embedding_at',
-            'dataset',
-          )
-        },
-        'image_size': [c.image_size] * 2,
-        'class_names': self.data.train.class_names,
-        'bad_records': sorted(self.bad_records),
-      },
-    )
+    if self.mirror:
+      self.mirror.copy()
+    metadata: dict[str, Any] = {field: c[field] for field in _RECORDED}
+    metadata |= {
+      'image_size': [c.image_size] * 2,
+      'class_names': self.inputs.train.class_names,
+      'bad_records': sorted(self.bad_records),
+    }
+    self.checkpoints.save(step, state, metadata)
     self.saved_step = step
 
   def _share_bad_records(self) -> None:
-    """Every process counts the records that the others could not read, too."""
+    """Add the damaged records that the other processes have met."""
     self.bad_records.update(*hosts.gather(sorted(self.bad_records)))
-    if len(self.bad_records) > self.config.max_bad_records:
+    count = len(self.bad_records)
+    if count > self.config.max_bad_records:
       raise InputError(
-        f'{len(self.bad_records)} damaged records over all processes, among them '
-        f'{max(self.bad_records)}; repair or remove them, or set '
-        f'max_bad_records={len(self.bad_records)} (or more)'
+        f'All processes together have met {count} damaged records, among them '
+        f'{max(self.bad_records)}. Repair or remove them, or set max_bad_records={count} or more '
+        'to skip them.'
       )
 
-  def _stop(self, step: int, state: step_lib.TrainState) -> None:
+  def _stop(self, step: int, state: TrainState) -> None:
     self._save(step, state)
     self.checkpoints.wait()
     log.info(
-      'stopped at step %d of %d and saved; run the same command again to go on',
+      'Stopped at step %d of %d and saved. Run the same command again to continue.',
       step,
       self.total_steps,
     )
-    raise Interrupted()
+    raise Interrupted
 
-  def _finish(self) -> dict[str, float]:
+  def _finish(self, monitor: Monitor) -> dict[str, float]:
     self.watchdog.progress('finishing the last save')
     self.checkpoints.wait()
-    latest = hosts.gather(self.monitor.latest)[0]
-    if self.data.eval is not None:
-      log.info(
-        'done: accuracy %.2f%% on %s',
-        100 * latest['eval/average_accuracy' if self.config.average else 'eval/accuracy'],
-        self.data.eval_name,
-      )
-    log.info('checkpoint:  %s', self.workdir / 'checkpoints' / str(self.total_steps))
-    log.info('metrics:     %s', self.workdir / 'metrics.jsonl')
+    latest = hosts.gather(monitor.latest)[0]
+    if self.inputs.eval is not None:
+      accuracy = latest['eval/average_accuracy' if self.config.average else 'eval/accuracy']
+      log.info('Done: accuracy %.2f%% on %s.', 100 * accuracy, self.inputs.eval_name)
+    log.info('Checkpoint:  %s', self.workdir / CHECKPOINTS / str(self.total_steps))
+    log.info('Metrics:     %s', self.workdir / METRICS)
     log.info('TensorBoard: tensorboard --logdir=%s', self.workdir / 'tensorboard')
     return latest
 
-  def close(self) -> None:
-    for writer in (self.monitor, self.pictures):
-      if writer:
-        writer.close()
-    try:
-      self.checkpoints.close()
-    finally:
-      if self.record:
-        self.record.close()
 
+def _must_agree(c: ConfigDict, inputs: Inputs) -> dict[str, Any]:
+  """Return the values that must be the same in all processes of a job.
 
-def _common(c: ConfigDict, data: Inputs) -> dict[str, Any]:
-  """What must be the same in all processes; where the data lie and who decodes them need not."""
-  fields = {
-    f'config.{name}': value
-    for name, value in c.items()
-    if name not in ('data_dir', 'num_threads', 'num_workers')
-  }
+  Where the data lies, and how many threads decode it, may differ.
+  """
+  may_differ = ('data_dir', 'num_threads', 'num_workers')
+  fields = {f'config.{name}': value for name, value in c.items() if name not in may_differ}
   return {
     'jax': jax.__version__,
     **fields,
-    'the number of training images': len(data.train),
-    'the number of evaluation images': len(data.eval or ()),
+    'the number of training images': len(inputs.train),
+    'the number of evaluation images': len(inputs.eval or ()),
   }
-
-
-def _prepare_workdir(workdir: pathlib.Path | epath.Path) -> Record | None:
-  """Starts the log; returns where process 0 writes it, None in the others."""
-  try:
-    (workdir / 'checkpoints').mkdir(parents=True, exist_ok=True)
-    hosts.check_shared(workdir)
-    if jax.process_index():
-      start_log(None, jax.process_index())
-      return None
-    record = Record(workdir, ('metrics.jsonl', 'log.txt', STARTED))
-    start_log(record.directory / 'log.txt')
-    record.copy()
-    return record
-  except InputError:
-    raise
-  except Exception as e:  # OSError here; each object store's package has its own
-    raise InputError(
-      f'cannot write to the workdir {workdir}: {reason(e)}; give another with --workdir=DIR'
-    ) from e
-
-
-def _record_config(config: ConfigDict, workdir: pathlib.Path | epath.Path) -> None:
-  """Writes config.json; says which fields differ from the run that is being resumed."""
-  path = workdir / 'config.json'
-  text = json.dumps(dict(config.items()), indent=2) + '\n'
-  if path.exists():
-    before = json.loads(path.read_text())
-    for field, value in json.loads(text).items():  # JSON has no tuples
-      if field in before and before[field] != value:
-        log.info('note: config.%s was %r and is now %r', field, before[field], value)
-  write_whole(path, text)

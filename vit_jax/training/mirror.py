@@ -1,7 +1,7 @@
-"""The directory of a run's log and metrics; for a workdir on gs:// a local one, copied there.
+"""Keep a copy of a run's log and metrics in an object store.
 
-Object stores cannot append to a file. So these files are written locally and copied every half a
-minute, before each checkpoint and at the end.
+Object stores cannot append to a file. For a workdir on gs:// or s3://, these files are written to a
+local directory and copied every half minute, before each checkpoint, and at the end.
 """
 
 from collections.abc import Iterable
@@ -15,21 +15,27 @@ from etils import epath
 from vit_jax.errors import InputError, reason
 
 log = logging.getLogger('vit_jax')
-_SECONDS = 30  # between copies; Google allows one a second
+_SECONDS = 30  # between two copies. Google Cloud Storage allows one write per second and object.
 
 
-class Record:
-  """Files that grow while a run goes on.
+class WorkdirMirror:
+  """A local directory whose files are copied to the workdir as they grow.
+
+  If the workdir is itself local, nothing is copied.
 
   Attributes:
-    directory: where to write them.
+    directory: where to write files.
   """
 
   def __init__(self, workdir: pathlib.Path | epath.Path, resume: Iterable[str] = ()):
-    """Where `workdir` is no local pathlib.Path, fetches the files `resume` that are there.
+    """Start copying.
+
+    Args:
+      workdir: an epath.Path if it lies in an object store, else a pathlib.Path.
+      resume: names of files to fetch from the workdir, where they exist.
 
     Raises:
-      InputError: when it cannot be read.
+      InputError: the workdir cannot be read.
     """
     self._remote = None if isinstance(workdir, pathlib.Path) else workdir
     self.directory = pathlib.Path(workdir)
@@ -37,26 +43,26 @@ class Record:
       return
     self._temporary = tempfile.TemporaryDirectory(prefix='vit_jax_')
     self.directory = pathlib.Path(self._temporary.name)
-    self._copied: dict[pathlib.Path, int] = {}  # file -> size when it was copied
+    self._copied: dict[pathlib.Path, int] = {}  # file -> its size when it was last copied
     self._lock = threading.Lock()
-    self._fetch(resume)
+    self._fetch(self._remote, resume)
     self._closing = threading.Event()
     self._thread = threading.Thread(target=self._keep_copying, daemon=True)
     self._thread.start()
 
-  def _fetch(self, names):
+  def _fetch(self, workdir: epath.Path, names: Iterable[str]) -> None:
     try:
       for name in names:
-        if (self._remote / name).exists():
-          (self.directory / name).write_bytes((self._remote / name).read_bytes())
-    except Exception as e:  # each store's package has its own
-      raise InputError(f'cannot read the workdir {self._remote}: {reason(e)}') from e
+        if (workdir / name).exists():
+          (self.directory / name).write_bytes((workdir / name).read_bytes())
+    except Exception as e:  # every store's package has errors of its own
+      raise InputError(f'Cannot read the workdir {workdir}: {reason(e)}.') from e
 
   def copy(self) -> None:
-    """Copies what has grown; returns when it is there.
+    """Copy the files that have grown. Returns when they are in the store.
 
     Raises:
-      InputError: when the workdir cannot be written.
+      InputError: the workdir cannot be written.
     """
     if self._remote is None:
       return
@@ -72,18 +78,18 @@ class Record:
           target.parent.mkdir(parents=True, exist_ok=True)
           target.write_bytes(content)
         except Exception as e:
-          raise InputError(f'cannot write {target}: {reason(e)}') from e
+          raise InputError(f'Cannot write {target}: {reason(e)}.') from e
         self._copied[path] = len(content)
 
-  def _keep_copying(self):
+  def _keep_copying(self) -> None:
     while not self._closing.wait(_SECONDS):
       try:
         self.copy()
-      except InputError as e:  # the next checkpoint insists
+      except InputError as e:  # the next checkpoint tries again, and fails if it cannot
         log.warning('%s', e)
 
   def close(self) -> None:
-    """Copies for the last time."""
+    """Copy for the last time and stop."""
     if self._remote is None:
       return
     self._closing.set()

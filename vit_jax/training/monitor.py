@@ -1,30 +1,30 @@
-"""What a run tells of itself while it goes on: metrics, progress, speed, a profile."""
+"""Progress, metrics and profiling of a training run."""
 
 from collections.abc import Iterator, Mapping
 import contextlib
-import pathlib
 import time
 
 import jax
 
-from vit_jax.files import write_whole
-from vit_jax.training.metrics import Meter, MetricsWriter, Progress, duration, log
-from vit_jax.training.mirror import Record
-
-STARTED = 'started'  # the file of a record that says when its run first started
+from vit_jax.training.log import duration, log
+from vit_jax.training.metrics import MetricsWriter
+from vit_jax.training.mirror import WorkdirMirror
+from vit_jax.training.progress import Progress
+from vit_jax.training.throughput import ThroughputMeter
+from vit_jax.training.workdir import first_start
 
 
 class Monitor:
-  """Follows the training loop; in all processes alike, but process 0 alone writes.
+  """Follows the training loop. Every process has one, but only that of process 0 writes.
 
   Attributes:
-    latest: the newest value of each metric, also of the run that is resumed; {} where nothing is
-      written.
+    latest: the newest value of each metric, including those of the run that is being resumed.
+      Empty in processes that do not write.
   """
 
   def __init__(
     self,
-    record: Record | None,
+    mirror: WorkdirMirror | None,
     *,
     first_step: int,
     total_steps: int,
@@ -33,42 +33,48 @@ class Monitor:
     peak_images: float | None,
     profile_steps: tuple[int, int] | None,
   ):
-    """Opens the record.
+    """Open the files.
 
     Args:
-      record: where to write; None: nowhere.
-      first_step: steps that are done already.
-      total_steps: steps of the whole run.
-      batch_size, num_devices, peak_images: as Meter's.
-      profile_steps: first and last step to trace; None: none.
+      mirror: where to write. None in processes that do not write.
+      first_step: number of steps that are already done.
+      total_steps: length of the whole run.
+      batch_size: images per step, over all devices.
+      num_devices: number of devices.
+      peak_images: see ThroughputMeter.
+      profile_steps: first and last step to trace, or None.
     """
-    self._record, self._first_step, self._total_steps = record, first_step, total_steps
-    self._profile_steps, self._tracing = profile_steps or (0, 0), False
-    self._writer = MetricsWriter(record.directory, first_step) if record else None
-    self._meter = Meter(
+    self._mirror, self._first_step, self._total_steps = mirror, first_step, total_steps
+    self._trace_from, self._trace_to = profile_steps or (0, 0)
+    self._tracing = False
+    self._writer = MetricsWriter(mirror.directory, first_step) if mirror else None
+    self._meter = ThroughputMeter(
       batch_size,
       num_devices,
       peak_images,
-      started=_first_start(record.directory) if record else None,
+      started=first_start(mirror.directory) if mirror else None,
       productive=self.latest.get('train/productive_seconds', 0.0),
     )
-    self._progress = None
+    self._progress: Progress | None = None
+    self._begun = time.perf_counter()
 
   @property
   def latest(self) -> dict[str, float]:
+    """See the class."""
     return self._writer.latest if self._writer else {}
 
   def has(self, step: int, name: str) -> bool:
-    """Whether the metric `name` of `step` is on record here."""
+    """Return whether this process has written the metric `name` of `step`."""
     return bool(self._writer and self._writer.has(step, name))
 
-  def write(self, step: int, values: Mapping[str, float]) -> None:
+  def write(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Write metrics of `step`."""
     if self._writer:
-      self._writer.write(step, values)
+      self._writer.write(step, metrics)
 
   @contextlib.contextmanager
   def training(self) -> Iterator[None]:
-    """Around the loop, the progress of which is shown."""
+    """Show the progress of the training loop inside the `with` block."""
     self._progress = Progress(self._total_steps, self._first_step)
     self._meter.restart()
     try:
@@ -78,56 +84,52 @@ class Monitor:
       self._stop_trace()
 
   def begin(self, step: int) -> None:
-    """Call before the batch of `step` is asked for."""
-    if self._record and step == self._profile_steps[0]:
-      jax.profiler.start_trace(str(self._record.directory / 'profile'))
+    """Call before asking for the batch of `step`."""
+    if self._mirror and step == self._trace_from:
+      jax.profiler.start_trace(str(self._mirror.directory / 'profile'))
       self._tracing = True
     if step == self._first_step + 2:
-      self._meter.restart()  # the speeds to come do not count the compilation
+      self._meter.restart()  # the first step was compiled: leave it out of the speed
     self._begun = time.perf_counter()
 
   def has_batch(self) -> None:
-    """Call when the batch is there."""
+    """Call when the batch has arrived."""
     self._meter.waited(time.perf_counter() - self._begun)
 
   def end(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-    """Call when `step`, of which `metrics` come, was given to the devices."""
+    """Call when `step` has been dispatched to the devices. `metrics` are its results."""
     first = step == self._first_step + 1
-    if first or self._tracing and step == self._profile_steps[1]:
+    last_traced = self._tracing and step == self._trace_to
+    if first or last_traced:
       jax.block_until_ready(metrics)
-    if self._tracing and step == self._profile_steps[1]:
+    if last_traced:
       self._stop_trace()
     if first:
-      log.info(
-        'the first step took %s, compilation included', duration(time.perf_counter() - self._begun)
-      )
+      seconds = time.perf_counter() - self._begun
+      log.info('The first step took %s, including compilation.', duration(seconds))
     self._meter.step(compiled=first)
-    self._progress.step()
+    if self._progress:
+      self._progress.step()
 
-  def log(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes the metrics of `step` with the speed since the last call, and shows them."""
-    rate, figures = self._meter.read()
-    self.write(step, {**values, **figures})
-    self._progress.report(step, {**values, **figures}, rate)
+  def log(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Write and show the metrics of `step` together with the speed since the last call."""
+    steps_per_second, speed = self._meter.read()
+    metrics = {**metrics, **speed}
+    self.write(step, metrics)
+    if self._progress:
+      self._progress.report(step, metrics, steps_per_second)
 
   def paused(self) -> contextlib.AbstractContextManager[None]:
-    """Around what is no training: saves and evaluations."""
+    """Pause the throughput meter, e.g. while saving or evaluating."""
     return self._meter.paused()
 
-  def _stop_trace(self):
-    if self._tracing:
+  def _stop_trace(self) -> None:
+    if self._tracing and self._mirror:
       jax.profiler.stop_trace()
-      log.info('profile:     tensorboard --logdir=%s', self._record.directory / 'profile')
+      log.info('Profile:     tensorboard --logdir=%s', self._mirror.directory / 'profile')
     self._tracing = False
 
   def close(self) -> None:
+    """Close the files."""
     if self._writer:
       self._writer.close()
-
-
-def _first_start(directory: pathlib.Path) -> float:
-  """When the run was started for the first time, in seconds since 1970."""
-  path = directory / STARTED
-  if not path.exists():
-    write_whole(path, f'{time.time()}\n')
-  return float(path.read_text())

@@ -1,8 +1,8 @@
-"""What is evaluated while a run goes on, and when."""
+"""Evaluate a model while it trains: on the evaluation split, and few-shot on other datasets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import functools
 import time
-from typing import Any
 
 from flax import linen as nn
 import jax
@@ -11,18 +11,22 @@ from ml_collections import ConfigDict
 from vit_jax.data.batch import ReadOptions
 from vit_jax.evaluation.evaluate import evaluate
 from vit_jax.evaluation.fewshot import FewShot, FewShotProtocol, make_represent_step
+from vit_jax.models.params import Params
 from vit_jax.parallel import hosts
-from vit_jax.parallel.mesh import MeshPartitioner
-from vit_jax.parallel.pmap import PmapPartitioner
+from vit_jax.parallel.partitioner import Partitioner
 from vit_jax.parallel.watchdog import Watchdog
 from vit_jax.training import step as step_lib
 from vit_jax.training.inputs import Inputs
-from vit_jax.training.metrics import duration, log
+from vit_jax.training.log import duration, log
 from vit_jax.training.monitor import Monitor
 
 
-class Evaluations:
-  """The evaluations of a run; each is on record before the next step, or made up for later."""
+class PeriodicEvaluation:
+  """The evaluations of a run.
+
+  Each one is written before the next training step. One that a kill prevented is made up for when
+  the run resumes.
+  """
 
   def __init__(
     self,
@@ -30,11 +34,16 @@ class Evaluations:
     inputs: Inputs,
     model: nn.Module,
     objective: step_lib.Objective,
-    partitioner: PmapPartitioner | MeshPartitioner,
+    partitioner: Partitioner,
     total_steps: int,
     should_stop: Callable[[], bool],
     watchdog: Watchdog,
   ):
+    """Open the datasets of the few-shot evaluations.
+
+    Raises:
+      InputError: one of them cannot be read.
+    """
     self._config, self._inputs, self._total_steps = c, inputs, total_steps
     self._should_stop, self._watchdog = should_stop, watchdog
     self._eval_step = partitioner.eval_step(step_lib.make_eval_step(objective))
@@ -48,85 +57,87 @@ class Evaluations:
       max_bad_records=c.max_bad_records,
     )
     self._fewshot = [
-      FewShot(name, represent, protocol, options, data_dir=c.data_dir)
-      for name in (c.fewshot.split(',') if c.fewshot else ())
+      FewShot(dataset, represent, protocol, options, data_dir=c.data_dir)
+      for dataset in (c.fewshot.split(',') if c.fewshot else ())
     ]
     hosts.check_same(
-      {
-        f'the number of batches of {fewshot.dataset}': fewshot.num_batches
-        for fewshot in self._fewshot
-      }
+      {f'the number of batches of {x.dataset}': x.num_batches for x in self._fewshot}
     )
 
   def run(self, step: int, state: step_lib.TrainState, monitor: Monitor) -> bool:
-    """Does what is due after `step` and is not on record; False when asked to stop meanwhile."""
+    """Run the evaluations that are due after `step` and have not been written yet.
+
+    Returns:
+      False when one was cut short by a request to stop.
+    """
     return all(
       evaluation()
-      for name, evaluation in self._due_at(step, state, monitor)
-      if not hosts.gather(monitor.has(step, name))[0]
-    )  # process 0 alone keeps them
+      for metric, evaluation in self._due_after(step, state, monitor)
+      if not hosts.gather(monitor.has(step, metric))[0]  # only process 0 writes metrics
+    )
 
-  def _due_at(self, step, state, monitor):
-    """(a metric, what records it) of each evaluation that is due."""
-    if self._inputs.eval is not None and self._due(step, self._config.eval_every):
-      yield 'eval/accuracy', lambda: self._evaluate(step, state.params, monitor, '')
+  def _due_after(
+    self, step: int, state: step_lib.TrainState, monitor: Monitor
+  ) -> Iterator[tuple[str, Callable[[], bool]]]:
+    """Yield (a metric, the evaluation that writes it) for each evaluation that is due."""
+    evaluate_params = functools.partial(self._evaluate, step, monitor)
+    if self._inputs.eval is not None and self._is_due(step, self._config.eval_every):
+      yield 'eval/accuracy', functools.partial(evaluate_params, state.params, '')
       if isinstance(state, step_lib.AveragedState):
         yield (
           'eval/average_accuracy',
-          lambda: self._evaluate(step, state.average, monitor, 'average_'),
+          functools.partial(evaluate_params, state.average, 'average_'),
         )
-    if self._due(step, self._config.fewshot_every):
+    if self._is_due(step, self._config.fewshot_every):
       for fewshot in self._fewshot:
-        yield (
-          fewshot.metric(fewshot.protocol.shots[-1]),
-          lambda: self._fit_few(step, state.params, monitor, fewshot),
-        )
+        metric = fewshot.metric(fewshot.shots[-1])
+        yield metric, functools.partial(self._fit_few, step, monitor, state.params, fewshot)
 
-  def _due(self, step: int, every: int) -> bool:
+  def _is_due(self, step: int, every: int) -> bool:
     return step == self._total_steps or bool(every and step % every == 0)
 
-  def _evaluate(self, step: int, params: Any, monitor: Monitor, prefix: str) -> bool:
-    """Evaluates and records; False when it was cut off by a request to stop."""
-    start, should_stop = time.perf_counter(), self._asked_after_each_batch(step)
+  def _evaluate(self, step: int, monitor: Monitor, params: Params, prefix: str) -> bool:
+    """Evaluate parameters and write the metrics. Return False when asked to stop meanwhile."""
+    start = time.perf_counter()
     with self._inputs.eval_batches() as batches:
-      found = evaluate(self._eval_step, params, batches, should_stop)
+      metrics = evaluate(self._eval_step, params, batches, self._stop_check(step))
       bad_records = len(set().union(*hosts.gather(sorted(batches.bad_records))))
-    if found is None:
+    if metrics is None:
       return False
-    monitor.write(step, {f'eval/{prefix}{k}': v for k, v in found.items()})
+    monitor.write(step, {f'eval/{prefix}{name}': value for name, value in metrics.items()})
     log.info(
       'step %d: %s accuracy %.2f%%, loss %.4f, %son %s images in %s%s',
       step,
       self._inputs.eval_name,
-      100 * found['accuracy'],
-      found['loss'],
+      100 * metrics['accuracy'],
+      metrics['loss'],
       'of the averaged parameters, ' if prefix else '',
-      f'{found["examples"]:,}',
+      f'{metrics["examples"]:,}',
       duration(time.perf_counter() - start),
       f' ({bad_records} bad records skipped)' if bad_records else '',
     )
     return True
 
-  def _fit_few(self, step: int, params: Any, monitor: Monitor, fewshot: FewShot) -> bool:
-    """Evaluates the representation and records; False when it was cut off."""
+  def _fit_few(self, step: int, monitor: Monitor, params: Params, fewshot: FewShot) -> bool:
+    """Evaluate the representation few-shot. Return False when asked to stop meanwhile."""
     start = time.perf_counter()
-    found = fewshot(params, self._asked_after_each_batch(step))
-    if found is None:
+    metrics = fewshot(params, self._stop_check(step))
+    if metrics is None:
       return False
-    monitor.write(step, found)
+    monitor.write(step, metrics)
+    accuracies = ', '.join(
+      f'{100 * metrics[fewshot.metric(shots)]:.2f}% ({shots})' for shots in fewshot.shots
+    )
+    seconds = duration(time.perf_counter() - start)
     log.info(
-      'step %d: few-shot accuracy on %s %s in %s',
-      step,
-      fewshot.dataset,
-      ', '.join(
-        f'{100 * found[fewshot.metric(shots)]:.2f}% ({shots})' for shots in fewshot.protocol.shots
-      ),
-      duration(time.perf_counter() - start),
+      'step %d: few-shot accuracy on %s %s in %s', step, fewshot.dataset, accuracies, seconds
     )
     return True
 
-  def _asked_after_each_batch(self, step: int) -> Callable[[], bool]:
-    def should_stop():
+  def _stop_check(self, step: int) -> Callable[[], bool]:
+    """Return a function to call after each batch, which tells whether to stop."""
+
+    def should_stop() -> bool:
       self._watchdog.progress(f'evaluating step {step}')
       return self._should_stop()
 

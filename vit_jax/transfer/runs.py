@@ -21,7 +21,7 @@ from vit_jax.errors import InputError, NotFinite, last_line
 from vit_jax.files import write_whole
 from vit_jax.parallel import hosts
 from vit_jax.training.loop import train
-from vit_jax.training.metrics import start_log
+from vit_jax.training.log import start_log
 
 log = logging.getLogger('vit_jax')
 

@@ -129,7 +129,7 @@ def table(results: Mapping[str, Result]) -> str:
 def main(argv: Sequence[str] | None = None, *, last: bool = False) -> int:
   """Run the command line and return the exit code. `last` is that of `command_line.guard`."""
   args = _parser().parse_args(argv)
-  return command_line.guard(lambda: _run(args), last=last)
+  return command_line.exit_code(lambda: _run(args), last=last)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -140,7 +140,7 @@ def _run(args: argparse.Namespace) -> int:
     **dict(args.set),
   }
   configs = {name: task_config(name, fields) for name in tasks}
-  workdir = command_line.directory(args.workdir)
+  workdir = command_line.workdir_path(args.workdir)
   hosts.start()
   done = read_results(configs, workdir)
   failed = {}  # task: why it has no accuracy

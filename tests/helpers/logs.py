@@ -1,0 +1,19 @@
+"""What the package logs while a test runs."""
+
+import logging
+
+import pytest
+
+
+@pytest.fixture
+def messages(monkeypatch):
+  """The messages of the package's log, as a list that grows."""
+  found = []
+  handler = logging.Handler()
+  handler.emit = lambda record: found.append(record.getMessage())
+  log = logging.getLogger('vit_jax')
+  monkeypatch.setattr(log, 'handlers', [handler])
+  monkeypatch.setattr(log, 'propagate', False)
+  monkeypatch.setattr(log, 'level', logging.INFO)
+  log.manager._clear_cache()
+  return found

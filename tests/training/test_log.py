@@ -1,0 +1,21 @@
+import logging
+
+from vit_jax.training.log import duration, log, start_log
+
+
+def test_durations_read_well():
+  assert [duration(s) for s in (0.2, 59, 150, 7260, 93784, float('inf'))] == [
+    '0s',
+    '59s',
+    '2m 30s',
+    '2h 1m',
+    '1d 2h',
+    '?',
+  ]
+
+
+def test_the_log_goes_to_its_file(tmp_path):
+  start_log(tmp_path / 'log.txt')
+  log.info('step %d', 3)
+  logging.getLogger('other').info('not here')
+  assert (tmp_path / 'log.txt').read_text().endswith(' step 3\n')

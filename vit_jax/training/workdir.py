@@ -1,0 +1,72 @@
+"""The workdir of a training run: prepare it, and write the config into it."""
+
+import json
+import pathlib
+import time
+
+from etils import epath
+import jax
+from ml_collections import ConfigDict
+
+from vit_jax.config.run import CHECKPOINTS, CONFIG, METRICS
+from vit_jax.errors import InputError, reason
+from vit_jax.files import write_whole
+from vit_jax.parallel import hosts
+from vit_jax.training.log import log, start_log
+from vit_jax.training.mirror import WorkdirMirror
+
+Path = pathlib.Path | epath.Path
+
+LOG = 'log.txt'
+_STARTED = 'started'  # this file says when the run first started
+
+
+def prepare_workdir(workdir: Path) -> WorkdirMirror | None:
+  """Create the workdir and start the log. All processes must call it.
+
+  Returns:
+    Where process 0 writes its log and metrics. None in the other processes.
+
+  Raises:
+    InputError: the workdir cannot be written, or not all processes see the same one.
+  """
+  try:
+    (workdir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    hosts.check_shared(workdir)
+    if jax.process_index():
+      start_log(None, jax.process_index())
+      return None
+    mirror = WorkdirMirror(workdir, resume=(METRICS, LOG, _STARTED))
+    start_log(mirror.directory / LOG)
+    mirror.copy()
+    return mirror
+  except InputError:
+    raise
+  except Exception as e:  # OSError, or the error of an object store's package
+    raise InputError(
+      f'Cannot write to the workdir {workdir}: {reason(e)}. Choose another with --workdir=DIR.'
+    ) from e
+
+
+def first_start(directory: pathlib.Path) -> float:
+  """Return when the run first started, in seconds since 1970. Record it if this is the first time.
+
+  Args:
+    directory: local directory of the run's files.
+  """
+  path = directory / _STARTED
+  if not path.exists():
+    write_whole(path, f'{time.time()}\n')
+  return float(path.read_text())
+
+
+def write_config(config: ConfigDict, workdir: Path) -> None:
+  """Write config.json, and log the fields that differ from those of the run being resumed."""
+  path = workdir / CONFIG
+  text = json.dumps(dict(config.items()), indent=2) + '\n'
+  if path.exists():
+    before = json.loads(path.read_text())
+    for field, value in json.loads(text).items():  # JSON turns tuples into lists
+      if field in before and before[field] != value:
+        log.info('Note: config.%s was %r and is now %r.', field, before[field], value)
+  write_whole(path, text)
