@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from vit_jax.config.flags import given_fields
 from vit_jax.config.run import keep_recorded
 from vit_jax.training import command_line
+from vit_jax.training.log import log, start_log
 from vit_jax.training.loop import train
-from vit_jax.training.metrics import log, start_log
 
 
 def main(argv: list[str], *, last: bool = False) -> int:
