@@ -146,7 +146,7 @@ def test_more_steps_go_on_from_the_end_and_changes_are_told(tmp_path, data_dir):
   train_lib.train(config(data_dir, total_steps=8, lr=2e-3), tmp_path)
   assert saved(tmp_path) == [6, 8]
   text = (tmp_path / 'log.txt').read_text()
-  assert 'resuming' in text and 'config.lr was 0.001 and is now 0.002' in text
+  assert 'Resuming from step 6 of 8' in text and 'config.lr was 0.001 and is now 0.002' in text
   with pytest.raises(ValueError, match='is at step 8, beyond total_steps=6'):
     train_lib.train(config(data_dir), tmp_path)
 
@@ -244,7 +244,7 @@ def test_the_log_file_is_of_this_run(tmp_path, data_dir):
     '8 device(s)',
     'digits: 1,437 training images, 10 classes',
     'step 1/1',
-    'checkpoint:',
+    'Checkpoint:',
     'TensorBoard: tensorboard --logdir=',
   ):
     assert words in text
