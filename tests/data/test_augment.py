@@ -89,7 +89,7 @@ def moved(image, source):
   for place in (y, x):
     clear &= np.abs(place - np.floor(place) - 0.5) > 0.01
   y, x = np.rint(y).astype(int), np.rint(x).astype(int)
-  inside = (0 <= y) & (y < h) & (0 <= x) & (x < w)
+  inside = (y >= 0) & (y < h) & (x >= 0) & (x < w)
   out = image[y.clip(0, h - 1), x.clip(0, w - 1)]
   out[~inside] = FILL
   return out, clear
@@ -319,12 +319,12 @@ def test_nothing_to_do():
 @pytest.mark.parametrize(
   'arguments, words',
   [
-    ((-1, 15), 'the number of RandAugment operations must not be negative, got -1'),
-    ((2, -0.1), r'the magnitude of RandAugment must be in 0..30, got -0.1'),
-    ((2, 31), r'the magnitude of RandAugment must be in 0..30, got 31'),
-    ((2, float('nan')), 'got nan'),
-    ((2, 15, ('Rotate', 'rotate')), "unknown RandAugment operation 'rotate'; there are AutoCon"),
-    ((2, 15, ()), 'no operations to draw from; there are AutoContrast, .*, Cutout$'),
+    ((-1, 15), 'The number of RandAugment operations must be at least 0, but it is -1.'),
+    ((2, -0.1), 'The magnitude of RandAugment must be from 0 to 30, but it is -0.1.'),
+    ((2, 31), 'The magnitude of RandAugment must be from 0 to 30, but it is 31.'),
+    ((2, float('nan')), 'must be from 0 to 30, but it is nan.'),
+    ((2, 15, ('Rotate', 'rotate')), "Unknown RandAugment operation 'rotate'. .*Available: AutoCon"),
+    ((2, 15, ()), 'no operations to draw from. Available: AutoContrast, .*, Cutout.$'),
   ],
 )
 def test_bad_arguments_are_input_errors(arguments, words):

@@ -67,13 +67,13 @@ def test_damaged_files(files, tmp_path, capsys):
   )
   write_idx(labels, made['train'][1][:5])
   code, said = call()
-  assert code == 1 and '5 labels; they do not belong together' in said
+  assert code == 1 and '5 labels. Download both files again.' in said
   images.write_bytes(images.read_bytes()[:1000])
   code, said = call()
-  assert code == 1 and f'{images} is no whole gzipped IDX file' in said
+  assert code == 1 and f'Cannot read {images}: it is not a complete gzipped IDX file' in said
   images.write_bytes(gzip.compress(struct.pack('>HBB3I', 0, 8, 3, 7, 28, 28) + b'short'))
-  with pytest.raises(InputError, match=r'its header says \(7, 28, 28\), and 5 bytes follow'):
+  with pytest.raises(InputError, match=r'Its header says \(7, 28, 28\), and 5 bytes follow\.'):
     idx.read_idx(images)
   images.write_bytes(gzip.compress(b'PK'))
-  with pytest.raises(InputError, match='no whole gzipped IDX file'):
+  with pytest.raises(InputError, match='it is not a complete gzipped IDX file'):
     idx.read_idx(images)

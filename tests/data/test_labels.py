@@ -81,7 +81,7 @@ def test_a_class_out_of_range(tmp_path):
     first_label=[],
     label_feature=tfds.features.Sequence(tfds.features.ClassLabel(names=NAMES)),
   )
-  with pytest.raises(InputError, match=r'record \d+ has the label -1, not one in \[0, 5\)'):
+  with pytest.raises(InputError, match=r'record \d+ has the label -1, which is not in \[0, 5\)\.'):
     read_all(open_source('shapes', 'train', str(tmp_path)))
 
 
@@ -92,7 +92,9 @@ def test_a_vector_that_is_not_multi_hot(tmp_path):
     first_label=np.zeros(5, np.float32),
     label_feature=tfds.features.Tensor(shape=(5,), dtype=np.float32),
   )
-  with pytest.raises(InputError, match=r'record \d+: label is no multi-hot vector: it has values'):
+  with pytest.raises(
+    InputError, match=r'record \d+: The feature label is not a multi-hot vector: it has values'
+  ):
     read_all(open_source('shapes', 'train', str(tmp_path)))
 
 

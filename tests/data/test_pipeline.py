@@ -38,7 +38,7 @@ class Numbers(Source):
       'label': index % 10,
     }
 
-  def record_name(self, index):
+  def location(self, index):
     return f'numbers/{index}'
 
 

@@ -21,15 +21,13 @@ def test_a_subset_has_the_examples_of_its_indices(source):
   assert subset.class_names == list('0123456789')
   assert [subset[i] for i in range(3)] == [source[4], source[0], source[4]]
   assert [subset.label(i) for i in range(3)] == [source.label(i) for i in (4, 0, 4)]
-  assert [subset.record_name(i) for i in range(3)] == [source.record_name(i) for i in (4, 0, 4)]
+  assert [subset.location(i) for i in range(3)] == [source.location(i) for i in (4, 0, 4)]
   assert [pickle.loads(pickle.dumps(subset))[i] for i in range(3)] == [subset[i] for i in range(3)]
 
 
 def test_without(source):
   rest = without(source, np.array([0, 3]))
-  assert [rest.record_name(i) for i in range(len(rest))] == [
-    source.record_name(i) for i in (1, 2, 4)
-  ]
+  assert [rest.location(i) for i in range(len(rest))] == [source.location(i) for i in (1, 2, 4)]
   with pytest.raises(InputError, match='All 5 examples are excluded, so none remain'):
     without(source, np.arange(5))
 
@@ -39,9 +37,7 @@ def test_without(source):
 )
 def test_evenly(source, count, indices):
   subset = evenly(source, count)
-  assert [subset.record_name(i) for i in range(len(subset))] == [
-    source.record_name(i) for i in indices
-  ]
+  assert [subset.location(i) for i in range(len(subset))] == [source.location(i) for i in indices]
 
 
 def test_every_index_of_a_concatenation_is_located():

@@ -149,7 +149,7 @@ def test_every_task_from_files_to_a_batch(vtab_dir, name):
     assert [s[i]['label'] for i in range(4)] == [
       expected_label(name, (first + i) % 4) for i in range(4)
     ]
-    assert f'-{split_ranges(task.splits[split], sizes)[0][0]}.tfrecord' in s.record_name(0)
+    assert f'-{split_ranges(task.splits[split], sizes)[0][0]}.tfrecord' in s.location(0)
   both, val = opened['train800val200'], opened['val200']
   assert both[799] == opened['train800'][799] and both[800] == val[0] and both[999] == val[199]
 
@@ -201,21 +201,29 @@ def test_augmentation(vtab_dir, name, crop, flip):
     assert seen == {plain.tobytes(), plain[:, ::-1].tobytes()} if flip else {plain.tobytes()}
 
 
-def test_described_as_a_data_set(vtab_dir):
+def test_described_as_a_dataset(vtab_dir):
   found = describe_dataset('vtab/dmlab')
   assert (found.train_split, found.eval_split) == ('train800val200', 'test')
   assert (found.tune_split, found.dev_split) == ('train800', 'val200')
   assert split_names('vtab/dmlab') == ['train800', 'val200', 'train800val200', 'test']
-  with pytest.raises(InputError, match="no VTAB task 'dmlap'; the tasks are caltech101, cifar100"):
+  with pytest.raises(
+    InputError,
+    match="Unknown VTAB task 'dmlap'. Did you mean 'dmlab'\\? Available: caltech101, cifar100",
+  ):
     describe_dataset('vtab/dmlap')
-  with pytest.raises(InputError, match="vtab/dmlab has no split 'train'; the splits are train800"):
+  with pytest.raises(
+    InputError,
+    match="Unknown vtab/dmlab split 'train'. Did you mean 'train800'\\? Available: train800",
+  ):
     open_source('vtab/dmlab', 'train', str(vtab_dir))
 
 
 @pytest.mark.parametrize('name', ['pets', 'eurosat'])
-def test_a_data_set_of_another_size(tmp_path, name):
+def test_a_dataset_of_another_size(tmp_path, name):
   write_dataset(tmp_path, data.TASKS[name].dataset, change=1)
-  with pytest.raises(InputError, match='has .* examples in (train|test), not .*: prepare'):
+  with pytest.raises(
+    InputError, match='has .* examples in (train|test) instead of .*. Prepare the dataset again.'
+  ):
     open_source(f'vtab/{name}', 'val200', str(tmp_path))
 
 

@@ -149,7 +149,7 @@ def test_ids_of_a_folder_hold_while_its_files_have_the_same_names(tmp_path):
   one = folder(tmp_path / 'one')
   ids = read_ids(write(tmp_path / 'i', ExampleIds(one, 'train'), [('train', 1)]))
   two = shutil.copytree(one, tmp_path / 'moved')
-  names = lambda split: (lambda part: [part.record_name(i) for i in range(len(part))])(
+  names = lambda split: (lambda part: [part.location(i) for i in range(len(part))])(
     open_source(str(two), split)
   )
   for split in ('train', 'train[1:]', 'train[:1]+train[1:]'):  # slices are samples

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from tests.helpers.shapes import masked_crc32c
-from vit_jax.data import catalog, prepared
+from vit_jax.data import catalog, prepare
 from vit_jax.data import vtab_tasks as data
 from vit_jax.data.splits import split_ranges
 
@@ -108,7 +108,7 @@ def framed(record):
 def write_dataset(data_dir, dataset, change=0):
   """Prepares a data set as TFRecord; `change` examples more in its last file."""
   name, _, config = dataset.partition('/')
-  builder = prepared.builder_class(name)(
+  builder = prepare.builder_class(name)(
     data_dir=str(data_dir / 'none'), **({'config': config} if config else {})
   )
   info = builder.info

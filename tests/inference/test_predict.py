@@ -11,7 +11,6 @@ import pytest
 from tests.helpers.images import encode, smooth_image
 from tests.helpers.paths import FILES
 from vit_jax import create_model, load_params, predict
-from vit_jax.data import class_names
 from vit_jax.data.preprocess import make_eval_preprocess, resize
 from vit_jax.errors import InputError
 from vit_jax.inference.predict import Prediction, PredictOptions, _top_classes, predict_each
@@ -204,43 +203,9 @@ def test_a_model_without_a_head(params):
     predict(mini(num_classes=0), params, IMAGES)
 
 
-@pytest.mark.parametrize(
-  'num_classes, names',
-  [
-    (
-      1000,
-      {
-        0: 'tench',
-        1: 'goldfish',
-        134: 'crane (bird)',
-        207: 'golden retriever',
-        281: 'tabby',
-        282: 'tiger cat',
-        340: 'zebra',
-        483: 'castle',
-        517: 'crane (machine)',
-        574: 'golf ball',
-        638: 'maillot',
-        639: 'maillot, tank suit',
-        817: 'sports car',
-        963: 'pizza',
-        999: 'toilet tissue',
-      },
-    ),
-    (21843, {0: 'organism', 9205: 'picture', 15027: 'bleacher'}),
-  ],
-)
-def test_names_of_imagenet(num_classes, names):
-  found = class_names.imagenet_names(num_classes)
-  assert len({name.casefold() for name in found}) == len(found) == num_classes
-  assert {label: found[label] for label in names} == names
-  assert all(name == name.strip() != '' for name in found)
-
-
 def test_names_of_imagenet_are_the_default(params):
   model = mini(num_classes=1000)
   head = {'kernel': np.zeros((32, 1000), np.float32), 'bias': np.eye(1000, dtype='f')[281]}
   (result,) = predict(model, params | {'head': head}, IMAGES[0], top_k=1)
   np.testing.assert_allclose(result[0].probability, np.e / (np.e + 999), rtol=1e-5)
   assert result == [Prediction(281, 'tabby', result[0].probability)]
-  assert class_names.imagenet_names(10) is None

@@ -180,8 +180,8 @@ ERRORS = {
     ['--out=/nowhere/ids.txt'],
     'Cannot write /nowhere/ids.txt: its folder does not exist. Create it first.',
   ),
-  'no dataset': (['--train=./nothing'], 'there is no folder ./nothing'),
-  'no split': (['--against=digits:valid'], "there is no split 'valid'; the splits are train, test"),
+  'no dataset': (['--train=./nothing'], 'There is no folder ./nothing'),
+  'no split': (['--against=digits:valid'], "Unknown split 'valid'. Available: train, test."),
 }
 
 
@@ -200,5 +200,5 @@ def test_a_worker_that_cannot_go_on_says_why(tmp_path, folder, capsys):
   capsys.readouterr()
   run(tmp_path, folder, '--against=shapes:test', f'--data_dir={tmp_path}/data', code=1)
   err = capsys.readouterr().err
-  assert err.startswith('error: ') and 'has the label -1, not one in [0, 3)' in err
+  assert err.startswith('error: ') and 'has the label -1, which is not in [0, 3).' in err
   assert err.count('\n') == 1 and not (tmp_path / 'ids.txt').exists()

@@ -424,12 +424,12 @@ def test_a_wider_head_is_told(tmp_path, digits_dir, capsys, caplog):
       '--labels=real is about the validation images of '
       'imagenet2012: leave it out for --dataset=digits',
     ),
-    (['--labels=real'], 'the data set imagenet2012_real is not prepared in'),
+    (['--labels=real'], 'The dataset imagenet2012_real is not prepared in'),
     (
       ['--dataset=ROOT/images', '--class_names=ROOT/one'],
       'ROOT/one has 1 lines, but the model has 4 classes',
     ),
-    (['--dataset=ROOT/images', '--split=test'], "there is no split 'test'"),
+    (['--dataset=ROOT/images', '--split=test'], "Unknown split 'test'. Available: train, val."),
     (['--dataset=ROOT/images', '--batch_size=12'], 'batch_size 12 does not divide over 8 devices'),
     (['--dataset=ROOT/images', '--batch_size=0'], '--batch_size must be at least 1, got 0'),
     (

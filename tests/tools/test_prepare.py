@@ -1,4 +1,4 @@
-"""The prepare tool: what it says at the end, and when it cannot."""
+"""The prepare tool: its output, and its errors."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from vit_jax.data import prepared
+from vit_jax.data import prepare as data_prepare
 from vit_jax.data.open_source import open_source
 from vit_jax.errors import InputError
 from vit_jax.tools import prepare
@@ -35,7 +35,7 @@ def test_help(capsys):
 
 @pytest.fixture
 def arrays_builder(monkeypatch):
-  """A data set whose images are arrays: only TensorFlow can encode those."""
+  """A dataset whose images are arrays, which only TensorFlow can encode."""
   import tensorflow_datasets as tfds
 
   class OnlyArrays(tfds.core.GeneratorBasedBuilder):
@@ -58,7 +58,7 @@ def arrays_builder(monkeypatch):
     def _generate_examples(self):
       yield 0, {'image': np.zeros((4, 4, 3), np.uint8), 'label': 0}
 
-  monkeypatch.setattr(prepared, 'builder_class', lambda name: OnlyArrays)
+  monkeypatch.setattr(data_prepare, 'builder_class', lambda name: OnlyArrays)
   return OnlyArrays
 
 
@@ -67,8 +67,8 @@ def test_a_data_set_that_only_tensorflow_can_prepare(arrays_builder, tmp_path, c
   assert prepare.main(['only_arrays', f'--data_dir={tmp_path}']) == 1
   last = capsys.readouterr().err.strip().splitlines()[-1]
   assert last == (
-    'error: only TensorFlow can prepare only_arrays, and it is not installed: '
-    "pip install 'vit_jax[prepare]' (training will not need it)"
+    'error: Only TensorFlow can prepare only_arrays, and it is not installed. '
+    "Run pip install 'vit_jax[prepare]'. Training does not need it."
   )
   # Nothing is left that could be taken for the data set.
   assert not os.path.exists(tmp_path / 'only_arrays' / '1.0.0')
@@ -77,16 +77,16 @@ def test_a_data_set_that_only_tensorflow_can_prepare(arrays_builder, tmp_path, c
 @pytest.mark.parametrize(
   'name, message',
   [
-    ('cifarr10', "there is no data set 'cifarr10'; did you mean cifar10"),
-    ('jft_300m', 'JFT-300M is not public'),
-    ('./photos', './photos is a folder: train on it as it is'),
+    ('cifarr10', "^Unknown dataset 'cifarr10'. Did you mean cifar10"),
+    ('jft_300m', '^JFT-300M is not public. Give the path of a folder'),
+    ('./photos', '^./photos is a folder, which needs no preparation. Train on it with '),
     (
       'imagenet2012',
-      'imagenet2012 needs files that you must first download into '
+      '^Cannot prepare imagenet2012 yet. First download files into '
       'DIR/downloads/manual: .*ILSVRC2012_img_train.tar',
     ),
-    ('eurosat/rgbb', 'eurosat/rgbb could not be prepared: .*BuilderConfig rgbb not found'),
-    ('digits:9.0.0', 'digits:9.0.0 could not be prepared: .*only: 1.0.0'),
+    ('eurosat/rgbb', '^Cannot prepare eurosat/rgbb: .*BuilderConfig rgbb not found'),
+    ('digits:9.0.0', '^Cannot prepare digits:9.0.0: .*only: 1.0.0'),
   ],
 )
 def test_errors(name, message, tmp_path, capsys):
@@ -102,10 +102,10 @@ def test_an_empty_manual_dir(tmp_path, capsys):
     prepare.main(['imagenet2012', f'--data_dir={tmp_path}', f'--manual_dir={tmp_path}/by_hand'])
     == 1
   )
-  assert f'download into {tmp_path}/by_hand: ' in capsys.readouterr().err
+  assert f'First download files into {tmp_path}/by_hand: ' in capsys.readouterr().err
 
 
 def test_where_nothing_can_be_written(tmp_path, capsys):
   (tmp_path / 'file').write_text('')
   assert prepare.main(['digits', f'--data_dir={tmp_path}/file']) == 1
-  assert 'error: digits could not be prepared: ' in capsys.readouterr().err
+  assert 'error: Cannot prepare digits: ' in capsys.readouterr().err

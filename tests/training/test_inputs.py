@@ -85,7 +85,7 @@ def test_a_run_says_how_many(ids, digits_dir, tmp_path):
 def test_without(digits_dir):
   source = open_source('digits', 'train[:5]', digits_dir)
   rest = without(source, np.array([0, 3]))
-  assert [rest.record_name(i) for i in range(3)] == [source.record_name(i) for i in (1, 2, 4)]
+  assert [rest.location(i) for i in range(3)] == [source.location(i) for i in (1, 2, 4)]
   assert [rest.label(i) for i in range(3)] == [source[i]['label'] for i in (1, 2, 4)]
   with pytest.raises(InputError, match='All 5 examples are excluded, so none remain'):
     without(source, np.arange(5))

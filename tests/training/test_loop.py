@@ -207,11 +207,14 @@ def test_bad_records_stop_the_run_or_are_counted(tmp_path, folder):
     ({'batch_size': 12}, 'batch_size 12 does not divide over 8 devices'),
     ({'batch_size': 24, 'accumulate': 2}, '8 devices x 2 accumulation passes'),
     ({'image_size': 20}, 'image_size 20x20 is not a multiple of the patch size 8'),
-    ({'dataset': 'digitz'}, "no data set 'digitz'; did you mean digits"),
+    ({'dataset': 'digitz'}, "Unknown dataset 'digitz'. Did you mean digits"),
     ({'dataset': 'cifar10'}, 'not prepared in .*python -m vit_jax.tools.prepare cifar10'),
     ({'dataset': 'imagenet2012'}, 'ILSVRC2012_img_train.tar'),
-    ({'dataset': './nowhere'}, 'no folder ./nowhere'),
-    ({'train_split': 'trian'}, "no split 'trian'; the splits are train, test"),
+    ({'dataset': './nowhere'}, 'There is no folder ./nowhere'),
+    (
+      {'train_split': 'trian'},
+      "Unknown split 'trian'. Did you mean 'train'\\? Available: train, test.",
+    ),
     ({'num_classes': 4}, 'config.num_classes=4 is too small: digits has 10 classes[.]$'),
     ({'model': 'ViT-Z/8'}, 'unknown model'),
     (

@@ -75,5 +75,5 @@ def test_what_a_kill_cut_off_is_made_up_for(run, digits_dir):
 
 
 def test_few_shot_data_are_looked_for_before_the_first_step(digits_dir, tmp_path):
-  with pytest.raises(InputError, match="there is no data set 'digitz'; did you mean digits"):
+  with pytest.raises(InputError, match="Unknown dataset 'digitz'. Did you mean digits"):
     train(config(digits_dir, fewshot='digitz'), tmp_path / 'run')

@@ -64,8 +64,8 @@ def test_the_command_line_says_what_is_missing(tmp_path, digits_dir, capsys):
   out, err = capsys.readouterr()
   assert out == ''  # before anything is computed
   assert err == (
-    f'error: the data set dtd is not prepared in {digits_dir}; prepare it with '
-    f'`python -m vit_jax.tools.prepare dtd --data_dir={digits_dir}`\n'
+    f'error: The dataset dtd is not prepared in {digits_dir}. Prepare it with '
+    f'`python -m vit_jax.tools.prepare dtd --data_dir={digits_dir}`.\n'
   )
   assert fewshot.main([checkpoint, '--dataset=digits', '--image_size=16,32']) == 1
   assert capsys.readouterr().err.endswith(

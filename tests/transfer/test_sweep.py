@@ -293,7 +293,7 @@ def test_the_command_line(swept, digits_dir, tmp_path, capsys, monkeypatch):
     ),
     (['--seeds=0'], 'error: flag --seeds=0'),
     (['--sedes=2'], "'sedes'"),
-    (['--dev_split=validation'], "error: there is no split 'validation'"),
+    (['--dev_split=validation'], "error: Unknown split 'validation'. Available: train, test."),
     (['--workdir=nowhere://x'], 'error: --workdir=nowhere://x cannot be written'),
   ],
 )

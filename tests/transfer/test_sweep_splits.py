@@ -38,7 +38,7 @@ def test_splits_are_those_of_the_data_set(digits_dir):
 @pytest.mark.parametrize(
   'fields, flags, words',
   [
-    ({}, dict(dev='validation'), "no split 'validation'"),
+    ({}, dict(dev='validation'), "^Unknown split 'validation'. Available: train, test.$"),
     (
       {'eval_split': 'none'},
       {},

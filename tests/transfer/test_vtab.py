@@ -98,12 +98,12 @@ def test_missing_data_is_named_with_the_command(tmp_path):
     missing['clevr_count']
     == missing['clevr_distance']
     == (
-      f'the data set clevr is not prepared in {tmp_path}; prepare it with '
-      f'`python -m vit_jax.tools.prepare clevr --data_dir={tmp_path}`'
+      f'The dataset clevr is not prepared in {tmp_path}. Prepare it with '
+      f'`python -m vit_jax.tools.prepare clevr --data_dir={tmp_path}`.'
     )
   )
   assert 'prepare sun397/tfds --data_dir' in missing['sun397']
-  assert 'it needs files that you must first download into' in missing['retinopathy']
+  assert 'First download files into' in missing['retinopathy']
 
 
 def test_nothing_is_missing(vtab_dir):
@@ -175,7 +175,7 @@ def test_the_command_line(tmp_path, runs, vtab_dir, capsys, monkeypatch):
   assert 'kitti_distance: task 1 of 4' in err
   err = err[err.index('error: ') :]
   assert len(err.splitlines()) == 2
-  assert err.startswith('error: clevr_count, clevr_distance: the data set clevr is not prepared in')
+  assert err.startswith('error: clevr_count, clevr_distance: The dataset clevr is not prepared in')
   assert vtab.main([*arguments, f'--data_dir={vtab_dir}']) == 0
   assert len(runs) == 19
   assert ['mean', 'all', '19', 'of', '19', '100.00'] in [
@@ -188,7 +188,7 @@ def test_the_command_line(tmp_path, runs, vtab_dir, capsys, monkeypatch):
     assert ['pets', 'natural', '-', '-'] in [x.split() for x in out.splitlines()]
     assert err.splitlines()[-1] == 'error: pets, dtd: the loss is nan at step 7'
   assert vtab.main([*arguments, '--tasks=petz']) == 1
-  assert "no VTAB task 'petz'" in capsys.readouterr().err
+  assert "Unknown VTAB task 'petz'. Did you mean 'pets'?" in capsys.readouterr().err
 
 
 @pytest.mark.slow

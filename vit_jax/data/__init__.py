@@ -1,0 +1,1 @@
+"""Datasets: read, decode, preprocess and batch labeled images."""

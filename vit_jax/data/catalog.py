@@ -1,4 +1,4 @@
-"""What a data set name implies: splits, classes, sizes, and how its images are prepared."""
+"""Look up a dataset by name: its splits, sizes and default preprocessing."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from vit_jax.data.splits import split_ranges
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-  """Defaults for one data set; the fields of a config override them.
+  """Defaults for a dataset. The fields of a config override them.
 
   Attributes:
     train_split: in TFDS notation.
-    eval_split: in TFDS notation; 'none' when there is nothing to evaluate on.
-    flip: whether training mirrors images at random: not where left and right matter (digits).
-    preset: preprocessing preset, for training from scratch. 'inception' is for photographs of any
-      size, 'bit' for images that are small or all alike. Fine-tuning takes 'bit' everywhere.
-    tune_split, dev_split: two parts of the training data: what hyperparameters are tried on, and
-      what chooses among them (paper section 4.1, appendix B.1.1).
+    eval_split: in TFDS notation, or 'none' if there is nothing to evaluate on.
+    flip: whether training mirrors images at random. False where left and right matter (digits).
+    preset: preprocessing preset for training from scratch: 'inception' for photographs of any size,
+      'bit' for images that are small or of one size. Fine-tuning uses 'bit' for every dataset.
+    tune_split: the part of the training data on which hyperparameters are tried (paper section 4.1,
+      appendix B.1.1).
+    dev_split: the part of the training data that chooses among hyperparameters.
     num_classes: number of classes, or None if only the files tell.
     splits: number of images in each split, or empty if only the files tell.
     pixels: side of the images if all are squares of one size, else None.
-    config: the TFDS config that this entry is about, or None if it holds for every config.
+    config: the TFDS config that this entry describes, or None if it describes all of them.
   """
 
   train_split: str
@@ -42,40 +43,41 @@ class DatasetInfo:
     """Return the number of images in a split expression, or None if `splits` is empty.
 
     Raises:
-      InputError: bad notation, an unknown split or a slice out of bounds.
+      InputError: the notation is wrong, a split is unknown, or a slice is out of bounds.
     """
     if not self.splits:
       return None
-    return sum(
-      stop - start
-      for _, start, stop in split_ranges(
-        split, {name: [size] for name, size in self.splits.items()}
-      )
-    )
+    shards = {name: [size] for name, size in self.splits.items()}
+    return sum(stop - start for _, start, stop in split_ranges(split, shards))
 
 
-def _small(num_classes: int, train: int, test: int, pixels: int, **others) -> DatasetInfo:
-  """Small images of one size, in the splits train and test."""
+def _small(
+  num_classes: int, train: int, test: int, pixels: int, *, dev_percent: int = 10, flip: bool = True
+) -> DatasetInfo:
+  """Return the entry of a dataset of small images, with the splits train and test."""
+  cut = 100 - dev_percent
   return DatasetInfo(
     'train',
     'test',
+    flip=flip,
     preset='bit',
+    tune_split=f'train[:{cut}%]',
+    dev_split=f'train[{cut}%:]',
     num_classes=num_classes,
-    pixels=pixels,
     splits=dict(train=train, test=test),
-    **others,
+    pixels=pixels,
   )
 
 
-# Pets' and Flowers' dev splits are 10 % of the training data (as any other's), CIFAR's 2 %,
-# ImageNet's 1 %; the results of the paper's section 4.1 are of these evaluation splits.
+# The dev split is 10 % of the training data, but 2 % for CIFAR and 1 % for ImageNet. The paper
+# reports its results (section 4.1) on these evaluation splits.
 _DATASETS = {
   'caltech101': DatasetInfo(
     'train', 'test', preset='bit', num_classes=102, splits=dict(train=3060, test=6084)
   ),
-  'cifar10': _small(10, 50_000, 10_000, 32, tune_split='train[:98%]', dev_split='train[98%:]'),
-  'cifar100': _small(100, 50_000, 10_000, 32, tune_split='train[:98%]', dev_split='train[98%:]'),
-  'clevr': DatasetInfo(  # labelled by the tasks of VTAB alone, as are dsprites and kitti
+  'cifar10': _small(10, 50_000, 10_000, 32, dev_percent=2),
+  'cifar100': _small(100, 50_000, 10_000, 32, dev_percent=2),
+  'clevr': DatasetInfo(  # Only the tasks of VTAB label clevr, dsprites and kitti.
     'train', 'validation', preset='bit', splits=dict(train=70_000, validation=15_000, test=15_000)
   ),
   'diabetic_retinopathy_detection': DatasetInfo(
@@ -112,7 +114,7 @@ _DATASETS = {
     dev_split='validation',
     splits=dict(train=1880, validation=1880, test=1880),
   ),
-  'eurosat': DatasetInfo(  # there is one split; the slices are VTAB's
+  'eurosat': DatasetInfo(  # There is one split. The slices are those of VTAB.
     'train[:80%]',
     'train[80%:]',
     preset='bit',
@@ -132,7 +134,7 @@ _DATASETS = {
     num_classes=1000,
     splits=dict(train=1_281_167, validation=50_000, test=100_000),
   ),
-  # Prepared by a builder of your own; there is no official validation split.
+  # Prepared by a builder of the user. There is no official validation split.
   'imagenet21k': DatasetInfo(
     'train[51200:]',
     'train[:51200]',
@@ -150,7 +152,7 @@ _DATASETS = {
     splits=dict(train=6347, validation=423, test=711),
   ),
   'mnist': _small(10, 60_000, 10_000, 28, flip=False),
-  'oxford_flowers102': DatasetInfo(  # 2,040 images to train on
+  'oxford_flowers102': DatasetInfo(  # It has 2,040 training images.
     'train+validation',
     'test',
     preset='bit',
@@ -172,7 +174,7 @@ _DATASETS = {
     splits=dict(train=262_144, validation=32_768, test=32_768),
     pixels=96,
   ),
-  'resisc45': DatasetInfo(  # there is one split; the slices are VTAB's
+  'resisc45': DatasetInfo(  # There is one split. The slices are those of VTAB.
     'train[:80%]',
     'train[80%:]',
     preset='bit',
@@ -206,12 +208,12 @@ _DATASETS = {
 
 
 def names() -> list[str]:
-  """Returns the names in the table."""
+  """Return the names of the datasets in the catalog."""
   return list(_DATASETS)
 
 
 def lookup(dataset: str) -> DatasetInfo | None:
-  """Returns the table's row for a TFDS name, None when there is none."""
+  """Return the entry for a TFDS name, or None if the catalog has none."""
   name, _, config = re.sub(r'[:/][\d.*]+$', '', dataset).partition('/')
   info = _DATASETS.get(name)
   return info if info and config in ('', info.config or config) else None

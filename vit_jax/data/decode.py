@@ -1,10 +1,12 @@
-"""Encoded image bytes to RGB pixels: JPEG, PNG and WebP, strictly.
+"""Decode JPEG, PNG and WebP files to RGB pixels, strictly.
 
-A file that is cut short or seen to be damaged is refused with a ValueError, never returned in
-part. JPEG has no checksum: most flipped bits just change pixels, and nearly all that can be
-seen show only as "extraneous bytes before marker", so every warning of the decoder counts as
-damage, though some of these files look right. PNG chunks are checked against their CRC, WebP
-against its stated length. Bytes after the end of the image are ignored.
+A file that is cut short or visibly damaged raises ValueError; part of an image is never returned.
+The messages complete the sentence "Cannot read x: ...".
+
+JPEG has no checksum. Most flipped bits only change pixels, and nearly all others show up as
+"extraneous bytes before marker", so every warning of the decoder counts as damage, although some of
+these files look right. PNG chunks are checked against their CRC, WebP files against their stated
+length. Bytes after the end of the image are ignored.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,15 +20,15 @@ import numpy as np
 import simplejpeg
 
 try:
-  from vit_jax.data import _jpegcrop
-except ImportError:  # optional: built where there are a C compiler and libjpeg-turbo's headers
+  from vit_jax.data import _jpegcrop  # pyright: ignore[reportAttributeAccessIssue]
+except ImportError:  # optional: needs a C compiler and libjpeg-turbo's headers to build
   _jpegcrop = None
 
 Box = tuple[int, int, int, int]  # y, x, height, width in pixels
 
 _PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 _ORIENTATION_TAG = 0x0112
-# EXIF orientation -> (swap the axes?, then the flip code of cv2: 1 x, 0 y, -1 both)
+# EXIF orientation -> (swap the axes first?, flip code of cv2: 1 x, 0 y, -1 both)
 _ORIENTATIONS = {
   2: (False, 1),
   3: (False, -1),
@@ -46,19 +48,19 @@ class _JpegHeader(NamedTuple):
 
 
 def decode_image(data: bytes, *, apply_exif: bool = False) -> np.ndarray:
-  """Decodes a JPEG, PNG or WebP, told apart by content and not by file name.
+  """Decode a JPEG, PNG or WebP file. Its content tells which it is, not its name.
 
   Args:
     data: the bytes of the file.
-    apply_exif: turn the image as its EXIF orientation says, as viewers do. Prepared data sets
-      ignore it, so that pixels agree with published pipelines.
+    apply_exif: rotate the image as its EXIF orientation says, as viewers do. It is off for TFDS
+      datasets, so that pixels agree with published pipelines.
 
   Returns:
-    (height, width, 3) uint8 RGB. Grey is repeated, CMYK converted, alpha dropped (not blended),
-    16 bits cut to their upper 8.
+    (height, width, 3) uint8 RGB. Gray is repeated, CMYK is converted, alpha is dropped (not
+    blended), and 16 bits are cut to their upper 8.
 
   Raises:
-    ValueError: saying what is wrong with the bytes.
+    ValueError: the file is not an image, or is damaged.
   """
   if data.startswith(b'\xff\xd8'):
     orientation = _jpeg_header(data).orientation
@@ -81,15 +83,20 @@ def decode_image(data: bytes, *, apply_exif: bool = False) -> np.ndarray:
 def decode_crop(
   data: bytes, choose_box: Callable[[int, int], Box], *, apply_exif: bool = False
 ) -> np.ndarray:
-  """Decodes the box that choose_box(height, width) returns: (box height, box width, 3) uint8.
+  """Decode the box that choose_box(height, width) returns: (box height, box width, 3) uint8.
 
-  Equal to slicing decode_image(data), but computes only the box where it can: for ordinary
-  JPEGs, if the optional C extension was built. That reads the file down to the box's last row
-  and looks for the end marker, so a file cut short is always refused; other damage of a JPEG may
-  go unnoticed where decode_image would see it.
+  The result equals a slice of decode_image(data). For ordinary JPEGs, the optional C extension
+  computes only the box. It reads the file down to the last row of the box and looks for the end
+  marker, so it always refuses a file that is cut short, but may miss other damage that decode_image
+  would find.
+
+  Args:
+    data: the bytes of the file.
+    choose_box: function (height, width) -> (y, x, box height, box width).
+    apply_exif: rotate the image as its EXIF orientation says, before the box is chosen.
 
   Raises:
-    ValueError: saying what is wrong with the bytes.
+    ValueError: the file is not an image, or is damaged.
   """
   if _jpegcrop is not None and data.startswith(b'\xff\xd8'):
     header = _jpeg_header(data)
@@ -98,8 +105,8 @@ def decode_crop(
       crop = np.empty((height, width, 3), np.uint8)
       try:
         _jpegcrop.decode_box(data, crop, y, x, height, width)
-      except ValueError as error:
-        raise ValueError(f'damaged JPEG: {error}') from error
+      except ValueError as e:
+        raise ValueError(f'damaged JPEG: {e}') from e
       return crop
   image = decode_image(data, apply_exif=apply_exif)
   y, x, height, width = choose_box(*image.shape[:2])
@@ -108,25 +115,25 @@ def decode_crop(
 
 @functools.cache
 def use_one_opencv_thread() -> None:
-  """Keeps OpenCV in the calling thread: the input pipeline has a thread per image already."""
+  """Keep OpenCV in the calling thread: the input pipeline already has a thread per image."""
   cv2.setNumThreads(0)
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray:
   try:
     return simplejpeg.decode_jpeg(data, colorspace='RGB', strict=True)
-  except ValueError as error:
-    raise ValueError(f'damaged JPEG: {error}') from error
+  except ValueError as e:
+    raise ValueError(f'damaged JPEG: {e}') from e
 
 
 def _decode_opencv(data: bytes, kind: str) -> np.ndarray:
   use_one_opencv_thread()
-  # IMREAD_COLOR alone would turn the image as EXIF says, for some formats in some versions.
+  # With IMREAD_COLOR alone, some versions rotate images of some formats as EXIF says.
   flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
   try:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-  except cv2.error as error:
-    raise ValueError(f'damaged {kind}: {error.err}') from error
+  except cv2.error as e:
+    raise ValueError(f'damaged {kind}: {e.err}') from e
   if image is None:
     raise ValueError(f'damaged {kind}: OpenCV cannot decode it')
   return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -154,7 +161,7 @@ def _jpeg_header(data: bytes) -> _JpegHeader:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-  """Yields (marker, payload) up to the first scan; stops short where the file is damaged."""
+  """Yield (marker, payload) up to the first scan; stop early if the file is damaged."""
   position = 2
   while position + 4 <= len(data) and data[position] == 0xFF:
     marker = data[position + 1]
@@ -171,7 +178,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-  """Yields (type, payload) up to IEND. Raises ValueError for a short file or a wrong CRC."""
+  """Yield (type, payload) up to IEND; raise ValueError for a short file or a wrong CRC."""
   position = len(_PNG_SIGNATURE)
   kind = b''
   while kind != b'IEND':
@@ -188,7 +195,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-  """Yields (type, payload). Raises ValueError for a short file."""
+  """Yield (type, payload); raise ValueError if the file is cut short."""
   file_end = 8 + int.from_bytes(data[4:8], 'little')
   position = 12
   while position < file_end:
@@ -203,7 +210,7 @@ def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _exif_orientation(exif: bytes) -> int:
-  """Orientation 1 to 8 from an EXIF block; 1 (as stored) where the block does not say."""
+  """Return the orientation of an EXIF block, 1 to 8. The default is 1: as stored."""
   order = {b'II*\0': '<', b'MM\0*': '>'}.get(exif[:4])
   if order is None or len(exif) < 8:
     return 1

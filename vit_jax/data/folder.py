@@ -1,13 +1,13 @@
-"""A user's own images: DIR/{train,val}/<class>/*.jpg."""
+"""Read images from a folder: DIR/{train,val}/<class>/*.jpg."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from vit_jax.data.source import Source
+from vit_jax.data.source import Example, Source
 from vit_jax.data.splits import named_splits, split_ranges
 from vit_jax.data.subset import Concatenation
 from vit_jax.errors import InputError
@@ -15,29 +15,37 @@ from vit_jax.errors import InputError
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp')
 
 
+class _ClassFolder(NamedTuple):
+  directory: str
+  label: int
+  files: np.ndarray  # (n,) bytes, sorted: as str, the 14 million of ImageNet-21k would take 1 GB
+
+
 class FolderSource(Source):
   """Images in one directory per class, in the order of their names.
 
-  The classes are those of train, sorted by name, whichever split is read. EXIF orientation
-  applies.
+  The classes are those of train, sorted by name, for every split. EXIF orientation applies.
   """
 
   apply_exif = True
 
   def __init__(self, directory: str, split: str):
-    """Lists the files of `split` (TFDS notation over the subdirectories of `directory`).
+    """List the files of a split.
+
+    Args:
+      directory: holds a subdirectory for each split.
+      split: in TFDS notation.
 
     Raises:
-      InputError: no train, no classes or no images, or a class that train does not have.
+      InputError: there is no train split, no class or no image, or the split has a class that
+        train does not have.
     """
     names = split_names(directory)
     directory = os.path.expanduser(directory)
-    self.class_names = _subdirectories(os.path.join(directory, 'train'))
+    train = os.path.join(directory, 'train')
+    self.class_names = _subdirectories(train)
     if not self.class_names:
-      raise InputError(
-        f'{os.path.join(directory, "train")} has no class folders: '
-        'put the images into train/<class>/'
-      )
+      raise InputError(f'{train} has no class folders. Put the images into train/<class>/.')
     self.num_classes = len(self.class_names)
     wanted = names if split == 'all' else named_splits(split)
     classes = {
@@ -45,49 +53,69 @@ class FolderSource(Source):
       for name in names
       if name in wanted
     }
-    shards = {name: [sum(len(files) for _, _, files in classes.get(name, ()))] for name in names}
-    self._parts = [
+    shards = {name: [sum(len(c.files) for c in classes.get(name, ()))] for name in names}
+    self._classes = [
       part
       for name, start, stop in split_ranges(split, shards)
       for part in _slice(classes[name], start, stop)
     ]
-    self._files = Concatenation(len(files) for _, _, files in self._parts)
+    self._files = Concatenation(len(c.files) for c in self._classes)
 
   def __len__(self) -> int:
     return len(self._files)
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    path, label = self._locate(index)
+  def __getitem__(self, index: int) -> Example:
     try:
-      with open(path, 'rb') as f:
-        return {'image': f.read(), 'label': label}
+      with open(self.location(index), 'rb') as f:
+        return {'image': f.read(), 'label': self.label(index)}
     except OSError as e:
       raise ValueError(f'the file cannot be read ({e.strerror})') from e
 
   def label(self, index: int) -> int:
-    return self._locate(index)[1]
+    """Return the label, without reading the image."""
+    part, _ = self._files.locate(index)
+    return self._classes[part].label
 
-  def record_name(self, index: int) -> str:
-    return self._locate(index)[0]
-
-  def _locate(self, index: int) -> tuple[str, int]:
+  def location(self, index: int) -> str:
+    """Return the path of the image."""
     part, offset = self._files.locate(index)
-    directory, label, files = self._parts[part]
-    return os.path.join(directory, os.fsdecode(files[offset])), label
+    folder = self._classes[part]
+    return os.path.join(folder.directory, os.fsdecode(folder.files[offset]))
+
+
+def is_folder(dataset: str) -> bool:
+  """Return whether `dataset` is a path: it starts with /, ./, ../ or ~, or has a train/ inside."""
+  return dataset.startswith(('/', './', '../', '~')) or os.path.isdir(
+    os.path.join(dataset, 'train')
+  )
 
 
 def split_names(directory: str) -> list[str]:
-  """Returns the names of the subdirectories, 'train' among them; raises InputError."""
+  """Return the names of the splits of a folder.
+
+  Raises:
+    InputError: the folder does not exist, or has no subfolder train.
+  """
   directory = os.path.expanduser(directory)
   if not os.path.isdir(directory):
-    raise InputError(f'there is no folder {directory}')
+    raise InputError(f'There is no folder {directory}. Check the path.')
   names = _subdirectories(directory)
   if 'train' not in names:
     raise InputError(
-      f'the folder {directory} has no subfolder train: images belong into '
-      'train/<class>/ and val/<class>/'
+      f'The folder {directory} has no subfolder train. Put the images into train/<class>/ and '
+      'val/<class>/.'
     )
   return names
+
+
+def sample(size: int, start: int, stop: int) -> np.ndarray:
+  """Return the images that the slice [start:stop] of a split takes: (stop - start,) int, ascending.
+
+  `start` and `stop` count in a fixed random order of all `size` files, as in a dataset that TFDS
+  has shuffled. The files themselves lie by class, so their last 10 % would have other classes.
+  """
+  # RandomState, unlike Generator, promises the same permutation in every NumPy version.
+  return np.sort(np.random.RandomState(0).permutation(size)[start:stop])
 
 
 def _subdirectories(directory: str) -> list[str]:
@@ -95,19 +123,17 @@ def _subdirectories(directory: str) -> list[str]:
     return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith('.'))
 
 
-def _list_classes(directory: str, class_names: list[str]) -> list[tuple[str, int, np.ndarray]]:
-  """Returns (directory, label, file names) of each class in `directory`, all sorted.
-
-  The names are an array of bytes: 14 million of ImageNet-21k's as str would take 1 GB.
-  """
+def _list_classes(directory: str, class_names: list[str]) -> list[_ClassFolder]:
+  """Return the class folders in `directory` that have images, sorted."""
   labels = {name: label for label, name in enumerate(class_names)}
   classes = []
   for name in _subdirectories(directory):
     path = os.path.join(directory, name)
     if name not in labels:
       raise InputError(
-        f'{path} is a class that train does not have; train has {len(labels)} '
-        f'classes: {", ".join(class_names[:5])}{", ..." * (len(labels) > 5)}'
+        f'{path} is a class that train does not have. Train has {len(labels)} classes: '
+        f'{", ".join(class_names[:5])}{", ..." * (len(labels) > 5)}. Add the class to train, or '
+        'remove it here.'
       )
     with os.scandir(path) as entries:
       files = sorted(
@@ -116,36 +142,25 @@ def _list_classes(directory: str, class_names: list[str]) -> list[tuple[str, int
         if not e.name.startswith('.') and e.name.lower().endswith(EXTENSIONS)
       )
     if files:
-      classes.append((path, labels[name], np.array(files)))
+      classes.append(_ClassFolder(path, labels[name], np.array(files)))
   if not classes:
     raise InputError(
-      f'{directory} has no images: put {", ".join(EXTENSIONS)} files into {directory}/<class>/'
+      f'{directory} has no images. Put {", ".join(EXTENSIONS)} files into {directory}/<class>/.'
     )
   return classes
 
 
-def sample(size: int, start: int, stop: int) -> np.ndarray:
-  """Returns which images of a split a slice takes: (stop - start,) int, ascending.
-
-  As in a data set that TFDS has prepared, `start` and `stop` count in a fixed random order of all
-  `size` files. The files themselves lie by class, so that the last 10 % would be other classes.
-  """
-  # RandomState, unlike Generator, promises the same permutation in every NumPy version.
-  return np.sort(np.random.RandomState(0).permutation(size)[start:stop])
-
-
-def _slice(
-  classes: list[tuple[str, int, np.ndarray]], start: int, stop: int
-) -> list[tuple[str, int, np.ndarray]]:
-  """Returns the classes with only the files of a slice."""
-  ends = np.cumsum([len(files) for _, _, files in classes])
+def _slice(classes: list[_ClassFolder], start: int, stop: int) -> list[_ClassFolder]:
+  """Return the class folders with only the files of a slice."""
+  ends = np.cumsum([len(c.files) for c in classes])
   if (start, stop) == (0, ends[-1]):
     return classes
   chosen = sample(ends[-1], start, stop)
   parts = []
-  for (directory, label, files), end in zip(classes, ends):
-    begin = end - len(files)
-    part = files[chosen[slice(*np.searchsorted(chosen, (begin, end)))] - begin]
-    if len(part):
-      parts.append((directory, label, part))
+  for folder, end in zip(classes, ends):
+    begin = end - len(folder.files)
+    first, last = np.searchsorted(chosen, (begin, end))
+    files = folder.files[chosen[first:last] - begin]
+    if len(files):
+      parts.append(folder._replace(files=files))
   return parts

@@ -1,19 +1,23 @@
-"""MNIST and Fashion-MNIST from their own four files, prepared without TensorFlow or a download."""
+"""Prepare MNIST and Fashion-MNIST from their four IDX files, offline and without TensorFlow."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import contextlib
 import gzip
 import io
 import math
 import os
 import struct
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import tensorflow_datasets as tfds
 
 from vit_jax.errors import InputError
+
+if TYPE_CHECKING:
+  import tensorflow_datasets as tfds
 
 FILES = {
   split: (f'{stem}-images-idx3-ubyte.gz', f'{stem}-labels-idx1-ubyte.gz')
@@ -37,35 +41,37 @@ CLASS_NAMES = {
 
 
 def has_files(name: str, directory: str) -> bool:
-  """Whether the data set is one of these and its four files lie in the directory."""
+  """Return whether the dataset is one of these and its four files are in the directory."""
   return name in CLASS_NAMES and all(
     os.path.exists(os.path.join(directory, file)) for pair in FILES.values() for file in pair
   )
 
 
 def prepare(name: str, files_dir: str, data_dir: str) -> str:
-  """Writes 'mnist' or 'fashion_mnist' as TFDS would, as ArrayRecord; returns its directory.
+  """Write 'mnist' or 'fashion_mnist' as TFDS would, as ArrayRecord; return its directory.
 
   Args:
-    files_dir: holds train-images-idx3-ubyte.gz and the three others, as on the data set's page
-      or in Debian's package dataset-fashion-mnist.
+    name: 'mnist' or 'fashion_mnist'.
+    files_dir: holds train-images-idx3-ubyte.gz and the three others, as on the dataset's page or in
+      Debian's package dataset-fashion-mnist.
+    data_dir: directory of TFDS datasets.
 
   Raises:
     InputError: a file is damaged.
     OSError: data_dir cannot be written.
   """
-  builder = _builder(name, files_dir)(data_dir=data_dir, file_format='array_record')
-  # TFDS prints banners about downloads, of which there are none.
+  builder = _builder_class(name, files_dir)(data_dir=data_dir, file_format='array_record')
+  # TFDS prints banners about downloads, but there are none.
   with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
     builder.download_and_prepare()
   return os.fspath(builder.data_dir)
 
 
 def read_idx(path: str) -> np.ndarray:
-  """Reads a gzipped IDX file of bytes: (n, rows, columns) images or (n,) labels, uint8.
+  """Read a gzipped IDX file: (n, rows, columns) images or (n,) labels, uint8.
 
   Raises:
-    InputError: it is not one, or is cut off.
+    InputError: the file is not a gzipped IDX file of bytes, or is cut off.
   """
   try:
     with gzip.open(path) as f:
@@ -73,23 +79,28 @@ def read_idx(path: str) -> np.ndarray:
     zeros, kind, num_axes = struct.unpack('>HBB', data[:4])
     shape = struct.unpack(f'>{num_axes}I', data[4 : 4 + 4 * num_axes])
   except (OSError, EOFError, struct.error) as e:
-    raise InputError(f'{path} is no whole gzipped IDX file ({e}); get it again') from e
+    raise InputError(
+      f'Cannot read {path}: it is not a complete gzipped IDX file ({e}). Download it again.'
+    ) from e
   values = np.frombuffer(data, np.uint8, offset=4 + 4 * num_axes)
   if (zeros, kind) != (0, 8) or len(values) != math.prod(shape):
     raise InputError(
-      f'{path} is no whole IDX file of bytes: its header says {shape}, and '
-      f'{len(values):,} bytes follow; get it again'
+      f'Cannot read {path}: it is not a complete IDX file of bytes. Its header says {shape}, and '
+      f'{len(values):,} bytes follow. Download it again.'
     )
   return values.reshape(shape)
 
 
-def _builder(data_set: str, files_dir: str) -> type[tfds.core.GeneratorBasedBuilder]:
-  class Idx(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # TFDS's has the name
-    """As TFDS's builder of that name, which needs TensorFlow to encode the images."""
+def _builder_class(dataset: str, files_dir: str) -> type[tfds.core.GeneratorBasedBuilder]:
+  import tensorflow_datasets as tfds
 
-    name = data_set
+  # Not registered, because a builder of TFDS has the name already.
+  class Idx(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A replacement of TFDS's builder, which needs TensorFlow to encode the images."""
+
+    name = dataset
     VERSION = tfds.core.Version('3.0.1')
-    RELEASE_NOTES = {'3.0.1': 'The version of TFDS; the records are in the order of the files.'}
+    RELEASE_NOTES = {'3.0.1': 'The version of TFDS. The records are in the order of the files.'}
 
     def _info(self) -> tfds.core.DatasetInfo:
       return tfds.core.DatasetInfo(
@@ -97,26 +108,28 @@ def _builder(data_set: str, files_dir: str) -> type[tfds.core.GeneratorBasedBuil
         features=tfds.features.FeaturesDict(
           {
             'image': tfds.features.Image(shape=(28, 28, 1), encoding_format='png'),
-            'label': tfds.features.ClassLabel(names=CLASS_NAMES[data_set]),
+            'label': tfds.features.ClassLabel(names=CLASS_NAMES[dataset]),
           }
         ),
         supervised_keys=('image', 'label'),
         disable_shuffling=True,
       )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
       del dl_manager  # nothing to download
       return {
         split: self._generate_examples(*(os.path.join(files_dir, f) for f in files))
         for split, files in FILES.items()
       }
 
-    def _generate_examples(self, images_path: str, labels_path: str):
+    def _generate_examples(
+      self, images_path: str, labels_path: str
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
       images, labels = read_idx(images_path), read_idx(labels_path)
       if len(images) != len(labels) or images.shape[1:] != (28, 28):
         raise InputError(
-          f'{images_path} holds {images.shape} images, {labels_path} '
-          f'{len(labels)} labels; they do not belong together'
+          f'{images_path} holds images of shape {images.shape}, but {labels_path} holds '
+          f'{len(labels)} labels. Download both files again.'
         )
       for key, (image, label) in enumerate(zip(images, labels)):
         png = cv2.imencode('.png', image)[1].tobytes()

@@ -1,30 +1,34 @@
-"""Which feature of a TFDS record is the image, and what classes its label says."""
+"""Read the label of a TFDS record: which feature it is, and which classes it names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vit_jax.errors import InputError
 
-Features = Mapping[str, Any]  # of a tf.train.Example: name -> bytes_list, int64_list, float_list
+if TYPE_CHECKING:
+  import tensorflow_datasets as tfds
+
+# The features of a tf.train.Example: name -> bytes_list, int64_list, float_list.
+Features = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-  """How records are labelled.
+  """How the records of a dataset are labeled.
 
   Attributes:
-    image_key: the feature that holds the encoded image.
-    read: (features) -> indices of the record's classes: one, or any number when multi_label.
-      Picklable; raises IndexError or ValueError for a record without them.
+    image_key: name of the feature that holds the encoded image.
+    read: function (features) -> class indices of the record: one, or any number if multi_label.
+      It can be pickled, and raises IndexError or ValueError for a record without a label.
     num_classes: indices lie in [0, num_classes).
-    class_names: their names, or None.
-    multi_label: whether a record may have several classes, or none.
+    class_names: names of the classes, or None.
+    multi_label: whether a record may have any number of classes instead of one.
   """
 
   image_key: str
@@ -34,44 +38,50 @@ class Labels:
   multi_label: bool = False
 
 
-def supervised_labels(info) -> Labels:
-  """The labels of a tfds.core.DatasetInfo: its supervised keys, else 'image' and 'label'.
+def supervised_labels(info: tfds.core.DatasetInfo) -> Labels:
+  """Return the labels of a dataset: its supervised keys, or the features 'image' and 'label'.
 
-  A label is a ClassLabel, or several: a Sequence of ClassLabel, or a multi-hot vector.
+  A label is one class (ClassLabel) or several (a Sequence of ClassLabel, or a multi-hot vector).
 
   Raises:
-    InputError: it has no image with such a label.
+    InputError: the dataset has no image with such a label.
   """
   import tensorflow_datasets as tfds
 
-  for keys in (info.supervised_keys, ('image', 'label')):
-    if isinstance(keys, Sequence) and len(keys) >= 2 and set(keys[:2]) <= set(info.features):
-      image = info.features[keys[0]]
+  features: Any = info.features  # a FeaturesDict, which TFDS declares as any feature
+  supervised_keys: Any = info.supervised_keys
+  for keys in (supervised_keys, ('image', 'label')):
+    if isinstance(keys, Sequence) and len(keys) >= 2 and set(keys[:2]) <= set(features):
+      image = features[keys[0]]
       if isinstance(image, tfds.features.Image) and image.np_dtype.kind == 'u':
         labels = feature_labels(info, keys[1], image_key=keys[0])
         if labels:
           return labels
-  features = ', '.join(f'{k}: {type(v).__name__}' for k, v in sorted(info.features.items()))
+  types = ', '.join(f'{k}: {type(v).__name__}' for k, v in sorted(features.items()))
   raise InputError(
-    f'{info.name} is no image classification data set: it needs an Image and a '
-    'ClassLabel (or a Sequence of them, or a multi-hot vector) as supervised keys, '
-    f'but its features are {features}'
+    f'{info.name} is not an image classification dataset. Its supervised keys must be an Image and '
+    'a ClassLabel (or a Sequence of ClassLabel, or a multi-hot vector), but its features are '
+    f'{types}. Choose another dataset.'
   )
 
 
-def feature_labels(info, key: str, *, image_key: str = 'image') -> Labels | None:
-  """The labels that the feature `key` holds; None when it is none of the kinds above."""
+def feature_labels(
+  info: tfds.core.DatasetInfo, key: str, *, image_key: str = 'image'
+) -> Labels | None:
+  """Return the labels that the feature `key` holds, or None if it cannot be a label."""
   import tensorflow_datasets as tfds
 
-  feature = info.features[key]
-  many = isinstance(feature, tfds.features.Sequence)
-  label = feature.feature if many else feature
+  features: Any = info.features
+  feature = features[key]
+  is_sequence = isinstance(feature, tfds.features.Sequence)
+  label = feature.feature if is_sequence else feature
   if isinstance(label, tfds.features.ClassLabel) and label.num_classes:
-    read = functools.partial(_read_indices if many else _read_index, key=key)
-    return Labels(image_key, read, label.num_classes, list(label.names), multi_label=many)
-  if type(label) is tfds.features.Tensor and len(label.shape) == 1 and label.shape[0]:
-    read = functools.partial(_read_multi_hot, key=key, num_classes=label.shape[0])
-    return Labels(image_key, read, label.shape[0], multi_label=True)
+    read = functools.partial(_read_indices if is_sequence else _read_index, key=key)
+    return Labels(image_key, read, label.num_classes, list(label.names), is_sequence)
+  shape: Any = label.shape
+  if type(label) is tfds.features.Tensor and len(shape) == 1 and shape[0]:
+    read = functools.partial(_read_multi_hot, key=key, num_classes=shape[0])
+    return Labels(image_key, read, shape[0], multi_label=True)
   return None
 
 
@@ -89,5 +99,8 @@ def _read_multi_hot(features: Features, key: str, num_classes: int) -> list[int]
   if len(vector) != num_classes:
     raise ValueError(f'{key} has {len(vector)} values instead of {num_classes}')
   if not np.isin(vector, (0, 1)).all():
-    raise InputError(f'{key} is no multi-hot vector: it has values besides 0 and 1')
+    raise InputError(
+      f'The feature {key} is not a multi-hot vector: it has values besides 0 and 1. Choose another '
+      'dataset.'
+    )
   return np.flatnonzero(vector).tolist()

@@ -1,10 +1,9 @@
-"""A dataset by its name: the reader that opens it, its splits, its defaults."""
+"""Open a dataset by its name: choose the reader, list its splits, look up its defaults."""
 
 from __future__ import annotations
 
-import os
-
-from vit_jax.data import catalog, folder, prepared, vtab_tasks
+from vit_jax.data import catalog, folder, tfds_directory, vtab_tasks
+from vit_jax.data.folder import is_folder
 from vit_jax.data.source import Source
 from vit_jax.data.tfds import TfdsSource
 
@@ -12,56 +11,54 @@ _EVAL_SPLITS = ('validation', 'val', 'test')
 
 
 def open_source(dataset: str, split: str, data_dir: str | None = None) -> Source:
-  """Opens a data set for reading.
+  """Open a dataset for reading.
 
   Args:
-    dataset: a TFDS name ('cifar10', 'eurosat/rgb', 'imagenet2012:5.1.0'), 'digits' (embedded:
-      written under data_dir on first use), a task of VTAB-1k ('vtab/clevr_count', see
-      `vit_jax.data.vtab_tasks`), or the path of a folder that holds {train,val}/<class>/*.jpg (see
-      `is_folder`).
+    dataset: one of
+      - a TFDS name: 'cifar10', 'eurosat/rgb', 'imagenet2012:5.1.0';
+      - 'digits', which needs no download (it is written to data_dir when first used);
+      - a task of VTAB-1k: 'vtab/clevr_count' (see `vtab_tasks`);
+      - the path of a folder that holds {train,val}/<class>/*.jpg (see `folder.is_folder`).
     split: in TFDS notation: 'train', 'test[:16]', 'train[:98%]', 'train+validation'.
-    data_dir: where TFDS data sets lie; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    data_dir: directory of TFDS datasets. Defaults to $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
   Raises:
-    InputError: no such data set or split, or the data set is not prepared.
+    InputError: there is no such dataset or split, or the dataset is not prepared.
   """
   if is_folder(dataset):
     return folder.FolderSource(dataset, split)
   if dataset.startswith('vtab/'):
     return vtab_tasks.open_task(dataset.removeprefix('vtab/'), split, data_dir)
-  return TfdsSource(prepared.find_directory(dataset, data_dir), split)
+  return TfdsSource(tfds_directory.find_directory(dataset, data_dir), split)
 
 
 def split_names(dataset: str, data_dir: str | None = None) -> list[str]:
-  """Returns the names of the splits there are; raises InputError like `open_source`."""
+  """Return the names of a dataset's splits; raise InputError like `open_source`."""
   if is_folder(dataset):
     return folder.split_names(dataset)
   if dataset.startswith('vtab/'):
     return list(vtab_tasks.find_task(dataset.removeprefix('vtab/')).splits)
-  return list(prepared.read_info(prepared.find_directory(dataset, data_dir)).splits)
-
-
-def is_folder(dataset: str) -> bool:
-  """Whether `dataset` means a folder: it starts with /, ./, ../ or ~, or has a train/ inside."""
-  return dataset.startswith(('/', './', '../', '~')) or os.path.isdir(
-    os.path.join(dataset, 'train')
-  )
+  directory = tfds_directory.find_directory(dataset, data_dir)
+  return list(tfds_directory.read_info(directory).splits)
 
 
 def describe_dataset(dataset: str, data_dir: str | None = None) -> catalog.DatasetInfo:
-  """Returns the defaults for a data set of the table, any other TFDS data set, or a folder.
+  """Return the default splits, preprocessing and sizes of a dataset.
+
+  They come from the catalog. For a TFDS dataset that is not in the catalog, and for a folder, only
+  the names of its splits are known.
 
   Args:
-    dataset: TFDS name, task of VTAB-1k or folder, as for `open_source`.
-    data_dir: where to look up the splits of a data set that the table does not have.
+    dataset: as for `open_source`.
+    data_dir: directory of TFDS datasets, used only if the dataset is not in the catalog.
 
   Raises:
-    InputError: such a data set is not there.
+    InputError: there is no such dataset.
   """
   if not is_folder(dataset):
     if dataset.startswith('vtab/'):
       return vtab_tasks.find_task(dataset.removeprefix('vtab/')).info()
-    if found := catalog.lookup(dataset):
-      return found
+    if info := catalog.lookup(dataset):
+      return info
   splits = split_names(dataset, data_dir)
   return catalog.DatasetInfo('train', next((s for s in _EVAL_SPLITS if s in splits), 'none'))

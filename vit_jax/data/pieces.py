@@ -98,7 +98,7 @@ class Pieces:
       except InputError:
         raise
       except ValueError as e:
-        damaged.append(Damaged(self._source.record_name(index), str(e)))
+        damaged.append(Damaged(self._source.location(index), str(e)))
     return np.uint8(0), 0, False
 
 
@@ -111,7 +111,7 @@ def _image_shape(source: Source, preprocess: Preprocess, max_bad_records: int) -
     except InputError:
       raise
     except ValueError as e:
-      damaged.append(Damaged(source.record_name(index), str(e)))
+      damaged.append(Damaged(source.location(index), str(e)))
   raise too_many_damaged(damaged[-1], len(damaged))
 
 

@@ -1,47 +1,63 @@
-"""The interface of a dataset: labelled images by index."""
+"""The interface of a dataset: labeled images, read by index.
+
+To add a data format:
+
+1. Subclass `Source` in a new file of this folder. `folder.py` is a short example.
+2. Add a branch for its names to `open_source` and `split_names` in `open_source.py`.
+
+Nothing else changes: preprocessing, batches and training take any `Source`. A source is pickled to
+worker processes and read from many threads, so it opens its files when they are first read.
+`split_ranges` in `splits.py` reads split expressions such as 'train[:90%]+validation'.
+"""
 
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 
+class Example(TypedDict):
+  """An image as it is stored, and its label."""
+
+  image: bytes  # a JPEG, PNG or WebP file
+  label: int | np.ndarray  # class index, or (num_classes,) uint8 with 1 for each class of the image
+
+
 class Source(abc.ABC):
-  """Labelled images by index.
+  """Labeled images, read by index.
 
   Attributes:
     num_classes: labels lie in [0, num_classes).
-    class_names: their names, or None.
-    multi_label: whether an image may have several labels, or none.
-    apply_exif: whether images should be turned as their EXIF orientation says.
+    class_names: names of the classes, or None.
+    multi_label: whether an image may have any number of labels instead of one.
+    apply_exif: whether images are to be rotated as their EXIF orientation says.
   """
 
   num_classes: int
   class_names: list[str] | None
-  multi_label = False
-  apply_exif = False
+  multi_label: bool = False
+  apply_exif: bool = False
 
   @abc.abstractmethod
   def __len__(self) -> int:
-    """Returns the number of records."""
+    """Return the number of examples."""
 
   @abc.abstractmethod
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    """Returns {'image': encoded bytes, 'label': int}; safe to call from many threads.
-
-    If multi_label, the label is multi-hot: (num_classes,) uint8, 1 for each class there is.
+  def __getitem__(self, index: int) -> Example:
+    """Return an example. Safe to call from many threads.
 
     Raises:
-      ValueError: this record is damaged (says how; `record_name` says which).
-      InputError: something that skipping the record would not cure.
+      IndexError: the index is out of range.
+      ValueError: the example is damaged. The message completes "Cannot read x: ...".
+      InputError: something is wrong that skipping this example would not cure.
     """
 
   def label(self, index: int) -> int | np.ndarray:
-    """Returns the label alone, without reading the image where that can be; raises as indexing."""
+    """Return the label alone, without reading the image if the format allows that."""
     return self[index]['label']
 
   @abc.abstractmethod
-  def record_name(self, index: int) -> str:
-    """Returns where the record lies: the image's path, or file and position in it."""
+  def location(self, index: int) -> str:
+    """Return where the example is stored: a path, or a file and the number of a record in it."""

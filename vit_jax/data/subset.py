@@ -5,11 +5,10 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable
 import itertools
-from typing import Any
 
 import numpy as np
 
-from vit_jax.data.source import Source
+from vit_jax.data.source import Example, Source
 from vit_jax.errors import InputError
 
 
@@ -25,16 +24,16 @@ class Subset(Source):
   def __len__(self) -> int:
     return len(self._indices)
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
+  def __getitem__(self, index: int) -> Example:
     return self._source[int(self._indices[index])]
 
   def label(self, index: int) -> int | np.ndarray:
     """Return the label of an example."""
     return self._source.label(int(self._indices[index]))
 
-  def record_name(self, index: int) -> str:
+  def location(self, index: int) -> str:
     """Return where the example is stored."""
-    return self._source.record_name(int(self._indices[index]))
+    return self._source.location(int(self._indices[index]))
 
 
 def without(source: Source, indices: np.ndarray) -> Subset:

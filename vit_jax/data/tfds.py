@@ -1,6 +1,6 @@
-"""Datasets that TFDS has prepared, in either file format, by random access.
+"""Read datasets that TFDS has prepared, in either of its file formats, by random access.
 
-TensorFlow is never imported: TFDS is only asked where the records of a split lie.
+TensorFlow is never imported. TFDS is only asked where the records of a split are stored.
 """
 
 from __future__ import annotations
@@ -8,124 +8,152 @@ from __future__ import annotations
 import os
 import resource
 import threading
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from vit_jax.data import prepared, tfrecord
+from vit_jax.data import tfds_directory
 from vit_jax.data.labels import Labels, supervised_labels
-from vit_jax.data.source import Source
+from vit_jax.data.source import Example, Source
 from vit_jax.data.splits import split_ranges
 from vit_jax.data.subset import Concatenation
+from vit_jax.data.tfrecord import TFRecordReader
 from vit_jax.errors import InputError, last_line
 
 _MAX_OPEN_FILES = 65536
 
 
+class _File(NamedTuple):
+  """A file of a split, of which the split takes the records from `first` on."""
+
+  path: str
+  first: int
+  num_records: int  # records in the whole file
+
+
+class _Reader(Protocol):
+  def num_records(self) -> int: ...
+
+  def read(self, index: int, /) -> bytes: ...
+
+
 class TfdsSource(Source):
-  """A split of a data set that TFDS has prepared as TFRecord or ArrayRecord."""
+  """A split of a dataset that TFDS has prepared as TFRecord or ArrayRecord."""
 
   def __init__(self, directory: str, split: str, labels: Labels | None = None):
-    """Opens `split` of the data set in `directory` (.../name/version); raises InputError.
+    """Open a split.
 
-    Without `labels` they are the data set's own, see `supervised_labels`.
+    Args:
+      directory: the directory of the dataset, .../name/version.
+      split: in TFDS notation.
+      labels: how to read labels. Defaults to `supervised_labels` of the dataset.
+
+    Raises:
+      InputError: the dataset or the split cannot be read.
     """
-    info = prepared.read_info(directory)
-    self._format = info.file_format.value
-    if self._format not in ('tfrecord', 'array_record'):
+    info = tfds_directory.read_info(directory)
+    self._format = str(getattr(info.file_format, 'value', None))
+    if self._format not in _READERS:
       raise InputError(
-        f'{directory} is stored as {self._format}: prepare the data set again as '
-        'array_record or tfrecord'
+        f'{directory} is stored as {self._format}. Prepare the dataset again as array_record or '
+        'tfrecord.'
       )
     self._labels = labels or supervised_labels(info)
     self.num_classes = self._labels.num_classes
     self.class_names = self._labels.class_names
     self.multi_label = self._labels.multi_label
-    # The ranges themselves are not needed here, but their checks are.
-    split_ranges(split, {name: s.shard_lengths for name, s in info.splits.items()})
-    parts = info.splits[split].file_instructions
-    self._parts = [(os.fspath(p.filename), p.skip, p.examples_in_shard) for p in parts]
-    self._files = Concatenation(p.take for p in parts)
-    for path, _, _ in self._parts:
-      if not os.path.exists(path):
-        raise InputError(f'the data set lacks its file {path}: prepare it again')
+    split_ranges(split, {name: s.shard_lengths for name, s in info.splits.items()})  # checks it
+    files = info.splits[split].file_instructions
+    self._files = [_File(os.fspath(f.filename), f.skip, f.examples_in_shard) for f in files]
+    self._records = Concatenation(f.take for f in files)
+    for file in self._files:
+      if not os.path.exists(file.path):
+        raise InputError(f'The dataset lacks its file {file.path}. Prepare the dataset again.')
     _allow_open_files()
     self._open_nothing()
 
   def _open_nothing(self) -> None:
-    self._readers = {}  # path -> reader; filled when a file is first touched
-    self._locks = {path: threading.Lock() for path, _, _ in self._parts}
+    self._readers: dict[str, _Reader] = {}  # by path; added when a file is first read
+    self._locks = {file.path: threading.Lock() for file in self._files}
 
   def __getstate__(self) -> dict[str, Any]:
-    return {k: v for k, v in self.__dict__.items() if k not in ('_readers', '_locks')}
+    return {k: v for k, v in vars(self).items() if k not in ('_readers', '_locks')}
 
   def __setstate__(self, state: dict[str, Any]) -> None:
-    self.__dict__.update(state)
+    vars(self).update(state)
     self._open_nothing()
 
   def __len__(self) -> int:
-    return len(self._files)
+    return len(self._records)
 
-  def record_name(self, index: int) -> str:
-    part, position = self._locate(index)
-    return f'{self._parts[part][0]}, record {position}'
+  def location(self, index: int) -> str:
+    """Return the path of the file, and the number of the record in it."""
+    file, record = self._locate(index)
+    return f'{file.path}, record {record}'
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
+  def __getitem__(self, index: int) -> Example:
     from google.protobuf import message
     from tensorflow_datasets.proto import tf_example_pb2
 
-    part, position = self._locate(index)
-    reader = self._readers.get(self._parts[part][0]) or self._open(*self._parts[part])
+    file, record = self._locate(index)
+    reader = self._readers.get(file.path) or self._open(file)
     try:
-      feature = tf_example_pb2.Example.FromString(reader.read(position)).features.feature
-      image = feature[self._labels.image_key].bytes_list.value[0]
-      labels = self._labels.read(feature)
+      example = tf_example_pb2.Example()  # pyright: ignore[reportAttributeAccessIssue]
+      example.ParseFromString(reader.read(record))
+      features = example.features.feature
+      image = features[self._labels.image_key].bytes_list.value[0]
+      classes = self._labels.read(features)
     except InputError as e:
-      raise InputError(f'{self.record_name(index)}: {e}') from e
+      raise InputError(f'{self.location(index)}: {e}') from e
     except (IndexError, OSError, RuntimeError, ValueError, message.DecodeError) as e:
       raise ValueError(f'the record is damaged ({last_line(e)})') from e
-    for label in labels:
+    for label in classes:
       if not 0 <= label < self.num_classes:
         raise InputError(
-          f'{self.record_name(index)} has the label {label}, not one in '
-          f'[0, {self.num_classes}): is this split unlabelled?'
+          f'{self.location(index)} has the label {label}, which is not in [0, {self.num_classes}). '
+          'If this split has no labels, choose another.'
         )
-    if self.multi_label:
-      label = np.zeros(self.num_classes, np.uint8)
-      label[labels] = 1
-    return {'image': image, 'label': label}
+    if not self.multi_label:
+      return {'image': image, 'label': classes[0]}
+    multi_hot = np.zeros(self.num_classes, np.uint8)
+    multi_hot[classes] = 1
+    return {'image': image, 'label': multi_hot}
 
-  def _locate(self, index: int) -> tuple[int, int]:
-    part, offset = self._files.locate(index)
-    return part, offset + self._parts[part][1]
+  def _locate(self, index: int) -> tuple[_File, int]:
+    """Return the file of an example, and the number of its record in the file."""
+    part, offset = self._records.locate(index)
+    file = self._files[part]
+    return file, file.first + offset
 
-  def _open(self, path: str, _: int, num_records: int):
-    with self._locks[path]:
-      if path not in self._readers:
+  def _open(self, file: _File) -> _Reader:
+    with self._locks[file.path]:
+      if file.path not in self._readers:
         try:
-          reader = _open_reader(path, self._format)
+          reader = _READERS[self._format](file.path)
         except (OSError, ValueError, RuntimeError) as e:
-          raise InputError(f'{path} cannot be read: {last_line(e)}') from e
-        if reader.num_records() != num_records:
           raise InputError(
-            f'{path} holds {reader.num_records()} records instead of '
-            f'{num_records}: prepare the data set again'
+            f'Cannot read {file.path}: {last_line(e).rstrip(".")}. Prepare the dataset again.'
+          ) from e
+        if reader.num_records() != file.num_records:
+          raise InputError(
+            f'{file.path} holds {reader.num_records()} records instead of {file.num_records}. '
+            'Prepare the dataset again.'
           )
-        self._readers[path] = reader
-      return self._readers[path]
+        self._readers[file.path] = reader
+      return self._readers[file.path]
 
 
 class _ArrayRecordReader:
-  """One ArrayRecord file, read record by record."""
+  """An ArrayRecord file, read record by record."""
 
   def __init__(self, path: str):
-    from array_record.python import array_record_module
+    from array_record.python import array_record_module  # pyright: ignore
 
     self._reader = array_record_module.ArrayRecordReader(
       path, options='readahead_buffer_size:0', file_reader_buffer_size=32768
     )
     if not self._reader.ok():
-      self._reader.close()  # only this raises what went wrong when opening
+      self._reader.close()  # only this raises the error that opening ran into
 
   def num_records(self) -> int:
     return self._reader.num_records()
@@ -134,14 +162,11 @@ class _ArrayRecordReader:
     return self._reader.read([index])[0]
 
 
-def _open_reader(path: str, file_format: str):
-  if file_format == 'array_record':
-    return _ArrayRecordReader(path)
-  return tfrecord.TFRecordReader(path)
+_READERS = {'array_record': _ArrayRecordReader, 'tfrecord': TFRecordReader}
 
 
 def _allow_open_files() -> None:
-  """Raises the soft limit of open files: each shard stays open, ImageNet has 1,024."""
+  """Raise the soft limit on open files: every shard stays open, and ImageNet has 1,024."""
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
   wanted = _MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_OPEN_FILES)
   if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,4 +1,4 @@
-"""Random access into TFRecord files without TensorFlow."""
+"""Read TFRecord files by random access, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _FOOTER = 4  # bytes: masked CRC32C of the payload
 
 
 def index_records(fd: int) -> np.ndarray:
-  """Returns where the payloads of an open TFRecord file lie.
+  """Return where the payloads of an open TFRecord file lie.
 
-  Only the record headers are read, about 2 us each.
+  Only the headers of the records are read, which takes about 2 us each.
 
   Args:
     fd: file descriptor, open for reading.
@@ -23,7 +23,7 @@ def index_records(fd: int) -> np.ndarray:
     (n, 2) int64: offset and length of each payload in bytes.
 
   Raises:
-    ValueError: the headers do not add up to the file's size (truncated or damaged file).
+    ValueError: the headers do not add up to the file's size: it is cut short or damaged.
   """
   size = os.fstat(fd).st_size
   spans = []
@@ -41,17 +41,17 @@ def index_records(fd: int) -> np.ndarray:
 
 
 class TFRecordReader:
-  """One TFRecord file, indexed when opened; `read` may be called from many threads.
+  """A TFRecord file, indexed when it is opened. Many threads may call `read` at once.
 
   The headers must agree with the file's size. The checksums of the payloads are not verified:
-  CRC32C in NumPy takes a fifth of the time that decoding a JPEG takes, and what is parsed and
-  decoded from the payload has checks of its own.
+  CRC32C in NumPy would take a fifth of the time that decoding a JPEG takes, and the parser and the
+  decoder check the payload themselves.
   """
 
   _fd: int | None = None
 
   def __init__(self, path: str):
-    """Opens and indexes the file at path; raises OSError, or ValueError when it is damaged."""
+    """Open and index a file; raise OSError, or ValueError if it is damaged."""
     self._fd = os.open(path, os.O_RDONLY)
     try:
       self._spans = index_records(self._fd)
@@ -60,10 +60,13 @@ class TFRecordReader:
       raise
 
   def num_records(self) -> int:
+    """Return the number of records."""
     return len(self._spans)
 
   def read(self, index: int) -> bytes:
-    """Returns the payload of the record; raises ValueError when the file has been cut."""
+    """Return the payload of a record; raise ValueError if the file has been cut short."""
+    if self._fd is None:
+      raise ValueError('the file is closed')
     offset, length = self._spans[index].tolist()
     payload = os.pread(self._fd, length, offset)
     if len(payload) != length:
@@ -71,9 +74,10 @@ class TFRecordReader:
     return payload
 
   def close(self) -> None:
+    """Close the file."""
     if self._fd is not None:
       os.close(self._fd)
       self._fd = None
 
-  def __del__(self):
+  def __del__(self) -> None:
     self.close()

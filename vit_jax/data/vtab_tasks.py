@@ -1,6 +1,6 @@
 """The 19 tasks of VTAB-1k (arXiv 1910.04867): 1,000 images to train on, a full test set.
 
-A task is a data set by the name 'vtab/TASK' with the splits train800, val200, train800val200 (on
+A task is a dataset of the name 'vtab/TASK'. Its splits are train800, val200, train800val200 (on
 which the reported model is trained) and test.
 """
 
@@ -10,35 +10,39 @@ import bisect
 from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
-from vit_jax.data import catalog, prepared
+from vit_jax.data import catalog, tfds_directory
 from vit_jax.data.decode import decode_image
 from vit_jax.data.labels import Features, Labels, feature_labels
-from vit_jax.data.source import Source
+from vit_jax.data.source import Example, Source
 from vit_jax.data.splits import named_splits
 from vit_jax.data.tfds import TfdsSource
-from vit_jax.errors import InputError
+from vit_jax.errors import InputError, unknown
+
+if TYPE_CHECKING:
+  import tensorflow_datasets as tfds
 
 GROUPS = ('natural', 'specialized', 'structured')
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """One task.
+  """A task of VTAB-1k.
 
   Attributes:
-    group: of GROUPS.
-    dataset: TFDS name that holds its images.
+    group: one of GROUPS.
+    dataset: TFDS name of the dataset that holds the images.
     num_classes: labels lie in [0, num_classes).
-    val: the 200 images of val200, in TFDS notation; train800 is 'train[:800]'.
-    test: in TFDS notation.
-    crop: whether training crops at random, from images 7/6 the size.
-    flip: whether training mirrors at random. Crops and flips are those tuned for VTAB.
-    label: the feature that is the label, or a function (features) -> [label] of other features.
+    val: the 200 images of val200, in TFDS notation. train800 is 'train[:800]'.
+    test: the test images, in TFDS notation.
+    crop: whether training crops at random, from images 7/6 the size. `crop` and `flip` are the
+      values tuned for VTAB.
+    flip: whether training mirrors images at random.
+    label: the feature that is the label, or a function from other features to [label].
     binary: whether pixels are 0 and 1 instead of 0 and 255.
   """
 
@@ -54,7 +58,7 @@ class Task:
 
   @property
   def splits(self) -> dict[str, str]:
-    """{name: what it is of the data set, in TFDS notation}."""
+    """Splits of the task, as splits of the dataset in TFDS notation."""
     return {
       'train800': 'train[:800]',
       'val200': self.val,
@@ -63,8 +67,8 @@ class Task:
     }
 
   def info(self) -> catalog.DatasetInfo:
-    """The task as `open_source.describe_dataset` tells it."""
-    about = catalog.lookup(self.dataset)
+    """Return the defaults of the task."""
+    dataset = _catalog_entry(self)
     return catalog.DatasetInfo(
       'train800val200',
       'test',
@@ -73,28 +77,34 @@ class Task:
       tune_split='train800',
       dev_split='val200',
       num_classes=self.num_classes,
-      pixels=about.pixels,
-      splits={name: about.count(split) for name, split in self.splits.items()},
+      pixels=dataset.pixels,
+      splits={name: dataset.count(split) or 0 for name, split in self.splits.items()},
     )
 
 
-# How the labels of structured tasks follow from what their data sets annotate. Each function
-# takes the features of a record and returns [label].
+def _catalog_entry(task: Task) -> catalog.DatasetInfo:
+  info = catalog.lookup(task.dataset)
+  assert info is not None, f'the catalog lacks {task.dataset}'
+  return info
+
+
+# Labels of the structured tasks, made from the annotations of their datasets. Each function takes
+# the features of a record and returns [label].
 
 
 def clevr_count(features: Features) -> list[int]:
-  """The number of objects, 3 to 10, less 3."""
+  """Return the number of objects, 3 to 10, minus 3."""
   return [len(features['objects/size'].int64_list.value) - 3]
 
 
 def clevr_distance(features: Features) -> list[int]:
-  """In which of 6 ranges the closest object's distance from the camera lies."""
+  """Return which of 6 ranges holds the distance of the closest object from the camera."""
   depths = features['objects/pixel_coords'].float_list.value[2::3]  # (x, y, depth) of each object
   return [_range(min(depths), (0, 8, 8.5, 9, 9.5, 10, 100))]
 
 
 def kitti_distance(features: Features) -> list[int]:
-  """How far the closest vehicle is: up to 8 m, 20 m, farther, or 3: there is none."""
+  """Return how far the closest vehicle is: 0 up to 8 m, 1 up to 20 m, 2 farther, 3 no vehicle."""
   types = features['objects/type'].int64_list.value
   depths = features['objects/location'].float_list.value[2::3]  # (x, y, z) of each object, in m
   vehicles = [z for kind, z in zip(types, depths, strict=True) if kind < 3]  # car, van, truck
@@ -102,12 +112,12 @@ def kitti_distance(features: Features) -> list[int]:
 
 
 def dsprites_label(features: Features, key: str, num_values: int) -> list[int]:
-  """One of `num_values` equally spaced values, in 16 classes of neighbours."""
+  """Return the class, of 16, of one of `num_values` equally spaced values."""
   return [features[key].int64_list.value[0] * 16 // num_values]
 
 
 def _range(value: float, thresholds: tuple[float, ...]) -> int:
-  """The index of the last threshold below value; -1 if there is none."""
+  """Return the index of the last threshold below a value, or -1 if there is none."""
   return bisect.bisect_left(thresholds, value) - 1
 
 
@@ -155,67 +165,68 @@ TASKS = {
   'smallnorb_azimuth': _SMALLNORB(num_classes=18, flip=False, label='label_azimuth'),
   'smallnorb_elevation': _SMALLNORB(num_classes=9, label='label_elevation'),
 }
-# Of the 30 files of each of Caltech's 102 classes that are drawn for training, versions of TFDS
-# differ in one.
+# Versions of TFDS differ in one image of Caltech101 that is drawn for training.
 _OTHER_SIZES = {'caltech101': {'train': 3059, 'test': 6085}}
 
 
 def find_task(name: str) -> Task:
-  """Returns the task of that name; raises InputError when there is none."""
+  """Return the task of a name; raise InputError if there is none."""
   if name not in TASKS:
-    raise InputError(f'there is no VTAB task {name!r}; the tasks are {", ".join(TASKS)}')
+    raise unknown('VTAB task', name, TASKS)
   return TASKS[name]
 
 
 def open_task(name: str, split: str, data_dir: str | None = None) -> Source:
-  """Opens a split of a task for reading.
+  """Open a split of a task for reading.
 
   Args:
-    name: of TASKS.
+    name: a key of TASKS.
     split: 'train800', 'val200', 'train800val200' or 'test'.
     data_dir: as for `open_source`.
 
   Raises:
-    InputError: no such task or split; the data set is not prepared (says how to prepare it), or
-      it is not the one of which these splits are slices.
+    InputError: there is no such task or split, or the dataset is not prepared, or it has another
+      size than the dataset of the benchmark.
   """
   task = find_task(name)
   if split not in task.splits:
-    raise InputError(f'vtab/{name} has no split {split!r}; the splits are {", ".join(task.splits)}')
-  directory = prepared.find_directory(task.dataset, data_dir)
-  info = prepared.read_info(directory)
+    raise unknown(f'vtab/{name} split', split, task.splits)
+  directory = tfds_directory.find_directory(task.dataset, data_dir)
+  info = tfds_directory.read_info(directory)
   _check_sizes(task, info, directory)
-  opened = _BinarySource if task.binary else TfdsSource
-  return opened(directory, task.splits[split], _labels(task, info, directory))
+  source_class = _BinarySource if task.binary else TfdsSource
+  return source_class(directory, task.splits[split], _labels(task, info, directory))
 
 
-def _check_sizes(task: Task, info: Any, directory: str) -> None:
-  """Slices by number mean what they should only of a data set of the size known."""
-  sizes = catalog.lookup(task.dataset).splits
+def _check_sizes(task: Task, info: tfds.core.DatasetInfo, directory: str) -> None:
+  """Raise InputError if a split has another size, and so its slices would be other images."""
+  sizes = _catalog_entry(task).splits
   for name in sorted(set().union(*map(named_splits, task.splits.values()))):
-    found = info.splits[name].num_examples if name in info.splits else 0
-    if found not in (sizes[name], _OTHER_SIZES.get(task.dataset, {}).get(name)):
+    size = info.splits[name].num_examples if name in info.splits else 0
+    if size not in (sizes[name], _OTHER_SIZES.get(task.dataset, {}).get(name)):
       raise InputError(
-        f'{directory} has {found:,} examples in {name}, not {sizes[name]:,}, so '
-        'that VTAB-1k would be other images: prepare the data set again'
+        f'{directory} has {size:,} examples in {name} instead of {sizes[name]:,}, so it does not '
+        'hold the images of VTAB-1k. Prepare the dataset again.'
       )
 
 
-def _labels(task: Task, info: Any, directory: str) -> Labels:
+def _labels(task: Task, info: tfds.core.DatasetInfo, directory: str) -> Labels:
   if not isinstance(task.label, str):
     return Labels('image', task.label, task.num_classes)
-  labels = feature_labels(info, task.label) if task.label in info.features else None
+  features: Any = info.features
+  labels = feature_labels(info, task.label) if task.label in features else None
   if labels is None or labels.num_classes != task.num_classes:
     raise InputError(
-      f'{directory} has no {task.label} of {task.num_classes} classes: prepare the data set again'
+      f'{directory} has no feature {task.label} of {task.num_classes} classes. Prepare the dataset '
+      'again.'
     )
   return labels
 
 
 class _BinarySource(TfdsSource):
-  """Images of the pixels 0 and 1, which become 0 and 255."""
+  """A source whose pixels are 0 and 1; they become 0 and 255."""
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
-    read = super().__getitem__(index)
-    image = (decode_image(read['image']) > 0) * np.uint8(255)
-    return read | {'image': cv2.imencode('.png', image)[1].tobytes()}
+  def __getitem__(self, index: int) -> Example:
+    example = super().__getitem__(index)
+    image = (decode_image(example['image']) > 0) * np.uint8(255)
+    return {'image': cv2.imencode('.png', image)[1].tobytes(), 'label': example['label']}

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vit_jax.data import folder, prepared, vtab_tasks
-from vit_jax.data.open_source import is_folder, open_source, split_names
+from vit_jax.data import folder, tfds_directory, vtab_tasks
+from vit_jax.data.folder import is_folder
+from vit_jax.data.open_source import open_source, split_names
 from vit_jax.data.splits import named_splits, split_ranges
 from vit_jax.data.subset import Concatenation
 
@@ -55,7 +56,7 @@ class ExampleIds:
       self.identity = 'folder'
       sizes, self.splits = _inspect_folder(dataset, used)
     else:
-      info = prepared.read_info(prepared.find_directory(dataset, data_dir))
+      info = tfds_directory.read_info(tfds_directory.find_directory(dataset, data_dir))
       self.identity = info.full_name
       sizes = {name: info.splits[name].num_examples for name in used}
       self.splits = {name: str(sizes[name]) for name in used}
@@ -109,7 +110,7 @@ def _inspect_folder(directory: str, names: list[str]) -> tuple[dict[str, int], d
     images = open_source(directory, name)
     digest = hashlib.sha256()
     for i in range(len(images)):
-      digest.update(os.fsencode(os.path.relpath(images.record_name(i), root)) + b'\n')
+      digest.update(os.fsencode(os.path.relpath(images.location(i), root)) + b'\n')
     sizes[name] = len(images)
     splits[name] = f'{len(images)}/{digest.hexdigest()[:16]}'
   return sizes, splits

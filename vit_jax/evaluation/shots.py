@@ -95,5 +95,5 @@ def _read_label(source: Source, index: int) -> int:
     raise
   except ValueError as e:
     raise InputError(
-      f'Cannot read record {source.record_name(index)}: {e}. Repair or remove it.'
+      f'Cannot read record {source.location(index)}: {e}. Repair or remove it.'
     ) from e

@@ -1,0 +1,37 @@
+"""Preparing datasets, as a library. tests/tools/test_prepare.py has the command and its errors."""
+
+import pytest
+
+from vit_jax.data.prepare import builder_class, default_data_dir, manual_download, prepare
+from vit_jax.data.tfds_directory import find_directory
+from vit_jax.errors import InputError
+
+
+def test_digits_are_prepared_once(tmp_path):
+  directory = prepare('digits', data_dir=str(tmp_path))
+  assert directory == str(tmp_path / 'digits' / '1.0.0')
+  written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')}
+  assert prepare('digits', data_dir=str(tmp_path)) == directory
+  assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')} == written
+  assert find_directory('digits', str(tmp_path)) == directory
+
+
+def test_builder_classes():
+  assert builder_class('cifar10').name == 'cifar10'
+  assert builder_class('digits') is builder_class('digits')  # TFDS registers it once
+  with pytest.raises(InputError, match="^Unknown dataset 'xyzzy'. See https://www.tensorflow.org"):
+    builder_class('xyzzy')
+
+
+def test_files_that_the_user_must_download():
+  assert manual_download('cifar10', '/files') is None
+  text = manual_download('imagenet2012', '/files')
+  assert text.startswith('First download files into /files: ') and text.endswith('.')
+  assert 'ILSVRC2012_img_train.tar' in text
+
+
+def test_default_data_dir(monkeypatch):
+  monkeypatch.setenv('TFDS_DATA_DIR', '/data')
+  assert default_data_dir() == '/data'
+  monkeypatch.delenv('TFDS_DATA_DIR')
+  assert default_data_dir() == '~/tensorflow_datasets'

@@ -1,0 +1,103 @@
+"""The directory of a prepared dataset: which version and config is found, and what is missing."""
+
+import os
+import shutil
+
+import pytest
+
+from tests.helpers.shapes import NUM_TEST
+from vit_jax.data.open_source import open_source
+from vit_jax.data.tfds_directory import find_directory
+from vit_jax.errors import InputError
+
+
+def test_the_newest_or_the_named_version_is_read(shapes, tmp_path):
+  for version in ('1.2.0', '1.10.0', '1.9.0'):
+    shutil.copytree(os.path.join(shapes[0], 'shapes', '1.2.0'), tmp_path / 'shapes' / version)
+  (tmp_path / 'shapes' / '2.0.0').mkdir()  # of a preparation that did not end
+  assert find_directory('shapes', str(tmp_path)).endswith('/1.10.0')
+  assert find_directory('shapes:1.9.0', str(tmp_path)).endswith('/1.9.0')
+  assert find_directory('shapes/1.9.0', str(tmp_path)).endswith('/1.9.0')
+  assert find_directory('shapes:1.2.*', str(tmp_path)).endswith('/1.2.0')
+  with pytest.raises(InputError, match=r'Prepared versions: 1\.2\.0, 1\.9\.0, 1\.10\.0\.'):
+    find_directory('shapes:3.0.0', str(tmp_path))
+
+
+def test_configs(shapes, tmp_path):
+  for config in ('red', 'blue'):
+    shutil.copytree(
+      os.path.join(shapes[0], 'shapes', '1.2.0'), tmp_path / 'shapes' / config / '1.2.0'
+    )
+  assert find_directory('shapes/blue', str(tmp_path)).endswith('shapes/blue/1.2.0')
+  assert find_directory('shapes/red:1.2.0', str(tmp_path)).endswith('shapes/red/1.2.0')
+  with pytest.raises(InputError, match='Prepared datasets: shapes/blue, shapes/red.'):
+    find_directory('shapes', str(tmp_path))
+  (tmp_path / 'shapes' / '.config').mkdir()
+  (tmp_path / 'shapes' / '.config' / 'metadata.json').write_text('{"default_config_name": "red"}')
+  assert find_directory('shapes', str(tmp_path)).endswith('shapes/red/1.2.0')
+
+
+def test_the_default_data_dir_is_that_of_tfds(shapes, monkeypatch):
+  monkeypatch.setenv('TFDS_DATA_DIR', shapes[1])
+  assert len(open_source('shapes', 'test')) == NUM_TEST
+
+
+@pytest.mark.parametrize(
+  'dataset, message',
+  [
+    (
+      'cifarr10',
+      "^Unknown dataset 'cifarr10'. Did you mean cifar10 or .* For a folder .* write ./cifarr10.$",
+    ),
+    (
+      'cifar10',
+      '^The dataset cifar10 is not prepared in DIR. Prepare it with '
+      '`python -m vit_jax.tools.prepare cifar10 --data_dir=DIR`.$',
+    ),
+    (
+      'imagenet2012',
+      'tools.prepare imagenet2012 .*First download files into DIR/downloads/manual: .*'
+      'ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar',
+    ),
+    ('coco', 'tools.prepare coco '),  # TFDS's own code for it imports TensorFlow
+    ('eurosat/rgbb', "^Unknown eurosat config 'rgbb'. Did you mean 'rgb'\\? Available: rgb, all.$"),
+    ('jft_300m', '^JFT-300M is not public. Give the path of a folder'),
+    ('imagenet21k', '^ImageNet-21k is not in TFDS .* Give the path of a folder'),
+    (
+      'my photos',
+      "^'my photos' is neither a dataset name .* nor a folder. For a folder, write ./my photos.$",
+    ),
+  ],
+)
+def test_missing_datasets(tmp_path, dataset, message):
+  with pytest.raises(InputError, match=message.replace('DIR', str(tmp_path))) as e:
+    open_source(dataset, 'train', str(tmp_path))
+  assert '\n' not in str(e.value)
+
+
+def test_a_remote_data_dir():
+  with pytest.raises(InputError, match='^data_dir=gs://bucket is not a local directory. Mount it'):
+    open_source('cifar10', 'train', 'gs://bucket')
+
+
+@pytest.mark.parametrize(
+  'file, text',
+  [
+    ('dataset_info.json', '{"name": "shapes", '),
+    ('features.json', None),
+    ('features.json', '{'),
+    ('dataset_info.json', '{}'),
+  ],
+)
+def test_a_damaged_description(shapes, tmp_path, file, text):
+  shutil.copytree(os.path.join(shapes[1], 'shapes'), tmp_path / 'shapes')
+  path = tmp_path / 'shapes' / '1.2.0' / file
+  if text is None:
+    path.unlink()
+  else:
+    path.write_text(text)
+  with pytest.raises(
+    InputError,
+    match='^Cannot read the description of the dataset in .*1.2.0: .* Prepare the dataset again.$',
+  ):
+    open_source('shapes', 'train', str(tmp_path))
