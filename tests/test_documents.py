@@ -1,4 +1,4 @@
-"""README and RESULTS: what they name is there, and pictures are small."""
+"""README and RESULTS name files, commands and flags that exist, and show small pictures."""
 
 import importlib.util
 import re
@@ -6,18 +6,20 @@ import re
 import pytest
 
 from tests.helpers.paths import ROOT
+from tests.test_imports import ORDER
+from vit_jax.config.fields import default_config
 
 DOCUMENTS = ['README.md', 'RESULTS.md']
 PICTURES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / 'pictures').iterdir())
 
 
 def shown(text):
-  """Paths of the pictures in a document."""
+  """Return the paths of the pictures in a document."""
   return re.findall(r'!\[[^]]*\]\(([^)]+)\)|<img src="([^"]+)"', text)
 
 
 @pytest.mark.parametrize('document', DOCUMENTS)
-def test_what_is_named_exists(document):
+def test_named_files_and_commands_exist(document):
   text = (ROOT / document).read_text()
   files = re.findall(r'\]\((?!https?:|#)([^)#]+)\)|<img src="([^"]+)"|\b(configs/\w+\.py)', text)
   modules = set(re.findall(r'python -m ((?:vit_jax|benchmarks)[\w.]*)', text))
@@ -27,11 +29,21 @@ def test_what_is_named_exists(document):
 
 
 def test_commands_of_the_readme_have_their_configs_and_flags():
-  from vit_jax.config.fields import default_config
-
   fields = re.findall(r'--config\.(\w+)', (ROOT / 'README.md').read_text())
   assert len(fields) > 20
   assert not set(fields) - set(default_config())
+
+
+def test_the_map_of_the_code_is_the_order_of_imports():
+  text = (ROOT / 'README.md').read_text()
+  section = text.partition('## Find your way in the code\n')[2].partition('\n## ')[0]
+  names = re.findall(r'^ {4}(\w+)(?:/|\.py) ', section, re.M)
+  assert names == ORDER
+  files = re.findall(r'`(\w+/\w*(?:\.py)?)`', section)
+  assert len(files) > 8
+  assert not [
+    name for name in files if not ((ROOT / 'vit_jax' / name).exists() or (ROOT / name).exists())
+  ]
 
 
 @pytest.mark.parametrize('path', PICTURES)

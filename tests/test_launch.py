@@ -1,4 +1,4 @@
-"""The launch scripts: those for a cloud with its commands replaced, the local one as it is."""
+"""Run the launch scripts: the local one as it is, the others with stand-ins for cloud commands."""
 
 import os
 import pathlib
@@ -20,7 +20,7 @@ SCRIPTS = sorted(LAUNCH.glob('*.sh')) + [LAUNCH / 'slurm.sbatch']
 
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
-  """commands(name=shell code): programs found before the real ones; each notes its calls."""
+  """Return a function that puts shell programs on the PATH, which write down their calls."""
   (tmp_path / 'bin').mkdir()
   monkeypatch.setenv('PATH', f'{tmp_path / "bin"}:{os.environ["PATH"]}')
   calls = tmp_path / 'calls'
@@ -29,7 +29,7 @@ def commands(tmp_path, monkeypatch):
   def make(**programs):
     for name, code in programs.items():
       program = tmp_path / 'bin' / name
-      # %q: a call is a line, whatever its arguments hold.
+      # %q writes a call as one line, whatever its arguments contain.
       program.write_text(
         f'#!/usr/bin/env bash\nprintf "%q " {name} "$@" >> {calls}\necho >> {calls}\n{code}\n'
       )
@@ -51,9 +51,9 @@ def test_scripts_pass_shellcheck(script):
     'shellcheck',
     path=os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ['PATH']]),
   )
-  assert shellcheck, "it comes with pip install -e '.[test]'"
-  found = subprocess.run([shellcheck, '--shell=bash', script], capture_output=True, text=True)
-  assert found.returncode == 0, found.stdout
+  assert shellcheck, "Install it with pip install -e '.[test]'."
+  result = subprocess.run([shellcheck, '--shell=bash', script], capture_output=True, text=True)
+  assert result.returncode == 0, result.stdout
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ esac
 
 
 def test_tpu_pod_starts_again_until_the_end(commands, tmp_path):
-  """No slice yet; preempted, connection lost; the slice taken away; done."""
+  """There is no slice, then a preemption, a lost connection, a lost slice, and the end."""
   (tmp_path / 'states').write_text(
     'NONE\nWAITING_FOR_RESOURCES\nACTIVE\n'  # create
     'ACTIVE\nACTIVE\nACTIVE\nSUSPENDED\n'  # before each run
@@ -197,7 +197,7 @@ def test_tpu_pod_starts_again_until_the_end(commands, tmp_path):
   calls = commands(gcloud=gcloud, sleep='')
   done = run('tpu_pod.sh', 'run', **TPU)
   assert done.returncode == 0, done.stderr
-  what = [
+  steps = [
     next(
       w
       for w in ('create', 'describe', 'scp', 'run ', 'uv', 'delete', 'sleep')
@@ -205,7 +205,7 @@ def test_tpu_pod_starts_again_until_the_end(commands, tmp_path):
     )
     for call in calls()
   ]
-  assert ' '.join(what).replace('run ', 'run') == (
+  assert ' '.join(steps).replace('run ', 'run') == (
     'describe create describe sleep describe scp uv run sleep describe run sleep describe run '
     'describe sleep describe delete create describe scp uv run'
   )
@@ -214,15 +214,19 @@ def test_tpu_pod_starts_again_until_the_end(commands, tmp_path):
 def test_tpu_pod_gives_up_on_errors_in_a_row(commands, tmp_path):
   calls = commands(sleep='', gcloud='case "$*" in *describe*) echo ACTIVE;; *) exit 1;; esac')
   failed = run('tpu_pod.sh', 'run', '--config.lr=1e-3', **TPU, RETRIES='2')
-  assert failed.returncode == 1 and 'error: Training failed 3 times in a row. See: ' in failed.stderr
+  assert failed.returncode == 1
+  assert 'error: Training failed 3 times in a row. See: ' in failed.stderr
   assert calls().count(TRAIN) == 3
-  no_place = run('tpu_pod.sh', 'run', **{**TPU, 'WORKDIR': 'runs/x'})
-  assert no_place.returncode == 1 and 'error: All hosts must share the workdir. Set WORKDIR=gs://BUCKET/DIR.' in no_place.stderr
+  local_workdir = run('tpu_pod.sh', 'run', **{**TPU, 'WORKDIR': 'runs/x'})
+  assert local_workdir.returncode == 1
+  assert local_workdir.stderr == (
+    'error: All hosts must share the workdir. Set WORKDIR=gs://BUCKET/DIR.\n'
+  )
 
 
 @pytest.fixture
 def worker(tmp_path):
-  """worker(args...) on a host whose training program is the shell code of `program`."""
+  """Return a function that runs tpu_worker.sh, with a shell script in the place of training."""
   program = tmp_path / 'python'
   program.write_text(
     '#!/usr/bin/env bash\necho "step 1 of $*"\n'
@@ -285,10 +289,10 @@ def directives():
   [(42, 'RUNNING', True), (42, 'COMPLETING', False), (0, 'RUNNING', False), (1, 'RUNNING', False)],
 )
 def test_slurm_requeues_what_was_preempted(commands, code, state, again):
-  """A task a GPU, time to save before the limit; after scancel the job does not come back."""
-  about = directives()
-  assert about['ntasks-per-node'] == about['gpus-per-node'] == '8'
-  assert about['signal'] == 'TERM@180' and {'requeue', 'time', 'nodes'} <= about.keys()
+  """One task per GPU, time to save before the limit, and no requeue after scancel."""
+  options = directives()
+  assert options['ntasks-per-node'] == options['gpus-per-node'] == '8'
+  assert options['signal'] == 'TERM@180' and {'requeue', 'time', 'nodes'} <= options.keys()
   calls = commands(srun=f'exit {code}', squeue=f'echo {state}', scontrol='')
   done = run(
     'slurm.sbatch',
@@ -391,7 +395,7 @@ def local(*args):
 @pytest.mark.slow
 @pytest.mark.parametrize('sig', [signal.SIGTERM, signal.SIGINT])
 def test_local_trains_on_two_processes(tmp_path, digits_dir, sig):
-  """A signal to the script reaches both: they save, 42; the same command goes on to the end."""
+  """A signal reaches both processes, which save and exit with 42. The same command resumes."""
   flags = small(tmp_path, digits_dir)
   record = tmp_path / 'metrics.jsonl'
   process = local('2', *flags)
