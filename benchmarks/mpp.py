@@ -105,7 +105,7 @@ def predict_patches(checkpoint, count):
     c.mpp_target,
     c.mpp_rate,
   )
-  arrays = orbax.read_orbax(orbax.find(checkpoint))
+  arrays = orbax.read_orbax(orbax.find_checkpoint(checkpoint))
   params = traverse_util.unflatten_dict(arrays, sep='/')
   source = open_source(DATASET, 'test', c.data_dir)
   images = np.stack([decode_image(source[i]['image']) for i in range(count)])

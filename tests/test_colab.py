@@ -87,7 +87,7 @@ def test_offline_it_goes_on_with_the_tiny_model_and_tunes_it(offline, digits_dir
   assert [int(label) for _, label, _ in found] == labels
   assert all(float(probability) > 80 for *_, probability in found)
   log = text(notebook, 'finetune')
-  assert 'the head of 10 classes is new: zeros' in log
+  assert 'Replaced the head of 5 classes with a new head of 10 classes, initialized to zero.' in log
   before, after = re.search(r'before: (.*)%, after: (.*)%', log).groups()
   assert float(before) < 15 and float(after) > 90
   wrong, of = re.search(r'(\d+) of (\d+) are wrong', text(notebook, 'grid')).groups()
@@ -154,8 +154,8 @@ def test_online_it_takes_the_published_checkpoint(tmp_path):
   assert len(names) == 2 and set(names) <= set(class_names.imagenet_names(1000))
   assert all(figures(notebook)[c].std() > 20 for c in ('classify', 'look'))
   config = text(notebook, 'config')
-  assert 'its head of 1000 classes is dropped; the head of 10 classes is new' in config
-  assert 'resized from 14x14 patches to the grid of 4x4' in config
+  assert 'Replaced the head of 1000 classes with a new head of 10 classes' in config
+  assert 'Resized the position embedding from 14x14 patches to a grid of 4x4 patches' in config
   assert float(re.search(r'accuracy before: (.*)%', config)[1]) < 15
 
 

@@ -48,7 +48,7 @@ def test_the_reason_is_what_the_operating_system_or_tensorstore_said():
   assert reason(store) == 'DATA_LOSS: bad chunk' and os_error_code(store) is None
   denied = PermissionError(errno.EACCES, 'Permission denied')
   assert os_error_code(caused_by(denied, ValueError('y'))) == errno.EACCES
-  assert reason(ValueError('one\ntwo')) == 'one'
+  assert reason(denied) == 'Permission denied' and reason(ValueError('one\ntwo')) == 'one'
 
 
 def test_a_long_reason_keeps_its_end():

@@ -112,7 +112,9 @@ def test_public_buckets_need_no_package(site, monkeypatch):
 def test_damage_is_named_by_its_address(site):
   address, directory = site
   (directory / 'a.npz').write_bytes(b'<html>')
-  with pytest.raises(ValueError, match=f'^{address}/a.npz is not a readable npz .*web page'):
+  with pytest.raises(
+    ValueError, match=f'^Cannot read {address}/a.npz as an npz file of arrays: it is a web page.'
+  ):
     read_arrays(f'{address}/a.npz')
   shutil.copy(DATA / 'vit_token.npz', directory)
   with pytest.raises(
@@ -126,7 +128,7 @@ def test_damage_is_named_by_its_address(site):
   [
     ('none.npz', 'Cannot download .*/none.npz: HTTP 404 File not found. Check the address.'),
     ('broken.npz', 'Cannot download .*/broken.npz: HTTP 500 .*. Try again later.'),
-    ('none', 'none holds neither model.safetensors nor model.safetensors.index.json'),
+    ('none', 'none has neither model.safetensors nor model.safetensors.index.json. For another'),
   ],
 )
 def test_what_is_not_there_is_named(site, path, words):

@@ -64,10 +64,13 @@ def last_line(error: BaseException) -> str:
 def reason(error: BaseException) -> str:
   """Return in one line why an operation on a file failed.
 
-  This is the operating system's own message if any error in the chain of causes has its code,
-  such as 'No space left on device'. Otherwise it is the first line of TensorStore's message in the
-  chain, or of `error` itself. A long line is cut in the middle, because its end names the cause.
+  This is the operating system's own message, such as 'No space left on device', if `error` has it
+  or if TensorStore reports its code somewhere in the chain of causes. Otherwise it is the first
+  line of TensorStore's message in the chain, or of `error` itself. A long line is cut in the
+  middle, because its end names the cause.
   """
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
   for cause in _chain(error):
     if code := _tensorstore_code(cause):
       return os.strerror(code)

@@ -14,10 +14,10 @@ import urllib.parse
 import urllib.request
 
 from etils import epath
-import fsspec
 
 from vit_jax.errors import InputError, first_line
 
+AnyPath = pathlib.Path | epath.Path  # local, or in a bucket
 log = logging.getLogger('vit_jax')
 _TIMEOUT = 20  # seconds to wait for an answer, or for the next byte
 _CHUNK = 1 << 20  # bytes
@@ -68,7 +68,13 @@ def make_directory(path: str | os.PathLike[str]) -> pathlib.Path:
   return directory
 
 
-def write_whole(path: pathlib.Path | epath.Path, text: str) -> None:
+def check_new(path: pathlib.Path, force: bool = False) -> None:
+  """Raise InputError if `path` exists, unless `force` allows replacing it."""
+  if os.path.lexists(path) and not force:
+    raise InputError(f'{path} already exists. Choose another path, or replace it with --force.')
+
+
+def write_whole(path: AnyPath, text: str) -> None:
   """Write a text file, local or remote, that a kill or a full disk never leaves half written."""
   replacement = path.with_suffix('.tmp')
   replacement.write_text(text)
@@ -158,22 +164,27 @@ def _download_fsspec(address: str, to: BinaryIO) -> None:
 
 def _file_system(address: str) -> tuple[Any, str]:
   """Return fsspec's file system for an address, and the name of the file in it."""
+  import fsspec
+  from fsspec.asyn import sync
+
   fs, name = fsspec.url_to_fs(address)
   if fs.async_impl:  # its own retries would go on for minutes
-    fsspec.asyn.sync(fs.loop, fs._info, name, timeout=_TIMEOUT)
+    sync(fs.loop, fs._info, name, timeout=_TIMEOUT)
   return fs, name
 
 
 @contextlib.contextmanager
 def _fsspec_errors(address: str) -> Iterator[None]:
   """Turn the errors of fsspec and its file systems into InputErrors that name the address."""
+  from fsspec.exceptions import FSTimeoutError
+
   try:
     yield
   except FileNotFoundError:
     raise Missing(f'Cannot read {address}: no such file. Check the address.') from None
   except ImportError as e:
     raise InputError(f'Cannot read {address}: a package is missing ({e}).') from None
-  except fsspec.exceptions.FSTimeoutError:
+  except FSTimeoutError:
     raise InputError(
       f'Cannot read {address}: no answer within {_TIMEOUT} seconds. Check your network connection.'
     ) from None

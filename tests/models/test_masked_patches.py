@@ -237,8 +237,8 @@ def test_fine_tuning_starts_from_its_checkpoint(pretrained, digits_dir, tmp_path
     tmp_path / 'run',
   )
   log = (tmp_path / 'run' / 'log.txt').read_text()
-  assert 'what only predicts masked patches is left out' in log
-  assert 'it has no head; the head of 10 classes is new' in log
+  assert 'Dropped the arrays that only predict masked patches.' in log
+  assert 'Added a new head of 10 classes, initialized to zero.' in log
 
 
 def test_tools_open_its_workdir(pretrained, caplog):

@@ -89,8 +89,11 @@ def test_what_only_the_file_tells():
 @pytest.mark.parametrize(
   'missing, words',
   [
-    ('embedding/kernel', 'embedding/kernel is missing'),
-    ('Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel', 'MlpBlock_0/Dense_0/kernel is miss'),
+    ('embedding/kernel', 'The array embedding/kernel is missing, so this is not a model that'),
+    (
+      'Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel',
+      'MlpBlock_0/Dense_0/kernel is missing, so this is not a model that',
+    ),
   ],
 )
 def test_arrays_of_no_model(missing, words):
@@ -101,9 +104,13 @@ def test_arrays_of_no_model(missing, words):
 
 
 def test_resnets_of_no_model():
-  with pytest.raises(InputError, match=r'bit_v2.npz: no BiT ResNet has \(1, 2\) units'):
+  with pytest.raises(
+    InputError, match=r'Cannot load .*bit_v2.npz: No BiT ResNet has \(1, 2\) units.'
+  ):
     load_model(DATA / 'bit_v2.npz')
-  with pytest.raises(InputError, match=r'hybrid_1_1.npz: no hybrid has a ResNet of \(1, 2\) units'):
+  with pytest.raises(
+    InputError, match=r'hybrid_1_1.npz: No hybrid has a ResNet with \(1, 2\) units.'
+  ):
     load_model(DATA / 'hybrid_1_1.npz')
 
 
@@ -116,7 +123,7 @@ def test_a_file_alone_gives_the_reference_logits(file):
   assert class_names is None
 
 
-def test_another_normalisation_of_pixels_becomes_part_of_the_model(tmp_path):
+def test_another_normalization_of_pixels_becomes_part_of_the_model(tmp_path):
   mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
   shutil.copytree(DATA / 'timm_tiny', tmp_path / 'deit')
   config = json.loads((tmp_path / 'deit' / 'config.json').read_text())
@@ -134,8 +141,8 @@ def test_overrides(caplog):
   model, params, _ = load_model(DATA / 'vit_token.npz', image_size=64, dtype='bfloat16')
   assert model.image_size == (64, 64) and model.dtype == jnp.bfloat16
   np.testing.assert_equal(params, load_params(DATA / 'vit_token.npz', model))
-  assert 'resized from 4x4 patches to the grid of 8x8' in caplog.text
-  with pytest.raises(InputError, match='vit_token.npz does not fit the model: .*encoderblock_10'):
+  assert 'Resized the position embedding from 4x4 patches to a grid of 8x8 patches.' in caplog.text
+  with pytest.raises(InputError, match='vit_token.npz does not fit the model. .*encoderblock_10'):
     load_model(DATA / 'vit_token.npz', 'ViT-Ti/8')
   with pytest.raises(InputError, match="unknown field 'registres'"):
     load_model(DATA / 'vit_token.npz', registres=4)

@@ -80,7 +80,7 @@ def test_logits_equal_those_of_the_program_that_wrote_the_file(file, model, warn
   np.testing.assert_allclose(logits, io['logits'], rtol=0, atol=2e-5)
   assert warnings() == (
     [
-      '%s: embeddings.mask_token is left out, which only masked pretraining uses'
+      '%s: Dropped embeddings.mask_token, which only masked pretraining uses.'
       % (DATA / file / 'model.safetensors')
     ]
     if file == 'dinov2_tiny'
@@ -115,7 +115,9 @@ def test_every_misfit_is_listed_at_once():
 
 
 def test_a_long_list_of_misfits_is_cut_with_a_count():
-  with pytest.raises(ValueError, match=r'missing Transformer/encoderblock_2/.* and 22 more$') as e:
+  with pytest.raises(
+    ValueError, match=r'Differences: missing Transformer/encoderblock_2/.* and 22 more.$'
+  ) as e:
     load_params(DATA / 'vit_token.npz', mini(num_layers=4))
   assert str(e.value).count('missing') == 10
 
@@ -136,8 +138,8 @@ def test_another_number_of_classes_gets_a_new_head_and_says_so(warnings):
   del old['head']
   assert_same_bits(params, old)
   assert warnings() == [
-    f'{DATA / "vit_token.npz"}: its head of 10 classes is dropped; '
-    'the head of 3 classes is new: zeros, to be trained'
+    f'{DATA / "vit_token.npz"}: Replaced the head of 10 classes with a new head of 3 classes, '
+    'initialized to zero.'
   ]
 
 
@@ -147,13 +149,14 @@ def test_a_new_head_can_be_asked_for(warnings):
   assert head['kernel'].shape == (32, 10) and not head['kernel'].any()
   params = load_params(DATA / 'vit_pre_logits.npz', mini(), new_head=True)
   assert 'pre_logits' not in params and not params['head']['kernel'].any()
-  assert 'its head of 10 classes is dropped' in warnings()[0]
+  assert 'Replaced the head of 10 classes with a new head of 10 classes, init' in warnings()[0]
+  assert warnings()[1].endswith('zero. Dropped the pre_logits layer.')
 
 
 def test_pre_logits_go_with_the_head_and_only_then(warnings):
   params = load_params(DATA / 'vit_pre_logits.npz', mini(num_classes=3))
   assert 'pre_logits' not in params and params['head']['kernel'].shape == (32, 3)
-  assert 'its pre_logits layer is dropped' in warnings()[0]
+  assert warnings()[0].endswith('initialized to zero. Dropped the pre_logits layer.')
   with pytest.raises(ValueError, match='extra pre_logits/bias'):
     load_params(DATA / 'vit_pre_logits.npz', mini())
   kept = load_params(DATA / 'vit_pre_logits.npz', mini(num_classes=3, representation_size=48))
@@ -165,7 +168,7 @@ def test_a_model_without_a_head_drops_the_files(warnings):
   model = mini(num_classes=0)
   params = load_params(DATA / 'vit_token.npz', model)
   assert 'head' not in params
-  assert warnings() == [f'{DATA / "vit_token.npz"}: its head of 10 classes is dropped']
+  assert warnings() == [f'{DATA / "vit_token.npz"}: Dropped the head of 10 classes.']
   reference = np.load(DATA / 'vit_token.io.npz')
   np.testing.assert_allclose(
     model.apply({'params': params}, reference['image']),
@@ -180,7 +183,7 @@ def test_a_backbone_gets_a_fresh_head(warnings):
   params = load_params(DATA / 'dinov2_tiny', model)
   assert not params['head']['kernel'].any() and params['head']['kernel'].shape == (16, 4)
   assert warnings()[-1] == (
-    f'{DATA / "dinov2_tiny"}: it has no head; the head of 4 classes is new: zeros, to be trained'
+    f'{DATA / "dinov2_tiny"}: Added a new head of 4 classes, initialized to zero.'
   )
 
 
@@ -208,7 +211,7 @@ def test_positions_are_resized_to_another_grid_and_say_so(warnings):
   old = read_arrays(file)['Transformer/posembed_input/pos_embedding']
   np.testing.assert_array_equal(positions, resize_posembed(old, (6, 8)))
   assert warnings() == [
-    f'{file}: the position embedding is resized from 4x4 patches to the grid of 6x8 patches'
+    f'{file}: Resized the position embedding from 4x4 patches to a grid of 6x8 patches.'
   ]
 
 
@@ -224,7 +227,7 @@ def test_other_learned_positions_are_resized_too(tmp_path, warnings, overrides, 
   module = module if name == 'rows' else module['encoderblock_1']
   shape = {'rows': (7, 8), 'pos_embedding': (1, 29, 16)}[name]
   assert module['posembed_input'][name].shape == shape
-  assert warnings()[-1].endswith('to the grid of 7x4 patches')
+  assert warnings()[-1].endswith('to a grid of 7x4 patches.')
 
 
 def test_a_recorded_image_size_tells_grids_of_one_length_apart(tmp_path, warnings):
@@ -233,11 +236,11 @@ def test_a_recorded_image_size_tells_grids_of_one_length_apart(tmp_path, warning
   save_params(params, tmp_path / 'told', 'timm', model=wide)
   new = load_params(tmp_path / 'told', high)['Transformer']['posembed_input']['pos_embedding']
   assert not np.array_equal(new, params['Transformer']['posembed_input']['pos_embedding'])
-  assert 'from 2x8 patches to the grid of 8x2' in warnings()[-1]
+  assert 'from 2x8 patches to a grid of 8x2 patches.' in warnings()[-1]
   assert_same_bits(load_params(tmp_path / 'told', wide), params)
   save_params(params, tmp_path / 'untold.npz')
   assert_same_bits(load_params(tmp_path / 'untold.npz', high), params)
-  assert warnings()[-1].endswith('its 16 positions are taken as the grid of 8x2')
+  assert warnings()[-1].endswith('Assumed that its 16 positions are a grid of 8x2.')
 
 
 def test_what_a_config_json_says_against_the_model_is_named(warnings):
@@ -245,12 +248,12 @@ def test_what_a_config_json_says_against_the_model_is_named(warnings):
   for said, words in zip(
     warnings(),
     (
-      "activation='gelu', the model has 'gelu_tanh'",
-      'norm_eps=1e-12, the model has 1e-06',
-      'num_heads=4, the model has 2',
+      "records activation='gelu', but the model has 'gelu_tanh', so its outputs will differ.",
+      'records norm_eps=1e-12, but the model has 1e-06, so',
+      'records num_heads=4, but the model has 2, so',
     ),
   ):
-    assert words in said and 'create_model(..., ' in said
+    assert words in said and 'To follow the file, use create_model(..., ' in said
   assert len(warnings()) == 3
 
 
@@ -314,13 +317,16 @@ def test_what_is_saved_is_read_back_to_the_bit_or_refused(tmp_path, kind, format
 
 def test_what_has_the_same_parameters_but_another_meaning_is_refused(tmp_path):
   for overrides, words in (
-    (dict(pos_embedding='sincos2d'), 'timm can hold .* not .sincos2d'),
-    (dict(pos_embedding_at='shared'), "pos_embedding_at='shared'"),
+    (dict(pos_embedding='sincos2d'), 'timm can hold .* but not .sincos2d'),
+    (
+      dict(pos_embedding_at='shared'),
+      "Neither timm nor transformers has pos_embedding_at='shared'. Write npz",
+    ),
   ):
     model = tiny(**overrides)
     with pytest.raises(ValueError, match=words):
       save_params(random_params(model), tmp_path / 'x', 'timm', model=model)
-  with pytest.raises(ValueError, match='no position embedding: give the model'):
+  with pytest.raises(ValueError, match='have no position embedding. .* Give the model'):
     save_params(random_params(tiny(pos_embedding='none')), tmp_path / 'x', 'timm')
 
 
@@ -337,11 +343,19 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   'path, format, words',
   [
-    ('a.safetensors', None, 'timm or hf'),
-    ('a', 'onnx', "unknown format 'onnx'"),
-    ('gs://bucket/a.npz', None, 'Cannot write to gs://bucket/a.npz: it is an address. Write to a local path and'),
-    ('file/a.npz', None, 'Cannot write .*file/a.npz: (File exists|Not a directory). Choose another path.'),
-    ('full', 'orbax', 'is there already'),
+    ('a.safetensors', None, 'Cannot choose the names in .*. Give the format timm or hf.'),
+    ('a', 'onnx', "Unknown format 'onnx'. Available: npz, timm, hf, orbax."),
+    (
+      'gs://bucket/a.npz',
+      None,
+      'Cannot write to gs://bucket/a.npz: it is an address. Write to a local path and',
+    ),
+    (
+      'file/a.npz',
+      None,
+      'Cannot write .*file/a.npz: (File exists|Not a directory). Choose another path.',
+    ),
+    ('full', 'orbax', 'already exists, and is not a directory of parameters.'),
   ],
 )
 def test_where_nothing_can_be_written_it_says_why(tmp_path, path, format, words):
@@ -361,17 +375,17 @@ def test_class_names_are_kept_and_placeholders_are_not(tmp_path):
   save_params(params, tmp_path / 'none', 'hf')
   assert read_class_names(tmp_path / 'none') is None  # transformers wants LABEL_0, ... there
   assert read_class_names(DATA / 'hf_tiny') is read_class_names(DATA / 'vit_token.npz') is None
-  with pytest.raises(ValueError, match='2 class names for a head of 5'):
+  with pytest.raises(ValueError, match='There are 2 class names, but the head has 5 outputs.'):
     save_params(params, tmp_path / 'two', 'hf', class_names=['a', 'b'])
 
 
 @pytest.mark.parametrize(
   'content, words',
   [
-    (b'', 'empty'),
-    (b'<html>not found</html>', 'web page'),
-    (b'\x80\x04K\x01.', 'pickle'),
-    (b'hello, world, hello', 'no checkpoint that is known'),
+    (b'', 'as a checkpoint: it is empty. Download it again.'),
+    (b'<html>not found</html>', 'as a checkpoint: it is a web page. Download it again.'),
+    (b'\x80\x04K\x01.', 'is a pickle of PyTorch, .* Convert it to safetensors.'),
+    (b'hello, world, hello', 'is not a checkpoint of a known format. Give an npz file, a safe'),
   ],
 )
 def test_what_is_no_checkpoint_is_told_apart(tmp_path, content, words):
@@ -383,12 +397,16 @@ def test_what_is_no_checkpoint_is_told_apart(tmp_path, content, words):
 
 def test_missing_files_and_empty_directories_are_named(tmp_path):
   for name in ('none.npz', 'none', 'none.safetensors'):
-    with pytest.raises(ValueError, match=f'{name}: no such file'):
+    with pytest.raises(ValueError, match=f'Cannot read .*{name}: no such file. Check the path.'):
       load_params(tmp_path / name, mini())
-  with pytest.raises(ValueError, match='holds no checkpoint'):
+  with pytest.raises(
+    ValueError, match='has no checkpoint. It needs model.safetensors, or what a training run or'
+  ):
     load_params(tmp_path, mini())
   (tmp_path / 'pytorch_model.bin').write_bytes(b'')
-  with pytest.raises(ValueError, match='pytorch_model.bin, a pickle, .* convert it to safetensors'):
+  with pytest.raises(
+    ValueError, match='pytorch_model.bin is a pickle of .* Convert it to safetensors.'
+  ):
     load_params(tmp_path, mini())
 
 
@@ -403,6 +421,8 @@ def test_numbers_that_are_not_finite_are_damage(tmp_path, value):
   for name, where in (('a.npz', 'embedding/kernel'), ('a.safetensors', 'encoder_norm/bias')):
     with pytest.raises(ValueError, match=f'{name} is damaged: not finite in .*{where}'):
       load_params(tmp_path / name, mini())
-  with pytest.raises(ValueError, match='b.npz is not written: not finite in embedding/kernel'):
+  with pytest.raises(
+    ValueError, match='Cannot write .*b.npz: the parameters are not finite in embedding/kernel.'
+  ):
     write_arrays(arrays, tmp_path / 'b.npz')
   assert not (tmp_path / 'b.npz').exists()

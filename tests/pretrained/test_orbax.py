@@ -79,7 +79,7 @@ def test_a_flipped_byte_is_found_and_named(tmp_path, kind):
   data = bytearray(file.read_bytes())
   data[len(data) // 2] ^= 1
   file.write_bytes(data)
-  with pytest.raises(ValueError, match=f'the checkpoint {path} .* damaged'):
+  with pytest.raises(ValueError, match=f'[Tt]he checkpoint {path}.* is damaged'):
     read_arrays(path)
 
 
@@ -88,17 +88,23 @@ def test_a_lost_or_changed_record_is_found(tmp_path):
   meta = tmp_path / 'p' / 'meta' / 'metadata'
   said = json.loads(meta.read_text())
   meta.write_text(json.dumps(said | {'fingerprint': {'w': said['fingerprint']['w'] + 1}}))
-  with pytest.raises(ValueError, match='differs from what was saved in w: it is damaged'):
+  with pytest.raises(
+    ValueError, match='is damaged: it differs from what was saved in w. Use another checkpoint.'
+  ):
     read_arrays(tmp_path / 'p')
   meta.unlink()
-  with pytest.raises(ValueError, match=f'the checkpoint {tmp_path}/p cannot be read'):
+  with pytest.raises(
+    ValueError, match=f'Cannot read the checkpoint {tmp_path}/p: it is damaged .*. Use another'
+  ):
     read_arrays(tmp_path / 'p')
 
 
 def test_no_directory_of_another_kind_is_replaced(tmp_path):
   run = save_steps(tmp_path / 'run', {'w': np.ones(4, np.float32)}, [3])
   for path in (run, run / 'checkpoints', run / 'checkpoints' / '3'):
-    with pytest.raises(ValueError, match='is there already'):
+    with pytest.raises(
+      ValueError, match='already exists, and is not a directory of parameters. Choose another path.'
+    ):
       write_arrays({'w': np.ones(4, np.float32)}, path)
   assert read_arrays(run)['w'].tolist() == [3, 3, 3, 3]
 
@@ -110,7 +116,9 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     raise OSError(28, 'No space left on device')
 
   monkeypatch.setattr(ocp.Checkpointer, 'save', full)
-  with pytest.raises(ValueError, match='cannot write .*/p .*No space left'):
+  with pytest.raises(
+    ValueError, match='Cannot write .*/p: No space left on device. Choose another path.'
+  ):
     write_arrays({'w': np.zeros(4, np.float32)}, tmp_path / 'p')
   assert read_arrays(tmp_path / 'p')['w'].tolist() == [1, 1, 1, 1]
   assert [p.name for p in tmp_path.iterdir()] == ['p']
@@ -124,5 +132,5 @@ def test_relative_paths(tmp_path, monkeypatch):
 
 def test_a_run_that_saved_nothing_is_no_checkpoint(tmp_path):
   (tmp_path / 'checkpoints').mkdir()
-  with pytest.raises(ValueError, match='holds no checkpoint'):
+  with pytest.raises(ValueError, match='has no checkpoint. It needs model.safetensors, or'):
     read_arrays(tmp_path)

@@ -171,26 +171,34 @@ def test_dtypes_are_kept_and_equal_grids_are_the_identity(dtype, method):
 @pytest.mark.parametrize(
   'shape, arguments, words',
   [
-    ((1, 15, 2), dict(new_grid=(5, 5)), '14 patch positions are no square grid: give old_grid'),
+    (
+      (1, 15, 2),
+      dict(new_grid=(5, 5)),
+      '14 patch positions do not make a square grid. Give old_grid',
+    ),
     (
       (1, 17, 2),
       dict(new_grid=(5, 5), old_grid=(4, 5)),
-      'old_grid 4x5 has 20 patches, the position embedding has 16 after 1 prefix tokens',
+      'old_grid 4x5 has 20 patches, but the position embedding has 16 after 1 prefix tokens.',
     ),
     ((1, 16, 2), dict(new_grid=(5, 5)), 'another num_prefix_tokens than 1'),
-    ((1, 17, 2), dict(new_grid=(5, 0)), r'new_grid must be two positive whole numbers, got \(5, 0'),
-    ((1, 17, 2), dict(new_grid=5), 'new_grid must be two positive whole numbers, got 5'),
+    (
+      (1, 17, 2),
+      dict(new_grid=(5, 0)),
+      r'new_grid must be two positive whole numbers, but got \(5, 0',
+    ),
+    ((1, 17, 2), dict(new_grid=5), 'new_grid must be two positive whole numbers, but got 5.'),
     ((1, 17, 2), dict(new_grid=(5, 5, 5)), 'new_grid must be two positive'),
     ((1, 17, 2), dict(new_grid=(5.5, 5)), 'new_grid must be two positive'),
     ((1, 17, 2), dict(new_grid=(5, 5), old_grid=(-4, -4)), 'old_grid must be two positive'),
     (
       (1, 17, 2),
       dict(new_grid=(5, 5), method='lanczos'),
-      "unknown resize method 'lanczos'; methods are bilinear, half_pixel, bicubic",
+      "Unknown resize method 'lanczos'. Available: bilinear, half_pixel, bicubic.",
     ),
-    ((17, 2), dict(new_grid=(5, 5)), r'\(1, N, D\), got \(17, 2\)'),
-    ((2, 17, 2), dict(new_grid=(5, 5)), r'\(1, N, D\), got \(2, 17, 2\)'),
-    ((1, 1, 2), dict(new_grid=(5, 5)), 'of 1 rows has no grid after 1 prefix tokens'),
+    ((17, 2), dict(new_grid=(5, 5)), r'shape \(1, N, D\), but got \(17, 2\).'),
+    ((2, 17, 2), dict(new_grid=(5, 5)), r'shape \(1, N, D\), but got \(2, 17, 2\).'),
+    ((1, 1, 2), dict(new_grid=(5, 5)), 'with 1 rows has no grid after 1 prefix tokens.'),
     ((1, 9, 2), dict(new_grid=(5, 5), num_prefix_tokens=-1), 'no grid after -1 prefix'),
   ],
 )
@@ -200,7 +208,7 @@ def test_errors(shape, arguments, words):
 
 
 def enlarge(x, size):
-  """Bilinear between pixel centres without antialiasing, (h, w, C) -> (*size, C), written anew."""
+  """Bilinear between pixel centers without antialiasing, (h, w, C) -> (*size, C), written anew."""
   for axis, new in enumerate(size):
     old = x.shape[axis]
     at = (np.arange(new) + 0.5) * old / new - 0.5
@@ -251,5 +259,5 @@ def test_patch_kernels_of_equal_size_and_errors():
   for size in (0, (4, -1), (4,), 2.5):
     with pytest.raises(InputError, match='new_patch_size must be two positive whole numbers'):
       resize_patch_embedding(kernel, size)
-  with pytest.raises(InputError, match=r'\(p, p, C, D\), got \(48, 2\)'):
+  with pytest.raises(InputError, match=r'shape \(p, p, C, D\), but got \(48, 2\).'):
     resize_patch_embedding(kernel.reshape(48, 2), 8)

@@ -1,5 +1,6 @@
 """tools/resize.py and what it calls, on every kind of checkpoint."""
 
+import re
 import shutil
 
 import cv2
@@ -16,7 +17,7 @@ from vit_jax.errors import InputError
 from vit_jax.pretrained.formats import read_arrays, read_checkpoint
 from vit_jax.pretrained.load import abstract_params
 from vit_jax.pretrained.posembed import resize_patch_embedding, resize_posembed
-from vit_jax.pretrained.resize import resize_arrays
+from vit_jax.pretrained.resize import NewSize, resize_arrays
 from vit_jax.tools import resize
 from vit_jax.training import loop as train_lib
 
@@ -68,13 +69,13 @@ def test_every_kind_of_file(source, overrides, out, tmp_path, capsys, caplog):
   if source.endswith('npz') and out.suffix == '.safetensors':
     assert run(DATA / source, out, '--image_size=64,48') == 1
     error = capsys.readouterr().err
-    assert f"{out}: {DATA / source} does not tell whether timm's or Hugging Face's" in error
+    assert f'Cannot choose the names in {out}, because {DATA / source} has neither' in error
     assert not out.exists()
     return
   assert run(DATA / source, out, '--image_size=64,48', '--method=bicubic') == 0
   printed = capsys.readouterr().out.splitlines()
   assert printed[0] == f'{POSITIONS}: (1, 17, 32) -> (1, 49, 32)' and len(printed) == 2
-  assert printed[1].startswith(f"{out} is written; load it with load_params('{out}', ")
+  assert printed[1].startswith(f"Wrote {out}. Load it with load_params('{out}', ")
   old, new = read_arrays(DATA / source), read_arrays(out, num_heads=overrides['num_heads'])
   assert_others_equal(old, new, POSITIONS)
   want = resize_posembed(old[POSITIONS], (8, 6), method='bicubic')
@@ -87,7 +88,10 @@ def test_every_kind_of_file(source, overrides, out, tmp_path, capsys, caplog):
     for k, v in overrides.items()
     if k == 'norm_eps' or (k, v) == ('activation', 'gelu')
   ]
-  warning = f'npz does not keep {", ".join(unusual)} of {DATA / source}: give that to create_model'
+  warning = (
+    f'npz does not keep {", ".join(unusual)} of {DATA / source}. Pass it to create_model when you '
+    'load the file.'
+  )
   # And nothing is left to be resized.
   assert caplog.messages == [warning] * bool(unusual and out.suffix == '.npz')
   if out.suffix != '.npz':
@@ -141,7 +145,7 @@ def test_a_run_and_a_run_from_it(tmp_path, digits_dir, capsys, monkeypatch):
     results.append(read_arrays(f'resized{i or ""}'))
     assert capsys.readouterr().out.splitlines() == [
       'embedding/kernel: (8, 8, 3, 32) -> (16, 16, 3, 32)',
-      f'resized{i or ""} is written; train on from it with: python -m vit_jax.main '
+      f'Wrote resized{i or ""}. Train from it with: python -m vit_jax.main '
       f'--config=FILE --workdir=DIR --config.init_from=resized{i or ""} '
       '--config.image_size=32 --config.model=NAME/16',
     ]
@@ -193,7 +197,7 @@ def test_shapes_are_those_of_the_model_at_the_new_size(name, overrides):
   model = lambda *size: create_model(name, num_classes=3, image_size=size, **TINY | overrides)
   want = traverse_util.flatten_dict(abstract_params(model(192, 320)), sep='/')
   old = noise_of(model(64, 96))
-  new = resize_arrays(old, (192, 320), old_image_size=(64, 96))
+  new = resize_arrays(old, NewSize((192, 320), old_image_size=(64, 96)))
   assert {k: v.shape for k, v in new.items()} == {k: v.shape for k, v in want.items()}
   changed = [k for k in old if old[k].shape != new[k].shape]
   assert len(changed) == (2 if overrides.get('pos_embedding') == 'learned2d' else 1) * (
@@ -211,7 +215,7 @@ def test_rows_and_columns_are_resized_alone():
     'ViT-Ti/8', num_classes=3, image_size=(32, 24), pos_embedding='learned2d', **TINY
   )
   old = noise_of(model)
-  new = resize_arrays(old, (56, 24))
+  new = resize_arrays(old, NewSize((56, 24)))
   rows, columns = (f'Transformer/posembed_input/{axis}' for axis in ('rows', 'columns'))
   assert_others_equal(old, new, rows)
   np.testing.assert_allclose(new[rows][::2], old[rows], atol=1e-6)
@@ -226,14 +230,14 @@ def test_rows_and_columns_are_resized_alone():
 
 def test_a_grid_may_be_turned():
   arrays = read_arrays(DATA / 'vit_gap.npz')
-  new = resize_arrays(arrays, (64, 16), method='half_pixel')
-  back = resize_arrays(new, (16, 64), old_image_size=(64, 16))  # as many patches
+  new = resize_arrays(arrays, NewSize((64, 16), method='half_pixel'))
+  back = resize_arrays(new, NewSize((16, 64), old_image_size=(64, 16)))  # as many patches
   np.testing.assert_array_equal(back[POSITIONS], resize_posembed(new[POSITIONS], (2, 8), (8, 2), 0))
   assert np.abs(back[POSITIONS] - new[POSITIONS]).max() > 0.01
 
 
 def enlarge(x, axis):
-  """Twice as many points, bilinear between pixel centres."""
+  """Twice as many points, bilinear between pixel centers."""
   x = np.moveaxis(x, axis, -1)
   edged = np.concatenate([x[..., :1], x, x[..., -1:]], -1)
   pairs = [0.75 * x + 0.25 * edged[..., :-2], 0.75 * x + 0.25 * edged[..., 2:]]
@@ -284,14 +288,14 @@ def test_a_file_that_does_not_tell_its_heads_and_activation(tmp_path, capsys):
   source, out = tmp_path / 'alone.safetensors', tmp_path / 'out.npz'
   shutil.copy(DATA / 'timm_tiny' / 'model.safetensors', source)
   assert run(source, out, '--image_size=64') == 1
-  assert 'error: ' in (error := capsys.readouterr().err) and 'give num_heads' in error
+  assert 'error: ' in (error := capsys.readouterr().err) and 'Give num_heads' in error
   assert run(source, out, '--image_size=64', '--num_heads=2') == 0
   assert_others_equal(read_arrays(DATA / 'timm_tiny'), read_arrays(out), POSITIONS)
   capsys.readouterr()
   assert run(source, tmp_path / 'out.safetensors', '--image_size=64', '--num_heads=2') == 1
   assert capsys.readouterr().err == (
-    f'error: {source} has no config.json that tells its '
-    'activation: put one beside it, or write npz\n'
+    f'error: {source} has no config.json that records its activation. Put one beside it, or '
+    'write npz.\n'
   )
 
 
@@ -301,46 +305,46 @@ def test_a_file_that_does_not_tell_its_heads_and_activation(tmp_path, capsys):
     (
       'vit_token.npz',
       ['--image_size=36'],
-      'image_size 36x36 is not a multiple of the patch size 8x8; try 32x32',
+      'image_size 36x36 is not a multiple of the patch size 8x8. Try 32x32.',
     ),
     (
       'vit_token.npz',
       ['--image_size=48', '--patch_size=32'],
-      'image_size 48x48 is not a multiple of the patch size 32x32; try 64x64',
+      'image_size 48x48 is not a multiple of the patch size 32x32. Try 64x64.',
     ),
     (
       'vit_token.npz',
       ['--image_size=32'],
-      'it is for 4x4 patches of 8x8 pixels already: nothing to resize',
+      'Nothing to resize, because it already has 4x4 patches of 8x8 pixels.',
     ),
     (
       'vit_token.npz',
       ['--image_size=64', '--old_image_size=32,64'],
-      'old_image_size 32x64 has 4x8 patches, but its position embedding has 16',
+      'old_image_size 32x64 has 4x8 patches, but the position embedding has 16. Give',
     ),
     (
       'vit_token.npz',
       ['--image_size=64', '--old_image_size=30'],
       'old_image_size 30x30 is not a multiple of the patch size 8x8',
     ),
-    ('vit_token.npz', ['--image_size=0'], 'one or two positive numbers of pixels, got 0'),
+    ('vit_token.npz', ['--image_size=0'], 'one or two positive numbers of pixels, but got 0.'),
     ('vit_token.npz', ['--image_size=64', '--patch_size=-8'], 'one or two positive numbers'),
-    ('hybrid_1_1.npz', ['--image_size=100'], 'not a multiple of the patch size 8x8; try 96x96'),
+    ('hybrid_1_1.npz', ['--image_size=100'], 'not a multiple of the patch size 8x8. Try 96x96.'),
     ('hybrid_stem.npz', ['--image_size=80'], 'not a multiple of the patch size 32x32'),
     (
       'hybrid_stem.npz',
       ['--image_size=96', '--patch_size=4'],
-      "a hybrid's patches are positions of its ResNet: their size is fixed",
+      'The patch size of a hybrid is fixed, because its patches are positions of its ResNet.',
     ),
     (
       'bit_v2.npz',
       ['--image_size=96'],
-      'a BiT ResNet takes images of any size as it is: nothing to resize',
+      'Nothing to resize, because a BiT ResNet takes images of any size.',
     ),
     (
       'posembed_timm.npz',
       ['--image_size=96'],
-      'there is no embedding/kernel: this is no Vision Transformer',
+      'It is not a Vision Transformer, because it has no embedding/kernel.',
     ),
     ('none.npz', ['--image_size=96'], 'no such file'),
   ],
@@ -348,7 +352,9 @@ def test_a_file_that_does_not_tell_its_heads_and_activation(tmp_path, capsys):
 def test_errors_name_the_file_and_write_nothing(source, flags, words, tmp_path, capsys):
   assert run(DATA / source, tmp_path / 'out', *flags) == 1
   shown = capsys.readouterr()
-  assert shown.err.startswith(f'error: {DATA / source}: ') and words in shown.err
+  assert (
+    re.match(f'error: Cannot (resize|read) {DATA / source}: ', shown.err) and words in shown.err
+  )
   assert shown.err.count('\n') == 1 and not shown.out
   assert not list(tmp_path.iterdir())
 
@@ -358,7 +364,7 @@ def test_what_is_there_stays(tmp_path, capsys):
   out.write_text('mine')
   assert run(DATA / 'vit_token.npz', out, '--image_size=64') == 1
   assert capsys.readouterr().err == (
-    f'error: {out} is there already: give another name, or --force to replace it\n'
+    f'error: {out} already exists. Choose another path, or replace it with --force.\n'
   )
   assert out.read_text() == 'mine'
   assert run(DATA / 'vit_token.npz', out, '--image_size=64', '--force') == 0
@@ -368,26 +374,31 @@ def test_what_is_there_stays(tmp_path, capsys):
 @pytest.mark.parametrize(
   'overrides, words',
   [
-    ({'pos_embedding': 'sincos2d'}, 'no position embedding was learned: images of any size fit'),
+    (
+      {'pos_embedding': 'sincos2d'},
+      'no position embedding was learned. It takes images of any size.',
+    ),
     ({'pos_embedding': 'none'}, 'no position embedding was learned'),
-    ({'pos_embedding': 'relative'}, 'relative positions are of one sequence length'),
-    ({'pos_embedding': 'relative', 'pos_embedding_at': 'shared'}, 'relative positions are of one'),
+    ({'pos_embedding': 'relative'}, 'Relative positions are for one sequence length'),
+    ({'pos_embedding': 'relative', 'pos_embedding_at': 'shared'}, 'Relative positions are for one'),
   ],
 )
 def test_models_without_a_learned_grid(overrides, words):
   model = create_model('ViT-Ti/8', num_classes=3, image_size=32, **TINY | overrides)
   with pytest.raises(InputError, match=words):
-    resize_arrays(noise_of(model), 64)
+    resize_arrays(noise_of(model), NewSize(64))
   if overrides['pos_embedding'] != 'relative':
-    new = resize_arrays(noise_of(model), 64, patch_size=16)  # that is something to do
+    new = resize_arrays(noise_of(model), NewSize(64, patch_size=16))  # that is something to do
     assert new['embedding/kernel'].shape == (16, 16, 3, 32)
 
 
 def test_a_grid_that_is_no_square_must_be_told():
-  arrays = resize_arrays(read_arrays(DATA / 'vit_token.npz'), (32, 48))
-  with pytest.raises(InputError, match='its 24 patches are no square: give old_image_size'):
-    resize_arrays(arrays, 64)
-  new = resize_arrays(arrays, 64, old_image_size=(32, 48))
+  arrays = resize_arrays(read_arrays(DATA / 'vit_token.npz'), NewSize((32, 48)))
+  with pytest.raises(
+    InputError, match='Its 24 patches do not make a square grid. Give old_image_size, the HEIGHT,W'
+  ):
+    resize_arrays(arrays, NewSize(64))
+  new = resize_arrays(arrays, NewSize(64, old_image_size=(32, 48)))
   assert new[POSITIONS].shape == (1, 65, 32)
 
 
@@ -398,8 +409,8 @@ def test_a_size_that_was_recorded_need_not_be_told(tmp_path, capsys):
   capsys.readouterr()
   assert run(tmp_path / 'a.npz', tmp_path / 'b.npz', '--image_size=96,128') == 1
   assert (
-    f'error: {tmp_path}/a.npz: its 48 patches are no square: give old_image_size, the '
-    'pixels HEIGHT,WIDTH that it is for\n'
+    f'error: Cannot resize {tmp_path}/a.npz: Its 48 patches do not make a square grid. Give '
+    'old_image_size, the HEIGHT,WIDTH in pixels of the images that it is for.\n'
   ) == capsys.readouterr().err
   assert run(tmp_path / 'a', tmp_path / 'b', '--image_size=96,128') == 0
   assert (
@@ -415,4 +426,4 @@ def test_sizes_on_the_command_line_are_one_or_two_numbers(tmp_path, capsys):
   for size in ('big', '1,2,3', '32x32'):
     with pytest.raises(SystemExit, match='2'):
       run('a.npz', 'b.npz', f'--image_size={size}')
-    assert f"argument --image_size: invalid size value: '{size}'" in capsys.readouterr().err
+    assert f"argument --image_size: invalid image_size value: '{size}'" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from vit_jax import create_model, load_params, save_params
 from vit_jax.pretrained.architecture import infer_model
 from vit_jax.pretrained.formats import read_arrays, read_checkpoint, write_arrays
 from vit_jax.pretrained.load import abstract_params
-from vit_jax.pretrained.torch_layout import read_positions, write_positions
+from vit_jax.pretrained.torch_positions import read_positions, write_positions
 
 DATA = FILES
 HF = DATA / 'hf_tiny' / 'model.safetensors'
@@ -135,9 +135,13 @@ def test_the_model_tells_what_parameters_do_not(tmp_path):
     1e-5,
     (8, 12),
   )
-  with pytest.raises(ValueError, match='6 positions are no square grid: give the model'):
+  with pytest.raises(
+    ValueError, match='The 6 positions do not make a square grid. Give the model, or'
+  ):
     save_params(params, tmp_path / 'x', 'timm')
-  with pytest.raises(ValueError, match='timm has no config for norm_eps=1e-12'):
+  with pytest.raises(
+    ValueError, match='timm has no config for norm_eps=1e-12, only for 1e-6 and 1e-5. Write hf'
+  ):
     save_params(params, tmp_path / 'x', 'timm', model=model.clone(norm_eps=1e-12))
 
 
@@ -199,10 +203,13 @@ def test_shards(tmp_path):
   for path in (tmp_path, index):
     np.testing.assert_equal(read_arrays(path), read_arrays(HF))
   (tmp_path / 'model-00002-of-00003.safetensors').unlink()
-  with pytest.raises(ValueError, match='model-00002-of-00003.safetensors: no such file'):
+  with pytest.raises(
+    ValueError,
+    match='Cannot read .*model-00002-of-00003.safetensors: no such file. Check the path.',
+  ):
     read_arrays(tmp_path)
   index.write_text('{"weight_map": {"a": "../../etc/passwd"}}')
-  with pytest.raises(ValueError, match='index.json is not a readable index'):
+  with pytest.raises(ValueError, match='Cannot read .*index.json as an index of safetensors files'):
     read_arrays(tmp_path)
 
 
@@ -221,9 +228,11 @@ def test_heads_come_from_the_model_the_config_or_the_width(tmp_path):
   assert read_arrays(TIMM)[name].shape == (32, 2, 16)
   assert read_arrays(TIMM, num_heads=4)[name].shape == (32, 4, 8)
   directory = copy(TIMM, tmp_path / 'x', config=False)
-  with pytest.raises(ValueError, match='width 32 is not a usual one: give num_heads'):
+  with pytest.raises(ValueError, match='and width 32 has no usual one. Give num_heads, or put'):
     read_arrays(directory)
-  with pytest.raises(ValueError, match=r'shape \(32, 32\) does not go with 5 attention heads'):
+  with pytest.raises(
+    ValueError, match=r'shape \(32, 32\) does not fit 5 attention heads. Give another'
+  ):
     read_arrays(directory, num_heads=5)
   model = create_model(
     'ViT-Ti/8', hidden_dim=32, mlp_dim=128, num_heads=2, num_layers=2, num_classes=10, image_size=32
@@ -269,12 +278,22 @@ def test_three_habits_of_positions():
 @pytest.mark.parametrize(
   'source, old, new, words',
   [
-    (TIMM, 'norm.weight', 'fc_norm.weight', r'normalises after pooling \(fc_norm\)'),
+    (
+      TIMM,
+      'norm.weight',
+      'fc_norm.weight',
+      r'cannot build its model: it has a LayerNorm after pooling \(fc_norm\)',
+    ),
     (TIMM, 'head.bias', 'dist_token', 'distillation token'),
     (HF, 'classifier.bias', 'vit.embeddings.distillation_token', 'distillation token'),
-    (TIMM, 'norm.bias', 'blocks.0.attn.q_norm.weight', 'normalises queries and keys'),
+    (TIMM, 'norm.bias', 'blocks.0.attn.q_norm.weight', 'it normalizes queries and keys'),
     (HF, 'classifier.bias', 'vit.encoder.layer.0.mlp.weights_in.weight', 'SwiGLU'),
-    (HF, 'vit.embeddings.patch_embeddings.projection.weight', 'conv1.weight', 'lacks vit.embed'),
+    (
+      HF,
+      'vit.embeddings.patch_embeddings.projection.weight',
+      'conv1.weight',
+      'vit.embeddings.patch_embeddings.projection.weight is missing. Download it again.',
+    ),
     (TIMM, 'head.bias', 'decoder.0.bias', r'missing head/bias .* extra decoder.0.bias'),
   ],
 )
@@ -295,7 +314,7 @@ def test_safetensors_of_something_else(tmp_path):
 
 
 @pytest.mark.parametrize('source, kind', [(TIMM, 'timm'), (HF, 'hf')])
-def test_another_normalisation_of_the_pixels_is_named_and_kept(tmp_path, source, kind, caplog):
+def test_another_normalization_of_the_pixels_is_named_and_kept(tmp_path, source, kind, caplog):
   mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
   config = json.loads(source.with_name('config.json').read_text())
   preprocessor = {'image_mean': mean, 'image_std': std}
@@ -312,8 +331,9 @@ def test_another_normalisation_of_the_pixels_is_named_and_kept(tmp_path, source,
     assert (kept.image_mean, kept.image_std) == (mean, std)
   load_params(tmp_path / kind, infer(arrays, metadata))
   assert [r.getMessage() for r in caplog.records] == [
-    f'{tmp_path / kind} is of a model for images (x - mean) / std with x in [0, 1], mean {mean} '
-    f'and std {std}: give it such, or take load_model, which adapts it to images in [-1, 1]'
+    f'{tmp_path / kind} expects images normalized as (x - mean) / std with x in [0, 1], mean {mean} '
+    f'and std {std}. Normalize them so, or use load_model, which adapts the model to images in '
+    '[-1, 1].'
   ]
 
 
@@ -332,7 +352,9 @@ def test_damaged_files_are_named(tmp_path, damage):
       'length': bytes([good[0] ^ 1]) + good[1:],
     }[damage]
   )
-  with pytest.raises(ValueError, match='bad.safetensors is not a readable safetensors file'):
+  with pytest.raises(
+    ValueError, match='Cannot read .*bad.safetensors as a safetensors file: .*. Download it again.'
+  ):
     read_arrays(tmp_path / 'bad.safetensors')
 
 
@@ -342,5 +364,8 @@ def test_damaged_files_are_named(tmp_path, damage):
 def test_damaged_configs_are_named(tmp_path, text):
   directory = copy(HF, tmp_path / 'x')
   (directory / 'config.json').write_text(text)
-  with pytest.raises(ValueError, match='x/config.json has no readable config'):
+  with pytest.raises(
+    ValueError,
+    match='Cannot read the config of a model in .*x/config.json .*. Download the file again.',
+  ):
     read_arrays(directory)

@@ -24,11 +24,13 @@ def test_around_every_format_and_back(tmp_path, capsys):
   for name, *options in steps:
     assert convert.main([str(path), str(tmp_path / name), *filter(None, options)]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0].startswith(f'{path}: ') and out[0].endswith('40 arrays, 24,234 parameters')
+    assert out[0].startswith(f'Read {path} (') and out[0].endswith(
+      ', 40 arrays, 24,234 parameters).'
+    )
     kind = options[0].split('=')[1] if options[0] else {'e': 'orbax', 'f.npz': 'npz'}[name]
-    assert out[1] == f'{tmp_path / name}: {kind}, the same numbers'
+    assert out[1] == f'Wrote {tmp_path / name} ({kind}, the same values).'
     assert out[2:] == (
-      ['note: activation=gelu_tanh, norm_eps=1e-06 taken for granted, as in the published models']
+      ["Note: Assumed activation='gelu_tanh', norm_eps=1e-06, as in the published models."]
       if name == 'a'
       else []
     )
@@ -50,7 +52,10 @@ def test_nothing_is_overwritten_unless_forced(tmp_path, capsys):
   path.write_text('precious')
   source = str(DATA / 'vit_gap.npz')
   assert convert.main([source, str(path)]) == 1
-  assert 'error: ' in (err := capsys.readouterr().err) and 'a.npz is there already' in err
+  assert (
+    'error: ' in (err := capsys.readouterr().err)
+    and 'a.npz already exists. Choose another path, or replace it with --force.' in err
+  )
   assert path.read_text() == 'precious'
   assert convert.main([source, str(path), '--force']) == 0
   np.testing.assert_equal(read_arrays(path), read_arrays(source))
@@ -61,9 +66,9 @@ def test_what_the_source_does_not_tell_can_be_given(tmp_path, capsys):
   bare.write_bytes((DATA / 'timm_tiny' / 'model.safetensors').read_bytes())
   to = [str(bare), str(tmp_path / 'x'), '--to=hf']
   assert convert.main(to) == 1
-  assert 'width 32 is not a usual one: give num_heads' in capsys.readouterr().err
+  assert 'width 32 has no usual one. Give num_heads' in capsys.readouterr().err
   assert convert.main([*to, '--num_heads=2']) == 1
-  assert 'give --activation=gelu' in capsys.readouterr().err
+  assert 'Give --activation=gelu, ' in capsys.readouterr().err
   assert convert.main([*to, '--num_heads=2', '--activation=gelu', '--norm_eps=1e-5']) == 0
   config = json.loads((tmp_path / 'x' / 'config.json').read_text())
   assert (config['hidden_act'], config['layer_norm_eps'], config['num_attention_heads']) == (
@@ -80,7 +85,7 @@ def test_what_npz_loses_is_said(tmp_path, capsys):
   )
   assert convert.main([str(tmp_path / 'x'), str(tmp_path / 'a.npz')]) == 0
   assert capsys.readouterr().out.splitlines()[-1] == (
-    'note: npz does not keep activation=gelu, norm_eps=1e-12, the names of the classes'
+    "Note: npz does not keep activation='gelu', norm_eps=1e-12, the class names."
   )
 
 
@@ -91,7 +96,7 @@ def test_an_image_size_for_a_grid_that_is_not_square(tmp_path, capsys):
   write_arrays(arrays, tmp_path / 'a.npz')
   to = [str(tmp_path / 'a.npz'), str(tmp_path / 'x'), '--to=hf']
   assert convert.main(to) == 1
-  assert '8 positions are no square grid' in capsys.readouterr().err
+  assert 'The 8 positions do not make a square grid.' in capsys.readouterr().err
   assert convert.main([*to, '--image_size=16,32']) == 0
   assert json.loads((tmp_path / 'x' / 'config.json').read_text())['image_size'] == [16, 32]
 
@@ -104,7 +109,7 @@ def test_names_that_do_not_fit_the_head_are_left_out_and_said(tmp_path, capsys):
   )
   assert convert.main([str(tmp_path / 'run'), str(tmp_path / 'x'), '--to=timm']) == 0
   assert capsys.readouterr().out.splitlines()[-1] == (
-    'note: 2 names of classes are left out, since the head has 10 outputs'
+    'Note: Dropped the 2 class names, because the head has 10 outputs.'
   )
   assert read_checkpoint(tmp_path / 'x').metadata.class_names is None
 
@@ -112,11 +117,17 @@ def test_names_that_do_not_fit_the_head_are_left_out_and_said(tmp_path, capsys):
 @pytest.mark.parametrize(
   'arguments, words',
   [
-    (['bit_v2.npz', 'x', '--to=hf'], 'only plain Vision Transformers can be written for PyTorch'),
-    (['vit_gap.npz', 'x', '--to=hf'], "no model of transformers has head='gap'"),
+    (
+      ['bit_v2.npz', 'x', '--to=hf'],
+      'PyTorch formats hold only plain Vision Transformers, not BiT ResNets',
+    ),
+    (
+      ['vit_gap.npz', 'x', '--to=hf'],
+      "No model of transformers has head='gap'. Write npz or orbax instead",
+    ),
     (['hf_tiny', 'x', '--to=timm'], 'timm has no config for norm_eps=1e-12'),
-    (['vit_gap.npz', 'x.safetensors'], 'safetensors with whose names? Say timm or hf'),
-    (['none.npz', 'x'], 'none.npz: no such file'),
+    (['vit_gap.npz', 'x.safetensors'], 'Give the format timm or hf.'),
+    (['none.npz', 'x'], 'none.npz: no such file. Check the path.'),
   ],
 )
 def test_errors_are_one_sentence(tmp_path, capsys, arguments, words):

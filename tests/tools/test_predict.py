@@ -244,7 +244,7 @@ def test_another_image_size(album, capsys, caplog):
   assert lines(capsys.readouterr().out) == as_lines(
     [album / 'a.png'], predict(model, params, album / 'a.png')
   )
-  assert 'resized' in caplog.text
+  assert 'Resized' in caplog.text
 
 
 def test_a_head_of_zeros(album, loaded, tmp_path, capsys, caplog):
@@ -268,7 +268,10 @@ def test_a_head_of_zeros(album, loaded, tmp_path, capsys, caplog):
     (['--files_from=ALBUM/notes.txt'], 'ALBUM/notes.txt lists no images.'),
     (['--files_from=ALBUM/none'], 'Cannot read ALBUM/none: No such file or directory.'),
     (['ALBUM/a.png', '--checkpoint=ALBUM/none.npz'], 'ALBUM/none.npz: no such file'),
-    (['ALBUM/a.png', '--model=ViT-B/16'], 'vit_token.npz does not fit the model: '),
+    (
+      ['ALBUM/a.png', '--model=ViT-B/16'],
+      'vit_token.npz does not fit the model. Choose the model that the file was written for.',
+    ),
     (['ALBUM/a.png', '--override=registres=4'], "unknown field 'registres'"),
     (['ALBUM/a.png', '--image_size=33'], 'image_size 33x33 is not a multiple of the patch size'),
     (['ALBUM/a.png', '--top_k=0'], 'top_k must be at least 1, but it is 0.'),

@@ -270,8 +270,10 @@ def test_fine_tuning_at_a_higher_resolution(pretrained, digits_dir, tmp_path):
   )
   train(c, tmp_path / 'run')
   log = (tmp_path / 'run' / 'log.txt').read_text()
-  assert 'its head of 10 classes is dropped; the head of 10 classes is new' in log
-  assert 'resized from 2x2 patches to the grid of 4x4' in log
+  assert (
+    'Replaced the head of 10 classes with a new head of 10 classes, initialized to zero.' in log
+  )
+  assert 'Resized the position embedding from 2x2 patches to a grid of 4x4 patches.' in log
   fields = dict(num_classes=10, hidden_dim=16, mlp_dim=32, num_heads=2, num_layers=2)
   small = load_params(workdir, create_model('ViT-Ti/4', image_size=8, **fields))
   large = load_params(tmp_path / 'run', create_model('ViT-Ti/4', image_size=16, **fields))

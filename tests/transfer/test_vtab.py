@@ -222,4 +222,4 @@ def test_a_checkpoint_is_really_transferred(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(runs_lib, 'train', None)
   assert vtab.main(arguments) == 0
   assert row in [line.split() for line in capsys.readouterr().out.splitlines()]
-  assert 'head of 7 classes is dropped' in log
+  assert 'Replaced the head of 7 classes with' in log

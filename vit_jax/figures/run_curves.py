@@ -12,7 +12,7 @@ from vit_jax.pretrained import orbax
 
 def find_own_run(checkpoint: str) -> Path | None:
   """Return the workdir of the run that wrote a checkpoint, or None if it has no metrics."""
-  step = orbax.find(checkpoint) if os.path.isdir(checkpoint) else None
+  step = orbax.find_checkpoint(checkpoint) if os.path.isdir(checkpoint) else None
   if step is None or not (step.parent.parent / METRICS).exists():
     return None
   return step.parent.parent

@@ -26,7 +26,7 @@ def checkpoint_run(path: str) -> Run | None:
   Args:
     path: a workdir, its checkpoints/ or the directory of a step. Files belong to no run.
   """
-  return find_run(orbax.find(path)) if os.path.isdir(path) else None
+  return find_run(orbax.find_checkpoint(path)) if os.path.isdir(path) else None
 
 
 def load_checkpoint(

@@ -1,1 +1,1 @@
-"""Checkpoints as parameters of a model, and parameters as checkpoints for other programs."""
+"""Checkpoints: read every published format as parameters of a model, and write them."""

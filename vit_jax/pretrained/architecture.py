@@ -1,139 +1,115 @@
-"""Which model a checkpoint is of, from the names and shapes of its arrays."""
+"""Infer a checkpoint's model from the names and shapes of its arrays."""
 
 from collections.abc import Mapping
 import re
 from typing import Any
 
-import numpy as np
-
 from vit_jax.errors import InputError
-from vit_jax.models.sizes import RESNET_UNITS, VARIANTS, ResNet, Variant
-from vit_jax.pretrained.metadata import Metadata
+from vit_jax.models.sizes import RESNET_UNITS, VARIANTS, Variant
+from vit_jax.pretrained.array_sizes import ArraySizes, count_units
+from vit_jax.pretrained.metadata import EMPTY, MODEL_FIELDS, Metadata
+from vit_jax.pretrained.posembed import square_grid
 
-# Better by a file than by its arrays:
-_TOLD = ('activation', 'norm_eps', 'head', 'pos_embedding', 'pos_embedding_at', 'image_size')
 _BIT_ROOT = 'resnet/root_block/standardized_conv2d/kernel'
+Fields = dict[str, Any]  # keyword arguments of create_model
 
 
 def infer_model(
-  arrays: Mapping[str, np.ndarray], metadata: Metadata = Metadata()
+  arrays: Mapping[str, Any], metadata: Metadata = EMPTY
 ) -> tuple[str, dict[str, Any]]:
-  """Returns the name and the keyword arguments with which `create_model` makes the model.
+  """Return the name and the keyword arguments with which `create_model` builds the model.
 
-  Neither arrays nor `metadata` tell whether a learned position embedding is added once (assumed) or
-  is 'shared' by all blocks. Where none was learned, 'sincos2d' is assumed. Where nothing tells
-  image_size, it is left out.
+  Arrays and metadata do not always show everything. A learned position embedding is assumed to be
+  added once, not 'shared' by all blocks. Without a learned one, 'sincos2d' is assumed. If nothing
+  shows image_size, it is left out.
 
   Args:
-    arrays: {canonical name: array}, and
-    metadata: what else the file says, as of `read_checkpoint`.
+    arrays: {canonical name: array}, or anything with a shape in place of an array.
+    metadata: the file's metadata, from `read_checkpoint`. It wins over the arrays.
+
+  Returns:
+    (name, fields) for create_model(name, **fields).
+
   Raises:
-    InputError: the arrays are of no model that `create_model` makes.
+    InputError: `create_model` cannot build a model with these arrays.
   """
-  name, found = _bit(arrays) if _BIT_ROOT in arrays else _vision_transformer(arrays)
-  told = {field: getattr(metadata, field) for field in _TOLD}
-  return name, found | {field: value for field, value in told.items() if value is not None}
+  name, fields = _bit(arrays) if _BIT_ROOT in arrays else _vision_transformer(ArraySizes(arrays))
+  recorded = {field: getattr(metadata, field) for field in (*MODEL_FIELDS, 'image_size')}
+  return name, fields | {field: value for field, value in recorded.items() if value is not None}
 
 
-def _bit(arrays):
-  units = _units(arrays, r'resnet/block(\d+)/unit\d+/a/standardized_conv2d/kernel')
+def _bit(arrays: Mapping[str, Any]) -> tuple[str, Fields]:
+  units = count_units(arrays, r'resnet/block(\d+)/unit\d+/a/standardized_conv2d/kernel')
   backbone = next((name for name, known in RESNET_UNITS.items() if known == units), None)
   if backbone is None:
-    raise InputError(f'no BiT ResNet has {units} units')
+    raise InputError(f'No BiT ResNet has {units} units.')
   width = arrays[_BIT_ROOT].shape[-1] // 64
-  return f'BiT-{backbone}x{width}', {'num_classes': _width(arrays, 'resnet/head/conv2d/bias')}
+  bias = 'resnet/head/conv2d/bias'
+  num_classes = arrays[bias].shape[0] if bias in arrays else 0
+  return f'BiT-{backbone}x{width}', {'num_classes': num_classes}
 
 
-def _vision_transformer(arrays):
-  axial = 'Transformer/encoderblock_0/row/LayerNorm_0/scale' in arrays
-  block = 'Transformer/encoderblock_0/' + 'row/' * axial
-  attention, mlp = block + 'MultiHeadDotProductAttention_0/', block + 'MlpBlock_0/'
-  patch, _, _, hidden_dim = _shape(arrays, 'embedding/kernel')
-  blocks = {
-    match[1] for name in arrays if (match := re.match(r'Transformer/encoderblock_(\d+)/', name))
-  }
-  letter, found = _size(
-    Variant(
-      hidden_dim,
-      _shape(arrays, mlp + 'Dense_0/kernel')[1],
-      _shape(arrays, attention + 'query/kernel')[1],
-      len(blocks),
-    )
-  )
-  name, stride = f'ViT-{letter}/{patch}', patch
-  if 'conv_root/kernel' in arrays:
-    name, stride, stages = _hybrid(arrays, letter, patch)
-    found |= stages
-  position, grid = _position(arrays, 'cls' in arrays)
+def _vision_transformer(sizes: ArraySizes) -> tuple[str, Fields]:
+  letter, fields = _nearest_variant(sizes.variant)
+  patch = sizes.patch_size[0]
+  name = f'ViT-{letter}/{patch}'
+  if sizes.resnet_units is not None:
+    name, stages = _hybrid(sizes.resnet_units, letter, patch, sizes.resnet_stride)
+    fields |= stages
+  position, grid = _position(sizes)
   if grid:
-    found['image_size'] = grid[0] * stride, grid[1] * stride
-  found |= position
-  found |= {
-    'num_classes': _width(arrays, 'head/bias'),
-    'head': 'token' if 'cls' in arrays else 'map' if 'MAPHead_0/probe' in arrays else 'gap',
-    'representation_size': _width(arrays, 'pre_logits/bias') or None,
-    'registers': arrays['registers'].shape[1] if 'registers' in arrays else 0,
-    'attention': 'axial' if axial else 'full',
-    'pre_norm': 'Transformer/pre_norm/scale' in arrays,
-    'patch_bias': 'embedding/bias' in arrays,
-    'qkv_bias': attention + 'query/bias' in arrays,
-    'layer_scale': float(block + 'LayerScale_0/scale' in arrays),
+    stride = patch * sizes.resnet_stride
+    fields['image_size'] = grid[0] * stride, grid[1] * stride
+  fields |= position | {
+    'num_classes': sizes.num_classes,
+    'head': sizes.head,
+    'representation_size': sizes.representation_size or None,
+    'registers': sizes.registers,
+    'attention': 'axial' if sizes.axial else 'full',
+    'pre_norm': sizes.pre_norm,
+    'patch_bias': sizes.patch_bias,
+    'qkv_bias': sizes.qkv_bias,
+    'layer_scale': float(sizes.layer_scale),
   }
-  return name, found
+  return name, fields
 
 
-def _size(variant):
-  """The letter of the nearest size in the table, and overrides for what differs from it."""
-  letters = [
-    (sum(a == b for a, b in zip(variant, known)), letter) for letter, known in VARIANTS.items()
-  ]
-  letter = max(letters, key=lambda pair: pair[0])[1]
+def _nearest_variant(variant: Variant) -> tuple[str, Fields]:
+  """Return the letter of the nearest size in the table, and the fields that differ from it."""
+  matches = {
+    letter: sum(a == b for a, b in zip(variant, known)) for letter, known in VARIANTS.items()
+  }
+  letter = max(matches, key=matches.__getitem__)
   known = VARIANTS[letter]._asdict()
   return letter, {k: v for k, v in variant._asdict().items() if v != known[k]}
 
 
-def _hybrid(arrays, letter, patch):
-  """(name, pixels between patches, overrides)."""
-  units = _units(arrays, r'block(\d+)/unit\d+/conv1/kernel')
-  stride = patch * ResNet(units).stride
+def _hybrid(
+  units: tuple[int, ...], letter: str, patch: int, resnet_stride: int
+) -> tuple[str, Fields]:
+  """Return the name and the extra fields of a hybrid whose ResNet has these units per stage."""
   if not units:
-    return f'R+ViT-{letter}/{2 * patch}', stride, {}  # the published R+Ti/16 has patches of 8
+    return f'R+ViT-{letter}/{2 * patch}', {}  # the published R+Ti/16 has patches of 8
   for backbone, (*most, third, last) in RESNET_UNITS.items():
     for stages, known in (4, (*most, third, last)), (3, (*most, third + last)):
       if units == known:
-        return f'{backbone}+ViT-{letter}/{stride}', stride, {'resnet_stages': stages}
-  raise InputError(f'no hybrid has a ResNet of {units} units')
+        return f'{backbone}+ViT-{letter}/{patch * resnet_stride}', {'resnet_stages': stages}
+  raise InputError(f'No hybrid has a ResNet with {units} units.')
 
 
-def _position(arrays, has_cls):
-  """The overrides for positions, and the grid (h, w) of patches where they tell it."""
-  names = [name for name in arrays if re.search(r'posembed_input/|relative_position/', name)]
+def _position(sizes: ArraySizes) -> tuple[Fields, tuple[int, int] | None]:
+  """Return the fields for positions, and the grid (h, w) of patches if the arrays show it."""
+  names = [name for name in sizes.arrays if re.search(r'posembed_input/|relative_position/', name)]
   if not names:
     return {'pos_embedding': 'sincos2d'}, None
-  own = any('/encoderblock_' in name for name in names)
+  in_blocks = any('/encoderblock_' in name for name in names)
   if any('relative_position/' in name for name in names):
-    return {'pos_embedding': 'relative', 'pos_embedding_at': 'stem' if own else 'shared'}, None
+    place = 'stem' if in_blocks else 'shared'
+    return {'pos_embedding': 'relative', 'pos_embedding_at': place}, None
+  fields = {'pos_embedding_at': 'every' if in_blocks else 'stem'}
   prefix = names[0].rsplit('/', 1)[0]
-  at = {'pos_embedding_at': 'every' if own else 'stem'}
-  if f'{prefix}/rows' in arrays:
-    grid = tuple(_shape(arrays, f'{prefix}/{axis}')[0] for axis in ('rows', 'columns'))
-    return {'pos_embedding': 'learned2d'} | at, grid
-  patches = _shape(arrays, f'{prefix}/pos_embedding')[1] - has_cls
-  side = round(patches**0.5)
-  return {'pos_embedding': 'learned'} | at, (side, side) if side**2 == patches else None
-
-
-def _units(arrays, pattern):
-  """How many units each block of a ResNet has."""
-  blocks = [int(match[1]) for name in arrays if (match := re.fullmatch(pattern, name))]
-  return tuple(blocks.count(block) for block in sorted(set(blocks)))
-
-
-def _width(arrays, bias):
-  return len(arrays[bias]) if bias in arrays else 0
-
-
-def _shape(arrays, name):
-  if name not in arrays:
-    raise InputError(f'the arrays are of no model that create_model makes: {name} is missing')
-  return arrays[name].shape
+  if f'{prefix}/rows' in sizes.arrays:
+    grid = sizes.shape(f'{prefix}/rows')[0], sizes.shape(f'{prefix}/columns')[0]
+    return {'pos_embedding': 'learned2d'} | fields, grid
+  num_patches = sizes.shape(f'{prefix}/pos_embedding')[1] - sizes.class_token
+  return {'pos_embedding': 'learned'} | fields, square_grid(num_patches)

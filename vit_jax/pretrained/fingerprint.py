@@ -1,4 +1,4 @@
-"""Fingerprints of arrays: Orbax and TensorStore restore flipped bytes without a word."""
+"""Fingerprints of arrays, which detect the flipped bytes that Orbax and TensorStore do not."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ import jax.numpy as jnp
 
 @jax.jit
 def _fingerprints(leaves: list[jax.Array]) -> list[jax.Array]:
-  def one(x):
+  def one(x: jax.Array) -> jax.Array:
     words = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
     bits = jax.lax.bitcast_convert_type(x, words).astype(jnp.uint32)
     index = jnp.zeros(x.shape, jnp.uint32)  # in the flat array, without flattening a sharded one
     for axis, size in enumerate(x.shape):
       index = index * size + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-    # Odd weights are invertible modulo 2**32: a change in any one word always shows.
+    # Odd weights are invertible modulo 2**32, so a change in a single word always shows.
     mixed = (bits ^ (bits >> 15)) * jnp.uint32(0x2C1B3C6D)
     return jnp.sum(mixed * (2 * index + 1), dtype=jnp.uint32)
 
@@ -22,13 +22,16 @@ def _fingerprints(leaves: list[jax.Array]) -> list[jax.Array]:
 
 
 def fingerprint(tree: Any) -> dict[str, int]:
-  """{array name: uint32} of a tree of arrays; sums modulo 2**32, so the same on any sharding."""
+  """Return {array name: uint32} for a tree of arrays.
+
+  A fingerprint is a sum modulo 2**32, so it does not depend on how the array is sharded.
+  """
   names, leaves = named_leaves(tree)
   return dict(zip(names, map(int, jax.device_get(_fingerprints(leaves)))))
 
 
 def named_leaves(tree: Any) -> tuple[list[str], list[Any]]:
-  """The '/'-joined names and the leaves of a tree, in the order of `jax.tree.leaves`."""
+  """Return the '/'-joined names and the leaves of a tree, in the order of `jax.tree.leaves`."""
   paths, leaves = zip(*jax.tree_util.tree_flatten_with_path(tree)[0])
   part = lambda k: str(next(getattr(k, a) for a in ('key', 'name', 'idx') if hasattr(k, a)))
   return ['/'.join(map(part, path)) for path in paths], list(leaves)

@@ -1,6 +1,6 @@
-"""Arrays of a checkpoint into the shapes of a model: only the head and the positions may change."""
+"""Fit the arrays of a checkpoint to a model: swap the head, resize positions, check the shapes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import logging
 import os
 from typing import Any
@@ -10,9 +10,10 @@ import numpy as np
 
 from vit_jax.errors import InputError, shortlist
 from vit_jax.pretrained.metadata import Metadata
-from vit_jax.pretrained.posembed import resize_posembed
+from vit_jax.pretrained.posembed import resize_posembed, square_grid
 
 _HEADS = ('head/', 'resnet/head/')
+Path = str | os.PathLike[str]
 log = logging.getLogger('vit_jax')
 
 
@@ -21,20 +22,23 @@ def fit(
   want: Mapping[str, Any],
   model: nn.Module,
   metadata: Metadata,
-  path: str | os.PathLike,
+  path: Path,
   new_head: bool = False,
 ) -> dict[str, np.ndarray]:
-  """Returns the arrays that the model wants, with a new head or resized positions if need be.
+  """Return exactly the arrays that the model expects.
+
+  Only the head and the grid of learned positions may differ from the file; a warning says so.
 
   Args:
     arrays: {canonical name: array} of the file.
     want: {canonical name: shape and dtype} of the model.
-    metadata: what the file says of itself.
-    path: of the file, for messages.
-    new_head: a new one, whatever the file's is for.
+    model: the model.
+    metadata: the file's metadata.
+    path: the file's path, for messages.
+    new_head: replace the head even if the file's has as many classes.
 
   Raises:
-    InputError: listing together every array that is missing, extra or of another shape.
+    InputError: the arrays do not fit. It lists every one that is missing, extra or misshapen.
   """
   arrays = dict(arrays)
   _fit_head(arrays, want, model, path, new_head)
@@ -47,50 +51,88 @@ def fit(
     if arrays[k].shape != want[k].shape
   ]
   if problems:
-    raise InputError(f'{path} does not fit the model: {shortlist(problems)}')
+    raise InputError(
+      f'{path} does not fit the model. Choose the model that the file was written for. '
+      f'Differences: {shortlist(problems)}.'
+    )
   return {k: arrays[k] for k in want}
 
 
-def _fit_head(arrays, want, model, path, anew):
-  """Drops the file's head, or puts a new one in, where the classes differ or are to be others."""
-  of_file = [k for k in arrays if k.startswith(_HEADS)]
-  of_model = [k for k in want if k.startswith(_HEADS)]
-  old, new = _classes(of_file, arrays), _classes(of_model, want)
-  if old == new != 0 and not anew:
+def absorb_normalization(
+  arrays: Mapping[str, np.ndarray], mean: Sequence[float], std: Sequence[float]
+) -> dict[str, np.ndarray]:
+  """Return a ViT's patch embedding for pixels in [-1, 1] in place of (p - mean) / std.
+
+  Args:
+    arrays: {canonical name: array}.
+    mean: mean of red, green and blue; of pixels p in [0, 1].
+    std: standard deviation of red, green and blue.
+
+  Returns:
+    {'embedding/kernel': (p, p, 3, D), 'embedding/bias': (D,)}.
+  """
+  kernel = arrays['embedding/kernel'].astype(np.float64)
+  shift, scale = (0.5 - np.array(mean)) / np.array(std), 2 * np.array(std)
+  bias = arrays.get('embedding/bias', 0) + np.einsum('hwcd,c->d', kernel, shift)
+  kernel = kernel / scale[:, None]
+  return {'embedding/kernel': kernel.astype(np.float32), 'embedding/bias': bias.astype(np.float32)}
+
+
+def _fit_head(
+  arrays: dict[str, np.ndarray],
+  want: Mapping[str, Any],
+  model: nn.Module,
+  path: Path,
+  new_head: bool,
+) -> None:
+  """Drop or replace the file's head in `arrays` if the model has other classes."""
+  names_in_file = [name for name in arrays if name.startswith(_HEADS)]
+  names_in_model = [name for name in want if name.startswith(_HEADS)]
+  old = _num_classes(names_in_file, arrays)
+  new = _num_classes(names_in_model, want)
+  if old == new != 0 and not new_head:
     return
-  extra = [k for k in arrays if k.startswith('pre_logits/') and k not in want]
-  for name in of_file + extra:
+  pre_logits = [name for name in arrays if name.startswith('pre_logits/') and name not in want]
+  for name in names_in_file + pre_logits:
     del arrays[name]
-  for name in of_model:
+  for name in names_in_model:
     bias = getattr(model, 'head_bias_init', 0.0) if name.endswith('bias') else 0.0
     arrays[name] = np.full(want[name].shape, bias, want[name].dtype)
   changes = []
-  if old:
-    changes.append(f'its head of {old} classes is dropped')
+  if old and new:
+    changes.append(
+      f'Replaced the head of {old} classes with a new head of {new} classes, initialized to zero.'
+    )
+  elif old:
+    changes.append(f'Dropped the head of {old} classes.')
   elif new:
-    changes.append('it has no head')
-  if extra:
-    changes.append('its pre_logits layer is dropped')
-  if new:
-    changes.append(f'the head of {new} classes is new: zeros, to be trained')
+    changes.append(f'Added a new head of {new} classes, initialized to zero.')
+  if pre_logits:
+    changes.append('Dropped the pre_logits layer.')
   if changes:
-    log.warning('%s: %s', path, '; '.join(changes))
+    log.warning('%s: %s', path, ' '.join(changes))
 
 
-def _classes(head, arrays):
-  """Number of outputs of a head, 0 when there is none."""
-  return max((arrays[k].shape[-1] for k in head if arrays[k].shape), default=0)
+def _num_classes(head: Iterable[str], arrays: Mapping[str, Any]) -> int:
+  """Return the number of outputs of a head, given the names of its arrays; 0 if there are none."""
+  return max((arrays[name].shape[-1] for name in head if arrays[name].shape), default=0)
 
 
-def _fit_positions(arrays, want, model, metadata, path):
-  """Resizes learned position embeddings to the model's grid."""
+def _fit_positions(
+  arrays: dict[str, np.ndarray],
+  want: Mapping[str, Any],
+  model: nn.Module,
+  metadata: Metadata,
+  path: Path,
+) -> None:
+  """Resize learned position embeddings in `arrays` to the model's grid."""
   old_sizes = set()
   for name in want:
     if 'posembed_input/' not in name or name not in arrays:
       continue
     array, shape = arrays[name], want[name].shape
     if array.ndim != len(shape) or array.shape[-1] != shape[-1]:
-      continue  # of another model: listed as mis-shaped
+      continue  # the file of another model, which `fit` reports
     if name.endswith(('/rows', '/columns')):
       resized, old = _resize_axis(array, shape[0]), f'{len(array)} {name.rsplit("/", 1)[1]}'
     else:
@@ -100,59 +142,49 @@ def _fit_positions(arrays, want, model, metadata, path):
       old_sizes.add(old)
   if old_sizes:
     log.warning(
-      '%s: the position embedding is resized from %s to the grid of %dx%d patches',
+      '%s: Resized the position embedding from %s to a grid of %dx%d patches.',
       path,
       ' and '.join(sorted(old_sizes)),
       *model.grid,
     )
 
 
-def _resize_axis(array, size):
-  """The rows or columns (n, D/2) of a 2-D embedding -> (size, D/2)."""
+def _resize_axis(array: np.ndarray, size: int) -> np.ndarray:
+  """Resize the rows or columns (n, D/2) of a 2-D embedding to (size, D/2)."""
   if len(array) == size:
     return array
   return resize_posembed(array[None], (size, 1), (len(array), 1), 0)[0]
 
 
-def _resize_grid(array, shape, model, metadata, path):
-  """(1, [1 +] n, D) -> (the same for the model's grid, the old grid in words)."""
-  prefix = shape[1] - model.grid[0] * model.grid[1]
-  patches = array.shape[1] - prefix
-  side = round(max(patches, 0) ** 0.5)
+def _resize_grid(
+  array: np.ndarray, shape: tuple[int, ...], model: nn.Module, metadata: Metadata, path: Path
+) -> tuple[np.ndarray, str]:
+  """Resize an embedding (1, [1 +] n, D) to the model's `shape`.
+
+  Returns:
+    The same array if there is nothing to do or no grid is known. And the old grid in words.
+  """
+  num_prefix_tokens = shape[1] - model.grid[0] * model.grid[1]
+  num_patches = array.shape[1] - num_prefix_tokens
+  square = square_grid(num_patches)
   grid = _recorded_grid(metadata, model)
-  if grid is None or grid[0] * grid[1] != patches:
+  if grid is None or grid[0] * grid[1] != num_patches:
     if array.shape == shape:
-      if side**2 == patches and model.grid != (side, side):
+      if square and model.grid != square:
         log.warning(
-          '%s: its %d positions are taken as the grid of %dx%d', path, patches, *model.grid
+          '%s: Assumed that its %d positions are a grid of %dx%d.', path, num_patches, *model.grid
         )
-      return array, None
-    grid = (side, side)
-  if grid == model.grid or grid[0] * grid[1] != patches or not patches:
-    return array, None
-  return resize_posembed(array, model.grid, grid, prefix), '%dx%d patches' % grid
+      return array, ''
+    grid = square
+  if grid is None or grid == model.grid:
+    return array, ''
+  resized = resize_posembed(array, model.grid, grid, num_prefix_tokens)
+  return resized, f'{grid[0]}x{grid[1]} patches'
 
 
-def _recorded_grid(metadata, model):
-  """The grid (h, w) of the image size that the file records; None where it does not."""
+def _recorded_grid(metadata: Metadata, model: nn.Module) -> tuple[int, int] | None:
+  """Return the grid (h, w) of the image size that the file records; None if it records none."""
   if not metadata.image_size:
     return None
-  return tuple(s * g // i for s, g, i in zip(metadata.image_size, model.grid, model.image_size))
-
-
-def absorb_normalization(
-  arrays: Mapping[str, np.ndarray], mean: Sequence[float], std: Sequence[float]
-) -> dict[str, np.ndarray]:
-  """A ViT's patch embedding of pixels (p - mean) / std, for pixels in [-1, 1] instead.
-
-  Args:
-    arrays: {canonical name: array}.
-    mean, std: for red, green, blue, of pixels in [0, 1].
-  Returns:
-    {'embedding/kernel': (p, p, 3, D), 'embedding/bias': (D,)}.
-  """
-  kernel = arrays['embedding/kernel'].astype(np.float64)
-  mean, std = np.array(mean), np.array(std)
-  bias = arrays.get('embedding/bias', 0) + np.einsum('hwcd,c->d', kernel, (0.5 - mean) / std)
-  kernel = kernel / (2 * std)[:, None]
-  return {'embedding/kernel': kernel.astype(np.float32), 'embedding/bias': bias.astype(np.float32)}
+  rows, columns = (s * g // i for s, g, i in zip(metadata.image_size, model.grid, model.image_size))
+  return rows, columns

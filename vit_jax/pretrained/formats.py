@@ -1,78 +1,65 @@
-"""Every format of checkpoints, by one name each: npz, timm, hf, orbax."""
+"""Read and write the arrays of a checkpoint in every format: npz, timm, hf and orbax."""
 
-from collections.abc import Iterator, Mapping
-import contextlib
+from collections.abc import Mapping
 import logging
 import os
 import pathlib
-import tempfile
 from typing import NamedTuple
-import urllib.parse
 
-from etils import epath
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax import files
-from vit_jax.errors import InputError, shortlist
+from vit_jax.errors import InputError, shortlist, unknown
 from vit_jax.pretrained import npz, orbax, safetensors
-from vit_jax.pretrained.metadata import Metadata
+from vit_jax.pretrained.locate import locate
+from vit_jax.pretrained.metadata import EMPTY, PUBLISHED, Metadata
 
-log = logging.getLogger('vit_jax')
-
-_PRETEXT = ('mask_token', 'patch_head/')  # of vit_jax.models.masked_patches
-_SUFFIXES = ('.npz', '.safetensors', '.bin', '.pth', '.pt')  # of files; else a directory
 FORMATS = ('npz', 'timm', 'hf', 'orbax')
-PUBLISHED = Metadata(activation='gelu_tanh', norm_eps=1e-6)  # of models whose files do not say
+_PRETEXT = ('mask_token', 'patch_head/')  # arrays of vit_jax.models.masked_patches
+log = logging.getLogger('vit_jax')
 
 
 class Checkpoint(NamedTuple):
-  """What a file holds: {canonical name: float32 array}, and what it says besides."""
+  """The content of a checkpoint."""
 
-  arrays: dict[str, np.ndarray]
+  arrays: dict[str, np.ndarray]  # {canonical name: float32 array}
   metadata: Metadata
 
 
-class _Found(NamedTuple):
-  """Where a checkpoint lies: its format, its files or its directory, what it says of itself."""
+def read_arrays(
+  path: str | os.PathLike[str], *, num_heads: int | None = None
+) -> dict[str, np.ndarray]:
+  """Read a checkpoint of any format, local or remote, as {canonical name: float32 array}.
 
-  kind: str  # 'npz', 'safetensors' or 'orbax'
-  paths: list[pathlib.Path]
-  metadata: Metadata = Metadata()
-
-
-def read_arrays(path: str | os.PathLike, *, num_heads: int | None = None) -> dict[str, np.ndarray]:
-  """Reads a checkpoint of any format, local or remote, into {canonical name: float32 array}.
-
-  Canonical names are those of the published npz files in linen's spelling. See
-  `read_checkpoint`.
+  Canonical names are those of the published npz files in linen's spelling. See `read_checkpoint`.
   """
   return read_checkpoint(path, num_heads=num_heads).arrays
 
 
-def read_class_names(path: str | os.PathLike) -> list[str] | None:
-  """The names of the classes in the order of the head's outputs; None where the file has none."""
-  with _found(path) as found:
-    return found.metadata.class_names
+def read_class_names(path: str | os.PathLike[str]) -> list[str] | None:
+  """Return the class names in the order of the head's outputs, or None if the file has none."""
+  with locate(path) as location:
+    return location.metadata.class_names
 
 
 def read_checkpoint(
-  path: str | os.PathLike, *, num_heads: int | None = None, num_patches: int | None = None
+  path: str | os.PathLike[str], *, num_heads: int | None = None, num_patches: int | None = None
 ) -> Checkpoint:
-  """Reads a checkpoint, holding it in memory once.
+  """Read a checkpoint. Only one copy of it is held in memory.
 
   Args:
-    path: a .npz or .safetensors file; a directory with model.safetensors, or its shards, and
-      config.json; a training run's workdir, its checkpoints/ or the directory of a step; what
-      `write_arrays` wrote. Also https://, gs:// and what else fsspec can open.
-    num_heads: of a .safetensors file; None: as its config.json says, else as usual for its width.
-    num_patches: of the grid of positions, where it is known; None: a square one.
+    path: a .npz or .safetensors file; a directory with config.json and model.safetensors or its
+      shards; a training run's workdir, its checkpoints/ or the directory of a step; a path that
+      `write_arrays` wrote. Also https://, gs:// and other addresses that fsspec can open.
+    num_heads: number of attention heads, for a .safetensors file. None: the number in its
+      config.json, or else the usual one for its width.
+    num_patches: number of patches that have a position, if it is known. None: the grid is square.
 
   Raises:
-    InputError: naming the file, when it is missing, damaged, unknown, or holds a number that is
-      not finite.
+    InputError: the file is missing, damaged or of an unknown kind, or holds a number that is not
+      finite.
   """
-  with _found(path) as (kind, paths, metadata):
+  with locate(path) as (kind, paths, metadata):
     if kind == 'npz':
       arrays = npz.read_npz(paths[0])
     elif kind == 'orbax':
@@ -84,197 +71,91 @@ def read_checkpoint(
   for name in arrays:
     arrays[name] = as_float32(arrays[name], path, name)
   if wrong := _not_finite(arrays):
-    raise InputError(f'{path} is damaged: not finite in {shortlist(wrong)}')
+    raise InputError(
+      f'{path} is damaged: not finite in {shortlist(wrong)}. Use another copy of the checkpoint.'
+    )
   return Checkpoint(arrays, metadata._replace(format=kind))
-
-
-def _without_pretext(arrays, path):
-  """Leaves out what a pretext task trains beside the model."""
-  rest = {name: array for name, array in arrays.items() if not name.startswith(_PRETEXT)}
-  if len(rest) < len(arrays):
-    log.warning('%s: what only predicts masked patches is left out', path)
-  return rest
-
-
-def _not_finite(arrays):
-  return [name for name, x in arrays.items() if not np.isfinite(x).all()]
-
-
-def as_float32(array: np.ndarray, path: str | os.PathLike, name: str) -> np.ndarray:
-  """Half, bfloat16 and double precision as float32; anything else is an InputError."""
-  if array.dtype.kind == 'V' and array.dtype.itemsize == 2:
-    array = array.view(jnp.bfloat16)  # as which NumPy saves it, having no name for it
-  if array.dtype.name not in ('float32', 'float16', 'bfloat16', 'float64'):
-    raise InputError(f'{path}: {name} is {array.dtype}, no floating-point numbers')
-  return array.astype(np.float32, copy=False)
 
 
 def write_arrays(
   arrays: Mapping[str, np.ndarray],
-  path: str | os.PathLike,
+  path: str | os.PathLike[str],
   format: str | None = None,
   *,
-  metadata: Metadata = Metadata(),
+  metadata: Metadata = EMPTY,
   spelling: str = 'pre_linen',
 ) -> None:
-  """Writes {canonical name: array}; `path` is replaced in one piece.
+  """Write {canonical name: array}. The path is replaced in one piece.
 
   Args:
-    path: .npz: a file. orbax: a directory. timm, hf: a directory, which gets model.safetensors and
-      config.json, or a .safetensors file, which keeps the config in its metadata.
-    format: 'npz', 'timm', 'hf' or 'orbax'; None: npz for a path that ends so, orbax for one
-      without an ending.
-    metadata: what the arrays do not tell: activation (default 'gelu_tanh'), norm_eps (default 1e-6),
-      image_size (needed for a grid that is not square), class_names, model.
-    spelling: of npz names, 'pre_linen' (what the original code and timm read) or 'linen'.
+    arrays: {canonical name: array}.
+    path: a file for npz; a directory for orbax; for timm and hf, either a directory, which gets
+      model.safetensors and config.json, or a .safetensors file, which keeps the config in its
+      metadata.
+    format: 'npz', 'timm', 'hf' or 'orbax'. None: npz if the path ends in .npz, orbax if it has no
+      suffix.
+    metadata: what the arrays do not show: activation (default 'gelu_tanh'), norm_eps (default
+      1e-6), image_size (needed for a grid that is not square), class_names, model.
+    spelling: spelling of the names in npz. 'pre_linen' is what the original code and timm read; the
+      other one is 'linen'.
 
   Raises:
-    InputError: for what the format cannot hold, or when it cannot be written.
+    InputError: the format cannot hold the model, or the path cannot be written.
   """
   format = format_for(path, format)
   arrays = {name: as_float32(x, path, name) for name, x in arrays.items()}
   if wrong := _not_finite(arrays):
-    raise InputError(f'{path} is not written: not finite in {shortlist(wrong)}')
+    raise InputError(
+      f'Cannot write {path}: the parameters are not finite in {shortlist(wrong)}. Save parameters '
+      'from before training diverged.'
+    )
   if format == 'npz':
     npz.write_npz(arrays, path, spelling=spelling)
   elif format == 'orbax':
     orbax.write_orbax(arrays, path, metadata)
   else:
-    metadata = metadata._replace(
-      activation=metadata.activation or PUBLISHED.activation,
-      norm_eps=metadata.norm_eps or PUBLISHED.norm_eps,
-    )
-    safetensors.write_safetensors(arrays, path, format, metadata)
+    safetensors.write_safetensors(arrays, path, format, PUBLISHED.updated(metadata))
 
 
-def format_for(path: str | os.PathLike, format: str | None) -> str:
-  """`format` if given, else npz or orbax by the ending of `path`.
+def format_for(path: str | os.PathLike[str], format: str | None) -> str:
+  """Return `format` if it is given, else npz or orbax by the suffix of `path`.
 
   Raises:
-    InputError: for an unknown format, or when the ending leaves the choice open.
+    InputError: the format is unknown, or the suffix allows more than one.
   """
   suffix = pathlib.PurePath(os.fspath(path)).suffix
   if format is None:
     if suffix == '.safetensors':
-      raise InputError(f'{path}: safetensors with whose names? Say timm or hf')
+      raise InputError(
+        f"Cannot choose the names in {path}: a safetensors file can have timm's or Hugging Face's. "
+        'Give the format timm or hf.'
+      )
     return 'npz' if suffix == '.npz' else 'orbax'
   if format not in FORMATS:
-    raise InputError(f'unknown format {format!r}; there are {", ".join(FORMATS)}')
+    raise unknown('format', format, FORMATS)
   return format
 
 
-@contextlib.contextmanager
-def _found(path: str | os.PathLike) -> Iterator[_Found]:
-  """Finds out what lies at `path`; what is downloaded for it is deleted afterwards."""
-  if not files.is_remote(path):
-    yield _local(pathlib.Path(path).expanduser())
-    return
-  address = os.fspath(path).rstrip('/').removesuffix(f'/{safetensors.INDEX}')
-  name = pathlib.PurePosixPath(urllib.parse.urlsplit(address).path).name
-  is_file = pathlib.PurePath(name).suffix in _SUFFIXES
-  with tempfile.TemporaryDirectory(prefix='vit_jax_') as directory:
-    directory = pathlib.Path(directory)
-    try:
-      if is_file:
-        yield _remote_file(address, directory / name)
-      else:
-        yield _remote_directory(address, directory)
-    except InputError as e:  # names the address, not the copy
-      base = _parent(address) if is_file else address
-      raise InputError(str(e).replace(str(directory), base)) from e
-
-
-def _remote_file(address, target):
-  files.download(address, target)
-  if target.suffix == '.safetensors':
-    _download_configs(_parent(address), target.parent)
-  return _local(target)
-
-
-def _parent(address):
-  return address.split('?')[0].rsplit('/', 1)[0]
-
-
-def _remote_directory(address, directory):
-  get = lambda name: _download_if_there(f'{address}/{name}', directory / name)
-  if get(safetensors.INDEX):
-    for name in safetensors.shard_names(directory / safetensors.INDEX):
-      files.download(f'{address}/{name}', directory / name)
-  elif not get(safetensors.FILE):
-    if address.startswith('http'):
-      raise InputError(
-        f'{address} holds neither {safetensors.FILE} nor {safetensors.INDEX}; for '
-        'another file give its whole address'
-      )
-    files.check_reachable(address)
-    return _directory(epath.Path(address))
-  _download_configs(address, directory)
-  return _directory(directory)
-
-
-def _download_configs(address, directory):
-  for name in (safetensors.CONFIG, safetensors.PREPROCESSOR):
-    _download_if_there(f'{address}/{name}', directory / name)
-
-
-def _download_if_there(address, target):
-  try:
-    files.download(address, target)
-    return True
-  except files.Missing:
-    target.unlink()
-    return False
-
-
-def _local(path):
-  if path.is_dir():
-    return _directory(path)
-  if path.name == safetensors.INDEX:
-    return _directory(path.parent)
-  return _file(path)
-
-
-def _file(path):
-  try:
-    with open(path, 'rb') as f:
-      start = f.read(64)
-  except OSError as e:
+def as_float32(array: np.ndarray, path: str | os.PathLike[str], name: str) -> np.ndarray:
+  """Convert half, bfloat16 or double precision to float32. Other types raise InputError."""
+  if array.dtype.kind == 'V' and array.dtype.itemsize == 2:
+    array = array.view(jnp.bfloat16)  # NumPy has no name for bfloat16 and saves it as bytes
+  if array.dtype.name not in ('float32', 'float16', 'bfloat16', 'float64'):
     raise InputError(
-      f'{path}: {"no such file" if isinstance(e, FileNotFoundError) else e.strerror}'
-    ) from None
-  what = {'.npz': 'npz file of arrays', '.safetensors': 'safetensors file'}.get(
-    path.suffix, 'checkpoint'
-  )
-  if not start:
-    raise InputError(f'{path} is not a readable {what} (it is empty); download it again')
-  if start.lstrip()[:1] == b'<':
-    raise InputError(f'{path} is not a readable {what} (it is a web page); download it again')
-  if start[8:9] == b'{' or path.suffix == '.safetensors':
-    return _Found('safetensors', [path], safetensors.read_metadata(path))
-  if start[:2] == b'PK' or path.suffix == '.npz':
-    return _Found('npz', [path])
-  if start[:1] == b'\x80' or path.suffix in ('.bin', '.pth', '.pt'):
-    raise InputError(
-      f'{path} is a pickle, which can run any code when it is read: convert it to safetensors'
+      f'Cannot use {path}: {name} holds {array.dtype}, but parameters are floating-point numbers.'
     )
-  raise InputError(
-    f'{path} is no checkpoint that is known here: .npz, .safetensors, an Orbax directory'
-  )
+  return array.astype(np.float32, copy=False)
 
 
-def _directory(path):
-  if (path / safetensors.FILE).exists():
-    return _file(path / safetensors.FILE)
-  if (path / safetensors.INDEX).exists():
-    index = path / safetensors.INDEX
-    shards = [_file(index.with_name(name)).paths[0] for name in safetensors.shard_names(index)]
-    return _Found('safetensors', shards, safetensors.read_metadata(shards[0]))
-  if checkpoint := orbax.find(path):
-    return _Found('orbax', [checkpoint], orbax.read_metadata(checkpoint))
-  pickles = sorted(p.name for p in path.glob('*.bin'))
-  if pickles:
-    raise InputError(
-      f'{path} holds {pickles[0]}, a pickle, which can run any code when it is read:'
-      ' convert it to safetensors'
-    )
-  raise InputError(f'{path} holds no checkpoint: neither {safetensors.FILE} nor one of Orbax')
+def _without_pretext(
+  arrays: dict[str, np.ndarray], path: str | os.PathLike[str]
+) -> dict[str, np.ndarray]:
+  """Drop the arrays that masked patch prediction trains beside the model."""
+  kept = {name: array for name, array in arrays.items() if not name.startswith(_PRETEXT)}
+  if len(kept) < len(arrays):
+    log.warning('%s: Dropped the arrays that only predict masked patches.', path)
+  return kept
+
+
+def _not_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:
+  return [name for name, x in arrays.items() if not np.isfinite(x).all()]

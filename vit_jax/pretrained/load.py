@@ -1,4 +1,4 @@
-"""Parameters from files into models, and back."""
+"""Load a checkpoint, as parameters of a given model or together with its own model."""
 
 import logging
 import os
@@ -15,110 +15,122 @@ from vit_jax.models.sizes import Variant
 from vit_jax.pretrained.architecture import infer_model
 from vit_jax.pretrained.fit import absorb_normalization, fit
 from vit_jax.pretrained.formats import read_checkpoint
-from vit_jax.pretrained.metadata import MODEL_FIELDS
+from vit_jax.pretrained.metadata import MODEL_FIELDS, Metadata
 
-_SIZES = (*Variant._fields, 'resnet_stages')  # what a name says
+_NAME_FIELDS = (*Variant._fields, 'resnet_stages')  # fields that follow from a model's name
 log = logging.getLogger('vit_jax')
 
 
 class Loaded(NamedTuple):
-  """A checkpoint ready for use."""
+  """A model and its parameters, ready for use."""
 
   model: nn.Module
   params: Any  # for model.apply({'params': params}, images); NumPy arrays
   class_names: list[str] | None  # None: the file has none
 
 
-def abstract_params(model: nn.Module) -> Any:
-  """The model's parameter tree as shapes and dtypes, nothing computed."""
-  images = jax.ShapeDtypeStruct((1, *model.image_size, 3), jnp.float32)
-  return jax.eval_shape(model.init, jax.random.key(0), images)['params']
+def load_params(path: str | os.PathLike[str], model: nn.Module, *, new_head: bool = False) -> Any:
+  """Load a checkpoint as parameters of `model`.
 
-
-def load_params(path: str | os.PathLike, model: nn.Module, *, new_head: bool = False) -> Any:
-  """Reads a checkpoint as parameters of `model`.
-
-  Two things may differ from the model, and a warning says so: the head, when the number of classes
-  does (a new head is zeros, its bias `head_bias_init`; a pre_logits layer that the model lacks goes
-  with the old one), and the grid of a learned position embedding (resized as in paper section 3.2).
-  A warning also names what a config.json says against the model (activation, norm_eps, ...).
+  The file may differ from the model in two ways, and a warning says so:
+  - The number of classes. The model then gets a new head of zeros, with bias `head_bias_init`. If
+    the model has no pre_logits layer, the file's is dropped together with the old head.
+  - The grid of a learned position embedding, which is then resized as in paper section 3.2.
+  A warning also names properties in which the file's config.json contradicts the model, such as
+  activation and norm_eps.
 
   Args:
-    path: .npz as published (both dialects), .safetensors of timm or Hugging Face or a directory of
-      it, an Orbax directory of a training run or of `save_params`; local, https:// or gs://.
-    model: made by `create_model`; says which arrays are expected.
-    new_head: the head is new also where the file's has as many classes, which may be others: for
-      fine-tuning (paper section 3.2).
+    path: a published .npz file (either dialect); a .safetensors file of timm or Hugging Face, or
+      its directory; an Orbax directory, written by a training run or by `save_params`. Local,
+      https:// or gs://.
+    model: the model from `create_model`. It defines which arrays are expected.
+    new_head: use a new head even if the file's head has as many classes, which may be others. This
+      is for fine-tuning (paper section 3.2).
+
   Returns:
-    The parameter tree for model.apply({'params': ...}, images), NumPy arrays.
+    The parameter tree for model.apply({'params': ...}, images), as NumPy arrays.
+
   Raises:
-    InputError: when the file cannot be read or is damaged, or listing together every missing,
-      extra and mis-shaped array.
+    InputError: the file cannot be read or is damaged, or it does not fit the model. The message
+      lists every array that is missing, extra or of another shape.
   """
-  want = traverse_util.flatten_dict(abstract_params(model), sep='/')
+  want = _expected_arrays(model)
   num_heads = next((x.shape[1] for k, x in want.items() if k.endswith('/query/kernel')), None)
   grid = getattr(model, 'grid', None)
-  arrays, metadata = read_checkpoint(
-    path, num_heads=num_heads, num_patches=grid and grid[0] * grid[1]
-  )
+  num_patches = grid[0] * grid[1] if grid else None
+  arrays, metadata = read_checkpoint(path, num_heads=num_heads, num_patches=num_patches)
   _warn_of_contradictions(path, metadata, model, num_heads)
   params = fit(arrays, want, model, metadata, path, new_head)
   return traverse_util.unflatten_dict(params, sep='/')
 
 
-def _warn_of_contradictions(path, metadata, model, num_heads):
-  """Warns of what changes the numbers and not the shapes."""
-  given = {field: getattr(model, field, None) for field in MODEL_FIELDS}
-  for field, given in (given | {'num_heads': num_heads}).items():
-    said = getattr(metadata, field)
-    if said is not None and given is not None and said != given:
-      log.warning(
-        '%s says %s=%r, the model has %r: its outputs will differ; create_model(..., '
-        '%s=%r) follows the file',
-        path,
-        field,
-        said,
-        given,
-        field,
-        said,
-      )
-  if metadata.image_mean and {*metadata.image_mean, *metadata.image_std} != {0.5}:
-    log.warning(
-      '%s is of a model for images (x - mean) / std with x in [0, 1], mean %s and std '
-      '%s: give it such, or take load_model, which adapts it to images in [-1, 1]',
-      path,
-      metadata.image_mean,
-      metadata.image_std,
-    )
-
-
-def load_model(path: str | os.PathLike, name: str | None = None, **overrides: Any) -> Loaded:
-  """Reads a checkpoint and makes the model that it is of.
+def load_model(path: str | os.PathLike[str], name: str | None = None, **overrides: Any) -> Loaded:
+  """Load a checkpoint and create its model.
 
       model, params, class_names = load_model('ViT-B_16.npz')
 
   Args:
-    path: of any kind that `load_params` reads.
-    name: of the model, as for `create_model`; None: as the arrays tell.
-    **overrides: arguments of `create_model` which the checkpoint does not tell or which shall
-      differ, such as dtype and image_size (whereupon the position embedding is resized).
+    path: a checkpoint in any format that `load_params` reads.
+    name: the model's name, as for `create_model`. None: inferred from the arrays.
+    **overrides: arguments of `create_model` that the checkpoint does not record or that should
+      differ, such as dtype and image_size. Another image_size resizes the position embedding.
+
   Returns:
-    (model, params, class_names). The model takes images in [-1, 1] whatever the file's own
-    normalisation of pixels is: another one becomes part of the patch embedding, which is exact.
+    (model, params, class_names). The model always takes images in [-1, 1]. If the checkpoint
+    expects pixels normalized in another way, the patch embedding absorbs the difference, exactly.
+
   Raises:
-    InputError: the file cannot be read, or it is of no model that `create_model` makes, or of
-      another than name and overrides say.
+    InputError: the file cannot be read, `create_model` has no such model, or the model differs from
+      `name` and `overrides`.
   """
   arrays, metadata = read_checkpoint(path, num_heads=overrides.get('num_heads'))
-  if metadata.image_mean and {*metadata.image_mean, *metadata.image_std} != {0.5}:
-    arrays |= absorb_normalization(arrays, metadata.image_mean, metadata.image_std)
+  if metadata.custom_normalization:
+    arrays |= absorb_normalization(arrays, *metadata.custom_normalization)
   try:
-    found_name, found = infer_model(arrays, metadata)
+    inferred_name, fields = infer_model(arrays, metadata)
   except InputError as e:
-    raise InputError(f'{path}: {e}') from e
+    raise InputError(f'Cannot load {path}: {e}') from e
   if name is not None:
-    found = {field: value for field, value in found.items() if field not in _SIZES}
-  model = create_model(name or found_name, **found | overrides)
-  want = traverse_util.flatten_dict(abstract_params(model), sep='/')
+    fields = {field: value for field, value in fields.items() if field not in _NAME_FIELDS}
+  model = create_model(name or inferred_name, **fields | overrides)
+  want = _expected_arrays(model)
   params = traverse_util.unflatten_dict(fit(arrays, want, model, metadata, path), sep='/')
   return Loaded(model, params, metadata.class_names)
+
+
+def abstract_params(model: nn.Module) -> Any:
+  """Return the model's parameter tree as shapes and dtypes, without computing anything."""
+  images = jax.ShapeDtypeStruct((1, *model.image_size, 3), jnp.float32)
+  return jax.eval_shape(model.init, jax.random.key(0), images)['params']
+
+
+def _expected_arrays(model: nn.Module) -> dict[str, Any]:
+  """Return {canonical name: shape and dtype}."""
+  return dict(traverse_util.flatten_dict(abstract_params(model), sep='/'))
+
+
+def _warn_of_contradictions(
+  path: str | os.PathLike[str], metadata: Metadata, model: nn.Module, num_heads: int | None
+) -> None:
+  """Warn of metadata that change the outputs but not the shapes of the arrays."""
+  fields = {field: getattr(model, field, None) for field in MODEL_FIELDS}
+  for field, value in (fields | {'num_heads': num_heads}).items():
+    recorded = getattr(metadata, field)
+    if recorded is not None and value is not None and recorded != value:
+      log.warning(
+        '%s records %s=%r, but the model has %r, so its outputs will differ. To follow the file, '
+        'use create_model(..., %s=%r).',
+        path,
+        field,
+        recorded,
+        value,
+        field,
+        recorded,
+      )
+  if metadata.custom_normalization:
+    log.warning(
+      '%s expects images normalized as (x - mean) / std with x in [0, 1], mean %s and std %s. '
+      'Normalize them so, or use load_model, which adapts the model to images in [-1, 1].',
+      path,
+      *metadata.custom_normalization,
+    )

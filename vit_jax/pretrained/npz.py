@@ -1,7 +1,7 @@
-"""Published `.npz` files: flat dictionaries of arrays with '/'-separated names.
+"""Read and write published `.npz` files: arrays with '/'-separated names.
 
-`canonical` brings the dialects of a decade to one: linen's spelling of the names in the first
-published files, without a prefix, blocks one by one.
+Three dialects were published over the years. `canonical` translates them all to one: the names of
+the first published files in linen's spelling, without a prefix, one set of arrays per block.
 """
 
 from collections.abc import Mapping
@@ -11,132 +11,147 @@ import re
 
 import numpy as np
 
-from vit_jax.errors import InputError, shortlist
+from vit_jax.errors import InputError, shortlist, unknown
 from vit_jax.files import replacing
 
 POSITIONS = 'Transformer/posembed_input/pos_embedding'
-_ROOT_POSITIONS = 'pos_embedding'  # of the newer dialect
+_ROOT_POSITIONS = 'pos_embedding'  # the newer dialect's name
 SPELLINGS = ('pre_linen', 'linen')
 # The original code numbered a block's sublayers together (LayerNorm_0, attention_1,
-# LayerNorm_2, MLP_3); linen numbers each kind by itself.
+# LayerNorm_2, MLP_3). linen numbers each kind by itself.
 _PRE_LINEN = {
   'MultiHeadDotProductAttention_1': 'MultiHeadDotProductAttention_0',
   'LayerNorm_2': 'LayerNorm_1',
   'MlpBlock_3': 'MlpBlock_0',
 }
 _FROM_LINEN = {new: old for old, new in _PRE_LINEN.items()}
-# Where the image model's parameters lie in a file, the longest first: of an image-text model,
-# with the optimizer's state, by themselves.
+# Prefixes of the image model's parameters, longest first: in an image-text model, beside the
+# optimizer's state, and alone.
 _PREFIXES = ('params/img/', 'opt/target/', 'params/')
 _BLOCK = 'Transformer/encoderblock'
 log = logging.getLogger('vit_jax')
 
 
 def to_linen(name: str) -> str:
-  """'Transformer/encoderblock_0/MlpBlock_3/...' -> 'Transformer/encoderblock_0/MlpBlock_0/...'."""
+  """Translate '.../encoderblock_0/MlpBlock_3/...' to '.../encoderblock_0/MlpBlock_0/...'."""
   return '/'.join(_PRE_LINEN.get(part, part) for part in name.split('/'))
 
 
 def to_pre_linen(name: str) -> str:
-  """The inverse of `to_linen`; only blocks were numbered so, not the MAP head."""
+  """Invert `to_linen`. Only the blocks had these numbers, not the MAP head."""
   if not name.startswith(_BLOCK):
     return name
   return '/'.join(_FROM_LINEN.get(part, part) for part in name.split('/'))
 
 
-def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Reads an npz file into {canonical name: array}; zip's checksums are verified.
+def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+  """Read an npz file as {canonical name: array}, and verify zip's checksums.
 
   Raises:
-    InputError: naming the file, when it is damaged or no npz file of arrays.
+    InputError: the file is damaged, or not an npz file of arrays.
   """
   try:
     archive = np.load(path, allow_pickle=False)
     if not isinstance(archive, np.lib.npyio.NpzFile):
       raise ValueError('it holds a single array')
     with archive:
-      members = archive.zip.namelist()
+      members = archive.zip.namelist() if archive.zip else []
       if any(name.endswith('data.pkl') for name in members):
-        raise InputError(
-          f'{path} is a pickle of PyTorch, which can run any code when it is read: '
-          'convert it to safetensors'
-        )
+        raise pickle_error(path)
       strange = [name for name in members if not name.endswith('.npy')]
       if strange or not members:
         raise ValueError(f'it holds {shortlist(strange)}' if strange else 'it is empty')
       arrays = {name: archive[name] for name in archive.files}
   except InputError:
     raise
-  except Exception as e:  # zipfile, zlib, struct, NumPy's header parser: all kinds on damage
+  except Exception as e:  # damage raises anything: zipfile, zlib, struct, NumPy's header parser
     raise InputError(
-      f'{path} is not a readable npz file of arrays ({e or type(e).__name__}); download it again'
+      f'Cannot read {path} as an npz file of arrays: {e or type(e).__name__}. Download it again.'
     ) from e
   return canonical(arrays, path)
 
 
+def pickle_error(path: str | os.PathLike[str]) -> InputError:
+  """Return the error for a file of PyTorch, which is never opened."""
+  return InputError(
+    f'{path} is a pickle of PyTorch, which can run any code when it is read. Convert it to '
+    'safetensors.'
+  )
+
+
 def write_npz(
-  arrays: Mapping[str, np.ndarray], path: str | os.PathLike, *, spelling: str = 'pre_linen'
+  arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str], *, spelling: str = 'pre_linen'
 ) -> None:
-  """Writes {canonical name: array} as a published file.
+  """Write {canonical name: array} as a published file.
 
   Args:
-    path: replaced in one piece.
-    spelling: 'pre_linen', as the first published files: what the original code and timm read;
+    arrays: {canonical name: array}.
+    path: the file, which is replaced in one piece.
+    spelling: 'pre_linen', as in the first published files, which the original code and timm read;
       or 'linen'.
 
   Raises:
-    InputError: for an unknown spelling, or when the file cannot be written.
+    InputError: the spelling is unknown, or the file cannot be written.
   """
   if spelling not in SPELLINGS:
-    raise InputError(f'unknown spelling {spelling!r}; there are {", ".join(SPELLINGS)}')
+    raise unknown('spelling', spelling, SPELLINGS)
   if spelling == 'pre_linen':
-    # The GroupNorm of that time had four axes; a stem alone is published with one.
+    # The GroupNorm of that time had four axes. A ResNet that is only a stem was published with one.
     has_stages = any(name.startswith('block1/') for name in arrays)
     arrays = {
       to_pre_linen(k): v[None, None, None] if has_stages and _is_group_norm(k) else v
       for k, v in arrays.items()
     }
   with replacing(path) as temporary, open(temporary, 'wb') as f:
-    np.savez(f, **arrays)
+    np.savez(f, **arrays)  # pyright: ignore[reportArgumentType]
 
 
-def canonical(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Any dialect's names and shapes -> the canonical ones.
+def canonical(arrays: dict[str, np.ndarray], path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+  """Translate the names and shapes of any dialect to the canonical ones.
 
-  Root-level positions of a model with a class token have no row for it: a zero row is put in
-  front, which adds nothing to the class token, as nothing was added where they come from.
+  The newer dialect has no position for the class token. It gets a row of zeros, which adds nothing
+  to the token.
+
+  Args:
+    arrays: {name in the file: array}.
+    path: the file's path, for messages.
+
+  Raises:
+    InputError: the file holds an array twice, in two spellings.
   """
   prefix = next((p for p in _PREFIXES if any(name.startswith(p) for name in arrays)), '')
   others = [name for name in arrays if not name.startswith(prefix)]
   if others:
-    log.warning('%s: read only %s..., not %s', path, prefix, shortlist(others))
-  result, at_root = {}, False
+    log.warning('%s: Read only %s... and ignored %s.', path, prefix, shortlist(others))
+  result, root_positions = {}, False
   for name in arrays.keys() - set(others):
     short = re.sub(r'(standardized_conv2d|group_norm)_\d+', r'\1', name.removeprefix(prefix))
-    for new, array in _unstacked(to_linen(short), arrays[name]):
+    for new, array in _unstack(to_linen(short), arrays[name]):
       if new == _ROOT_POSITIONS:
-        new, at_root = POSITIONS, True
+        new, root_positions = POSITIONS, True
       if _is_group_norm(new) and array.shape[:3] == (1, 1, 1):
         array = array.reshape(-1)
       if new in result:
-        raise InputError(f'{path} has {new} twice, in two spellings')
+        raise InputError(
+          f'{path} has {new} twice, in two spellings. Remove one of the arrays from the file.'
+        )
       result[new] = array
-  if at_root and 'cls' in result:
+  if root_positions and 'cls' in result:
     result[POSITIONS] = with_cls_row(result[POSITIONS])
   return dict(sorted(result.items()))
 
 
 def with_cls_row(positions: np.ndarray) -> np.ndarray:
-  """(1, N, D) -> (1, 1 + N, D) with a zero row in front."""
+  """Put a row of zeros in front: (1, N, D) -> (1, 1 + N, D)."""
   return np.pad(positions, ((0, 0), (1, 0), (0, 0)))
 
 
-def _unstacked(name, array):
-  """Splits an array of a scan over the blocks, stacked on axis 0, into one for each block."""
+def _unstack(name: str, array: np.ndarray) -> list[tuple[str, np.ndarray]]:
+  """Split an array that `scan` stacked over the blocks, on axis 0, into one per block."""
   if not name.startswith(f'{_BLOCK}/'):
     return [(name, array)]
   return [(f'{_BLOCK}_{i}{name.removeprefix(_BLOCK)}', x) for i, x in enumerate(array)]
 
 
-def _is_group_norm(name):
+def _is_group_norm(name: str) -> bool:
   return re.search(r'(^|/)gn[^/]*/(scale|bias)$', name) is not None

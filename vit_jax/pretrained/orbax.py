@@ -1,132 +1,151 @@
-"""Parameters in Orbax directories: of a training run, or written by `save_params`.
+"""Read and write parameters in Orbax directories, of a training run or of `save_params`.
 
-Orbax does not notice a flipped byte, so that every array's fingerprint is compared after reading.
+Orbax does not notice a flipped byte. So a fingerprint of every array is saved, and compared after
+reading.
 """
 
 from collections.abc import Mapping
 import os
 import pathlib
 import tempfile
+from typing import Any
 
 from etils import epath
 from flax import traverse_util
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from vit_jax.errors import InputError, reason, shortlist
-from vit_jax.files import local_path
+from vit_jax.files import AnyPath, local_path
 from vit_jax.pretrained.fingerprint import fingerprint, named_leaves
 from vit_jax.pretrained.metadata import Metadata
 
-_STEP, _PARAMS, _META = 'state', 'params', 'meta'  # items of Orbax's composite checkpoints
-_AVERAGE = 'average'  # of the parameters, in the state of a run that keeps one
+# Orbax takes a second to import, so the functions that use it import it.
+_STATE, _PARAMS, _META = 'state', 'params', 'meta'  # items of Orbax's composite checkpoints
+_AVERAGE = 'average'  # the averaged parameters in a training state, if the run keeps them
 
 
-def find(path: str | os.PathLike) -> epath.Path | None:
-  """The directory of one checkpoint in `path`: itself, or the newest of a run; None if none.
+def find_checkpoint(path: str | os.PathLike[str]) -> epath.Path | None:
+  """Return the directory of one checkpoint: `path` itself or a run's newest; None if none exists.
 
   Args:
-    path: a workdir, its checkpoints/, the directory of a step, or what `write_orbax` wrote.
+    path: a workdir, its checkpoints/, the directory of a step, or a directory of `write_orbax`.
   """
   path = epath.Path(path).expanduser()
-  path = path if '://' in os.fspath(path) else epath.Path(os.path.abspath(path))  # Orbax insists
-  if (path / _META).is_dir() and ((path / _STEP).is_dir() or (path / _PARAMS).is_dir()):
+  if '://' not in os.fspath(path):
+    path = epath.Path(os.path.abspath(path))  # Orbax requires an absolute path
+  if (path / _META).is_dir() and ((path / _STATE).is_dir() or (path / _PARAMS).is_dir()):
     return path
   if (path / 'checkpoints').is_dir():
     path = path / 'checkpoints'
-  steps = [p for p in path.iterdir() if p.name.isdecimal() and (p / _STEP).is_dir()]
+  steps = [p for p in path.iterdir() if p.name.isdecimal() and (p / _STATE).is_dir()]
   return max(steps, key=lambda p: int(p.name), default=None)
 
 
-def read_orbax(path: epath.Path) -> dict[str, np.ndarray]:
-  """Reads the parameters, and nothing else, of what `find` found: {canonical name: array}.
+def read_orbax(path: AnyPath) -> dict[str, np.ndarray]:
+  """Read the parameters, and nothing else, as {canonical name: array}.
 
-  Of a run that averages its parameters over the steps, that is the average.
+  If the run averages its parameters over the steps, read the average.
+
+  Args:
+    path: a directory from `find_checkpoint`.
 
   Raises:
-    InputError: naming the directory, when it is damaged.
+    InputError: the checkpoint is damaged.
   """
   try:
-    saved = _meta(path)['fingerprint']
+    saved = _read_meta(path)['fingerprint']
     prefix, arrays = _restore(path)
-  except Exception as e:  # Orbax, TensorStore and JSON raise all kinds on damaged files
-    raise InputError(f'the checkpoint {path} cannot be read ({reason(e)}): it is damaged') from e
-  # One by one: all at once would hold a second copy.
+  except Exception as e:  # Orbax, TensorStore and JSON raise anything for damaged files
+    raise _damaged(path, e) from e
+  # One by one, because all at once would hold a second copy.
   wrong = [k for k, x in arrays.items() if fingerprint({k: x})[k] != saved.get(prefix + k)]
   if wrong:
     raise InputError(
-      f'the checkpoint {path} differs from what was saved in {shortlist(wrong)}: it is damaged'
+      f'The checkpoint {path} is damaged: it differs from what was saved in {shortlist(wrong)}. '
+      'Use another checkpoint.'
     )
   return arrays
 
 
-def _restore(path):
-  """The parameters, after what precedes their names in the list of fingerprints."""
-  handler = ocp.PyTreeCheckpointHandler()
-  of_run = (path / _STEP).is_dir()
-  item = path / (_STEP if of_run else _PARAMS)
-  tree = handler.metadata(item).tree
-  if of_run:
-    which = _AVERAGE if _AVERAGE in tree else _PARAMS
-    tree = {which: tree[which]}
-  like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
-  numpy = jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-  restored = handler.restore(
-    item, args=ocp.args.PyTreeRestore(item=like, restore_args=numpy, partial_restore=True)
-  )
-  if not of_run:
-    return '', dict(zip(*named_leaves(restored)))
-  return f'{which}/', dict(zip(*named_leaves(restored[which])))
+def read_metadata(path: AnyPath) -> Metadata:
+  """Read the properties of the model that the run or the writer recorded.
 
-
-def _meta(path):
-  return ocp.JsonCheckpointHandler().restore(path / _META)
-
-
-def read_metadata(path: epath.Path) -> Metadata:
-  """What the run or the writer recorded of the model."""
+  Raises:
+    InputError: the checkpoint is damaged.
+  """
   try:
-    meta = _meta(path)
+    meta = _read_meta(path)
   except Exception as e:
-    raise InputError(f'the checkpoint {path} cannot be read ({reason(e)}): it is damaged') from e
-  metadata = Metadata(**{field: meta[field] for field in Metadata._fields if meta.get(field)})
-  return metadata._replace(
-    **{
-      field: tuple(value)
-      for field, value in metadata._asdict().items()
-      if isinstance(value, list) and field != 'class_names'
-    }
-  )
+    raise _damaged(path, e) from e
+  fields = {field: meta[field] for field in Metadata._fields if meta.get(field)}
+  for field, value in fields.items():
+    if isinstance(value, list) and field != 'class_names':  # JSON has no tuples
+      fields[field] = tuple(value)
+  return Metadata(**fields)
 
 
 def write_orbax(
-  arrays: Mapping[str, np.ndarray], path: str | os.PathLike, metadata: Metadata
+  arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str], metadata: Metadata
 ) -> None:
-  """Writes parameters as the directory `path`, which appears in one piece.
+  """Write parameters as the directory `path`, which is replaced in one piece.
 
   Raises:
-    InputError: when `path` is there and is not of this kind, or cannot be written.
+    InputError: `path` holds something else than such a directory, or cannot be written.
   """
+  import orbax.checkpoint as ocp
+
   path = local_path(path)
   if path.exists() and not (path / _PARAMS).is_dir() and (not path.is_dir() or any(path.iterdir())):
     raise InputError(
-      f'{path} is there already, and no directory of parameters that may be replaced'
+      f'{path} already exists, and is not a directory of parameters. Choose another path.'
     )
-  meta = {k: v for k, v in metadata._asdict().items() if v is not None and k != 'format'}
+  meta: dict[str, Any] = {
+    k: v for k, v in metadata._asdict().items() if v is not None and k != 'format'
+  }
   meta['fingerprint'] = {k: fingerprint({k: x})[k] for k, x in arrays.items()}
   tree = traverse_util.unflatten_dict(dict(arrays), sep='/')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{path.name}.', dir=path.parent) as temporary:
       new = pathlib.Path(temporary) / 'new'
+      items = ocp.args.Composite(params=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(meta))
       with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        checkpointer.save(
-          new,
-          args=ocp.args.Composite(params=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(meta)),
-        )
+        checkpointer.save(new, args=items)
       if path.exists():
-        path.rename(new.with_name('old'))  # goes with the temporary directory
+        path.rename(new.with_name('old'))  # deleted with the temporary directory
       new.rename(path)
   except Exception as e:  # TensorStore raises ValueError, OSError and others for a full disk
-    raise InputError(f'cannot write {path} ({reason(e)})') from e
+    raise InputError(f'Cannot write {path}: {reason(e)}. Choose another path.') from e
+
+
+def _restore(path: AnyPath) -> tuple[str, dict[str, np.ndarray]]:
+  """Return the parameters, and the prefix of their names in the fingerprints."""
+  import orbax.checkpoint as ocp
+
+  handler = ocp.PyTreeCheckpointHandler()
+  is_run = (path / _STATE).is_dir()
+  item = epath.Path(path) / (_STATE if is_run else _PARAMS)
+  tree = handler.metadata(item).tree
+  part = _AVERAGE if _AVERAGE in tree else _PARAMS
+  if is_run:
+    tree = {part: tree[part]}
+  like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+  numpy = jax.tree.map(lambda x: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+  args = ocp.args.PyTreeRestore(item=like, restore_args=numpy, partial_restore=True)
+  restored = handler.restore(item, args=args)
+  if not is_run:
+    return '', dict(zip(*named_leaves(restored)))
+  return f'{part}/', dict(zip(*named_leaves(restored[part])))
+
+
+def _read_meta(path: AnyPath) -> dict[str, Any]:
+  import orbax.checkpoint as ocp
+
+  return dict(ocp.JsonCheckpointHandler().restore(epath.Path(path) / _META))
+
+
+def _damaged(path: AnyPath, error: Exception) -> InputError:
+  return InputError(
+    f'Cannot read the checkpoint {path}: it is damaged ({reason(error)}). Use another checkpoint.'
+  )

@@ -1,25 +1,25 @@
-"""safetensors files and directories, as timm and Hugging Face write them.
+"""Read and write safetensors files and directories in the formats of timm and Hugging Face.
 
-The format has no checksum of the arrays: a flipped bit in a number cannot be seen, unless it makes
-it infinite or NaN. Damage to the header, and a file cut short or grown, are found.
+safetensors has no checksum of the arrays. A flipped bit in a number is only noticed if it makes the
+number infinite or NaN. A damaged header and a file of the wrong length are noticed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import json
 import logging
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from vit_jax.errors import InputError
-from vit_jax.files import local_path, replacing
+from vit_jax.files import AnyPath, local_path, replacing
 from vit_jax.models.sizes import VARIANTS
-from vit_jax.pretrained import config_json, torch_layout
-from vit_jax.pretrained.metadata import Metadata
+from vit_jax.pretrained import config_json, torch_configs, torch_layout, torch_positions
+from vit_jax.pretrained.array_sizes import PATCHES, ArraySizes
+from vit_jax.pretrained.metadata import EMPTY, Metadata
 
 FILE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 CONFIG, PREPROCESSOR = 'config.json', 'preprocessor_config.json'
@@ -27,162 +27,188 @@ log = logging.getLogger('vit_jax')
 
 
 def read_safetensors(
-  shards: list[pathlib.Path],
+  shards: Sequence[AnyPath],
   metadata: Metadata,
   *,
   num_heads: int | None = None,
   num_patches: int | None = None,
 ) -> tuple[dict[str, np.ndarray], str]:
-  """Reads tensors one at a time: ({canonical name: array}, 'timm' or 'hf').
+  """Read ({canonical name: array}, 'timm' or 'hf'), one array at a time.
 
   Args:
     shards: the files that together hold the model.
-    metadata: of its config.json.
-    num_heads: None: as `metadata` says, else as usual for the width.
-    num_patches: of the grid of positions, where it is known.
+    metadata: metadata from the config.json.
+    num_heads: number of attention heads. None: the number in `metadata`, or else the usual one for
+      the width.
+    num_patches: number of patches that have a position, if it is known.
 
   Raises:
-    InputError: a file is damaged; or it is of no model of ours.
+    InputError: a file is damaged, or holds a model that we cannot build.
   """
   path = shards[0]
-  names = [name for shard in shards for name in _names(shard)]
-  found = torch_layout.dialect(names)
-  if found is None:
+  names = [name for shard in shards for name in _array_names(shard)]
+  dialect = torch_layout.find_dialect(names)
+  if dialect is None:
     raise InputError(
-      f"{path} has neither timm's nor Hugging Face's names of a Vision "
-      f'Transformer ({", ".join(names[:3])}, ...)'
+      f"{path} has neither timm's nor Hugging Face's names of a Vision Transformer "
+      f'({", ".join(names[:3])}, ...). Give a checkpoint of one.'
     )
-  if reason := torch_layout.misfit(names):
-    raise InputError(f'{path} is of another model: {reason}')
-  kind, prefix = found
-  width = _width(shards, kind, prefix)
-  heads = num_heads or metadata.num_heads or _usual_heads(path, width)
+  if reason := torch_layout.unsupported_part(names):
+    raise InputError(f'Cannot load {path}, because create_model cannot build its model: {reason}.')
+  kind, prefix = dialect
+  width = _hidden_dim(shards, torch_layout.patch_kernel_name(kind, prefix))
+  num_heads = num_heads or metadata.num_heads or _usual_num_heads(path, width)
   try:
-    arrays = torch_layout.from_torch(_tensors(shards), kind, prefix, heads)
+    arrays = torch_layout.from_torch(_read_tensors(shards), kind, prefix, num_heads)
   except InputError as e:
-    raise InputError(f'{path}: {e}') from e
-  if metadata.image_size and 'embedding/kernel' in arrays:
-    p, q = arrays['embedding/kernel'].shape[:2]
-    num_patches = metadata.image_size[0] // p * (metadata.image_size[1] // q)
-  torch_layout.read_positions(arrays, num_patches)
+    raise InputError(f'Cannot load {path}: {e}') from e
+  if metadata.image_size and PATCHES in arrays:
+    rows, columns = ArraySizes(arrays).grid(metadata.image_size)
+    num_patches = rows * columns
+  torch_positions.read_positions(arrays, num_patches)
   return arrays, kind
 
 
-def read_metadata(path: pathlib.Path) -> Metadata:
-  """What is known of the model: from the config in the metadata, or config.json beside it."""
+def read_metadata(path: AnyPath) -> Metadata:
+  """Read the config in the file's metadata, or in the config.json beside the file.
+
+  Raises:
+    InputError: the file or its config is damaged.
+  """
   with _open(path) as f:
     text = (f.metadata() or {}).get('config')
   config, preprocessor = path.with_name(CONFIG), path.with_name(PREPROCESSOR)
   if text is None and config.is_file():
     path, text = config, config.read_bytes()
-  metadata = Metadata() if text is None else config_json.read_config(text, path)
+  metadata = EMPTY if text is None else config_json.read_config(text, path)
   if preprocessor.is_file():
-    metadata = metadata._replace(
-      **config_json.read_preprocessor(preprocessor.read_bytes(), preprocessor)
-    )
+    normalization = config_json.read_preprocessor(preprocessor.read_bytes(), preprocessor)
+    metadata = metadata.updated(normalization)
   return metadata
 
 
-def shard_names(index: pathlib.Path) -> list[str]:
-  """The names of the files that an index of Hugging Face lists.
+def shard_names(index: AnyPath) -> list[str]:
+  """Return the names of the files that an index of Hugging Face lists.
 
   Raises:
-    InputError: the index is no such JSON.
+    InputError: the file is not such an index.
   """
   try:
     names = sorted(set(json.loads(index.read_text())['weight_map'].values()))
     if not names or any(pathlib.PurePath(name).name != name for name in names):
-      raise ValueError('no names of files')
+      raise ValueError('it does not list file names')
     return names
   except (OSError, ValueError, KeyError, AttributeError, TypeError) as e:
-    raise InputError(f'{index} is not a readable index of safetensors files ({e})') from e
-
-
-def _open(path):
-  try:
-    return safe_open(path, framework='np')
-  except FileNotFoundError:
-    raise InputError(f'{path}: no such file') from None
-  except (SafetensorError, OSError) as e:
-    raise InputError(f'{path} is not a readable safetensors file ({e}); download it again') from e
-
-
-def _names(path):
-  with _open(path) as f:
-    return list(f.keys())
-
-
-def _width(shards, kind, prefix):
-  name = prefix + {'timm': 'patch_embed.proj', 'hf': 'embeddings.patch_embeddings.projection'}[kind]
-  for shard in shards:
-    with _open(shard) as f:
-      if f'{name}.weight' in f.keys():
-        return f.get_slice(f'{name}.weight').get_shape()[0]
-  raise InputError(f'{shards[0]} lacks {name}.weight')
-
-
-def _usual_heads(path, width):
-  for size in VARIANTS.values():
-    if size.hidden_dim == width:
-      return size.num_heads
-  raise InputError(
-    f'{path} does not tell its number of attention heads, and width {width} is not '
-    'a usual one: give num_heads, or put its config.json beside it'
-  )
-
-
-def _tensors(shards) -> Iterator[tuple[str, np.ndarray]]:
-  for shard in shards:
-    with _open(shard) as f:
-      for name in f.keys():
-        tensor = f.get_tensor(name)
-        if not name.endswith('mask_token'):
-          yield name, tensor
-        elif tensor.any():
-          log.warning('%s: %s is left out, which only masked pretraining uses', shard, name)
+    raise InputError(
+      f'Cannot read {index} as an index of safetensors files ({e}). Download it again.'
+    ) from e
 
 
 def write_safetensors(
-  arrays: Mapping[str, np.ndarray], path: str | os.PathLike, kind: str, metadata: Metadata
+  arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str], kind: str, metadata: Metadata
 ) -> None:
-  """Writes {canonical name: array} with a config.json.
+  """Write {canonical name: array} with a config.json.
 
   Args:
+    arrays: {canonical name: array}.
     path: a directory, which gets model.safetensors, config.json and, for hf,
-      preprocessor_config.json; or a .safetensors file, which holds the config in its metadata.
+      preprocessor_config.json; or a .safetensors file, which keeps the config in its metadata.
     kind: 'timm' or 'hf'.
     metadata: activation and norm_eps; image_size, for a grid that is not square; class_names.
 
   Raises:
-    InputError: for what the format cannot hold, or when it cannot be written.
+    InputError: the format cannot hold the model, or the path cannot be written.
   """
+  from safetensors import SafetensorError
+  from safetensors.numpy import save_file
+
   if kind == 'timm':
-    with_rows, no_embed_class = torch_layout.write_positions(arrays)
-    config = config_json.timm_config(arrays, metadata, no_embed_class)
-    tensors = torch_layout.to_torch(with_rows, 'timm')
+    tensors, texts = _to_timm(arrays, metadata)
   else:
-    config = config_json.hf_config(arrays, metadata)
-    is_vit = config['model_type'] == 'vit'
-    tensors = torch_layout.to_torch(arrays, 'vit' if is_vit else 'dinov2')
-    if not is_vit:  # asked for, and used in masked pretraining alone
-      tensors['embeddings.mask_token'] = np.zeros((1, config['hidden_size']), np.float32)
-    if 'id2label' in config:
-      tensors = {k if k.startswith('classifier.') else f'vit.{k}': v for k, v in tensors.items()}
-  texts = {CONFIG: json.dumps(config, indent=2) + '\n'}
-  if kind == 'hf':
-    preprocessor = config_json.hf_preprocessor(config, metadata)
-    texts[PREPROCESSOR] = json.dumps(preprocessor, indent=2) + '\n'
+    tensors, texts = _to_hf(arrays, metadata)
   path = local_path(path)
-  with contextlib.ExitStack() as stack:  # all files are written before the first is replaced
+  with contextlib.ExitStack() as stack:  # replaces no file before all are written
     if path.suffix != '.safetensors':
       for name, text in texts.items():
         stack.enter_context(replacing(path / name)).write_text(text)
       path = path / FILE
+    temporary = stack.enter_context(replacing(path))
     try:
-      save_file(
-        tensors,
-        stack.enter_context(replacing(path)),
-        metadata={'format': 'pt', 'config': texts[CONFIG]},
-      )
+      save_file(tensors, temporary, metadata={'format': 'pt', 'config': texts[CONFIG]})
     except SafetensorError as e:
-      raise InputError(f'cannot write {path} ({e})') from e
+      raise InputError(f'Cannot write {path}: {e}. Choose another path.') from e
+
+
+def _to_timm(
+  arrays: Mapping[str, np.ndarray], metadata: Metadata
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+  """Return timm's arrays, and {file name: text} of its config."""
+  arrays_with_rows, no_embed_class = torch_positions.write_positions(arrays)
+  config = torch_configs.timm_config(arrays, metadata, no_embed_class)
+  return torch_layout.to_torch(arrays_with_rows, 'timm'), {CONFIG: _json_text(config)}
+
+
+def _to_hf(
+  arrays: Mapping[str, np.ndarray], metadata: Metadata
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+  """Return Hugging Face's arrays, and {file name: text} of its configs."""
+  config = torch_configs.hf_config(arrays, metadata)
+  is_vit = config['model_type'] == 'vit'
+  tensors = torch_layout.to_torch(arrays, 'vit' if is_vit else 'dinov2')
+  if not is_vit:  # transformers expects this array, but only masked pretraining uses it
+    tensors['embeddings.mask_token'] = np.zeros((1, config['hidden_size']), np.float32)
+  if 'id2label' in config:
+    tensors = {k if k.startswith('classifier.') else f'vit.{k}': v for k, v in tensors.items()}
+  preprocessor = torch_configs.hf_preprocessor(config, metadata)
+  return tensors, {CONFIG: _json_text(config), PREPROCESSOR: _json_text(preprocessor)}
+
+
+def _json_text(config: Mapping[str, Any]) -> str:
+  return json.dumps(config, indent=2) + '\n'
+
+
+def _open(path: AnyPath) -> Any:
+  """Return an open safetensors file, to use in a `with` statement."""
+  from safetensors import SafetensorError, safe_open
+
+  try:
+    return safe_open(path, framework='np')
+  except FileNotFoundError:
+    raise InputError(f'Cannot read {path}: no such file. Check the path.') from None
+  except (SafetensorError, OSError) as e:
+    raise InputError(f'Cannot read {path} as a safetensors file: {e}. Download it again.') from e
+
+
+def _array_names(path: AnyPath) -> list[str]:
+  with _open(path) as f:
+    return list(f.keys())
+
+
+def _hidden_dim(shards: Sequence[AnyPath], patch_kernel: str) -> int:
+  """Return the width of the model, from the shape of its patch embedding's kernel."""
+  for shard in shards:
+    with _open(shard) as f:
+      if patch_kernel in f.keys():  # noqa: SIM118 (the file is not iterable)
+        return f.get_slice(patch_kernel).get_shape()[0]
+  raise InputError(f'Cannot load {shards[0]}: {patch_kernel} is missing. Download it again.')
+
+
+def _usual_num_heads(path: AnyPath, width: int) -> int:
+  for size in VARIANTS.values():
+    if size.hidden_dim == width:
+      return size.num_heads
+  raise InputError(
+    f'{path} does not record its number of attention heads, and width {width} has no usual one. '
+    'Give num_heads, or put its config.json beside it.'
+  )
+
+
+def _read_tensors(shards: Sequence[AnyPath]) -> Iterator[tuple[str, np.ndarray]]:
+  for shard in shards:
+    with _open(shard) as f:
+      for name in f.keys():  # noqa: SIM118
+        tensor = f.get_tensor(name)
+        if not name.endswith('mask_token'):
+          yield name, tensor
+        elif tensor.any():
+          log.warning('%s: Dropped %s, which only masked pretraining uses.', shard, name)

@@ -1,4 +1,4 @@
-"""Write parameters as a checkpoint."""
+"""Save parameters as a checkpoint, in any format."""
 
 import os
 from typing import Any
@@ -13,33 +13,33 @@ from vit_jax.pretrained.metadata import MODEL_FIELDS, Metadata
 
 def save_params(
   params: Any,
-  path: str | os.PathLike,
+  path: str | os.PathLike[str],
   format: str | None = None,
   *,
   model: nn.Module | None = None,
   class_names: list[str] | None = None,
   spelling: str = 'pre_linen',
 ) -> None:
-  """Writes parameters for other programs to read; `load_params` reads back the same bits.
+  """Save parameters for other programs to read. `load_params` loads exactly the same bits.
 
   Args:
     params: a parameter tree.
-    path: .npz: a file, as published. orbax: a directory. timm, hf: a directory, which gets
-      model.safetensors and config.json, or a .safetensors file. Replaced in one piece.
-    format: 'npz', 'timm', 'hf' or 'orbax'; None: npz for a path that ends so, else orbax.
-    model: tells what parameters do not: activation (else 'gelu_tanh' is taken for granted),
-      norm_eps (else 1e-6), image size (else a square).
-    class_names: in the order of the head's outputs; kept by timm, hf and orbax.
-    spelling: of npz names, 'pre_linen' (what the original code and timm read) or 'linen'.
+    path: a file for npz; a directory for orbax; for timm and hf, either a directory, which gets
+      model.safetensors and config.json, or a .safetensors file. It is replaced in one piece.
+    format: 'npz', 'timm', 'hf' or 'orbax'. None: npz if the path ends in .npz, else orbax.
+    model: the model, which knows what its parameters do not show: the activation (without a model,
+      'gelu_tanh'), norm_eps (1e-6) and the image size (square).
+    class_names: names in the order of the head's outputs. timm, hf and orbax keep them.
+    spelling: spelling of the names in npz. 'pre_linen' is what the original code and timm read; the
+      other one is 'linen'.
 
   Raises:
-    InputError: for what the format cannot hold, or when it cannot be written.
+    InputError: the format cannot hold the model, or the path cannot be written.
   """
   names, leaves = named_leaves(params)
   metadata = Metadata(class_names=list(class_names) if class_names else None)
   if model is not None:
-    metadata = metadata._replace(
-      image_size=model.image_size, **{field: getattr(model, field, None) for field in MODEL_FIELDS}
-    )
+    fields = {field: getattr(model, field, None) for field in MODEL_FIELDS}
+    metadata = metadata._replace(image_size=model.image_size, **fields)
   arrays = {name: np.asarray(leaf) for name, leaf in zip(names, leaves)}
   write_arrays(arrays, path, format, metadata=metadata, spelling=spelling)

@@ -1,9 +1,9 @@
-"""Resizes a checkpoint to another image size, patch size, or both (paper section 3.2, FlexiViT).
+"""Resize a checkpoint to another image size, patch size, or both (paper section 3.2, FlexiViT).
 
   python -m vit_jax.tools.resize ViT-B_16.npz B_16_384.npz --image_size=384
 
-Training and load_params resize position embeddings by themselves; this is for another method of
-interpolation, another patch size, and other programs.
+Training and load_params resize position embeddings by themselves. Use this tool for another
+interpolation, for another patch size, or for other programs.
 """
 
 from __future__ import annotations
@@ -15,74 +15,76 @@ import sys
 from vit_jax.errors import exit_on_error
 from vit_jax.inference.checkpoint_args import image_size
 from vit_jax.pretrained.posembed import METHODS
-from vit_jax.pretrained.resize import resize_checkpoint
+from vit_jax.pretrained.resize import NewSize, resize_checkpoint
 
 
 @exit_on_error
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command line; returns the exit code."""
-  parser = argparse.ArgumentParser(
-    prog='python -m vit_jax.tools.resize', description=__doc__.split('\n')[0]
-  )
-  parser.add_argument(
-    'ckpt',
-    metavar='CKPT',
-    help='npz, or safetensors of timm or Hugging Face '
-    '(a file or its directory), or an Orbax directory, such as the workdir of a '
-    'run',
-  )
-  parser.add_argument(
-    'out',
-    metavar='OUT',
-    help='a new file ending in .npz; in .safetensors, when '
-    'CKPT is such; else a new Orbax directory',
-  )
-  parser.add_argument(
-    '--image_size', type=image_size, required=True, metavar='N|H,W', help='pixels of the new images'
-  )
-  parser.add_argument(
-    '--patch_size', type=int, metavar='N', help='pixels of the new patches (default: as they are)'
-  )
-  parser.add_argument(
-    '--method',
-    choices=METHODS,
-    default='bilinear',
-    help="of interpolation; bilinear: the paper's, corners aligned; half_pixel, "
-    "bicubic: timm's (default: %(default)s)",
-  )
-  parser.add_argument(
-    '--old_image_size',
-    type=image_size,
-    metavar='N|H,W',
-    help='pixels that CKPT is for (default: as it says, else a square)',
-  )
-  parser.add_argument(
-    '--num_heads',
-    type=int,
-    help='of safetensors without a config.json (default: as usual for the width)',
-  )
-  parser.add_argument('--force', action='store_true', help='replaces what is at OUT')
-  args = parser.parse_args(argv)
+  """Run the command line and return the exit code."""
+  args = _parser().parse_args(argv)
+  new_size = NewSize(args.image_size, args.patch_size, args.old_image_size, args.method)
   changes = resize_checkpoint(
-    **{k: v for k, v in vars(args).items() if k != 'ckpt'}, path=args.ckpt
+    args.ckpt, args.out, new_size, num_heads=args.num_heads, force=args.force
   )
   for name, (old, new) in changes.items():
     print(f'{name}: {old} -> {new}')
-  print(f'{args.out} is written; {_next(args)}')
+  print(f'Wrote {args.out}. {_next_step(args)}')
   return 0
 
 
-def _next(args):
-  """What can be done with the result."""
+def _next_step(args: argparse.Namespace) -> str:
+  """Return a sentence that shows how to use the result."""
   if isinstance(args.image_size, tuple):
-    return (
-      f'load it with load_params({args.out!r}, create_model(..., image_size={args.image_size}))'
-    )
+    model = f'create_model(..., image_size={args.image_size})'
+    return f'Load it with load_params({args.out!r}, {model})'
   patch = f' --config.model=NAME/{args.patch_size}' if args.patch_size else ''
   return (
-    'train on from it with: python -m vit_jax.main --config=FILE --workdir=DIR '
+    'Train from it with: python -m vit_jax.main --config=FILE --workdir=DIR '
     f'--config.init_from={args.out} --config.image_size={args.image_size}{patch}'
   )
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='python -m vit_jax.tools.resize', description=(__doc__ or '').split('\n')[0]
+  )
+  add = parser.add_argument
+  add(
+    'ckpt',
+    metavar='CKPT',
+    help='an npz file, a safetensors file of timm or Hugging Face or its directory, or an Orbax '
+    'directory such as the workdir of a run',
+  )
+  add(
+    'out',
+    metavar='OUT',
+    help='a new .npz file; a new .safetensors file if CKPT is one; otherwise a new Orbax directory',
+  )
+  add(
+    '--image_size', type=image_size, required=True, metavar='N|H,W', help='new image size in pixels'
+  )
+  add('--patch_size', type=int, metavar='N', help='new patch size in pixels (default: as before)')
+  add(
+    '--method',
+    choices=METHODS,
+    default='bilinear',
+    help="interpolation: the paper's bilinear with aligned corners, or timm's half_pixel or "
+    'bicubic (default: %(default)s)',
+  )
+  add(
+    '--old_image_size',
+    type=image_size,
+    metavar='N|H,W',
+    help='image size in pixels that CKPT is for (default: the one that it records, else a square)',
+  )
+  add(
+    '--num_heads',
+    type=int,
+    help='number of attention heads in a safetensors file without a config.json (default: the '
+    'usual number for its width)',
+  )
+  add('--force', action='store_true', help='replace OUT if it exists')
+  return parser
 
 
 if __name__ == '__main__':

@@ -1,0 +1,83 @@
+"""Convert a checkpoint from one format to another."""
+
+import os
+
+from vit_jax.errors import InputError
+from vit_jax.files import check_new, user_path
+from vit_jax.pretrained.formats import format_for, read_checkpoint, write_arrays
+from vit_jax.pretrained.metadata import EMPTY, PUBLISHED, Metadata, unpublished
+
+Path = str | os.PathLike[str]
+
+
+def convert(
+  src: Path,
+  dst: Path,
+  format: str | None = None,
+  *,
+  spelling: str = 'pre_linen',
+  known: Metadata = EMPTY,
+  force: bool = False,
+) -> list[str]:
+  """Read the checkpoint `src` and write the same values to `dst`.
+
+  Args:
+    src: a checkpoint in any format that `read_checkpoint` reads.
+    dst: a new file for npz; a new directory for orbax; for timm and hf, either a new directory,
+      which gets model.safetensors and config.json, or a .safetensors file.
+    format: 'npz', 'timm', 'hf' or 'orbax'. None: npz if `dst` ends in .npz, else orbax.
+    spelling: spelling of the names in npz, 'pre_linen' or 'linen'.
+    known: properties that `src` does not record, or records wrongly: num_heads, activation,
+      norm_eps, image_size.
+    force: replace what exists at `dst`.
+
+  Returns:
+    Lines that describe what was read and written, and what the new file does not keep.
+
+  Raises:
+    InputError: `src` cannot be read, `dst` exists, or the format cannot hold the model.
+  """
+  check_new(user_path(dst), force)
+  format = format_for(dst, format)
+  arrays, metadata = read_checkpoint(src, num_heads=known.num_heads)
+  source_format, metadata = metadata.format, metadata.updated(known._replace(num_heads=None))
+  to_torch = format in ('timm', 'hf')
+  if to_torch and metadata.activation is None and source_format in ('timm', 'hf'):
+    raise InputError(
+      f"{src} has no config.json that records its activation. Give --activation=gelu, timm's and "
+      "Hugging Face's usual one, or --activation=gelu_tanh, the one of the published npz files."
+    )
+  notes = _notes(metadata, format)
+  num_classes = arrays['head/bias'].shape[0] if 'head/bias' in arrays else 0
+  if to_torch and metadata.class_names and len(metadata.class_names) != num_classes:
+    notes.append(
+      f'Note: Dropped the {len(metadata.class_names)} class names, because the head has '
+      f'{num_classes} outputs.'
+    )
+    metadata = metadata._replace(class_names=None)
+  write_arrays(arrays, dst, format, metadata=metadata, spelling=spelling)
+  num_params = sum(x.size for x in arrays.values())
+  return [
+    f'Read {src} ({source_format}, {len(arrays)} arrays, {num_params:,} parameters).',
+    f'Wrote {dst} ({format}, the same values).',
+    *notes,
+  ]
+
+
+def _notes(metadata: Metadata, format: str) -> list[str]:
+  """Return what a reader of the new file should know: what it lacks or what was assumed."""
+  if format == 'npz':
+    lost = unpublished(metadata)
+    if metadata.custom_normalization:
+      lost.append(f'image_mean={metadata.image_mean}, image_std={metadata.image_std}')
+    if metadata.class_names:
+      lost.append('the class names')
+    return [f'Note: npz does not keep {", ".join(lost)}.'] if lost else []
+  if format == 'orbax':
+    return []
+  assumed = [
+    f'{field}={getattr(PUBLISHED, field)!r}'
+    for field in ('activation', 'norm_eps')
+    if getattr(metadata, field) is None
+  ]
+  return [f'Note: Assumed {", ".join(assumed)}, as in the published models.'] if assumed else []
