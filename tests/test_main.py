@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ import pytest
 from sklearn import datasets
 
 from tests.helpers.jobs import FIGURES
-from tests.helpers.paths import ROOT
+from tests.helpers.paths import FILES, ROOT
+from vit_jax import main
+from vit_jax.training import command_line
 
 
 @pytest.fixture(scope='session')
@@ -295,3 +298,21 @@ def test_help_names_the_flags():
   assert shown.returncode == 0
   for words in ('--config', '--workdir', '--num_devices', 'vit_jax/config/fields.py', 'Exit code'):
     assert words in shown.stdout
+
+
+def test_a_resumed_run_is_the_run_it_was(tmp_path, digits_dir, capsys, monkeypatch):
+  """Of a run of an earlier version: without its flags, which only config.json remembers."""
+  monkeypatch.setattr(command_line.hosts, 'start', lambda *_: None)  # conftest has started jax
+  monkeypatch.chdir(ROOT)
+  workdir = shutil.copytree(FILES / 'earlier_run', tmp_path / 'run')
+  flags = [QUICK, f'--workdir={workdir}', f'--config.data_dir={digits_dir}', '--config.seed=0']
+  assert main.main(['main', *flags, '--config.eval_every=4', '--config.log_every=1']) == 0
+  err = capsys.readouterr().err
+  assert (
+    'config.batch_size: keeping 16 from the run being resumed. The config file now says 32. '
+    'Pass --config.batch_size=... to change it.\n'
+  ) in err
+  assert 'config.total_steps: keeping 8 from' in err and 'config.seed' not in err
+  losses = lambda lines: [x['train/loss'] for x in lines if 'train/loss' in x and x['step'] > 4]
+  expected = losses(json.loads(line) for line in (workdir / 'uninterrupted.jsonl').open())
+  assert losses(lines(workdir)) == pytest.approx(expected, rel=1e-5) and len(expected) == 4
