@@ -28,7 +28,7 @@ def main(argv: list[str], *, last: bool = False) -> int:
       log.info('%s', note)
     train(config, workdir)
 
-  return command_line.run(values, argv, __doc__, work, last=last)
+  return command_line.run(values, argv, __doc__ or '', work, last=last)
 
 
 if __name__ == '__main__':

@@ -14,6 +14,8 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+Config = ConfigDict | Mapping[str, Any]
+
 # AugReg's levels (arXiv 2106.10270, section 3.3): p of mixup, and RandAugment's number of
 # operations and their magnitude.
 AUGREG = {
@@ -267,7 +269,7 @@ MODEL_FIELDS = (
 )
 
 
-def model_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
+def model_overrides(config: Config) -> dict[str, Any]:
   """Return the arguments of `create_model` besides name, number of classes and image size."""
   overrides = {field: config[field] for field in MODEL_FIELDS}
   if config['pretext']:  # trains no head of labels
@@ -275,12 +277,12 @@ def model_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
   return overrides
 
 
-def mixup(config: Mapping[str, Any]) -> float:
+def mixup(config: Config) -> float:
   """Return p of mixup's Beta(p, p): the config's own, else that of its level of augmentation."""
   return AUGREG[config['augment']][0] if config['mixup'] is None else config['mixup']
 
 
-def rand_augment(config: Mapping[str, Any]) -> tuple[int, int]:
+def rand_augment(config: Config) -> tuple[int, int]:
   """Return RandAugment's number of operations and magnitude: the config's own, else its level's."""
   if config['rand_augment'] is None:
     return AUGREG[config['augment']][1]

@@ -36,7 +36,7 @@ class Inputs:
     info = describe_dataset(c.dataset, c.data_dir)
     self.train = _open_train_split(c, c.train_split or info.train_split)
     self.eval_name = c.eval_split or info.eval_split
-    self.eval = None
+    self.eval: Source | None = None
     if self.eval_name != 'none':
       self.eval = open_source(c.dataset, self.eval_name, c.data_dir)
     self.num_classes = c.num_classes or self.train.num_classes
@@ -61,10 +61,12 @@ class Inputs:
 
   def eval_batches(self) -> Batches:
     """Return this process's share of one pass over the evaluation split."""
+    assert self.eval is not None
     return eval_batches(self.eval, self.eval_preprocess(), self._read_options())
 
   def eval_preprocess(self) -> EvalPreprocess:
     """Return the preprocessing of the evaluation split."""
+    assert self.eval is not None
     c = self._config
     return make_eval_preprocess(
       c.preset, c.image_size, resize_size=c.resize_size, apply_exif=self.eval.apply_exif

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import json
 import logging
 import re
-from typing import Any, TypedDict
+from typing import Any
 
 from etils import epath
 import jax
@@ -29,14 +29,13 @@ RESULT = 'result.json'
 _FIELDS = ({'config', 'accuracy', 'examples'}, {'config', 'diverged'})  # either of these
 
 
-class Result(TypedDict, total=False):
-  """The content of a result.json. It has either accuracy and examples, or diverged."""
-
-  accuracy: float  # of the evaluation split; of the averaged parameters if the run keeps them
-  examples: int  # number of images in that split
-  diverged: str  # the value that was not finite, and the step
-  config: dict[str, Any]
-  kept: bool  # the run's checkpoints stay
+# The content of a result.json:
+#   accuracy: on the evaluation split; of the averaged parameters if the run keeps them
+#   examples: number of images in that split
+#   diverged: in place of both, the value that was not finite and its step
+#   config: the fields of the run
+#   kept: true if the checkpoints of the run stay
+Result = dict[str, Any]
 
 
 def run_all(

@@ -25,7 +25,7 @@ import json
 import math
 import statistics
 import sys
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import flags
 import jax
@@ -41,6 +41,9 @@ from vit_jax.parallel import hosts
 from vit_jax.training import command_line
 from vit_jax.transfer.runs import Result, run_all
 from vit_jax.transfer.sweep_splits import Splits, find_splits
+
+
+Number = TypeVar('Number', int, float)
 
 
 def sweep(
@@ -119,7 +122,7 @@ def _changed(c: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
   return c
 
 
-def best(accuracies: Mapping[float, float]) -> float:
+def best(accuracies: Mapping[Number, float]) -> Number:
   """Return the key with the highest value. Of equals, it is the lowest key."""
   return max(sorted(accuracies), key=accuracies.__getitem__)
 
@@ -206,7 +209,7 @@ def main(argv: Sequence[str] | None = None, *, last: bool = False) -> int:
     if jax.process_index() == 0:
       print(table(results))
 
-  return command_line.run(values, argv, __doc__, work, last=last)
+  return command_line.run(values, argv, __doc__ or '', work, last=last)
 
 
 def _define_flags() -> flags.FlagValues:

@@ -164,7 +164,7 @@ def _run(args: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog='python -m vit_jax.transfer.vtab',
-    description=__doc__.split('\n')[0],
+    description=(__doc__ or '').split('\n')[0],
     epilog=f'tasks: {", ".join(TASKS)}',
   )
   add = parser.add_argument
