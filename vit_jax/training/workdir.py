@@ -4,18 +4,15 @@ import json
 import pathlib
 import time
 
-from etils import epath
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax.config.run import CHECKPOINTS, CONFIG, METRICS
+from vit_jax.config.run import CHECKPOINTS, CONFIG, METRICS, Path, read_config
 from vit_jax.errors import InputError, reason
 from vit_jax.files import write_whole
 from vit_jax.parallel import hosts
 from vit_jax.training.log import log, start_log
 from vit_jax.training.mirror import WorkdirMirror
-
-Path = pathlib.Path | epath.Path
 
 LOG = 'log.txt'
 _STARTED = 'started'  # this file says when the run first started
@@ -65,7 +62,7 @@ def write_config(config: ConfigDict, workdir: Path) -> None:
   path = workdir / CONFIG
   text = json.dumps(dict(config.items()), indent=2) + '\n'
   if path.exists():
-    before = json.loads(path.read_text())
+    before = read_config(workdir)
     for field, value in json.loads(text).items():  # JSON turns tuples into lists
       if field in before and before[field] != value:
         log.info('Note: config.%s was %r and is now %r.', field, before[field], value)

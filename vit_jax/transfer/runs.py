@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import json
-import logging
 import re
 from typing import Any
 
@@ -21,9 +20,7 @@ from vit_jax.errors import InputError, NotFinite, last_line
 from vit_jax.files import write_whole
 from vit_jax.parallel import hosts
 from vit_jax.training.loop import train
-from vit_jax.training.log import start_log
-
-log = logging.getLogger('vit_jax')
+from vit_jax.training.log import log, start_log
 
 RESULT = 'result.json'
 _FIELDS = ({'config', 'accuracy', 'examples'}, {'config', 'diverged'})  # either of these

@@ -127,7 +127,7 @@ def table(results: Mapping[str, Result]) -> str:
 
 
 def main(argv: Sequence[str] | None = None, *, last: bool = False) -> int:
-  """Run the command line and return the exit code. `last` is that of `command_line.guard`."""
+  """Run the command line and return the exit code. `last` is that of `command_line.exit_code`."""
   args = _parser().parse_args(argv)
   return command_line.exit_code(lambda: _run(args), last=last)
 
