@@ -17,7 +17,7 @@ def test_a_plan_that_fits():
     'v5e:16x16: 256 x TPU v5 lite as a mesh of 256 (data) x 1 (fsdp). parallel=pmap splits the '
     'data in the same way.',
     '',
-    'The step fits: it takes 9.00 of 16.00 GiB on each chip (compiled in 92 s).',
+    'The run fits: a step takes 9.00 of 16.00 GiB on each chip (compiled in 92 s).',
     '  parameters           1.000 GiB',
     '  moments              2.000 GiB',
     '  rest of the state    0.000 GiB',
@@ -43,7 +43,7 @@ def test_a_plan_that_fits():
 
 def test_a_plan_that_does_not_fit():
   assert plan_text(make_plan(MISFIT), 'configs/vit_h14.py').splitlines()[3:] == [
-    'The step does not fit: the step needs 20.1GiB of 15.8GiB on each chip.',
+    'The run does not fit: the step needs 20.1GiB of 15.8GiB on each chip.',
     'Parameters and moments take 3.00 GiB of it.',
     '',
     'Change one or more of these:',
@@ -117,17 +117,18 @@ def test_many_devices_are_in_two_columns():
 
 
 def test_the_papers_models():
+  cost = dataclasses.replace(COST, total_flops=5 * 10**21)
   rows = [
-    PublishedCost(Published('ViT-L/16', 'jft', 2, 4, 120), COST, 0.325),
-    PublishedCost(Published('ViT-L/16', 'jft', 2), COST, None),
+    PublishedCost(Published('ViT-L/16', 'jft', 2, 4000, 2895), cost),
+    PublishedCost(Published('ViT-L/16', 'jft', 2), cost),
   ]
   text = published_text(rows, ['TPU v3'], 0.4)
   assert text.splitlines()[2:6] == [
     '',
     'JFT-300M, 4,096,000 images',
-    'ViT-L/16        2   304.0   100.0   300.0     1.0       5.0      4  1.250        100    120 '
+    'ViT-L/16        2   304.0   100.0   300.0     1.0   5,000.0  4,000  1.250        100  2,895 '
     '32.5%',
-    'ViT-L/16        2   304.0   100.0   300.0     1.0       5.0      -      -        100      -'
+    'ViT-L/16        2   304.0   100.0   300.0     1.0   5,000.0      -      -        100      -'
     '     -',
   ]
   assert max(map(len, text.splitlines())) <= 100

@@ -63,7 +63,12 @@ class PublishedCost:
 
   published: Published
   cost: RunCost
-  implied_mfu: float | None  # at which our operations take the paper's days, if it has any
+
+  @property
+  def implied_mfu(self) -> float | None:
+    """The MFU at which our operations take the days that the paper reports, if it does."""
+    days = self.published.core_days
+    return implied_mfu(self.cost.total_flops, get_device(PAPER_DEVICE), days) if days else None
 
   def to_json(self) -> dict[str, Any]:
     """Return the fields as JSON values."""
@@ -85,16 +90,9 @@ def published_costs(device_names: Sequence[str], mfu: float) -> list[PublishedCo
     mfu: the fraction of the peak rate that the runs are assumed to reach.
   """
   return [
-    _published_cost(published, device_names, mfu)
+    PublishedCost(published, estimate_run(published_config(published), device_names, mfu))
     for published in tqdm(PUBLISHED, 'tracing', leave=False, disable=None)
   ]
-
-
-def _published_cost(published: Published, device_names: Sequence[str], mfu: float) -> PublishedCost:
-  cost = estimate_run(published_config(published), device_names, mfu)
-  days = published.core_days
-  utilization = implied_mfu(cost.total_flops, get_device(PAPER_DEVICE), days) if days else None
-  return PublishedCost(published, cost, utilization)
 
 
 def published_config(published: Published) -> ConfigDict:

@@ -13,12 +13,7 @@ _DATASET_NAMES = {'imagenet2012': 'ImageNet', 'imagenet21k': 'ImageNet-21k', 'jf
 
 
 def plan_text(plan: Plan, config_file: str) -> str:
-  """Return a report on a plan.
-
-  Args:
-    plan: from `plan_run`.
-    config_file: the file that the config came from.
-  """
+  """Return a report on a plan whose config came from `config_file`."""
   data, fsdp = plan.mesh
   mesh = f'{plan.topology}: {plan.chips} x {plan.kind} as a mesh of {data} (data) x {fsdp} (fsdp).'
   if plan.parallel == 'pmap':
@@ -49,7 +44,7 @@ def plan_text(plan: Plan, config_file: str) -> str:
 def _misfit(misfit: Misfit) -> list[str]:
   state = misfit.state.parameters + misfit.state.moments
   return [
-    f'The step does not fit: {misfit.why} on each chip.',
+    f'The run does not fit: {misfit.why} on each chip.',
     f'Parameters and moments take {state / _GIB:.2f} GiB of it.',
     '',
     'Change one or more of these:',
@@ -60,7 +55,7 @@ def _misfit(misfit: Misfit) -> list[str]:
 def _memory(fit: Fit, available: float) -> list[str]:
   total = fit.memory.total
   return [
-    f'The step fits: it takes {total / _GIB:.2f} of {available / _GIB:.2f} GiB on each chip '
+    f'The run fits: a step takes {total / _GIB:.2f} of {available / _GIB:.2f} GiB on each chip '
     f'(compiled in {fit.compile_seconds:.0f} s).',
     *(
       f'  {kind.replace("_", " "):18}{size / _GIB:8.3f} GiB'
@@ -137,12 +132,7 @@ def run_length(steps: int, batch_size: int, images: int) -> str:
 
 
 def run_text(cost: RunCost, config_file: str) -> str:
-  """Return a report on the cost of a run.
-
-  Args:
-    cost: from `estimate_run`.
-    config_file: the file that the config came from.
-  """
+  """Return a report on the cost of a run whose config came from `config_file`."""
   per_pass = cost.batch_size // cost.accumulate
   activations = cost.activation_bytes
   accumulate = '' if cost.accumulate == 1 else f' (accumulate={cost.accumulate})'
