@@ -36,21 +36,25 @@ def jax_steps(job):
   from vit_jax import create_model
   from vit_jax.parallel.pmap import PmapPartitioner
   from vit_jax.training import step as step_lib
-  from vit_jax.training.optim import make_optimizer, make_schedule
+  from vit_jax.training.objectives import supervised
+  from vit_jax.training.optim import OptimizerConfig, Schedule, make_optimizer
 
   device, key = jax.devices()[0], jax.random.key(0)
   model = create_model(
     job['model'], num_classes=job['num_classes'], image_size=job['image_size'], dtype=job['dtype']
   )
-  schedule = make_schedule('cosine', peak=1e-3, total_steps=100_000, warmup_steps=1000)
-  optimizer = make_optimizer(schedule, weight_decay=0.1, clip_norm=1.0)
+  schedule = Schedule('cosine', peak=1e-3, total_steps=100_000, warmup_steps=1000)
+  optimizer = make_optimizer(schedule, OptimizerConfig(weight_decay=0.1, clip_norm=1.0))
+  objective = supervised(model)
   partitioner = PmapPartitioner(job['batch_size'])
   train_step = partitioner.train_step(
-    step_lib.make_train_step(step_lib.supervised(model), optimizer, schedule, dropout_key=key)
+    step_lib.make_train_step(objective, optimizer, schedule, dropout_key=key)
   )
-  eval_step = partitioner.eval_step(step_lib.make_eval_step(step_lib.supervised(model)))
+  eval_step = partitioner.eval_step(step_lib.make_eval_step(objective))
   state = partitioner.init(lambda: step_lib.init_state(model, optimizer, key))
-  batch = make_batch(np.random.default_rng(0), job) | {'mask': np.ones(job['batch_size'], bool)}
+  batch = make_batch(np.random.default_rng(0), job)
+  batch['mask'] = np.ones(job['batch_size'], bool)
+  batch['example'] = np.arange(job['batch_size'], dtype=np.int32)
   if job['mode'] == 'infer':
     params, state = state.params, None
 

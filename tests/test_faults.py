@@ -232,9 +232,9 @@ def test_a_hung_source_ends_the_run(start, whole, images, tmp_path, split, devic
     last = log.splitlines()[-1]
     assert last.startswith('error: ') and 'config.hang_seconds sets the time' in last, log
     if len(logs) == 1:
-      assert last.startswith(f'error: no progress for {seconds} s {doing}; '), log
+      assert last.startswith(f'error: No progress for {seconds} s {doing}. '), log
     else:
-      assert f'no progress for {seconds} s ' in last, log
+      assert f'No progress for {seconds} s ' in last, log
   assert any('folder.py' in log and 'in __getitem__' in log for log in logs), logs
   if split == 'train' and len(devices) == 1:
     pipe.unlink()

@@ -6,7 +6,7 @@ import pytest
 
 from vit_jax import create_model
 from vit_jax.cost.activations import activation_bytes
-from vit_jax.training.step import supervised
+from vit_jax.training.objectives import supervised
 
 
 def kept(**overrides):

@@ -54,11 +54,11 @@ def test_every_byte_has_its_kind():
   assert count * 4 / 4 <= memory.parameters < count * 4 / 4 * 1.05
   assert memory.moments == memory.parameters * 3 // 2
   assert memory.rest_of_the_state == 4 + 2 * 4  # our step, and those of optax
-  assert memory.batch == 256 // 8 * (32 * 32 * 3 + 4 + 1)
+  assert memory.batch == 256 // 8 * (32 * 32 * 3 + 4 + 1 + 4)
   analysis = compiled.memory_analysis()
   assert memory.padding == 0 and memory.temporaries == analysis.temp_size_in_bytes
   assert memory.total == sum(memory) and memory.outputs < 4096
-  assert state_bytes(partitioner.like(state)) == memory[:3]
+  assert state_bytes(partitioner.with_shardings(state)) == memory[:3]
 
 
 def test_what_does_not_fit_is_refused():

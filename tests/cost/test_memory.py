@@ -17,6 +17,7 @@ def test_bytes_of_a_tree_without_shardings():
 def test_state_of_h14_per_device_is_one_over_fsdp():
   _, state = step_and_state(pretrain('ViT-H/14'))
   for fsdp in (1, 2, 4, 8):
-    parameters, moments, _ = state_bytes(MeshPartitioner(4096, mesh=(0, fsdp)).like(state))
+    partitioner = MeshPartitioner(4096, mesh=(0, fsdp))
+    parameters, moments, _ = state_bytes(partitioner.with_shardings(state))
     assert parameters == 632_045_800 * 4 // fsdp + 1280 * 1281 * 4 // fsdp
     assert moments == 2 * parameters

@@ -167,7 +167,7 @@ def test_every_layout_gives_the_same_steps(fields):
   """One device, eight by pmap, and a mesh with accumulation, with dropout and stochastic depth."""
   model = mpp.make_model(vit(dropout=0.1, stochastic_depth=0.2, **fields), 'mean_color', 0.5)
   schedule = lambda _: 1e-2
-  optimizer = optim.make_optimizer(schedule)
+  optimizer = optim.make_optimizer(schedule, optim.OptimizerConfig())
   make = lambda accumulate: step_lib.make_train_step(
     mpp.make_objective(model, jax.random.key(3)),
     optimizer,
@@ -180,6 +180,7 @@ def test_every_layout_gives_the_same_steps(fields):
     'image': pictures(k),
     'label': np.zeros(BATCH, np.int32),
     'mask': np.ones(BATCH, bool),
+    'example': np.arange(BATCH, dtype=np.int32),
   }
   found = []
   for partitioner, accumulate in (

@@ -102,25 +102,25 @@ def test_a_killed_host_ends_the_other(two, start, tmp_path):
 FAILURES = {
   'data of one host': (
     dict(own=((), ('--config.dataset=digits', '--config.data_dir=/dev/null'))),
-    'process 1 failed: the data set digits cannot be written to /dev/null',
+    'Process 1 failed: the data set digits cannot be written to /dev/null',
     'error: the data set digits cannot be written to /dev/null',
   ),
   'another config': (
     dict(own=((), ('--config.lr=.5',))),
-    'process 1 failed: config.lr is 0.5 on process 1 and 0.001 on process 0',
-    'error: config.lr is 0.5 on process 1',
+    'Process 1 failed: config.lr is 0.5 on process 1 and 0.001 on process 0. All processes must',
+    'error: config.lr is 0.5 on process 1 and 0.001 on process 0. All processes must',
   ),
   'another workdir': (
     dict(own=((), ('--workdir={workdir}/other',))),
-    'error: process 1 does not see what process 0 writes to',
-    'give a directory that all',
+    'error: Process 1 does not see what process 0 writes to',
+    'Give a directory that all hosts share, or a bucket (gs://).',
   ),
   'more processes': (
     dict(own=((), ('--num_processes=3',))),
-    'process 1 failed: --num_processes=3, but process 0 was told 2',
-    '--num_processes=3, but',
+    'Process 1 failed: --num_processes=3 on this process, but 2 on process 0. Use the same',
+    'error: --num_processes=3 on this process, but 2 on process 0. Use the same',
   ),
-  'fewer devices': (dict(devices=(4, 2)), 'error: process ', 'error: process '),
+  'fewer devices': (dict(devices=(4, 2)), 'error: Process ', 'error: Process '),
   'a process that never comes': (
     dict(
       devices=(4,),
@@ -133,7 +133,7 @@ FAILURES = {
         ),
       ),
     ),
-    'error: not all processes of this job met at localhost:',
+    'error: Not all processes of this job met at localhost:',
   ),
 }
 
@@ -158,8 +158,8 @@ def test_one_failure_ends_all_with_one_sentence(failures, name):
 @pytest.mark.parametrize(
   'flags, words',
   [
-    (('localhost:1', 2, 2), '--process_id=2 is not one of the --num_processes=2 that count from 0'),
-    ((None, 2, None), '--process_id go together'),
+    (('localhost:1', 2, 2), '--process_id=2 is out of range: with --num_processes=2, .* 0 to 1'),
+    ((None, 2, None), '--process_id go together. Give all three'),
   ],
 )
 def test_impossible_flags_are_found_at_once(flags, words):
@@ -170,7 +170,9 @@ def test_impossible_flags_are_found_at_once(flags, words):
 def test_mpi_needs_mpi4py(monkeypatch):
   monkeypatch.setenv('OMPI_COMM_WORLD_SIZE', '4')
   monkeypatch.setattr(hosts.importlib.util, 'find_spec', lambda name: None)
-  with pytest.raises(InputError, match='mpirun started 4 processes.*pip install mpi4py'):
+  with pytest.raises(
+    InputError, match='^mpirun started 4 processes, which cannot find each other. Install mpi4py'
+  ):
     hosts._mpi_size()
   monkeypatch.delenv('OMPI_COMM_WORLD_SIZE')
   assert hosts._mpi_size() == 1

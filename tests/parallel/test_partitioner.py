@@ -14,6 +14,7 @@ from vit_jax.parallel.pmap import PmapPartitioner
 from vit_jax.pretrained.load import abstract_params
 from vit_jax.training import optim
 from vit_jax.training import step as step_lib
+from vit_jax.training.objectives import supervised
 
 BATCH = 32
 TINY = dict(
@@ -24,15 +25,10 @@ TINY = dict(
 def setup(accumulate=1, moment_dtype='float32', **fields):
   model = create_model('ViT-Ti/8', **{**TINY, **fields})
   schedule = lambda _: 3e-3
-  optimizer = optim.make_optimizer(
-    schedule, clip_norm=1.0, weight_decay=0.1, moment_dtype=moment_dtype
-  )
+  config = optim.OptimizerConfig(clip_norm=1.0, weight_decay=0.1, moment_dtype=moment_dtype)
+  optimizer = optim.make_optimizer(schedule, config)
   step = step_lib.make_train_step(
-    step_lib.supervised(model),
-    optimizer,
-    schedule,
-    dropout_key=jax.random.key(1),
-    accumulate=accumulate,
+    supervised(model), optimizer, schedule, dropout_key=jax.random.key(1), accumulate=accumulate
   )
   return step, lambda: step_lib.init_state(model, optimizer, jax.random.key(0))
 
@@ -43,6 +39,7 @@ def batch(seed):
     'image': rng.integers(0, 256, (BATCH, 32, 32, 3), np.uint8),
     'label': rng.integers(0, 16, BATCH, np.int32),
     'mask': np.ones(BATCH, bool),
+    'example': np.arange(BATCH, dtype=np.int32),
   }
 
 
@@ -134,9 +131,9 @@ def test_scan_goes_with_every_kind_of_block(fields):
 
 def compiled(partitioner, **options):
   step, init = setup(**options)
-  state = partitioner.like(jax.eval_shape(init))
+  state = partitioner.with_shardings(jax.eval_shape(init))
   data = {
-    k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=partitioner._batch)
+    k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=partitioner.batch_sharding)
     for k, v in batch(0).items()
   }
   with jax.set_mesh(partitioner.mesh):

@@ -23,8 +23,8 @@ with Watchdog(1.5) as watchdog:
   assert done.returncode == 1 and time.monotonic() - start < 20
   *stacks, last = done.stderr.splitlines()
   assert last == (
-    'error: no progress for 1.5 s waiting for the data of step 7; the stacks above show what '
-    'each thread waits for (config.hang_seconds sets the time, 0: for ever)'
+    'error: No progress for 1.5 s waiting for the data of step 7. The stacks above show what '
+    'each thread waits for. config.hang_seconds sets the time limit (0 for none).'
   )
   assert sum('hread 0x' in line for line in stacks) == 3  # these two and the watchdog
   assert any(line.endswith('in read') for line in stacks)

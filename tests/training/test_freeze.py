@@ -13,12 +13,15 @@ from vit_jax.evaluation.evaluate import evaluate
 from vit_jax.models.freeze import trainable_filter
 from vit_jax.models.pixels import to_input
 from vit_jax.parallel.mesh import MeshPartitioner
+from vit_jax.parallel.partitioner import WHOLE
 from vit_jax.parallel.pmap import PmapPartitioner
 from vit_jax.pretrained.fingerprint import named_leaves
 from vit_jax.training import optim
 from vit_jax.training import step as step_lib
 from vit_jax.training.inputs import Inputs
 from vit_jax.training.loop import train
+from vit_jax.training.mixup import draw_partner
+from vit_jax.training.objectives import supervised
 
 BATCH = 16
 MODEL = create_model(
@@ -32,23 +35,24 @@ def batch(seed=0):
     'image': rng.integers(0, 256, (BATCH, 8, 8, 3), dtype=np.uint8),
     'label': rng.integers(0, 5, BATCH, dtype=np.int32),
     'mask': np.ones(BATCH, bool),
+    'example': np.arange(BATCH, dtype=np.int32),
   }
 
 
-def setup(model=MODEL, average=0.0, is_trained=None, kind='sgd', **options):
-  schedule = optim.make_schedule('cosine', peak=0.1, total_steps=20, warmup_steps=0)
-  optimizer = optim.make_optimizer(schedule, kind=kind)
+def setup(model=MODEL, average=0.0, trainable=None, kind='sgd', **options):
+  schedule = optim.Schedule('cosine', peak=0.1, total_steps=20, warmup_steps=0)
+  optimizer = optim.make_optimizer(schedule, optim.OptimizerConfig(kind))
   step = step_lib.make_train_step(
-    step_lib.supervised(model),
+    supervised(model),
     optimizer,
     schedule,
     dropout_key=jax.random.key(1),
     average=average,
-    is_trained=is_trained,
+    trainable=trainable,
     **options,
   )
   init = lambda: step_lib.init_state(
-    model, optimizer, jax.random.key(0), is_trained=is_trained, average=bool(average)
+    model, optimizer, jax.random.key(0), trainable=trainable, average=bool(average)
   )
   return step, init
 
@@ -112,7 +116,7 @@ def test_mixup_is_the_loss_of_mixed_images_and_labels():
 def test_each_step_draws_its_own_mixture_from_beta():
   shares = np.array(
     [
-      step_lib._partners(batch(), 0.2, jax.random.key(k), lambda x: jnp.roll(x, 1, 0))['share']
+      draw_partner(jax.tree.map(jnp.asarray, batch()), 0.2, jax.random.key(k), WHOLE).share
       for k in range(400)
     ]
   )
@@ -185,8 +189,8 @@ def test_gather_step_gives_every_row_in_order(make):
 )
 def test_only_the_last_blocks_are_trained(blocks, want):
   """They get the gradients that they get among all, the others stay, and have no moments."""
-  is_trained = trainable_filter(MODEL, blocks)
-  (full, init_full), (part, init) = setup(), setup(is_trained=is_trained)
+  trainable = trainable_filter(MODEL, blocks)
+  (full, init_full), (part, init) = setup(), setup(trainable=trainable)
   state = with_head(init())
   a, ma = jax.jit(full)(with_head(init_full()), batch())
   b, mb = jax.jit(part)(state, batch())
@@ -207,9 +211,9 @@ def test_only_the_last_blocks_are_trained(blocks, want):
 
 def test_a_linear_probe_computes_no_backward_pass():
   """Its products are the forward pass's, the head's gradient and no other."""
-  flops = lambda is_trained: (
-    jax.jit(setup(is_trained=is_trained)[0])
-    .lower(setup(is_trained=is_trained)[1](), batch())
+  flops = lambda trainable: (
+    jax.jit(setup(trainable=trainable)[0])
+    .lower(setup(trainable=trainable)[1](), batch())
     .compile()
     .cost_analysis()['flops']
   )
@@ -241,7 +245,7 @@ def test_the_average_is_evaluated_resumed_and_exported(pretrained, digits_dir, t
     c.model, num_classes=10, image_size=8, hidden_dim=16, mlp_dim=32, num_heads=2, num_layers=2
   )
   params = load_params(workdir, model)
-  step = jax.jit(step_lib.make_eval_step(step_lib.supervised(model)))
+  step = jax.jit(step_lib.make_eval_step(supervised(model)))
   with Inputs(c).eval_batches() as batches:
     found = evaluate(step, params, batches)
   assert found['examples'] == metrics['eval/average_examples'] == 100

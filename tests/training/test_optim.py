@@ -7,21 +7,21 @@ from vit_jax.training import optim
 
 
 def test_cosine_schedule_values():
-  lr = optim.make_schedule('cosine', peak=3e-3, total_steps=1100, warmup_steps=100)
+  lr = optim.Schedule('cosine', peak=3e-3, total_steps=1100, warmup_steps=100)
   got = [float(lr(s)) for s in (0, 1, 50, 100, 600, 1100, 2000)]
   np.testing.assert_allclose(got, [0, 3e-5, 1.5e-3, 3e-3, 1.5e-3, 0, 0], rtol=1e-6, atol=1e-9)
 
 
 def test_linear_schedule_values():
-  lr = optim.make_schedule('linear', peak=1e-3, total_steps=1100, warmup_steps=100)
+  lr = optim.Schedule('linear', peak=1e-3, total_steps=1100, warmup_steps=100)
   got = [float(lr(s)) for s in (0, 100, 600, 1100)]
   np.testing.assert_allclose(got, [0, 1e-3, (1e-3 + 1e-5) / 2, 1e-5], rtol=1e-6)
 
 
 def test_no_warmup_and_warmup_longer_than_the_run():
-  lr = optim.make_schedule('cosine', peak=1.0, total_steps=10, warmup_steps=0)
+  lr = optim.Schedule('cosine', peak=1.0, total_steps=10, warmup_steps=0)
   assert float(lr(0)) == 1
-  lr = optim.make_schedule('cosine', peak=1.0, total_steps=3, warmup_steps=10_000)
+  lr = optim.Schedule('cosine', peak=1.0, total_steps=3, warmup_steps=10_000)
   np.testing.assert_allclose([float(lr(s)) for s in range(3)], [0, 1e-4, 2e-4], rtol=1e-5)
 
 
@@ -40,7 +40,9 @@ def tree(value):
 def test_adam_with_decoupled_decay_equals_numpy(decay, decayed):
   """Two steps against Adam written out (Kingma & Ba, with Loshchilov & Hutter's decay)."""
   lr, b1, b2, wd, eps = 0.1, 0.9, 0.999, 0.3, 1e-8
-  tx = optim.make_optimizer(lambda _: lr, beta1=b1, beta2=b2, weight_decay=wd, decay=decay)
+  tx = optim.make_optimizer(
+    lambda _: lr, optim.OptimizerConfig(beta1=b1, beta2=b2, weight_decay=wd, decay=decay)
+  )
   params = tree(2.0)
   state = tx.init(params)
   want = dict.fromkeys(('dense/kernel', 'dense/bias', 'norm/scale', 'cls'), (2.0, 0.0, 0.0))
@@ -64,7 +66,9 @@ def test_adam_with_decoupled_decay_equals_numpy(decay, decayed):
 @pytest.mark.parametrize('dtype, places', [('float32', 1e-6), ('bfloat16', 4e-3)])
 def test_sgd_with_momentum_equals_numpy(dtype, places):
   lr, momentum = 0.1, 0.9
-  tx = optim.make_optimizer(lambda _: lr, kind='sgd', momentum=momentum, moment_dtype=dtype)
+  tx = optim.make_optimizer(
+    lambda _: lr, optim.OptimizerConfig(kind='sgd', momentum=momentum, moment_dtype=dtype)
+  )
   params = tree(2.0)
   state = tx.init(params)
   assert {x.dtype for x in jax.tree.leaves(state) if x.ndim} == {jnp.dtype(dtype)}
@@ -81,7 +85,7 @@ def test_sgd_with_momentum_equals_numpy(dtype, places):
 def test_clipping_is_by_the_global_norm_before_adam():
   """Adam forgets a constant scale, so the second moment shows what reached it."""
   grads = {'a': {'kernel': jnp.array([3.0, 0.0])}, 'b': {'kernel': jnp.array([0.0, 4.0])}}
-  tx = optim.make_optimizer(lambda _: 1.0, clip_norm=1.0)
+  tx = optim.make_optimizer(lambda _: 1.0, optim.OptimizerConfig(clip_norm=1.0))
   _, state = tx.update(grads, tx.init(grads), grads)
   nu = next(
     s.nu for s in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, 'nu')) if hasattr(s, 'nu')
@@ -91,16 +95,19 @@ def test_clipping_is_by_the_global_norm_before_adam():
 
 
 def test_bad_names():
-  with pytest.raises(ValueError, match='unknown schedule'):
-    optim.make_schedule('step', peak=1.0, total_steps=1, warmup_steps=0)
-  with pytest.raises(ValueError, match="unknown optimizer 'lamb'"):
-    optim.make_optimizer(lambda _: 1.0, kind='lamb')
-  with pytest.raises(ValueError, match='unknown decay'):
-    optim.make_optimizer(lambda _: 1.0, decay='bias')
+  with pytest.raises(
+    ValueError,
+    match=r"^Unknown schedule 'step'\. Did you mean 'steps'\? Available: cosine, linear, steps\.$",
+  ):
+    optim.Schedule('step', peak=1.0, total_steps=1, warmup_steps=0)
+  with pytest.raises(ValueError, match=r"^Unknown optimizer 'lamb'\. Available: adam, sgd\.$"):
+    optim.make_optimizer(lambda _: 1.0, optim.OptimizerConfig(kind='lamb'))
+  with pytest.raises(ValueError, match=r"^Unknown decay 'bias'\. Available: kernels, all\.$"):
+    optim.make_optimizer(lambda _: 1.0, optim.OptimizerConfig(decay='bias'))
 
 
 def test_steps_fall_to_a_tenth():
-  rate = optim.make_schedule(
+  rate = optim.Schedule(
     'steps', peak=0.003, total_steps=500, warmup_steps=100, drops=(200, 300, 400)
   )
   np.testing.assert_allclose(

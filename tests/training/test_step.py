@@ -11,6 +11,7 @@ from vit_jax.models.vit import VisionTransformer
 from vit_jax.parallel.pmap import PmapPartitioner
 from vit_jax.training import optim
 from vit_jax.training import step as step_lib
+from vit_jax.training.objectives import supervised
 
 MODEL = VisionTransformer(Variant(32, 64, 2, 2), 8, (16, 16), 10, dropout=0.2)
 
@@ -21,14 +22,15 @@ def batch(size=32, seed=0):
     'image': rng.integers(0, 256, (size, 16, 16, 3), dtype=np.uint8),
     'label': rng.integers(0, 10, size, dtype=np.int32),
     'mask': np.ones(size, bool),
+    'example': np.arange(size, dtype=np.int32),
   }
 
 
 def setup(accumulate=1, model=MODEL, **options):
   schedule = lambda _: 1e-3
-  optimizer = optim.make_optimizer(schedule, clip_norm=1.0, weight_decay=0.1)
+  optimizer = optim.make_optimizer(schedule, optim.OptimizerConfig(clip_norm=1.0, weight_decay=0.1))
   step = step_lib.make_train_step(
-    step_lib.supervised(model),
+    supervised(model),
     optimizer,
     schedule,
     dropout_key=jax.random.key(1),
@@ -139,7 +141,7 @@ def test_evaluation_counts_every_example_once(examples):
       yield {k: np.pad(v, [(0, short)] + [(0, 0)] * (v.ndim - 1)) for k, v in part.items()}
 
   partitioner = PmapPartitioner(32)
-  step = step_lib.make_eval_step(step_lib.supervised(MODEL))
+  step = step_lib.make_eval_step(supervised(MODEL))
   found = evaluate(partitioner.eval_step(step), partitioner.put(params), padded())
   losses = cross_entropy(logits, data['label'])
   assert found['examples'] == examples
@@ -149,17 +151,19 @@ def test_evaluation_counts_every_example_once(examples):
 
 def test_a_stopped_evaluation_gives_nothing():
   partitioner = PmapPartitioner(32)
-  eval_step = partitioner.eval_step(step_lib.make_eval_step(step_lib.supervised(MODEL)))
+  eval_step = partitioner.eval_step(step_lib.make_eval_step(supervised(MODEL)))
   assert (
     evaluate(eval_step, partitioner.put(setup()[1].params), [batch()] * 3, lambda: True) is None
   )
 
 
 def test_batch_must_divide():
-  with pytest.raises(ValueError, match='batch_size 20 does not divide over 8 devices; try 16'):
+  with pytest.raises(
+    ValueError, match=r'^batch_size=20 does not divide over 8 devices\. Try batch_size=16\.$'
+  ):
     PmapPartitioner(20)
-  with pytest.raises(ValueError, match='8 devices x 3 accumulation passes; try 24'):
+  with pytest.raises(ValueError, match=r'8 devices x 3 accumulation passes\. Try batch_size=24\.$'):
     PmapPartitioner(32, accumulate=3)
   step, state = setup(accumulate=3)
-  with pytest.raises(ValueError, match='32 examples do not divide into 3 accumulation passes'):
+  with pytest.raises(ValueError, match=r'^Cannot split the 32 examples of a device into 3 acc'):
     jax.eval_shape(step, state, batch())

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vit_jax.training.step import Objective
+from vit_jax.training.objectives import Objective
 
 
 def activation_bytes(

@@ -6,7 +6,6 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
 
 from vit_jax.cost.memory import DeviceMemory, device_memory
 from vit_jax.parallel.mesh import MeshPartitioner
@@ -60,7 +59,8 @@ def compile_step(
     OutOfMemory: The step does not fit.
   """
   start = time.perf_counter()
-  state, batch = partitioner.like(state), batch_shapes(partitioner, image_size, batch_size)
+  state = partitioner.with_shardings(state)
+  batch = batch_shapes(partitioner, image_size, batch_size)
   try:
     with jax.set_mesh(partitioner.mesh):
       lowered = partitioner.jit_train_step(step, state).lower(state, batch)
@@ -79,12 +79,13 @@ def batch_shapes(
   partitioner: MeshPartitioner, image_size: int, batch_size: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Return the shapes of a global batch that is split across all devices."""
-  sharding = NamedSharding(partitioner.mesh, PartitionSpec(partitioner.mesh.axis_names))
+  sharding = partitioner.batch_sharding
   shape = lambda dims, dtype: jax.ShapeDtypeStruct((batch_size, *dims), dtype, sharding=sharding)
   return {
     'image': shape((image_size, image_size, 3), 'uint8'),
     'label': shape((), 'int32'),
     'mask': shape((), 'bool'),
+    'example': shape((), 'int32'),
   }
 
 

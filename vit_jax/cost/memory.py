@@ -63,10 +63,12 @@ def device_memory(analysis: Any, state: TrainState, batch: Any) -> DeviceMemory:
     batch: the same for the batch.
   """
   state_kinds, batch_size = state_bytes(state), tree_bytes(batch)
+  # Arguments that the step does not use are not passed, such as 'example' without dropout.
+  padding = max(0, analysis.argument_size_in_bytes - sum(state_kinds) - batch_size)
   return DeviceMemory(
     *state_kinds,
     batch=batch_size,
-    padding=analysis.argument_size_in_bytes - sum(state_kinds) - batch_size,
+    padding=padding,
     temporaries=analysis.temp_size_in_bytes,
     outputs=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
     code=analysis.generated_code_size_in_bytes,

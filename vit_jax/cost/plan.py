@@ -131,7 +131,7 @@ def plan_run(
       compiler_options=topology.compiler_options,
     )
   except OutOfMemory as e:
-    needed = state_bytes(partitioner.like(state))
+    needed = state_bytes(partitioner.with_shardings(state))
     advice = advise(c, mesh_shape, needed.parameters + needed.moments, available)
     outcome = Misfit(str(e), needed, advice)
   else:

@@ -24,6 +24,7 @@ class Order(Protocol):
 
   def rng(self, g: int) -> np.random.Generator:
     """Return the random generator for the augmentation of example g."""
+    ...
 
 
 class TrainOrder:

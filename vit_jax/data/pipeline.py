@@ -233,8 +233,11 @@ def _init_worker(index: int, count: int) -> None:
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
+  parent = multiprocessing.parent_process()
+  assert parent is not None
+
   def follow_parent() -> None:
-    multiprocessing.parent_process().join()
+    parent.join()
     os._exit(1)
 
   threading.Thread(target=follow_parent, daemon=True).start()

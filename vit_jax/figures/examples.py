@@ -21,8 +21,7 @@ from vit_jax.evaluation.accuracy import is_correct
 from vit_jax.evaluation.losses import to_probabilities
 from vit_jax.models.params import Params
 from vit_jax.models.pixels import to_input
-from vit_jax.parallel.mesh import MeshPartitioner
-from vit_jax.parallel.pmap import PmapPartitioner
+from vit_jax.parallel.partitioner import Partitioner
 
 
 class Examples(NamedTuple):
@@ -83,13 +82,7 @@ class Predictor:
     names: names of the model's classes.
   """
 
-  def __init__(
-    self,
-    model: nn.Module,
-    sample: Sample,
-    partitioner: PmapPartitioner | MeshPartitioner,
-    loss: str,
-  ):
+  def __init__(self, model: nn.Module, sample: Sample, partitioner: Partitioner, loss: str):
     """Compile nothing and read nothing yet.
 
     Args:

@@ -4,6 +4,7 @@ Half of the patch embeddings are corrupted, and for these the model predicts wha
 like. The labels of the images are not used.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import math
 from typing import Any
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax.errors import InputError
+from vit_jax.models.params import Params
 from vit_jax.models.pixels import to_input
 from vit_jax.models.vit import VisionTransformer
 
@@ -159,7 +161,10 @@ def make_objective(model: MaskedPatchTransformer, key: jax.Array):
   """
   num_patches = math.prod(model.grid)
 
-  def objective(params: Any, batch: dict[str, jax.Array], step_key: jax.Array | None):
+  def objective(
+    params: Params, batch: Mapping[str, Any], step_key: jax.Array | None, partner: object = None
+  ) -> tuple[jax.Array, jax.Array]:
+    del partner  # masked patches are not mixed
     images = batch['image']
     if step_key is None:
       numbers = jnp.sum(images, axis=(1, 2, 3), dtype=jnp.uint32)

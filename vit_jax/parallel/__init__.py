@@ -1,1 +1,1 @@
-"""Devices and hosts: how a step is split over them, and how the processes of a job agree."""
+"""Devices and hosts: a step is split over them, and the processes of a job agree and stop."""

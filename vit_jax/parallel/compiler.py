@@ -1,4 +1,4 @@
-"""Options that the compiler gets for the steps."""
+"""Options of the XLA compiler for the steps."""
 
 from collections.abc import Callable
 import functools
@@ -8,31 +8,42 @@ import jax
 
 
 @functools.cache
-def compiler_options(platform: str) -> dict[str, str]:
-  """What the compiler is told for the steps, beyond its defaults; for 'cpu' alone there is any.
+def compiler_options(platform: str) -> dict[str, str | bool]:
+  """Return the options to compile a step with, beyond XLA's defaults. Only 'cpu' has any.
 
-  There XLA leaves float32 products and reductions to YNNPACK. Its own products (Eigen) are
-  faster, its own reductions are not: see RESULTS.md.
+  On CPUs, XLA leaves float32 products and reductions to YNNPACK. XLA's own products (Eigen) are
+  faster, but its own reductions are slower (see RESULTS.md), so YNNPACK is kept for reductions.
+
+  Args:
+    platform: name of the backend, such as 'cpu'.
   """
   if platform != 'cpu':
     return {}
-  options = {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE'}
+  options: dict[str, str | bool] = {
+    'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE'
+  }
   try:
     jax.jit(lambda: 0).lower().compile(compiler_options=options)
-  except jax.errors.JaxRuntimeError:  # another version of the compiler, without this option
+  except jax.errors.JaxRuntimeError:  # this version of the compiler does not have the option
     return {}
   return options
 
 
-def with_options(function: Callable[..., Any], options: dict[str, str]) -> Callable[..., Any]:
-  """A jax.pmap, compiled with options, which it does not take; for arguments of one shape."""
-  if not options or jax.process_count() > 1:  # whose batches a compiled pmap takes as global ones
-    return function
+def compile_with(pmapped: Any, options: dict[str, str | bool]) -> Callable[..., Any]:
+  """Return a function of jax.pmap, compiled with options, which jax.pmap itself does not take.
+
+  Args:
+    pmapped: the function. All calls must have arguments of the same shapes.
+    options: options of the compiler.
+  """
+  # With several processes, a compiled pmap would take each process's batch for the global one.
+  if not options or jax.process_count() > 1:
+    return pmapped
   compiled = None
 
-  def call(*args):
+  def call(*args: Any) -> Any:
     nonlocal compiled
-    compiled = compiled or function.lower(*args).compile(compiler_options=options)
+    compiled = compiled or pmapped.lower(*args).compile(compiler_options=options)
     return compiled(*args)
 
   return call

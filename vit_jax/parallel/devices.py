@@ -1,4 +1,4 @@
-"""What devices can do at best, by the name that jax gives them."""
+"""Published peak performance of devices and interconnects, by the name that JAX gives them."""
 
 from typing import NamedTuple
 
@@ -6,32 +6,32 @@ _GB, _GIB, _TERA = 1e9, 2**30, 1e12
 
 
 class Device(NamedTuple):
-  """Published limits of one device, as jax counts devices."""
+  """Published limits of one device, as JAX counts devices."""
 
-  flops: float  # a second: dense matrix products in bfloat16, or float16 where there is no bfloat16
+  flops: float  # per second, dense matrix products in bfloat16 (float16 if it has no bfloat16)
   memory: float  # bytes
-  bandwidth: float  # of the memory, bytes a second
+  bandwidth: float  # memory bandwidth, bytes per second
 
 
 class Interconnect(NamedTuple):
-  """Published limits of the wires of one device, bytes a second each way."""
+  """Published bandwidths between devices, in bytes per second each way."""
 
-  link: float  # to each neighbour in a TPU's torus; of a GPU to the other GPUs of its node
-  network: float | None  # its share of its host's network; None: not published
+  link: float  # TPU: to each neighbor in the torus; GPU: to the other GPUs of its node
+  network: float | None  # this device's share of its host's network; None if not published
 
 
-def _tpu(teraflops, gib, gb_per_second, devices=1):
-  """From the figures of a chip; a chip of v2, v3 and 7x is two devices."""
+def _tpu(teraflops: float, gib: float, gb_per_second: float, devices: int = 1) -> Device:
+  """Return the limits of a device from those of a chip. v2, v3 and 7x chips are two devices."""
   return Device(*(x / devices for x in (teraflops * _TERA, gib * _GIB, gb_per_second * _GB)))
 
 
-def _gpu(teraflops, gb, gb_per_second):
+def _gpu(teraflops: float, gb: float, gb_per_second: float) -> Device:
   return Device(teraflops * _TERA, gb * _GB, gb_per_second * _GB)
 
 
-# TPUs: docs.cloud.google.com/tpu/docs, the page of each version. NVIDIA: data sheets, the half of
-# what those of A100 and later say "with sparsity"; the GeForce cards: the GA102 and AD102 white
-# papers, accumulating in float32. V100 and T4 have float16 only.
+# Sources. TPUs: the page of each version under docs.cloud.google.com/tpu/docs. NVIDIA: data sheets;
+# for A100 and later, half of the figure "with sparsity". GeForce: the GA102 and AD102 white papers,
+# with float32 accumulation. V100 and T4 have float16 only.
 DEVICES = {
   'TPU v2': _tpu(45, 16, 700, 2),
   'TPU v3': _tpu(123, 32, 900, 2),
@@ -69,18 +69,18 @@ DEVICES = {
 
 
 def find_device(kind: str) -> Device | None:
-  """The limits of `jax.devices()[0].device_kind`; None for CPUs and what is not in the table."""
+  """Return the limits of a `jax.Device.device_kind`, or None for CPUs and unknown devices."""
   return DEVICES.get(_short(kind))
 
 
-def _short(kind):
+def _short(kind: str) -> str:
   return kind.removeprefix('NVIDIA ').removeprefix('Tesla ')
 
 
-# TPUs: docs.cloud.google.com/tpu/docs, the page of each version: half of a chip's bidirectional
-# bandwidth over its ports (4 in a 2-D torus, 6 in a 3-D one), and the network of a pod or host over
-# its chips; v4's links: arXiv 2304.01433, table 4. NVIDIA: NVLink, half of what data sheets add up
-# of both ways, and one network adapter for each GPU, as in a DGX.
+# Sources. TPUs: the page of each version under docs.cloud.google.com/tpu/docs. link is half of a
+# chip's bidirectional bandwidth by its ports (4 in a 2-D torus, 6 in a 3-D one); network is
+# that of a pod or host by its chips; v4's links: arXiv 2304.01433, table 4. NVIDIA:
+# NVLink, half of the bidirectional figure in data sheets; one network adapter per GPU, as in a DGX.
 _INTERCONNECTS = {
   'TPU v4': Interconnect(50e9, None),
   'TPU v5 lite': Interconnect(50e9, 3.125e9),
@@ -93,5 +93,5 @@ _INTERCONNECTS = {
 
 
 def find_interconnect(kind: str) -> Interconnect | None:
-  """The limits of a `device_kind`'s wires; None for what is not in the table."""
+  """Return the bandwidths between devices of a `device_kind`, or None if they are unknown."""
   return _INTERCONNECTS.get(_short(kind))

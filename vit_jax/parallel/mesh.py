@@ -1,4 +1,4 @@
-"""One program over a mesh of devices, the state split over them too."""
+"""Data and fully sharded data parallelism: one program over a mesh of devices."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,16 +8,33 @@ from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
+from vit_jax.data.batch import Batch
 from vit_jax.errors import InputError
+from vit_jax.models.params import Params
 from vit_jax.parallel.compiler import compiler_options
-from vit_jax.parallel.partitioner import Partitioner
+from vit_jax.parallel.partitioner import (
+  WHOLE,
+  Arrays,
+  EvalStep,
+  GatherStep,
+  Partitioner,
+  Shard,
+  State,
+  TrainStep,
+)
+
+_AXES = ('data', 'fsdp')
 
 
 class MeshPartitioner(Partitioner):
-  """One program over a (data, fsdp) mesh: the batch over both axes, the state over `fsdp`.
+  """Splits the batch over all devices of a (data, fsdp) mesh, and the state along fsdp.
 
-  Each array of the state is cut along its largest axis that `fsdp` divides, whatever it is; the
-  compiler gathers a block's parameters where they are used and scatters their gradients.
+  Each array of the state is split along the largest of its axes that `fsdp` divides. The compiler
+  gathers the parameters of a block where they are used, and scatters their gradients.
+
+  Attributes:
+    mesh: the devices, arranged as (data, fsdp).
+    batch_sharding: the sharding of each array of a global batch.
   """
 
   def __init__(
@@ -27,16 +44,17 @@ class MeshPartitioner(Partitioner):
     mesh: tuple[int, int] = (0, 1),
     devices: Sequence[jax.Device] | None = None,
   ):
-    """Makes the mesh.
+    """Make the mesh.
 
     Args:
-      batch_size: images a step, over all devices.
-      accumulate: passes a batch is split into.
-      mesh: devices along (data, fsdp); a 0 stands for all that remain, and with data 0 fsdp for
-        so many at most.
-      devices: to make it of; None for all there are.
+      batch_size: number of images in a global batch.
+      accumulate: number of passes that a batch is split into.
+      mesh: number of devices along (data, fsdp). A 0 stands for all remaining devices. If data is
+        0, fsdp may be larger than the number of devices, and is then reduced to it.
+      devices: the devices to use. Defaults to all.
+
     Raises:
-      InputError: when the devices are not data x fsdp, or the batch does not divide over them.
+      InputError: data x fsdp is not the number of devices, or the batch does not divide over them.
     """
     devices = jax.devices() if devices is None else devices
     data, fsdp = mesh
@@ -45,39 +63,22 @@ class MeshPartitioner(Partitioner):
     data, fsdp = data or len(devices) // max(fsdp, 1), fsdp or len(devices) // max(data, 1)
     if data * fsdp != len(devices):
       raise InputError(
-        f'config.mesh={tuple(mesh)} does not fit {len(devices)} devices: data x '
-        'fsdp must be all of them; a 0 stands for what remains'
+        f'config.mesh={tuple(mesh)} does not fit {len(devices)} devices. The product data x fsdp '
+        'must be the number of devices. Use 0 for all remaining devices.'
       )
     super().__init__(len(devices), batch_size, accumulate)
-    self.mesh = Mesh(_grid(data, fsdp, devices), ('data', 'fsdp'))
+    self.mesh = Mesh(_arrange(data, fsdp, devices), _AXES)
     self.layout += f', a mesh of {data} x {fsdp}'
-    self._batch = NamedSharding(self.mesh, PartitionSpec(('data', 'fsdp')))
+    self.batch_sharding = NamedSharding(self.mesh, PartitionSpec(_AXES))
+    self._replicated = NamedSharding(self.mesh, PartitionSpec())
     self._options = compiler_options(devices[0].platform)
 
   def shardings(self, tree: Any) -> Any:
-    """How each array of a state, or its shape, lies on the devices."""
+    """Return the sharding of each array (or shape) of a state or of parameters."""
     return jax.tree.map(lambda x: NamedSharding(self.mesh, self._spec(x.shape)), tree)
 
-  def like(self, abstract: Any) -> Any:
-    """The shapes of a state, as a checkpoint is to be read: each device its part."""
-    return jax.tree.map(lambda x, s: x.update(sharding=s), abstract, self.shardings(abstract))
-
-  def init(self, init: Callable[[], Any]) -> Any:
-    """Computes a state where it is to lie."""
-    return jax.jit(init, out_shardings=self.shardings(jax.eval_shape(init)))()
-
-  def put(self, state: Any) -> Any:
-    """Puts a state (host arrays, the same on every host, or what `like` says) in its place."""
-
-    def place(x, sharding):
-      if isinstance(x, jax.Array) and x.sharding == sharding:
-        return x
-      x = np.asarray(x)
-      return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
-
-    return jax.tree.map(place, state, self.shardings(state))
-
-  def _spec(self, shape):
+  def _spec(self, shape: tuple[int, ...]) -> PartitionSpec:
+    """Return how an array of this shape is split: along the largest axis that fsdp divides."""
     fsdp = self.mesh.shape['fsdp']
     axes = [i for i, n in enumerate(shape) if n % fsdp == 0 and n >= fsdp]
     if fsdp == 1 or not axes:
@@ -85,20 +86,45 @@ class MeshPartitioner(Partitioner):
     axis = max(axes, key=lambda i: shape[i])
     return PartitionSpec(*[None] * axis, 'fsdp')
 
-  def jit_train_step(self, step: Callable[..., Any], state: Any) -> Callable[..., Any]:
-    """The jitted (state, batch) -> (state, metrics) for a state of these shapes; not run yet."""
+  def with_shardings(self, shapes: State) -> State:
+    """Return the shapes of a state with their shardings: each device reads its part."""
+    return jax.tree.map(lambda x, s: x.update(sharding=s), shapes, self.shardings(shapes))
+
+  def init(self, init: Callable[[], State]) -> State:
+    """Compute a state on the devices; each computes its part."""
+    return jax.jit(init, out_shardings=self.shardings(jax.eval_shape(init)))()
+
+  def put(self, state: State) -> State:
+    """Put a state (equal host arrays on all hosts, or a restored state) on the devices."""
+
+    def place(x: Any, sharding: NamedSharding) -> jax.Array:
+      if isinstance(x, jax.Array) and x.sharding == sharding:
+        return x
+      x = np.asarray(x)
+      return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(place, state, self.shardings(state))
+
+  def jit_train_step(self, step: TrainStep, state: State) -> Any:
+    """Return jax.jit of (state, global batch) -> (state, metrics), without compiling it.
+
+    Args:
+      step: the function (state, batch, shard) -> (state, metrics).
+      state: a state, or its shapes.
+    """
+    shard = Shard(num_devices=self.num_devices)
     return jax.jit(
-      lambda state, batch: step(state, batch, devices=self.num_devices),
+      lambda state, batch: step(state, batch, shard),
       donate_argnums=0,
       out_shardings=(self.shardings(state), None),
       compiler_options=self._options,
     )
 
-  def train_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
-    """step(state, batch, devices=) -> compiled (state, global batch) -> (state, metrics)."""
+  def train_step(self, step: TrainStep) -> Callable[[State, Batch], tuple[State, Arrays]]:
+    """Compile a function (state, batch, shard) -> (state, metrics). The state is donated."""
     compiled = None
 
-    def call(state, batch):
+    def call(state: State, batch: Batch) -> tuple[State, Arrays]:
       nonlocal compiled
       compiled = compiled or self.jit_train_step(step, state)
       with jax.set_mesh(self.mesh):
@@ -106,40 +132,42 @@ class MeshPartitioner(Partitioner):
 
     return call
 
-  def eval_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
-    """step(params, batch) -> compiled (params, global batch) -> sums."""
-    return self._replicated(step)
+  def eval_step(self, step: EvalStep) -> Callable[[Params, Batch], Arrays]:
+    """Compile a function (params, batch, shard) -> sums over the whole batch."""
+    return self._jit_replicated(lambda params, batch: step(params, batch, WHOLE))
 
-  def gather_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
-    """step(params, batch) -> compiled (params, global batch) -> NumPy arrays of all its rows."""
-    call = self._replicated(step)
+  def gather_step(self, step: GatherStep) -> Callable[[Params, Batch], Arrays]:
+    """Compile a function (params, batch) -> arrays, and gather their rows from all devices."""
+    call = self._jit_replicated(step)
     return lambda params, batch: jax.device_get(call(params, batch))
 
-  def _replicated(self, step):
-    compiled = jax.jit(
-      step, out_shardings=NamedSharding(self.mesh, PartitionSpec()), compiler_options=self._options
-    )
+  def _jit_replicated(self, step: GatherStep) -> Callable[[Params, Batch], Arrays]:
+    """Compile a function (params, batch) -> arrays that every device gets whole."""
+    compiled = jax.jit(step, out_shardings=self._replicated, compiler_options=self._options)
 
-    def call(params, batch):
+    def call(params: Params, batch: Batch) -> Arrays:
       with jax.set_mesh(self.mesh):
         return compiled(params, self._global(batch))
 
     return call
 
-  def _global(self, batch):
-    """This host's share of a batch -> arrays over all devices."""
-    return {k: jax.make_array_from_process_local_data(self._batch, v) for k, v in batch.items()}
+  def _global(self, batch: Batch) -> Batch:
+    """Make arrays over all devices from this host's rows of a batch."""
+    make = jax.make_array_from_process_local_data
+    return jax.tree.map(lambda x: make(self.batch_sharding, x), batch)
 
 
-def _grid(data: int, fsdp: int, devices: Sequence[jax.Device]) -> np.ndarray:
-  """The devices as (data, fsdp); only `data` goes over the slow network between TPU slices."""
+def _arrange(data: int, fsdp: int, devices: Sequence[jax.Device]) -> np.ndarray:
+  """Arrange devices as (data, fsdp). Only `data` crosses the slow network between TPU slices."""
   slices = len({getattr(device, 'slice_index', None) for device in devices})
   if slices == 1:
     return mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True)
   if data % slices:
     raise InputError(
-      f'config.mesh=({data}, {fsdp}) does not fit {slices} slices: data must be a multiple of them'
+      f'config.mesh=({data}, {fsdp}) does not fit {slices} slices. Choose a multiple of {slices} '
+      'for data.'
     )
+  shape = (data // slices, fsdp)
   return mesh_utils.create_hybrid_device_mesh(
-    (data // slices, fsdp), (slices, 1), devices, allow_split_physical_axes=True
+    shape, (slices, 1), devices, allow_split_physical_axes=True
   )

@@ -1,4 +1,4 @@
-"""Ends a process that makes no progress: a hung disk, network or device raises nothing."""
+"""End a process that hangs: a disk, network or device that hangs raises no exception."""
 
 import faulthandler
 import os
@@ -10,19 +10,29 @@ from vit_jax.parallel import hosts
 
 
 class Watchdog:
-  """To be told of progress; after `seconds` without any it ends the process, exit code 1.
+  """Ends the process, with exit code 1, after some time without progress.
 
-  It first writes the stacks of all threads to stderr, then one sentence, and tells the other
-  processes of the job. A context manager; with 0 seconds it does nothing.
+  It first writes the stacks of all threads and an error to stderr, and tells the other processes of
+  the job. Use it as a context manager.
   """
 
   def __init__(self, seconds: float):
+    """Do nothing yet.
+
+    Args:
+      seconds: the time without progress. With 0, nothing is watched.
+    """
     self._seconds = seconds
     self._closed = threading.Event()
     self.progress('at the start')
 
   def progress(self, doing: str) -> None:
-    """Says what comes next, as in 'for N s <doing>'; it has `seconds` from now on."""
+    """Report progress.
+
+    Args:
+      doing: the next activity, which then has `seconds` to complete. It continues the sentence
+        'No progress for 60 s', e.g. 'in step 7'.
+    """
     self._last = time.monotonic(), doing
 
   def __enter__(self) -> 'Watchdog':
@@ -30,19 +40,19 @@ class Watchdog:
       threading.Thread(target=self._watch, daemon=True, name='watchdog').start()
     return self
 
-  def __exit__(self, *_) -> None:
+  def __exit__(self, *exc: object) -> None:
     self._closed.set()
 
-  def _watch(self):
+  def _watch(self) -> None:
     while not self._closed.wait(min(self._seconds / 8, 10)):
       since, doing = self._last
       if time.monotonic() - since > self._seconds:
         self._end(doing)
 
-  def _end(self, doing):
+  def _end(self, doing: str) -> None:
     message = (
-      f'no progress for {self._seconds:g} s {doing}; the stacks above show what each '
-      'thread waits for (config.hang_seconds sets the time, 0: for ever)'
+      f'No progress for {self._seconds:g} s {doing}. The stacks above show what each thread waits '
+      'for. config.hang_seconds sets the time limit (0 for none).'
     )
     faulthandler.dump_traceback(sys.stderr, all_threads=True)
     print(f'error: {message}', file=sys.stderr, flush=True)

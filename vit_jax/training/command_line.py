@@ -133,7 +133,7 @@ def exit_code(work: Callable[[], int | None], *, last: bool = False) -> int:
   except KeyboardInterrupt:
     message = 'Stopped at once, without saving. The last checkpoint is good.'
   except Exception as e:
-    message = hosts.lost(e) if isinstance(e, jax.errors.JaxRuntimeError) else None
+    message = hosts.explain_remote_failure(e) if isinstance(e, jax.errors.JaxRuntimeError) else None
     if message is None:
       traceback.print_exc()
       message = f'{type(e).__name__} in vit_jax. See the traceback above.'

@@ -26,8 +26,7 @@ from vit_jax.figures.examples import Predictor, Sample
 from vit_jax.models.flops import train_flops
 from vit_jax.parallel import hosts
 from vit_jax.parallel.devices import find_device
-from vit_jax.parallel.mesh import MeshPartitioner
-from vit_jax.parallel.pmap import PmapPartitioner
+from vit_jax.parallel.make_partitioner import make_partitioner
 from vit_jax.parallel.preemption import Stopper
 from vit_jax.parallel.watchdog import Watchdog
 from vit_jax.pretrained.load import load_params
@@ -85,11 +84,7 @@ class _Run:
     self.mirror = prepare_workdir(workdir)
     self.inputs = Inputs(c)
     hosts.check_same(_must_agree(c, self.inputs))
-    self.partitioner = (
-      PmapPartitioner(c.batch_size, c.accumulate)
-      if c.parallel == 'pmap'
-      else MeshPartitioner(c.batch_size, c.accumulate, c.mesh)
-    )
+    self.partitioner = make_partitioner(c.parallel, c.batch_size, c.accumulate, c.mesh)
     self.total_steps = count_steps(c, len(self.inputs.train))
     self.model, objective, self.init, step = make_training(
       c, self.inputs.num_classes, self.total_steps
@@ -185,7 +180,7 @@ class _Run:
       2. random initialization, with parameters from config.init_from if that is given
     """
     c, abstract = self.config, jax.eval_shape(self.init)
-    restored = self.checkpoints.restore(self.partitioner.like(abstract))
+    restored = self.checkpoints.restore(self.partitioner.with_shardings(abstract))
     self._describe(abstract)
     if restored is not None:  # 1
       state = self.partitioner.put(restored.state)

@@ -19,6 +19,7 @@ from vit_jax.training import step as step_lib
 from vit_jax.training.inputs import Inputs
 from vit_jax.training.log import duration, log
 from vit_jax.training.monitor import Monitor
+from vit_jax.training.objectives import Objective
 
 
 class PeriodicEvaluation:
@@ -33,7 +34,7 @@ class PeriodicEvaluation:
     c: ConfigDict,
     inputs: Inputs,
     model: nn.Module,
-    objective: step_lib.Objective,
+    objective: Objective,
     partitioner: Partitioner,
     total_steps: int,
     should_stop: Callable[[], bool],

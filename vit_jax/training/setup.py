@@ -14,13 +14,14 @@ from vit_jax.models.create import create_model
 from vit_jax.models.freeze import trainable_filter
 from vit_jax.training import optim
 from vit_jax.training import step as step_lib
+from vit_jax.training.objectives import Objective, supervised
 
 
 class Training(NamedTuple):
   """What a config computes, on whatever devices."""
 
   model: nn.Module  # what the parameters are of, with others beside for a pretext
-  objective: step_lib.Objective
+  objective: Objective
   init: Callable[[], step_lib.TrainState]
   step: Callable[..., Any]  # of step.make_train_step
 
@@ -37,17 +38,16 @@ def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training
     objective = masked_patches.make_objective(trained_model, dropout_key)
   else:
     trained_model = model
-    objective = step_lib.supervised(model, loss=c.loss, label_smoothing=c.label_smoothing)
-  schedule = optim.make_schedule(
-    c.schedule,
+    objective = supervised(model, loss=c.loss, label_smoothing=c.label_smoothing)
+  schedule = optim.Schedule(
+    kind=c.schedule,
     peak=c.lr,
     total_steps=total_steps,
     warmup_steps=c.warmup_steps,
     linear_end=c.linear_end,
     drops=c.lr_drops,
   )
-  optimizer = optim.make_optimizer(
-    schedule,
+  optimizer_config = optim.OptimizerConfig(
     kind=c.optimizer,
     beta1=c.beta1,
     beta2=c.beta2,
@@ -57,11 +57,12 @@ def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training
     decay=c.decay,
     clip_norm=c.clip_norm,
   )
-  is_trained = None
+  optimizer = optim.make_optimizer(schedule, optimizer_config)
+  trainable = None
   if c.trained_blocks is not None:
-    is_trained = trainable_filter(model, c.trained_blocks)
+    trainable = trainable_filter(model, c.trained_blocks)
   init = lambda: step_lib.init_state(
-    trained_model, optimizer, init_key, is_trained=is_trained, average=bool(c.average)
+    trained_model, optimizer, init_key, trainable=trainable, average=bool(c.average)
   )
   step = step_lib.make_train_step(
     objective,
@@ -71,7 +72,7 @@ def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training
     accumulate=c.accumulate,
     mixup=mixup(c),
     average=c.average,
-    is_trained=is_trained,
+    trainable=trainable,
   )
   return Training(model, objective, init, step)
 

@@ -1,6 +1,7 @@
-"""What one step computes: pure functions, the same however they are spread over devices."""
+"""One step of training or evaluation: pure functions, the same on any number of devices."""
 
 from collections.abc import Callable
+import functools
 import math
 from typing import Any
 
@@ -10,32 +11,31 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vit_jax.data.batch import Batch
 from vit_jax.errors import InputError
-from vit_jax.evaluation.accuracy import is_correct
-from vit_jax.evaluation.losses import cross_entropy, multi_hot
-from vit_jax.models.pixels import to_input
+from vit_jax.models.params import Params
+from vit_jax.parallel.partitioner import WHOLE, Shard
+from vit_jax.training.mixup import MixupPartner, draw_partner
+from vit_jax.training.objectives import Objective
 
-# image (B, H, W, 3) uint8, label (B,) int or multi-hot (B, K) uint8, mask (B,) bool
-Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-# (params, batch, key) -> losses (B,), and how far each example is right (B,): bool, or in [0, 1].
-# Without a key as it is evaluated: nothing is random.
-Objective = Callable[[Any, Batch, jax.Array | None], tuple[jax.Array, jax.Array]]
-IsTrained = Callable[[str], bool]  # of a name such as 'Transformer/encoderblock_0/...'
+# Tells from a name such as 'Transformer/encoderblock_0/...' whether the parameter is trained
+# (models.freeze.trainable_filter). In its place, None stands for all parameters.
+TrainableFilter = Callable[[str], bool]
 
 
 class TrainState(struct.PyTreeNode):
-  """All that training carries from step to step; data and randomness follow from the step."""
+  """All that training carries from step to step. Data and randomness follow from the step."""
 
-  step: jax.Array  # steps done
-  params: Any
-  opt_state: Any  # of the parameters that are trained
+  step: jax.Array  # () int32, number of steps done
+  params: Params
+  opt_state: optax.OptState  # for the trained parameters only
 
 
 class AveragedState(TrainState):
-  """A state with the average of the parameters over the steps (Polyak's)."""
+  """A state with an average of the parameters over the steps (Polyak averaging)."""
 
-  average: Any
+  average: Params
 
 
 def init_state(
@@ -43,207 +43,174 @@ def init_state(
   optimizer: optax.GradientTransformation,
   key: jax.Array,
   *,
-  is_trained: IsTrained | None = None,
+  trainable: TrainableFilter | None = None,
   average: bool = False,
 ) -> TrainState:
-  """A fresh state: parameters drawn from `key`, zero moments, step 0.
+  """Return the state before the first step: random parameters, zero moments, step 0.
 
   Args:
-    is_trained: of a parameter's name, whether it is; None: all are.
-    average: whether to keep an average of the parameters.
+    model: the model.
+    optimizer: the optimizer.
+    key: random key of the parameters.
+    trainable: which parameters are trained.
+    average: True to keep an average of the parameters.
   """
   params = model.init(key, jnp.zeros((1, *model.image_size, 3)))['params']
-  fields = dict(
+  fields: dict[str, Any] = dict(
     step=jnp.zeros((), jnp.int32),
     params=params,
-    opt_state=optimizer.init(split_params(params, is_trained)[0]),
+    opt_state=optimizer.init(split_params(params, trainable)[0]),
   )
   if average:
     return AveragedState(**fields, average=jax.tree.map(jnp.zeros_like, params))
   return TrainState(**fields)
 
 
-def split_params(params: Any, is_trained: IsTrained | None) -> tuple[Any, Any]:
-  """(the parameters that are trained, the others); the trees have no empty branches."""
-  if is_trained is None:
-    return params, {}
-  flat = traverse_util.flatten_dict(params, sep='/')
-  trained, frozen = (
-    {k: v for k, v in flat.items() if is_trained(k) == which} for which in (True, False)
-  )
-  return (
-    traverse_util.unflatten_dict(trained, sep='/'),
-    traverse_util.unflatten_dict(frozen, sep='/'),
-  )
-
-
-def merge_params(trained: Any, frozen: Any) -> Any:
-  """The inverse of `split_params`."""
-  flat = [traverse_util.flatten_dict(part, sep='/') for part in (trained, frozen)]
-  return traverse_util.unflatten_dict(flat[0] | flat[1], sep='/') if frozen else trained
-
-
-def supervised(
-  model: nn.Module, *, loss: str = 'softmax', label_smoothing: float = 0.0
-) -> Objective:
-  """The objective of classification: `cross_entropy` with an image's label.
-
-  Images and labels are mixed with their partners where the batch has these (`mixup`); an image
-  counts as correct by its own label, also then.
-  """
-
-  def objective(params: Any, batch: Batch, key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    images, labels = to_input(batch['image']), batch['label']
-    targets = multi_hot(labels, model.num_classes)
-    if 'share' in batch:
-      others = multi_hot(batch['previous_label'], model.num_classes)
-      images = _mix(images, to_input(batch['previous_image']), batch['share'])
-      targets = _mix(targets, others, batch['share'])
-    if key is None:
-      logits = model.apply({'params': params}, images)
-    else:
-      logits = model.apply(
-        {'params': params}, images, train=True, examples=batch['example'], rngs={'dropout': key}
-      )
-    smoothing = 0.0 if key is None else label_smoothing
-    return (
-      cross_entropy(logits, targets, kind=loss, label_smoothing=smoothing),
-      is_correct(logits.argmax(-1), labels),
-    )
-
-  return objective
-
-
 def make_train_step(
   objective: Objective,
   optimizer: optax.GradientTransformation,
-  schedule: optax.Schedule,
+  schedule: Callable[[jax.Array], jax.Array | float],
   *,
   dropout_key: jax.Array,
   accumulate: int = 1,
   mixup: float = 0.0,
   average: float | None = None,
-  is_trained: IsTrained | None = None,
-) -> Callable[..., Any]:
-  """Makes train_step(state, batch, shard=0, mean=identity, ...) -> (state, metrics).
+  trainable: TrainableFilter | None = None,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+  """Make the function train_step(state, batch, shard=WHOLE) -> (state, metrics).
 
-  `batch` is either one device's share, number `shard`, of the global batch, `mean` averaging over
-  the devices and `previous` giving for every row that before it in the global batch; or the global
-  batch, spread over `devices`. Gradients are accumulated over `accumulate` equal parts of each
-  device's share; dropout and mixup belong to the example, so neither devices nor parts change what
-  is computed. Examples with mask False (records that could not be read) add nothing to loss and
-  gradient.
+  Dropout and mixup belong to the example, so neither devices nor accumulation passes change what is
+  computed. Examples whose mask is False add nothing to loss and gradient.
 
   Args:
-    objective: what is minimised; 'example' in its batch is each one's index in the global batch.
-    dropout_key: of all that is random in a step.
-    mixup: p of Beta(p, p), from which each step draws how far an image and its label are mixed
-      with those before it in the batch (arXiv 1710.09412); 0: not at all.
-    average: factor of the parameters' average (paper section 4.1 has .9999); None: there is none.
-    is_trained: which parameters are; the others get no gradient.
+    objective: the function to minimize.
+    optimizer: turns gradients into updates.
+    schedule: learning rate by step, for the metric 'lr'. The optimizer has it already.
+    dropout_key: random key for everything that is random in training steps.
+    accumulate: number of equal passes that each device's rows are split into; their gradients are
+      averaged.
+    mixup: p of the distribution Beta(p, p) from which each step draws how far images and labels
+      are mixed (see `training.mixup`). 0 for no mixup.
+    average: factor by which a step weighs less than the next in the average of the parameters
+      (0.9999 in section 4.1 of the paper). None for no average.
+    trainable: which parameters are trained. The others get no gradient.
 
-  Metrics are of this step, before its update: loss, accuracy, grad_norm (before clipping), lr.
+  Returns:
+    train_step. Its arguments are a TrainState, a batch of which this call sees the rows of one
+    shard, and the shard (made by a Partitioner). Its metrics are those of the step, before the
+    update: loss, accuracy, grad_norm (before clipping), lr.
   """
 
-  def loss_and_accuracy(trained, frozen, part, key):
-    losses, correct = objective(merge_params(trained, frozen), part, key)
-    return jnp.mean(losses * part['mask']), jnp.mean(correct * part['mask'])
+  def loss_and_grads(
+    trained: Params,
+    frozen: Params,
+    batch: Batch,
+    partner: MixupPartner | None,
+    key: jax.Array,
+    shard: Shard,
+  ) -> tuple[tuple[jax.Array, jax.Array], Params]:
+    """Return ((loss, accuracy), gradients): means over the shard's rows, pass by pass."""
+
+    def loss_and_accuracy(trained, batch, partner):
+      losses, correct = objective(merge_params(trained, frozen), batch, key, partner)
+      return jnp.mean(losses * batch['mask']), jnp.mean(correct * batch['mask'])
+
+    grad_fn = jax.value_and_grad(loss_and_accuracy, has_aux=True)
+    if accumulate == 1:
+      return grad_fn(trained, batch, partner)
+
+    def add_pass(total, part):
+      return jax.tree.map(jnp.add, total, grad_fn(trained, *part)), None
+
+    zeros = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, trained))
+    split = lambda x: _split_passes(x, accumulate, shard.num_devices)
+    total, _ = jax.lax.scan(add_pass, zeros, jax.tree.map(split, (batch, partner)))
+    return jax.tree.map(lambda x: x / accumulate, total)
 
   def train_step(
-    state: TrainState,
-    batch: Batch,
-    shard: jax.Array | int = 0,
-    mean: Callable[[Any], Any] = lambda x: x,
-    previous: Callable[[jax.Array], jax.Array] = lambda x: jnp.roll(x, 1, axis=0),
-    devices: int = 1,
+    state: TrainState, batch: Batch, shard: Shard = WHOLE
   ) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(dropout_key, state.step)
-    size = len(batch['label'])
-    if size % (devices * accumulate):
-      raise InputError(
-        f'{size // devices} examples do not divide into {accumulate} accumulation passes'
-      )
-    batch = batch | {'example': shard * size + jnp.arange(size)}
-    if mixup:
-      batch |= _partners(batch, mixup, jax.random.fold_in(key, _MIXUP), previous)
-    trained, frozen = split_params(state.params, is_trained)
-    grad_fn = jax.value_and_grad(loss_and_accuracy, has_aux=True)
-
-    def split(x):  # (B, ...) -> (passes, B / passes, ...), every row staying on its device
-      x = x.reshape(devices, accumulate, -1, *x.shape[1:]).swapaxes(0, 1)
-      return x.reshape(accumulate, -1, *x.shape[3:])
-
-    def accumulate_part(total, part):
-      return jax.tree.map(jnp.add, total, grad_fn(trained, frozen, part, key)), None
-
-    if accumulate == 1:
-      out = grad_fn(trained, frozen, batch, key)
-    else:
-      zeros = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, trained))
-      total, _ = jax.lax.scan(accumulate_part, zeros, jax.tree.map(split, batch))
-      out = jax.tree.map(lambda x: x / accumulate, total)
-    (loss_value, accuracy), grads = mean(out)
+    partner = draw_partner(batch, mixup, key, shard) if mixup else None
+    trained, frozen = split_params(state.params, trainable)
+    (loss, accuracy), grads = shard.mean(
+      loss_and_grads(trained, frozen, batch, partner, key, shard)
+    )
     updates, opt_state = optimizer.update(grads, state.opt_state, trained)
     params = merge_params(optax.apply_updates(trained, updates), frozen)
-    metrics = dict(
-      loss=loss_value, accuracy=accuracy, grad_norm=optax.tree.norm(grads), lr=schedule(state.step)
-    )
     if average:
+      assert isinstance(state, AveragedState), 'init_state was not asked for an average'
       state = state.replace(average=_averaged(state.average, params, state.step, average))
+    metrics = dict(
+      loss=loss, accuracy=accuracy, grad_norm=optax.tree.norm(grads), lr=schedule(state.step)
+    )
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
   return train_step
 
 
-_MIXUP = 2**32 - 1  # folded into a step's key, as no example's index can be
-
-
-def _partners(
-  batch: Batch, mixup: float, key: jax.Array, previous: Callable[[jax.Array], jax.Array]
-) -> Batch:
-  """The image and label that each example is mixed with, and its own share of the mixture."""
-  share = jax.random.beta(key, mixup, mixup)
-  share = jnp.maximum(share, 1 - share)  # an image stays itself more than the other
-  return {
-    'previous_image': previous(batch['image']),
-    'previous_label': previous(batch['label']),
-    'share': jnp.where(previous(batch['mask']), share, 1.0),
-  }  # not with an unreadable one
-
-
-def _mix(x: jax.Array, other: jax.Array, share: jax.Array) -> jax.Array:
-  share = share.reshape(-1, *[1] * (x.ndim - 1))
-  return share * x + (1 - share) * other
-
-
-def _averaged(average: Any, params: Any, step: jax.Array, factor: float) -> Any:
-  """The mean of the parameters after each step, each weighing `factor` times the next.
-
-  The weights sum to 1 from the first step on, so that nothing of the initial parameters stays.
-  """
-  weight = (1 - factor) / -jnp.expm1((step + 1) * math.log(factor))
-  return jax.tree.map(lambda a, p: a + weight * (p - a), average, params)
-
-
 def make_eval_step(objective: Objective) -> Callable[..., Metrics]:
-  """Makes eval_step(params, batch, total=identity) -> sums over the unmasked examples.
+  """Make the function eval_step(params, batch, shard=WHOLE) -> sums over unmasked examples.
 
-  `total` sums over the devices. Returns loss and correct (sums) and examples (int32 count). Where
-  images have several labels, those without any are left out (ReaL, arXiv 2006.07159).
+  Args:
+    objective: the function that evaluates examples.
+
+  Returns:
+    eval_step. It returns sums over the whole batch: loss, correct, examples (int32 count). Where
+    images may have several labels, those without any label are left out (ReaL, arXiv 2006.07159).
   """
 
-  def eval_step(params: Any, batch: Batch, total: Callable[[Any], Any] = lambda x: x) -> Metrics:
+  def eval_step(params: Params, batch: Batch, shard: Shard = WHOLE) -> Metrics:
     losses, correct = objective(params, batch, None)
     mask = batch['mask']
     if batch['label'].ndim == 2:
       mask &= batch['label'].any(-1)
-    counts = jnp.int32 if correct.dtype == bool else correct.dtype
-    return total(
+    dtype = jnp.int32 if correct.dtype == bool else correct.dtype
+    return shard.sum(
       dict(
         loss=jnp.sum(jnp.where(mask, losses, 0)),
-        correct=jnp.sum(jnp.where(mask, correct, 0), dtype=counts),
+        correct=jnp.sum(jnp.where(mask, correct, 0), dtype=dtype),
         examples=jnp.sum(mask, dtype=jnp.int32),
       )
     )
 
   return eval_step
+
+
+def split_params(params: Params, trainable: TrainableFilter | None) -> tuple[Params, Params]:
+  """Split parameters into (trained, frozen). The two trees have no empty branches."""
+  if trainable is None:
+    return params, {}
+  flat = traverse_util.flatten_dict(params, sep='/')
+  trained = {name: x for name, x in flat.items() if trainable(name)}
+  frozen = {name: x for name, x in flat.items() if not trainable(name)}
+  unflatten = functools.partial(traverse_util.unflatten_dict, sep='/')
+  return unflatten(trained), unflatten(frozen)
+
+
+def merge_params(trained: Params, frozen: Params) -> Params:
+  """Undo `split_params`."""
+  if not frozen:
+    return trained
+  flat = [traverse_util.flatten_dict(part, sep='/') for part in (trained, frozen)]
+  return traverse_util.unflatten_dict(flat[0] | flat[1], sep='/')
+
+
+def _split_passes(x: jax.Array, passes: int, num_devices: int) -> jax.Array:
+  """Split rows into passes so that every row stays on its device: (B, ...) -> (passes, b, ...)."""
+  if len(x) % (num_devices * passes):
+    raise InputError(
+      f'Cannot split the {len(x) // num_devices} examples of a device into {passes} accumulation '
+      'passes. Change config.batch_size or config.accumulate.'
+    )
+  x = x.reshape(num_devices, passes, -1, *x.shape[1:]).swapaxes(0, 1)
+  return x.reshape(passes, -1, *x.shape[3:])
+
+
+def _averaged(average: Params, params: Params, step: jax.Array, factor: float) -> Params:
+  """Return the mean of the parameters after each step, where each weighs `factor` times the next.
+
+  The weights sum to 1 from the first step on, so nothing of the initial parameters remains.
+  """
+  weight = (1 - factor) / -jnp.expm1((step + 1) * math.log(factor))
+  return jax.tree.map(lambda a, p: a + weight * (p - a), average, params)
