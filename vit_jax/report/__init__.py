@@ -1,1 +1,1 @@
-"""The page of a run: what is in it, and its HTML."""
+"""Make the report of a run: one HTML page with its metrics, figures, examples and config."""

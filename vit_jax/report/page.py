@@ -1,4 +1,4 @@
-"""HTML: small functions that make the parts of one page, which needs no other file."""
+"""Write HTML: small functions that make the parts of a single, self-contained page."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ figure.drawing img { display: block; max-width: 100%; height: auto; padding: .5r
 
 
 def page(title: str, body: str) -> str:
-  """The whole page; `body` is HTML."""
+  """Return the whole page. `title` is plain text and `body` is HTML."""
   return (
     '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -58,26 +58,24 @@ def page(title: str, body: str) -> str:
 
 
 def text(value: object) -> str:
-  """As text of HTML, also within quotes."""
+  """Escape a value as text of HTML, also for use within quotes."""
   return html.escape(str(value))
 
 
 def section(name: str, title: str, body: str) -> str:
+  """Return a section. `name` is its id."""
   return f'<section id="{name}">\n<h2>{text(title)}</h2>\n{body}\n</section>'
 
 
 def missing(why: object) -> str:
-  """In place of what cannot be shown."""
+  """Return a paragraph that says why something cannot be shown."""
   return f'<p class="missing">{text(why)}</p>'
 
 
 def tiles(facts: Iterable[tuple[str, str]]) -> str:
-  """The few numbers that are looked for first: (what, value)."""
-  return (
-    '<dl class="tiles">'
-    + ''.join(f'<div><dt>{text(what)}</dt><dd>{text(value)}</dd></div>' for what, value in facts)
-    + '</dl>'
-  )
+  """Return (description, value) pairs as tiles, for the numbers that readers look for first."""
+  tile = '<div><dt>{}</dt><dd>{}</dd></div>'
+  return '<dl class="tiles">' + ''.join(tile.format(text(a), text(b)) for a, b in facts) + '</dl>'
 
 
 def table(
@@ -86,46 +84,65 @@ def table(
   numbers: Sequence[int] = (),
   code: Sequence[int] = (),
 ) -> str:
-  """A table of texts; the columns `numbers` are set to the right, those of `code` as code."""
+  """Return a table of plain text.
 
-  def cells(tag, row):
-    shown = (
-      f'<code>{text(x)}</code>' if tag == 'td' and i in code else text(x) for i, x in enumerate(row)
-    )
-    return ''.join(
-      f'<{tag}{" class=number" if i in numbers else ""}>{x}</{tag}>' for i, x in enumerate(shown)
-    )
+  Args:
+    columns: headings.
+    rows: cells of each row.
+    numbers: indices of columns that are aligned to the right.
+    code: indices of columns that are set as code.
+  """
 
-  body = '\n'.join(f'<tr>{cells("td", row)}</tr>' for row in rows)
+  def cell(tag: str, column: int, value: str) -> str:
+    content = text(value)
+    if tag == 'td' and column in code:
+      content = f'<code>{content}</code>'
+    return f'<{tag}{" class=number" if column in numbers else ""}>{content}</{tag}>'
+
+  def line(tag: str, row: Sequence[str]) -> str:
+    return '<tr>' + ''.join(cell(tag, i, value) for i, value in enumerate(row)) + '</tr>'
+
+  body = '\n'.join(line('td', row) for row in rows)
   return (
-    f'<div class="wide"><table>\n<thead><tr>{cells("th", columns)}</tr></thead>\n'
+    f'<div class="wide"><table>\n<thead>{line("th", columns)}</thead>\n'
     f'<tbody>\n{body}\n</tbody></table></div>'
   )
 
 
 def folded(summary: str, body: str) -> str:
+  """Return HTML that is hidden until the reader unfolds it."""
   return f'<details><summary>{text(summary)}</summary>\n{body}\n</details>'
 
 
 def drawing(png: bytes, name: str) -> str:
-  """A picture with its own title in it."""
+  """Return a figure. `name` is its alternative text."""
   return f'<figure class="drawing"><img alt="{text(name)}" src="{_uri(png)}"></figure>'
 
 
 def example(
-  png: bytes, width: int, label: str, predicted: str, probability: float, right: bool
+  image: bytes, width: int, label: str, predicted: str, probability: float, right: bool
 ) -> str:
-  """An image and what it was taken for; `width` in pixels."""
-  said = f'<b>{"✓" if right else "✗"} {text(predicted)}</b> {100 * probability:.0f}&nbsp;%'
+  """Return an image with the predicted class, and the label if the prediction is wrong.
+
+  Args:
+    image: PNG or JPEG.
+    width: width of the image in pixels.
+    label: name of the class, or of the classes.
+    predicted: name of the predicted class.
+    probability: probability of the predicted class.
+    right: whether the prediction is correct.
+  """
+  caption = f'<b>{"✓" if right else "✗"} {text(predicted)}</b> {100 * probability:.0f}&nbsp;%'
   if not right:
-    said += f'<br>is {text(label)}'
+    caption += f'<br>label: {text(label)}'
   small = ' class="small"' if width < 100 else ''
   return (
     f'<figure class="{"right" if right else "wrong"}"><img{small} alt="{text(label)}" '
-    f'src="{_uri(png)}"><figcaption>{said}</figcaption></figure>'
+    f'src="{_uri(image)}"><figcaption>{caption}</figcaption></figure>'
   )
 
 
 def _uri(image: bytes) -> str:
+  """Return a PNG or JPEG as a data: address."""
   kind = 'png' if image.startswith(b'\x89PNG') else 'jpeg'
   return f'data:image/{kind};base64,{base64.b64encode(image).decode()}'

@@ -1,0 +1,31 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from vit_jax.errors import InputError
+from vit_jax.report.newest_model import load_newest_model
+
+
+def test_predictions_of_the_evaluation_split(trained):
+  model = load_newest_model(trained, num_images=5, batch_size=2)
+  assert model.split == 'digits, test' and list(model.class_names) == [str(i) for i in range(10)]
+  assert [image.shape for image in model.images] == [(16, 16, 3)] * 5
+  examples = model.examples
+  np.testing.assert_array_equal(examples.correct, examples.labels == examples.predicted)
+  np.testing.assert_array_equal(examples.images, np.stack(model.images))
+
+
+def test_without_an_evaluation_split_there_are_no_examples(trained, tmp_path):
+  workdir = shutil.copytree(trained, tmp_path / 'run')
+  config = json.loads((workdir / 'config.json').read_text())
+  (workdir / 'config.json').write_text(json.dumps(config | {'eval_split': 'none'}))
+  model = load_newest_model(workdir, num_images=5, batch_size=2)
+  assert isinstance(model.examples, InputError)
+  assert 'eval_split=none' in str(model.examples) and model.images == []
+
+
+def test_no_checkpoint(tmp_path):
+  with pytest.raises(InputError):
+    load_newest_model(tmp_path, num_images=5, batch_size=2)
