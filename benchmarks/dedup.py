@@ -1,11 +1,12 @@
-"""How many planted duplicates are found, how many others, and the time and memory of the join.
+"""Measure recall and precision of duplicate detection, and the time and memory of the join.
 
     python -m benchmarks.dedup recall                  # tiles of photographs, clothes
-    python -m benchmarks.dedup embedding --checkpoint=PATH    # a model's say in the pairs
+    python -m benchmarks.dedup embedding --checkpoint=PATH    # a model checks the pairs
     python -m benchmarks.dedup scale                   # 10,000, 100,000, 1,000,000 hashes
 
-The photographs are those of scikit-learn and Matplotlib, and of scikit-image where installed, cut
-into tiles; the clothes are Fashion-MNIST (Debian's dataset-fashion-mnist), left out where missing.
+The photographs come from scikit-learn and Matplotlib, and from scikit-image if it is installed.
+They are cut into tiles. The clothes are Fashion-MNIST (Debian's dataset-fashion-mnist), and are
+left out if it is not installed.
 """
 
 import argparse
@@ -23,7 +24,10 @@ import cv2
 import numpy as np
 
 from vit_jax.dedup.bands import find_pairs, make_index
+from vit_jax.dedup.beam import Hashed, gather, import_beam, join, run_pipeline
+from vit_jax.dedup.embedding import embedding_distances
 from vit_jax.dedup.hashes import against_hashes, train_hashes
+from vit_jax.pretrained.load import load_model
 
 THRESHOLDS = (4, 6, 8, 10, 12)
 DISTANCES = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -50,19 +54,19 @@ SKIMAGE = (
 
 
 def photographs():
-  """(H, W, 3) uint8 RGB each; no two show the same."""
+  """Return photographs, (H, W, 3) uint8 RGB each. No two show the same scene."""
   import matplotlib
   from sklearn.datasets import load_sample_images
 
   paths = [os.path.join(matplotlib.get_data_path(), 'sample_data', 'grace_hopper.jpg')]
-  if found := importlib.util.find_spec('skimage'):
-    folder = pathlib.Path(found.origin).parent / 'data'
+  if spec := importlib.util.find_spec('skimage'):
+    folder = pathlib.Path(spec.origin).parent / 'data'
     paths += sorted(str(p) for p in folder.iterdir() if p.stem in SKIMAGE)
   return [*load_sample_images().images, *(cv2.imread(p)[..., ::-1] for p in paths)]
 
 
 def tiles(images, side):
-  """Squares that do not overlap, without those that are nearly of one colour."""
+  """Cut images into squares that do not overlap. Leave out squares of nearly one color."""
   cut = [
     image[y : y + side, x : x + side]
     for image in images
@@ -73,7 +77,7 @@ def tiles(images, side):
 
 
 def fashion(name, count):
-  """(28, 28, 3) uint8 each."""
+  """Return images of Fashion-MNIST, (28, 28, 3) uint8 each."""
   with gzip.open(FASHION / f'{name}-images-idx3-ubyte.gz') as f:
     pixels = np.frombuffer(f.read(16 + 784 * count), np.uint8, offset=16)
   return list(np.repeat(pixels.reshape(-1, 28, 28, 1), 3, axis=-1))
@@ -96,7 +100,7 @@ def scaled(image, factor):
 
 
 def cropped(image, share, rng):
-  """Without `share` of the height and of the width, at random."""
+  """Return a random crop without `share` of the height and of the width."""
   height, width = image.shape[:2]
   h, w = round(height * (1 - share)), round(width * (1 - share))
   y, x = rng.integers(height - h + 1), rng.integers(width - w + 1)
@@ -133,7 +137,7 @@ def hash_all(function, images):
 
 
 def recall(name, tests, others):
-  """Prints a row for each kind: shares of planted pairs found and of found pairs planted."""
+  """Print recall and precision for each kind of change."""
   start = time.process_time()
   against = hash_all(against_hashes, tests)
   index = make_index(*against, THRESHOLDS[-1])
@@ -148,7 +152,7 @@ def recall(name, tests, others):
   for kind, alter in KINDS.items():
     rng = np.random.default_rng(0)
     pairs = find_pairs(index, *hash_all(train_hashes, [alter(image, rng) for image in tests]))
-    print(f'| {kind} | ' + ' | '.join(map(lambda t: cell(pairs, len(tests), t), THRESHOLDS)) + ' |')
+    print(f'| {kind} | ' + ' | '.join(cell(pairs, len(tests), t) for t in THRESHOLDS) + ' |')
   counts = [(other_pairs[:, 2] <= t).sum() for t in THRESHOLDS]
   if others:
     print(
@@ -159,7 +163,7 @@ def recall(name, tests, others):
 
 
 def speed():
-  """Prints the CPU time of a photograph of usual size."""
+  """Print the CPU time to decode and to hash a photograph of a common size."""
   from benchmarks.input import make_jpegs
   from vit_jax.data.decode import decode_image
 
@@ -171,49 +175,44 @@ def speed():
     for data in jpegs:
       function(decode_image(data))
     times.append(f'{1e3 * (time.process_time() - start) / len(jpegs):.1f} ms')
+  decoded, as_training, as_test = times
   print(
-    'a 500 x 375 JPEG: decoded in {}, and hashed for training in {}, for a test set in {}'.format(
-      *times
-    )
+    f'a 500 x 375 JPEG: {decoded} to decode, {as_training} to decode and hash as a training image, '
+    f'{as_test} as a test image'
   )
 
 
 def cell(pairs, count, threshold):
-  """'98.3, 99.5' of the pairs within a threshold."""
+  """Return recall and precision of the pairs within a threshold, such as '98.3, 99.5'."""
   pairs = pairs[pairs[:, 2] <= threshold]
   right = (pairs[:, 0] == pairs[:, 1]).sum()
   return f'{100 * right / count:.1f}, ' + (f'{100 * right / len(pairs):.1f}' if len(pairs) else '-')
 
 
 def embedding(checkpoint, image_size, tests):
-  """Prints what a largest distance of representations leaves of the pairs of all kinds."""
-  from vit_jax.dedup.embedding import embedding_distances
-  from vit_jax.pretrained.load import load_model
-
+  """Print recall and precision of the pairs that a maximum embedding distance keeps."""
   model, params, _ = load_model(checkpoint, image_size=image_size)
   rng = np.random.default_rng(0)
   train = [alter(image, rng) for alter in KINDS.values() for image in tests]
   index = make_index(*hash_all(against_hashes, tests), THRESHOLDS[-1])
   pairs = find_pairs(index, *hash_all(train_hashes, train))
   start = time.perf_counter()
-  far = embedding_distances(model, params, pairs, train.__getitem__, tests.__getitem__)
+  distances = embedding_distances(model, params, pairs, train.__getitem__, tests.__getitem__)
   print(
     f'{len(tests)} tiles, {len(train):,} copies of all kinds, {len(pairs):,} pairs, '
     f'{time.perf_counter() - start:.0f} s; recall, precision in %\n'
   )
   print('| threshold | ' + ' | '.join(f'distance {d:g}' for d in DISTANCES) + ' | any |')
   print('|---' * (2 + len(DISTANCES)) + '|')
-  pairs[:, 0] %= len(tests)  # the number of the image that it is a copy of
+  pairs[:, 0] %= len(tests)  # now the number of the image that each is a copy of
   for threshold in THRESHOLDS:
-    near = [pairs[(far <= d) & (pairs[:, 2] <= threshold)] for d in (*DISTANCES, 2)]
+    near = [pairs[(distances <= d) & (pairs[:, 2] <= threshold)] for d in (*DISTANCES, 2)]
     print(f'| {threshold} | ' + ' | '.join(cell(p, len(train), threshold) for p in near) + ' |')
 
 
 def scale(train_count, against_count, variants, threshold):
-  """Joins random hashes by the tool's own pipeline; prints a row of the table."""
-  from vit_jax.dedup import beam
-
-  beam = beam.import_beam()
+  """Join random hashes in the pipeline of tools.dedup, and print a row of the table."""
+  beam = import_beam()
   rng = np.random.default_rng(0)
   train = rng.integers(0, 2**64, train_count, dtype=np.uint64)
   tests = rng.integers(0, 2**64, (against_count, variants), dtype=np.uint64)
@@ -223,8 +222,7 @@ def scale(train_count, against_count, variants, threshold):
     for bit in rng.choice(64, rng.integers(threshold + 1), replace=False):
       train[row] ^= np.uint64(1 << int(bit))
   side = lambda hashes, images: [
-    beam.Hashed(hashes[i : i + 1024], images[i : i + 1024], [], [])
-    for i in range(0, len(hashes), 1024)
+    Hashed(hashes[i : i + 1024], images[i : i + 1024], [], []) for i in range(0, len(hashes), 1024)
   ]
   sides = (
     side(train, np.arange(train_count)),
@@ -232,23 +230,23 @@ def scale(train_count, against_count, variants, threshold):
   )
   with tempfile.TemporaryDirectory() as folder:
 
-    def build(p):
+    def build(pipeline):
       made = [
-        p | f'Make {i}' >> beam.Create(s) | f'Spread {i}' >> beam.Reshuffle()
+        pipeline | f'Make {i}' >> beam.Create(s) | f'Spread {i}' >> beam.Reshuffle()
         for i, s in enumerate(sides)
       ]
-      beam.join(*made, threshold) | beam.io.WriteToText(f'{folder}/parts/part')
+      _ = join(*made, threshold) | beam.io.WriteToText(f'{folder}/parts/part')
 
     start = time.perf_counter()
-    beam.run(build)
+    run_pipeline(build)
     seconds = time.perf_counter() - start
-    found = beam.gather(f'{folder}/parts').pairs
-  hit = np.isin(planted, found[:, 0]).sum()
+    pairs = gather(f'{folder}/parts').pairs
+  hits = np.isin(planted, pairs[:, 0]).sum()
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
   compared = train_count * against_count * variants
   print(
     f'| {train_count:,} | {against_count:,} x {variants} | {threshold} | {seconds:.1f} | '
-    f'{peak:,.0f} | {hit:,} of {len(planted):,} | {len(found) - hit:,} of {compared:.0e} |',
+    f'{peak:,.0f} | {hits:,} of {len(planted):,} | {len(pairs) - hits:,} of {compared:.0e} |',
     flush=True,
   )
 
@@ -257,22 +255,27 @@ def main():
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('what', choices=['recall', 'embedding', 'scale'])
-  parser.add_argument('--side', type=int, default=128, help='of the tiles, in pixels')
-  parser.add_argument('--checkpoint', metavar='PATH', help='of the model, for embedding')
-  parser.add_argument('--image_size', type=int, default=112, help='for the model')
+  parser.add_argument('measure', choices=['recall', 'embedding', 'scale'])
+  parser.add_argument('--side', type=int, default=128, help='side of the tiles in pixels')
+  parser.add_argument('--checkpoint', metavar='PATH', help='model to measure, for embedding')
+  parser.add_argument('--image_size', type=int, default=112, help='image size of the model')
   parser.add_argument('--one', type=int, nargs=4, help=argparse.SUPPRESS)  # a row of scale
   args = parser.parse_args()
   if args.one:
-    return scale(*args.one)
-  if args.what == 'embedding':
-    return embedding(args.checkpoint, args.image_size, tiles(photographs(), args.side))
-  if args.what == 'recall':
+    scale(*args.one)
+  elif args.measure == 'scale':
+    scale_table()
+  elif args.measure == 'embedding':
+    embedding(args.checkpoint, args.image_size, tiles(photographs(), args.side))
+  else:
     speed()
     recall(f'photographs, {args.side} px', tiles(photographs(), args.side), [])
     if FASHION.exists():
       recall('clothes, 28 px', fashion('t10k', 2000), fashion('train', 60000))
-    return
+
+
+def scale_table():
+  """Print the table of `scale`."""
   print(
     '| training hashes | test images x hashes | threshold | s | MB | planted found | '
     'others found, of pairs |\n' + '|---' * 7 + '|',
@@ -281,7 +284,7 @@ def main():
   counts = 10**4, 10**5, 10**6
   rows = [(count, 10_000, variants, 8) for variants in (1, 22) for count in counts]
   rows += [(count, count, 1, 8) for count in counts]
-  for row in rows:  # each in a process of its own, for its memory
+  for row in rows:  # each in its own process, to measure its peak memory
     subprocess.run(
       [sys.executable, '-m', 'benchmarks.dedup', 'scale', '--one', *map(str, row)], check=True
     )

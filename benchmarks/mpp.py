@@ -1,13 +1,14 @@
-"""What masked patch prediction is worth where few images have labels: 600 of Fashion-MNIST's.
+"""Measure how much masked patch prediction helps when only 600 images of Fashion-MNIST have labels.
 
   python -m vit_jax.main --config=configs/fashion_mnist.py --config.pretext=masked_patches \\
     --config.num_epochs=4 --workdir=runs/fashion_mnist_mpp
   python -m benchmarks.mpp --checkpoint=runs/fashion_mnist_mpp --out=pictures/mpp.png
 
-Fine-tunes the checkpoint, which saw no label, on 1 % of the training images and trains the same
-model from scratch on them, in as many and in four times the steps, all with Adam, and evaluates on
-the 10,000 test images. Each has its own learning rate: the best on the last 1,000 training images. --out gets a
-picture of what the checkpoint fills in. The same command again goes on where it was stopped.
+Fine-tunes the checkpoint, which was trained without labels, on 1 % of the training images. Trains
+the same model from scratch on the same images, for as many steps and for four times as many, all
+with Adam. Evaluates each on the 10,000 test images, at the learning rate that was best on the last
+1,000 training images. With --out, draws the patches that the checkpoint fills in. If it is stopped,
+the same command continues.
 """
 
 import argparse
@@ -38,7 +39,7 @@ WAYS = {
   'fine-tuned': (True, 1),
   'from scratch': (False, 1),
   'from scratch, 4 times the steps': (False, 4),
-}  # from the checkpoint?, times --steps
+}  # (whether it starts from the checkpoint, multiple of --steps)
 
 
 def config(pretrained, steps, **fields):
@@ -64,7 +65,7 @@ def config(pretrained, steps, **fields):
 
 
 def compare(checkpoint, workdir, steps, seeds):
-  """{way: (learning rate, accuracies)}."""
+  """Return {way: (learning rate, accuracies)}."""
   pretrained = checkpoint_run(checkpoint).config
   tuning = {
     (way, lr): config(
@@ -86,19 +87,21 @@ def compare(checkpoint, workdir, steps, seeds):
     for seed in range(seeds):
       c = final[f'{way}_{seed}'] = copy.deepcopy(tuning[way, chosen[way]])
       c.update(dict(eval_split='test', seed=seed))
-  found = run(final, workdir)
-  return {way: (chosen[way], [found[f'{way}_{seed}'] for seed in range(seeds)]) for way in WAYS}
+  accuracies = run(final, workdir)
+  return {
+    way: (chosen[way], [accuracies[f'{way}_{seed}'] for seed in range(seeds)]) for way in WAYS
+  }
 
 
 def run(configs, workdir):
-  """{name: accuracy}; 0 for what diverged."""
+  """Train each config and return {name: accuracy}, with 0 for runs that diverged."""
   directory = lambda name: name.replace(',', '').replace(' ', '_')
   results = run_all({directory(name): c for name, c in configs.items()}, workdir)
   return {name: results[directory(name)].get('accuracy', 0.0) for name in configs}
 
 
 def predict_patches(checkpoint, count):
-  """(images, as the model sees them, as it fills them in), (count, H, W, 3) uint8 each."""
+  """Return images, their corrupted and their filled-in versions: (count, H, W, 3) uint8 each."""
   c = ConfigDict(checkpoint_run(checkpoint).config)
   model = masked_patches.make_model(
     create_model(c.model, num_classes=0, image_size=c.image_size, **model_overrides(c)),
@@ -113,7 +116,10 @@ def predict_patches(checkpoint, count):
 
 
 def by_place_alone(checkpoint):
-  """Accuracy of the commonest color at each place: the best that looks at no other patch."""
+  """Return the accuracy of predicting the commonest color at each position.
+
+  No predictor that ignores the image does better.
+  """
   c = ConfigDict(checkpoint_run(checkpoint).config)
   grid = create_model(c.model, num_classes=0, image_size=c.image_size).grid
   source = open_source(DATASET, 'test', c.data_dir)
@@ -154,12 +160,16 @@ def main():
     default='runs/mpp',
     type=pathlib.Path,
     metavar='DIR',
-    help='gets a directory for each run (default: %(default)s)',
+    help='directory for the runs (default: %(default)s)',
   )
-  parser.add_argument('--steps', default=600, type=int, metavar='N', help='default: %(default)s')
-  parser.add_argument('--seeds', default=3, type=int, metavar='N', help='default: %(default)s')
   parser.add_argument(
-    '--out', type=pathlib.Path, metavar='FILE', help='a picture of what is filled in, as PNG'
+    '--steps', default=600, type=int, metavar='N', help='steps of a run (default: %(default)s)'
+  )
+  parser.add_argument(
+    '--seeds', default=3, type=int, metavar='N', help='seeds of each run (default: %(default)s)'
+  )
+  parser.add_argument(
+    '--out', type=pathlib.Path, metavar='FILE', help='PNG file to draw filled-in images to'
   )
   args = parser.parse_args()
   hosts.start()
@@ -167,16 +177,14 @@ def main():
     plot(predict_patches(args.checkpoint, 10), args.out)
   if checkpoint_run(args.checkpoint).config['mpp_target'] == 'mean_color':
     print(
-      'the commonest color at each place is that of %.1f %% of the patches'
+      'predicting the commonest color at each position is right for %.1f %% of the patches'
       % (100 * by_place_alone(args.checkpoint))
     )
-  found = compare(args.checkpoint, args.workdir, args.steps, args.seeds)
+  results = compare(args.checkpoint, args.workdir, args.steps, args.seeds)
   print('| | lr | accuracy, % |\n|---|---|---|')
-  for way, (lr, accuracies) in found.items():
-    print(
-      '| %s | %g | %.1f ± %.1f |'
-      % (way, lr, 100 * statistics.mean(accuracies), 100 * statistics.stdev(accuracies))
-    )
+  for way, (lr, accuracies) in results.items():
+    mean, deviation = 100 * statistics.mean(accuracies), 100 * statistics.stdev(accuracies)
+    print(f'| {way} | {lr:g} | {mean:.1f} ± {deviation:.1f} |')
 
 
 if __name__ == '__main__':
