@@ -8,8 +8,8 @@ from vit_jax.figures.draw.attention_maps import (
 )
 from vit_jax.figures.draw.canvas import png, save
 from vit_jax.figures.draw.curves import draw_curves
+from vit_jax.figures.draw.example_predictions import draw_predictions
 from vit_jax.figures.draw.first_layers import draw_filters, draw_position_similarity
-from vit_jax.figures.draw.predictions import draw_predictions
 
 __all__ = [
   'draw_attention_distance',
