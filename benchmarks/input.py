@@ -1,15 +1,18 @@
-"""Throughput of the training preset: images per second of CPU time, beside the same job in tf.data.
+"""Measure the input pipeline: images per second of CPU time, compared with the same job in tf.data.
 
     python -m benchmarks.input
     python -m benchmarks.input --tf_python=/path/to/an/environment/with/tensorflow/bin/python
 
 The job: 500 x 375 JPEGs in memory -> inception crop at 224 px, flip -> batches of 64, two threads.
-Rows take turns, round by round, so that other load on the machine meets all of them; the figures
-are medians over the rounds. CPU time counts every thread of the process. tf.data returns float32
-in [-1, 1]; ours returns uint8, which the training step scales on the device.
+The rows of the table take turns, round by round, so that other load on the machine affects all of
+them. The figures are medians over the rounds. CPU time counts every thread of the process. tf.data
+returns float32 in [-1, 1]; ours returns uint8, which the training step scales on the device.
+
+vit_jax is imported inside functions, because TensorFlow's interpreter runs this file without it.
 """
 
 import argparse
+from collections.abc import Callable, Iterator
 import concurrent.futures
 import functools
 import os
@@ -19,22 +22,26 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import Any
 from unittest import mock
 
 import numpy as np
 
 HEIGHT, WIDTH, SIZE, BATCH, THREADS = 375, 500, 224, 64, 2
 
+# A job makes a number of images; it returns when it began to wait if it waited at its end.
+Job = Callable[[int], float | None]
 
-def make_jpegs(count, seed=0):
-  """JPEGs of quality 90 whose contrast falls with frequency as in photographs: 70-115 KB."""
+
+def make_jpegs(count: int, seed: int = 0) -> list[bytes]:
+  """Make JPEGs of quality 90 whose contrast falls with frequency as in photographs: 70-115 KB."""
   import simplejpeg
 
   rng = np.random.default_rng(seed)
   fy, fx = np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH)[None, :]
   envelope = 1 / np.maximum(np.hypot(fy, fx), 1 / WIDTH)
 
-  def field(exponent):
+  def field(exponent: float) -> np.ndarray:
     noise = np.fft.rfft2(rng.standard_normal((HEIGHT, WIDTH)))
     values = np.fft.irfft2(noise * envelope**exponent, (HEIGHT, WIDTH))
     return values / values.std()
@@ -47,17 +54,19 @@ def make_jpegs(count, seed=0):
   return jpegs
 
 
-def thread_pool_job(jpegs, extension, augment=None):
-  """Returns a function that runs the preset alone over count images in a pool of threads."""
+def thread_pool_job(
+  jpegs: list[bytes], extension: Any, augment: Callable[..., np.ndarray] | None = None
+) -> Job:
+  """Return the job that only preprocesses, in a pool of threads."""
   from vit_jax.data import decode
   from vit_jax.data.preprocess import make_train_preprocess
 
   preprocess = make_train_preprocess('inception', SIZE, augment=augment)
 
-  def one(index):
+  def one(index: int) -> np.ndarray:
     return preprocess(jpegs[index % len(jpegs)], np.random.default_rng((0, index)))
 
-  def run(count):
+  def run(count: int) -> None:
     with (
       concurrent.futures.ThreadPoolExecutor(THREADS) as pool,
       mock.patch.object(decode, '_jpegcrop', extension),
@@ -69,22 +78,22 @@ def thread_pool_job(jpegs, extension, augment=None):
 
 
 class Memory:
-  """The JPEGs over and over, as the records of a data set of ImageNet's size."""
+  """A source of ImageNet's size that repeats the JPEGs."""
 
   multi_label = False
 
-  def __init__(self, jpegs):
+  def __init__(self, jpegs: list[bytes]):
     self.jpegs = jpegs
 
-  def __len__(self):
+  def __len__(self) -> int:
     return 1_281_167
 
-  def __getitem__(self, index):
+  def __getitem__(self, index: int) -> dict[str, Any]:
     return {'image': self.jpegs[index % len(self.jpegs)], 'label': 0}
 
 
-def pipeline(jpegs):
-  """The whole training pipeline: shuffle, preset, batches, read-ahead."""
+def pipeline(jpegs: list[bytes]) -> Any:
+  """Return batches of the whole training pipeline: shuffle, preset, batches, read-ahead."""
   from vit_jax.data.batch import ReadOptions
   from vit_jax.data.pipeline import train_batches
   from vit_jax.data.preprocess import make_train_preprocess
@@ -94,8 +103,8 @@ def pipeline(jpegs):
   return train_batches(Memory(jpegs), preprocess, options, seed=0)
 
 
-def waiting_share(batches, rate, steps=60):
-  """Share of its time that a device which trains `rate` images/s waits for data."""
+def waiting_share(batches: Iterator[Any], rate: float, steps: int = 60) -> float:
+  """Return the share of its time that a device which trains `rate` images/s waits for data."""
   next(batches)
   waited = 0.0
   begun = time.perf_counter()
@@ -107,14 +116,15 @@ def waiting_share(batches, rate, steps=60):
   return waited / (time.perf_counter() - begun)
 
 
-def pipeline_job(jpegs):
-  """Returns a function that has the pipeline make count images."""
+def pipeline_job(jpegs: list[bytes]) -> Job:
+  """Return the job of the whole pipeline."""
   batches = pipeline(jpegs)
 
-  def run(count):
+  def run(count: int) -> float:
     for _ in range(count // BATCH):
       next(batches)
-    # Until it has read ahead as far as before the round: then it has made count images.
+    # Wait until the pipeline has read ahead as far as before the round: only then has it made
+    # `count` images.
     end, idle = time.perf_counter(), 0
     while idle < 8:
       before = time.process_time()
@@ -127,11 +137,11 @@ def pipeline_job(jpegs):
   return run
 
 
-def tf_data_job(jpegs):
-  """Returns the same job in tf.data, with its fused decode and crop."""
+def tf_data_job(jpegs: list[bytes]) -> Job:
+  """Return the same job in tf.data, with its fused decode and crop."""
   import tensorflow as tf
 
-  def one(data):
+  def one(data: Any) -> Any:
     shape = tf.io.extract_jpeg_shape(data)
     begin, size, _ = tf.image.sample_distorted_bounding_box(
       shape,
@@ -151,22 +161,22 @@ def tf_data_job(jpegs):
   data = tf.data.Dataset.from_tensor_slices(jpegs).repeat()
   data = data.map(one, num_parallel_calls=THREADS).batch(BATCH).with_options(options)
 
-  def run(count):
+  def run(count: int) -> None:
     for _ in data.take(count // BATCH):
       pass
 
   return run
 
 
-def timed(job, count):
-  """(CPU seconds, seconds) of one round; a job that waited at its end returns when it began to."""
+def timed(job: Job, count: int) -> tuple[float, float]:
+  """Return (CPU seconds, seconds) of one round."""
   cpu, start = time.process_time(), time.perf_counter()
   end = job(count) or time.perf_counter()
   return time.process_time() - cpu, end - start
 
 
-def start_tf(python, jpegs):
-  """Starts this file in another interpreter; returns the function that has it do a round."""
+def start_tf(python: str, jpegs: list[bytes]) -> Callable[[int], tuple[float, float]]:
+  """Start this file in another interpreter; return the function that runs a round there."""
   process = subprocess.Popen(
     [python, __file__, '--serve_tf'],
     stdin=subprocess.PIPE,
@@ -176,7 +186,7 @@ def start_tf(python, jpegs):
 
   pickle.dump(jpegs, process.stdin)
 
-  def one_round(count):
+  def one_round(count: int) -> tuple[float, float]:
     pickle.dump(count, process.stdin)
     process.stdin.flush()
     return pickle.load(process.stdout)
@@ -184,14 +194,15 @@ def start_tf(python, jpegs):
   return one_round
 
 
-def serve_tf():
+def serve_tf() -> None:
+  """Run rounds of tf.data as the process on the other side of the pipe asks for them."""
   job = tf_data_job(pickle.load(sys.stdin.buffer))
-  while sys.stdin.buffer.peek(1):  # nothing: the other side has ended
+  while sys.stdin.buffer.peek(1):  # empty when the other side has ended
     pickle.dump(timed(job, pickle.load(sys.stdin.buffer)), sys.stdout.buffer)
     sys.stdout.flush()
 
 
-def main():
+def main() -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -201,7 +212,8 @@ def main():
   parser.add_argument('--serve_tf', action='store_true', help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.serve_tf:
-    return serve_tf()
+    serve_tf()
+    return
   if args.images < BATCH or args.images % BATCH or args.rounds < 1:
     parser.error(f'--images must be a multiple of {BATCH} and --rounds at least 1')
 

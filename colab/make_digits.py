@@ -1,8 +1,8 @@
-"""Makes colab/digits.npz, on which the notebook falls back: a tiny ViT for the digits 0 to 4.
+"""Train colab/digits.npz: a tiny ViT for the digits 0 to 4, which the notebook uses when offline.
 
-  python colab/make_digits.py    # a minute on two CPU cores
+  python colab/make_digits.py    # takes a minute on two CPU cores
 
-The notebook fine-tunes it on all ten digits. It has seen the training split alone.
+The notebook fine-tunes it on all ten digits. It is trained on the training split only.
 """
 
 import pathlib
@@ -20,7 +20,7 @@ OUT = pathlib.Path(__file__).with_name('digits.npz')
 
 
 def write_folder(folder: pathlib.Path) -> None:
-  """Writes {train,test}/<digit>/<index>.png."""
+  """Write {train,test}/<digit>/<index>.png."""
   for split in ('train', 'test'):
     source = open_source('digits', split, str(folder))
     for index in range(len(source)):
@@ -32,6 +32,7 @@ def write_folder(folder: pathlib.Path) -> None:
 
 
 def config(folder: pathlib.Path) -> ConfigDict:
+  """Return the config that trains on the folder."""
   c = default_config()
   c.model, c.image_size = 'ViT-Ti/4', 16
   c.hidden_dim, c.mlp_dim, c.num_heads, c.num_layers = 64, 128, 4, 2
@@ -44,6 +45,7 @@ def config(folder: pathlib.Path) -> ConfigDict:
 
 
 def main() -> None:
+  """Train, and write the parameters."""
   with tempfile.TemporaryDirectory() as directory:
     folder = pathlib.Path(directory)
     write_folder(folder)

@@ -42,7 +42,7 @@ def decoder(request, monkeypatch):
 
 @pytest.fixture(scope='module')
 def shapes(tmp_path_factory):
-  """Two data_dirs with the same data set, in the order (array_record, tfrecord)."""
+  """Two data_dirs with the same dataset, in the order (array_record, tfrecord)."""
   from tests.helpers.shapes import to_tfrecord, write_shapes
 
   root = tmp_path_factory.mktemp('shapes')
@@ -62,7 +62,7 @@ def digits_dir(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def vtab_dir(tmp_path_factory):
-  """A data_dir with every data set of VTAB; for reading only."""
+  """A data_dir with every dataset of VTAB; for reading only."""
   from tests.helpers.vtab_files import DATASETS, write_dataset
 
   root = tmp_path_factory.mktemp('vtab')

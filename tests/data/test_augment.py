@@ -1,4 +1,4 @@
-"""RandAugment: every operation against its definition and Pillow, and what magnitudes mean."""
+"""RandAugment: every operation against its definition and Pillow, and the scale of magnitudes."""
 
 import concurrent.futures
 import math
@@ -31,20 +31,24 @@ EXACT = 0
 ROUNDED = 1  # Pillow cuts off where this rounds
 
 
-def pillow(image, function):
-  return np.asarray(function(Image.fromarray(image)))
+def pillow(image, function, *arguments):
+  return np.asarray(function(Image.fromarray(image), *arguments))
+
+
+def enhance(image, kind, factor):
+  return np.asarray(kind(Image.fromarray(image)).enhance(factor))
 
 
 @pytest.mark.parametrize('image', IMAGES.values(), ids=IMAGES)
 def test_values_by_themselves_equal_pillow(image):
-  check = lambda got, function: assert_close(got, pillow(image, function), EXACT)
+  check = lambda got, *function: assert_close(got, pillow(image, *function), EXACT)
   check(augment.autocontrast(image), ImageOps.autocontrast)
   check(augment.equalize(image), ImageOps.equalize)
   check(augment.invert(image), ImageOps.invert)
   for bits in range(1, 9):
-    check(augment.posterize(image, bits), lambda x: ImageOps.posterize(x, bits))
+    check(augment.posterize(image, bits), ImageOps.posterize, bits)
   for threshold in (0, 1, 100, 128, 255, 256, 512):
-    check(augment.solarize(image, threshold), lambda x: ImageOps.solarize(x, threshold))
+    check(augment.solarize(image, threshold), ImageOps.solarize, threshold)
 
 
 @pytest.mark.parametrize('image', IMAGES.values(), ids=IMAGES)
@@ -54,13 +58,13 @@ def test_enhancements_equal_pillow_to_a_level(image, factor):
     (augment.brightness, ImageEnhance.Brightness),
     (augment.contrast, ImageEnhance.Contrast),
   ):
-    assert_close(function(image, factor), pillow(image, lambda x: kind(x).enhance(factor)), ROUNDED)
-  # Where the grey or smooth value is rounded to its other side, a level there is |1 - factor| here.
+    assert_close(function(image, factor), enhance(image, kind, factor), ROUNDED)
+  # Where the gray or smooth value is rounded to its other side, a level there is |1 - factor| here.
   for function, kind in (
     (augment.color, ImageEnhance.Color),
     (augment.sharpness, ImageEnhance.Sharpness),
   ):
-    got, expected = function(image, factor), pillow(image, lambda x: kind(x).enhance(factor))
+    got, expected = function(image, factor), enhance(image, kind, factor)
     assert_close(got, expected, ROUNDED + math.ceil(abs(1 - factor)))
     assert (np.abs(got.astype(int) - expected) > ROUNDED).mean() < 0.001
 
@@ -138,7 +142,7 @@ def test_cutout_fills_one_square_around_any_pixel():
 # --- magnitudes
 
 
-GREY = np.full((224, 224, 3), 100, np.uint8)
+GRAY = np.full((224, 224, 3), 100, np.uint8)
 RAMP = np.repeat(np.arange(224, dtype=np.uint8)[None, :, None], 3, axis=2).repeat(224, axis=0)
 
 
@@ -231,7 +235,7 @@ def test_what_a_magnitude_means(magnitude, expected):
   for name, function in ways.items():
     got = {apply(name, seed=seed).tobytes() for seed in range(20)}
     assert got == {function(1).tobytes(), function(-1).tobytes()}, name
-  areas = [(apply('Cutout', GREY, seed)[..., 0] == FILL).sum() for seed in range(40)]
+  areas = [(apply('Cutout', GRAY, seed)[..., 0] == FILL).sum() for seed in range(40)]
   assert max(areas) <= (2 * expected['half']) ** 2
   assert max(areas) >= 0.8 * min(2 * expected['half'], 224) ** 2
 
@@ -243,7 +247,7 @@ def test_pixels_are_in_proportion_to_the_image():
     got = OPERATIONS['TranslateX'](small, 1.5, rng(seed))
     assert any((got == augment.translate(small, way * 75, 0)).all() for way in (1, -1))
   areas = [
-    (OPERATIONS['Cutout'](GREY[:112, :112], 1.5, rng(seed)) == FILL)[..., 0].sum()
+    (OPERATIONS['Cutout'](GRAY[:112, :112], 1.5, rng(seed)) == FILL)[..., 0].sum()
     for seed in range(40)
   ]
   assert max(areas) == 60 * 60

@@ -1,6 +1,5 @@
 """The catalog, compared with TFDS, and the description of datasets that it does not have."""
 
-
 import pytest
 
 from vit_jax.data import catalog, prepare, tfds_directory
@@ -9,7 +8,7 @@ from vit_jax.data.splits import split_ranges
 from vit_jax.errors import InputError
 
 NOT_IN_TFDS = {'imagenet21k'}
-UNLABELLED = {'clevr', 'dsprites', 'kitti'}  # by one class an image
+UNLABELED = {'clevr', 'dsprites', 'kitti'}  # by one class an image
 
 
 @pytest.mark.parametrize(
@@ -62,7 +61,7 @@ def test_classes_and_pixels_are_those_of_tfds(name, tmp_path):
     assert sizes in ({}, dict(found.splits))
   height, width, _ = info.features['image'].shape
   assert found.pixels == (height if height == width else None)
-  if name in UNLABELLED:
+  if name in UNLABELED:
     assert found.num_classes is None and not info.supervised_keys
   else:
     label = (info.supervised_keys or ('image', 'label'))[1]

@@ -21,16 +21,16 @@ def pillow_rgb(data):
   return np.asarray(Image.open(io.BytesIO(data)).convert('RGB'))
 
 
-# --- formats and colours
+# --- formats and colors
 
 
 def test_png_variants_give_exact_rgb():
-  grey = IMAGE[..., 0]
-  grey_rgb = np.dstack([grey] * 3)
+  gray = IMAGE[..., 0]
+  gray_rgb = np.dstack([gray] * 3)
   assert_close(decode_image(encode(IMAGE, 'PNG')), IMAGE, 0)
-  assert_close(decode_image(encode(grey, 'PNG')), grey_rgb, 0)
+  assert_close(decode_image(encode(gray, 'PNG')), gray_rgb, 0)
   assert_close(decode_image(encode(np.dstack([IMAGE, ALPHA]), 'PNG')), IMAGE, 0)
-  assert_close(decode_image(encode(np.dstack([grey, ALPHA]), 'PNG')), grey_rgb, 0)
+  assert_close(decode_image(encode(np.dstack([gray, ALPHA]), 'PNG')), gray_rgb, 0)
   palette = Image.fromarray(IMAGE).quantize(50)
   expected = np.asarray(palette.convert('RGB'))
   assert_close(decode_image(encode(palette, 'PNG')), expected, 0)
@@ -145,7 +145,7 @@ FILES = {
   'baseline': encode(IMAGE, 'JPEG', quality=90),
   'progressive': encode(IMAGE, 'JPEG', quality=90, progressive=True),
   'thumbnail': jpeg_with_exif(encode(IMAGE[:16, :16], 'JPEG')),  # an image end near the start
-  'grey': encode(IMAGE[..., 0], 'JPEG'),
+  'gray': encode(IMAGE[..., 0], 'JPEG'),
   'cmyk': encode(Image.fromarray(IMAGE).convert('CMYK'), 'JPEG'),
   'png': encode(IMAGE, 'PNG'),
   '16-bit png': cv2.imencode('.png', IMAGE.astype(np.uint16) * 257)[1].tobytes(),
@@ -279,10 +279,9 @@ def test_crop_equals_the_slice_of_the_whole_image(height, width, decoder):
       if rng.random() < 0.3:
         h, w = min(h, 3), min(w, 3)  # the smallest boxes meet every place in a block
       y, x = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-      crop = decode_crop(data, lambda *size: (y, x, h, w))
-      np.testing.assert_array_equal(
-        crop, whole[y : y + h, x : x + w], err_msg=f'{kind}, box {y, x, h, w}'
-      )
+      box = y, x, h, w
+      crop = decode_crop(data, lambda *size, box=box: box)
+      np.testing.assert_array_equal(crop, whole[y : y + h, x : x + w], err_msg=f'{kind}, box {box}')
 
 
 def test_the_extension_refuses_boxes_outside_the_image():

@@ -1,4 +1,4 @@
-"""A user's folder of images: what is read in which order, and what is refused."""
+"""A folder of images: the order of its files, its slices, and its errors."""
 
 import os
 import pickle

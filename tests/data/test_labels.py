@@ -1,4 +1,4 @@
-"""Images with several labels: what is read of them, and the batches that are made."""
+"""Images with several labels: reading them, and their batches."""
 
 import cv2
 import numpy as np
@@ -41,7 +41,7 @@ def several(tmp_path_factory):
   for dtype in (np.int64, np.float32):
     write_shapes(
       root / np.dtype(dtype).name,
-      label=lambda i: multi_hot(i).astype(dtype),
+      label=lambda i, dtype=dtype: multi_hot(i).astype(dtype),
       first_label=np.zeros(5, dtype),
       label_feature=tfds.features.Tensor(shape=(5,), dtype=dtype),
     )

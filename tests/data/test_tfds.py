@@ -32,9 +32,6 @@ def tfrecords(shapes, tmp_path):
   return tmp_path
 
 
-# TFDS data sets.
-
-
 @pytest.mark.parametrize(
   'split, count',
   [

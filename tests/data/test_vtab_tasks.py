@@ -70,7 +70,7 @@ def test_clevr_distance(depths, label):
   ],
 )
 def test_kitti_distance(objects, label):
-  """(type, metres): cars, vans and trucks count (0, 1, 2), pedestrians and the rest do not."""
+  """(type, meters): cars, vans and trucks count (0, 1, 2), pedestrians and the rest do not."""
   assert data.kitti_distance(
     features(
       objects__type=[kind for kind, _ in objects],

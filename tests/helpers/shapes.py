@@ -1,4 +1,4 @@
-"""A small TFDS data set 'shapes', prepared in both file formats, and the reading of sources."""
+"""A small TFDS dataset 'shapes', prepared in both file formats, and helpers to read sources."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def write_shapes(
   first_label=0,
   label=lambda i: i % 3,
 ):
-  """Prepares a TFDS data set 'shapes' as ArrayRecord without TensorFlow."""
+  """Prepare a TFDS dataset 'shapes' as ArrayRecord without TensorFlow."""
   import tensorflow_datasets as tfds
 
   class Shapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -88,7 +88,7 @@ def write_shapes(
 
 
 def to_tfrecord(directory, target):
-  """Writes a copy of an ArrayRecord data set as TFRecord."""
+  """Write a copy of an ArrayRecord dataset as TFRecord."""
   from array_record.python import array_record_module
 
   shutil.copytree(directory, target, ignore=shutil.ignore_patterns('*array_record*'))

@@ -1,6 +1,6 @@
-"""Data sets of VTAB as TFDS would prepare them: of the real sizes and features, without TensorFlow.
+"""Datasets of VTAB as TFDS would prepare them, with the real sizes and features.
 
-Only the files that hold slices of the tasks have records, and few different ones.
+Only the files that hold slices of the tasks have records, and few of these differ.
 """
 
 import pathlib
@@ -39,7 +39,7 @@ DATASETS = sorted({task.dataset for task in data.TASKS.values()})
 
 
 def make_example(dataset, features, i):
-  """An example of the data set whose labels follow from i."""
+  """Return an example of the dataset; its labels follow from i."""
   example = {}
   for key, feature in features.items():
     if isinstance(feature, tfds.features.Image):
@@ -88,7 +88,7 @@ def make_example(dataset, features, i):
 
 
 def shard_bounds(dataset, split, size):
-  """Where the tasks' slices of a split begin and end."""
+  """Return where the tasks' slices of a split begin and end."""
   bounds = {0, size}
   sizes = {k: [v] for k, v in catalog.lookup(dataset).splits.items()}
   for task in data.TASKS.values():
@@ -106,7 +106,7 @@ def framed(record):
 
 
 def write_dataset(data_dir, dataset, change=0):
-  """Prepares a data set as TFRecord; `change` examples more in its last file."""
+  """Prepare a dataset as TFRecord, with `change` more examples in its last file."""
   name, _, config = dataset.partition('/')
   builder = prepare.builder_class(name)(
     data_dir=str(data_dir / 'none'), **({'config': config} if config else {})

@@ -53,7 +53,8 @@ def supervised_labels(info: tfds.core.DatasetInfo) -> Labels:
   for keys in (supervised_keys, ('image', 'label')):
     if isinstance(keys, Sequence) and len(keys) >= 2 and set(keys[:2]) <= set(features):
       image = features[keys[0]]
-      if isinstance(image, tfds.features.Image) and image.np_dtype.kind == 'u':
+      is_image = isinstance(image, tfds.features.Image)
+      if is_image and getattr(image.np_dtype, 'kind', None) == 'u':
         labels = feature_labels(info, keys[1], image_key=keys[0])
         if labels:
           return labels
@@ -78,8 +79,8 @@ def feature_labels(
   if isinstance(label, tfds.features.ClassLabel) and label.num_classes:
     read = functools.partial(_read_indices if is_sequence else _read_index, key=key)
     return Labels(image_key, read, label.num_classes, list(label.names), is_sequence)
-  shape: Any = label.shape
-  if type(label) is tfds.features.Tensor and len(shape) == 1 and shape[0]:
+  shape: Any = label.shape if type(label) is tfds.features.Tensor else ()
+  if len(shape) == 1 and shape[0]:
     read = functools.partial(_read_multi_hot, key=key, num_classes=shape[0])
     return Labels(image_key, read, shape[0], multi_label=True)
   return None
