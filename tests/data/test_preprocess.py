@@ -226,7 +226,8 @@ def test_bit_eval_equals_reference(data):
 
 def test_bit_default_resize_keeps_448_over_384():
   for size, side in ((384, 448), (224, 261), (32, 37), (480, 560)):
-    assert make_train_preprocess('bit', size).keywords['resize_size'] == side
+    crop = make_train_preprocess('bit', size).keywords['crop']
+    assert crop.keywords['resize_size'] == side
 
 
 def test_bit_sizes_follow_the_area():

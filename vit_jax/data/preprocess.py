@@ -71,17 +71,11 @@ def make_train_preprocess(
   """
   resize_size = _check_sizes(preset, image_size, resize_size)
   if preset == 'inception':
-    return functools.partial(
-      _inception_train, size=image_size, flip=flip, apply_exif=apply_exif, augment=augment
-    )
-  return functools.partial(
-    _bit_train,
-    size=image_size,
-    resize_size=resize_size,
-    flip=flip,
-    apply_exif=apply_exif,
-    augment=augment,
-  )
+    crop = functools.partial(_inception_crop, size=image_size)
+  else:
+    crop = functools.partial(_bit_crop, size=image_size, resize_size=resize_size)
+  crop = functools.partial(crop, apply_exif=apply_exif)
+  return functools.partial(_train, crop=crop, flip=flip, augment=augment)
 
 
 def make_eval_preprocess(
@@ -112,16 +106,16 @@ def make_eval_preprocess(
   height, width = image_size if isinstance(image_size, Sequence) else (image_size, image_size)
   if preset == 'bit':
     _check_sizes(preset, min(height, width), None)
-    return functools.partial(_bit_eval, height=height, width=width, apply_exif=apply_exif)
+    fit = functools.partial(resize, height=height, width=width)
+    return functools.partial(_evaluate, fit=fit, apply_exif=apply_exif)
   resize_size = _check_sizes(preset, height, resize_size)
   if height != width:
     raise InputError(
       f"The preset 'inception' crops squares, but the images of the model are {height}x{width} "
       "pixels. Use the preset 'bit'."
     )
-  return functools.partial(
-    _inception_eval, size=height, resize_size=resize_size, apply_exif=apply_exif
-  )
+  fit = functools.partial(_resize_and_crop, size=height, resize_size=resize_size)
+  return functools.partial(_evaluate, fit=fit, apply_exif=apply_exif)
 
 
 def _check_sizes(preset: str, image_size: int, resize_size: int | None) -> int:
@@ -200,55 +194,45 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
   return cv2.resize(image.astype(np.uint16), (width, height)).astype(np.uint8)
 
 
-def _inception_train(
-  data: bytes,
-  rng: np.random.Generator,
-  *,
-  size: int,
-  flip: bool,
-  apply_exif: bool,
-  augment: Augment | None,
+def _train(
+  data: bytes, rng: np.random.Generator, *, crop: Preprocess, flip: bool, augment: Augment | None
 ) -> np.ndarray:
-  crop = decode_crop(data, lambda h, w: inception_box(h, w, rng), apply_exif=apply_exif)
-  return _flip_and_augment(resize(crop, size, size), rng, flip, augment)
-
-
-def _bit_train(
-  data: bytes,
-  rng: np.random.Generator,
-  *,
-  size: int,
-  resize_size: int,
-  flip: bool,
-  apply_exif: bool,
-  augment: Augment | None,
-) -> np.ndarray:
-  image = resize(decode_image(data, apply_exif=apply_exif), resize_size, resize_size)
-  y, x = (int(offset) for offset in rng.integers(resize_size - size + 1, size=2))
-  crop = np.ascontiguousarray(image[y : y + size, x : x + size])
-  return _flip_and_augment(crop, rng, flip, augment)
-
-
-def _flip_and_augment(
-  image: np.ndarray, rng: np.random.Generator, flip: bool, augment: Augment | None
-) -> np.ndarray:
+  image = crop(data, rng)
   if flip and rng.random() < 0.5:
     # NumPy takes 20 times as long to copy a view with a negative stride.
     image = cv2.flip(image, 1)
   return augment(image, rng) if augment else image
 
 
-def _inception_eval(
+def _inception_crop(
+  data: bytes, rng: np.random.Generator, *, size: int, apply_exif: bool
+) -> np.ndarray:
+  box = decode_crop(data, lambda h, w: inception_box(h, w, rng), apply_exif=apply_exif)
+  return resize(box, size, size)
+
+
+def _bit_crop(
+  data: bytes, rng: np.random.Generator, *, size: int, resize_size: int, apply_exif: bool
+) -> np.ndarray:
+  image = resize(decode_image(data, apply_exif=apply_exif), resize_size, resize_size)
+  y, x = (int(offset) for offset in rng.integers(resize_size - size + 1, size=2))
+  return np.ascontiguousarray(image[y : y + size, x : x + size])
+
+
+def _evaluate(
   data: bytes | np.ndarray,
   rng: np.random.Generator | None = None,
   /,
   *,
-  size: int,
-  resize_size: int,
+  fit: Callable[[np.ndarray], np.ndarray],
   apply_exif: bool,
 ) -> np.ndarray:
-  del rng
-  image = _decode(data, apply_exif)
+  del rng  # nothing is random
+  return fit(data if isinstance(data, np.ndarray) else decode_image(data, apply_exif=apply_exif))
+
+
+def _resize_and_crop(image: np.ndarray, size: int, resize_size: int) -> np.ndarray:
+  """Resize the short side to resize_size, and return the center of size x size."""
   scale = resize_size / min(image.shape[:2])
   height, width = (round(side * scale) for side in image.shape[:2])
   y, x = (height - size) // 2, (width - size) // 2
@@ -262,20 +246,3 @@ def _inception_eval(
     image = cv2.resize(image, (image.shape[1], height))[y : y + size]
     image = cv2.resize(image, (width, size))[:, x : x + size]
   return np.rint(image).astype(np.uint8)
-
-
-def _bit_eval(
-  data: bytes | np.ndarray,
-  rng: np.random.Generator | None = None,
-  /,
-  *,
-  height: int,
-  width: int,
-  apply_exif: bool,
-) -> np.ndarray:
-  del rng
-  return resize(_decode(data, apply_exif), height, width)
-
-
-def _decode(data: bytes | np.ndarray, apply_exif: bool) -> np.ndarray:
-  return data if isinstance(data, np.ndarray) else decode_image(data, apply_exif=apply_exif)
