@@ -1,15 +1,10 @@
 """A checkpoint's arrays tell which model it is of."""
 
-import json
-import shutil
-
 from flax import traverse_util
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from tests.helpers.paths import FILES
-from vit_jax import create_model, load_params
+from vit_jax import create_model
 from vit_jax.errors import InputError
 from vit_jax.pretrained.architecture import infer_model
 from vit_jax.pretrained.load import abstract_params, load_model
@@ -112,37 +107,3 @@ def test_resnets_of_no_model():
     InputError, match=r'hybrid_1_1.npz: No hybrid has a ResNet with \(1, 2\) units.'
   ):
     load_model(DATA / 'hybrid_1_1.npz')
-
-
-@pytest.mark.parametrize('file', ['vit_token', 'vit_gap', 'vit_pre_logits', 'dialect2_map'])
-def test_a_file_alone_gives_the_reference_logits(file):
-  io = np.load(DATA / f'{file}.io.npz')
-  model, params, class_names = load_model(DATA / f'{file}.npz')
-  np.testing.assert_allclose(model.apply({'params': params}, io['image']), io['logits'], atol=2e-5)
-  np.testing.assert_equal(params, load_params(DATA / f'{file}.npz', model))
-  assert class_names is None
-
-
-def test_another_normalization_of_pixels_becomes_part_of_the_model(tmp_path):
-  mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-  shutil.copytree(DATA / 'timm_tiny', tmp_path / 'deit')
-  config = json.loads((tmp_path / 'deit' / 'config.json').read_text())
-  config['pretrained_cfg'] = {'mean': mean.tolist(), 'std': std.tolist()}
-  (tmp_path / 'deit' / 'config.json').write_text(json.dumps(config))
-  pixels = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype(np.float32)
-  model, params, _ = load_model(DATA / 'timm_tiny')
-  want = model.apply({'params': params}, (pixels - mean) / std)
-  model, params, _ = load_model(tmp_path / 'deit')
-  np.testing.assert_allclose(model.apply({'params': params}, 2 * pixels - 1), want, atol=2e-5)
-  assert np.abs(want).max() > 0.1
-
-
-def test_overrides(caplog):
-  model, params, _ = load_model(DATA / 'vit_token.npz', image_size=64, dtype='bfloat16')
-  assert model.image_size == (64, 64) and model.dtype == jnp.bfloat16
-  np.testing.assert_equal(params, load_params(DATA / 'vit_token.npz', model))
-  assert 'Resized the position embedding from 4x4 patches to a grid of 8x8 patches.' in caplog.text
-  with pytest.raises(InputError, match='vit_token.npz does not fit the model. .*encoderblock_10'):
-    load_model(DATA / 'vit_token.npz', 'ViT-Ti/8')
-  with pytest.raises(InputError, match="unknown field 'registres'"):
-    load_model(DATA / 'vit_token.npz', registres=4)

@@ -23,7 +23,7 @@ def save_steps(workdir, params, steps):
   (workdir / 'checkpoints').mkdir(parents=True)
   checkpoints = Checkpoints(workdir / 'checkpoints')
   for step in steps:
-    scaled = jax.tree.map(lambda x: jnp.asarray(x) * step, params)
+    scaled = jax.tree.map(lambda x, step=step: jnp.asarray(x) * step, params)
     state = {
       'step': jnp.int32(step),
       'params': scaled,
@@ -39,7 +39,7 @@ def test_a_training_run_is_read_at_any_level(tmp_path):
   run = save_steps(tmp_path / 'run', params, [9, 10])
   for path, step in ((run, 10), (run / 'checkpoints', 10), (run / 'checkpoints' / '9', 9)):
     loaded = load_params(path, MODEL)
-    np.testing.assert_equal(loaded, jax.tree.map(lambda x: x * np.float32(step), params))
+    np.testing.assert_equal(loaded, jax.tree.map(lambda x, step=step: x * np.float32(step), params))
     assert read_class_names(path) == list('abcdefghij')
   assert read_checkpoint(run).metadata.model == 'ViT-Ti/8'
   assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(loaded))

@@ -212,7 +212,9 @@ def enlarge(x, size):
   for axis, new in enumerate(size):
     old = x.shape[axis]
     at = (np.arange(new) + 0.5) * old / new - 0.5
-    x = np.apply_along_axis(lambda line: np.interp(at, np.arange(old), line), axis, x)
+    x = np.apply_along_axis(
+      lambda line, at=at, old=old: np.interp(at, np.arange(old), line), axis, x
+    )
   return x
 
 

@@ -13,7 +13,6 @@ from vit_jax import create_model, load_params, save_params
 from vit_jax.pretrained.architecture import infer_model
 from vit_jax.pretrained.formats import read_arrays, read_checkpoint, write_arrays
 from vit_jax.pretrained.load import abstract_params
-from vit_jax.pretrained.torch_positions import read_positions, write_positions
 
 DATA = FILES
 HF = DATA / 'hf_tiny' / 'model.safetensors'
@@ -62,87 +61,6 @@ def test_what_these_libraries_wrote_is_written_as_it_was(tmp_path, name, kind):
   assert old.keys() == new.keys()
   for key in old:
     assert old[key].shape == new[key].shape and old[key].tobytes() == new[key].tobytes()
-
-
-@pytest.mark.parametrize('name', ['hf_tiny', 'dinov2_tiny'])
-def test_the_config_for_transformers_says_the_same(tmp_path, name):
-  arrays, metadata = read_checkpoint(DATA / name)
-  write_arrays(arrays, tmp_path, 'hf', metadata=metadata)
-  old, new = (json.loads((d / 'config.json').read_text()) for d in (DATA / name, tmp_path))
-  # What has no default, or another one, in transformers.
-  told = {
-    'architectures',
-    'hidden_act',
-    'hidden_size',
-    'id2label',
-    'image_size',
-    'layer_norm_eps',
-    'intermediate_size',
-    'mlp_ratio',
-    'model_type',
-    'num_attention_heads',
-    'patch_size',
-    'num_hidden_layers',
-    'num_register_tokens',
-    'qkv_bias',
-  }
-  assert {k: new[k] for k in old if k in told} == {k: old[k] for k in old if k in told}
-  assert new.keys() <= old.keys()
-
-
-def test_the_config_for_timm_says_the_same(tmp_path):
-  """These fields made timm 1.0.31's create_model('local-dir:DIR', pretrained=True) give the same
-  logits as ours, to 5e-6, for every model here."""
-  for name in ('timm_registers', 'timm_map'):
-    arrays, metadata = read_checkpoint(DATA / name)
-    write_arrays(arrays, tmp_path / name, 'timm', metadata=metadata)
-    old, new = (json.loads((d / name / 'config.json').read_text()) for d in (DATA, tmp_path))
-    args, more = new['model_args'], old['model_args']
-    for k in set(more) - {'init_values', 'in_chans', 'num_classes'}:
-      assert args[k] == more[k], k
-    assert (args.get('init_values') is None) == (more.get('init_values') is None)
-    assert new['num_classes'] == old['num_classes'] and new['architecture'].startswith('vit_')
-    assert args['act_layer'] == ('gelu_tanh' if name == 'timm_map' else 'gelu')
-
-
-def test_the_model_tells_what_parameters_do_not(tmp_path):
-  model = create_model(
-    'ViT-Ti/4',
-    hidden_dim=16,
-    mlp_dim=24,
-    num_heads=2,
-    num_layers=1,
-    num_classes=3,
-    image_size=(8, 12),
-    activation='quick_gelu',
-    norm_eps=1e-5,
-  )
-  params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), abstract_params(model))
-  save_params(params, tmp_path / 'hf', 'hf', model=model, class_names=['a', 'b', 'c'])
-  config = json.loads((tmp_path / 'hf' / 'config.json').read_text())
-  assert (
-    config['hidden_act'],
-    config['layer_norm_eps'],
-    config['image_size'],
-    config['id2label'],
-  ) == ('quick_gelu', 1e-5, [8, 12], {'0': 'a', '1': 'b', '2': 'c'})
-  save_params(params, tmp_path / 'timm', 'timm', model=model)
-  args = json.loads((tmp_path / 'timm' / 'config.json').read_text())['model_args']
-  assert (args['act_layer'], args['img_size'], args['mlp_ratio']) == ('quick_gelu', [8, 12], 1.5)
-  metadata = read_checkpoint(tmp_path / 'timm').metadata
-  assert (metadata.activation, metadata.norm_eps, metadata.image_size) == (
-    'quick_gelu',
-    1e-5,
-    (8, 12),
-  )
-  with pytest.raises(
-    ValueError, match='The 6 positions do not make a square grid. Give the model, or'
-  ):
-    save_params(params, tmp_path / 'x', 'timm')
-  with pytest.raises(
-    ValueError, match='timm has no config for norm_eps=1e-12, only for 1e-6 and 1e-5. Write hf'
-  ):
-    save_params(params, tmp_path / 'x', 'timm', model=model.clone(norm_eps=1e-12))
 
 
 def test_a_single_file_keeps_its_config(tmp_path):
@@ -248,33 +166,6 @@ def test_heads_come_from_the_model_the_config_or_the_width(tmp_path):
   assert read_arrays(bare)[name].shape == (192, 3, 64)
 
 
-def test_three_habits_of_positions():
-  """timm's no_embed_class has no row for the class token; without it registers have rows."""
-  rng = np.random.default_rng(0)
-  draw = lambda n: rng.normal(size=(1, n, 4)).astype(np.float32)
-  for rows, patches in ((17, None), (16, None), (6, 6), (7, 6)):
-    arrays = {'cls': draw(1), POSITIONS: draw(rows)}
-    read = dict(arrays)
-    read_positions(read, patches)
-    no_embed_class = rows in (16, 6)
-    np.testing.assert_array_equal(
-      read[POSITIONS], np.pad(arrays[POSITIONS], ((0, 0), (int(no_embed_class), 0), (0, 0)))
-    )
-    written, said = write_positions(read)
-    assert said == no_embed_class
-    np.testing.assert_equal(written, arrays)
-  arrays = {'cls': draw(1), 'registers': draw(3), POSITIONS: draw(1 + 3 + 16)}
-  read = dict(arrays)
-  read_positions(read, None)  # a register and its position are only ever added
-  np.testing.assert_array_equal(read['registers'], arrays['registers'] + arrays[POSITIONS][:, 1:4])
-  np.testing.assert_array_equal(read[POSITIONS], arrays[POSITIONS][:, [0, *range(4, 20)]])
-  written, said = write_positions(read)
-  assert not said and not written[POSITIONS][:, 1:4].any()
-  again = dict(written)
-  read_positions(again, None)
-  np.testing.assert_equal(again, read)
-
-
 @pytest.mark.parametrize(
   'source, old, new, words',
   [
@@ -331,8 +222,8 @@ def test_another_normalization_of_the_pixels_is_named_and_kept(tmp_path, source,
     assert (kept.image_mean, kept.image_std) == (mean, std)
   load_params(tmp_path / kind, infer(arrays, metadata))
   assert [r.getMessage() for r in caplog.records] == [
-    f'{tmp_path / kind} expects images normalized as (x - mean) / std with x in [0, 1], mean {mean} '
-    f'and std {std}. Normalize them so, or use load_model, which adapts the model to images in '
+    f'{tmp_path / kind} expects images normalized as (x - mean) / std with x in [0, 1], '
+    f'mean {mean} and std {std}. Normalize them so, or use load_model, which adapts the model to images in '
     '[-1, 1].'
   ]
 

@@ -1,0 +1,24 @@
+from vit_jax.pretrained.metadata import EMPTY, PUBLISHED, Metadata, unpublished
+
+
+def test_what_another_records_replaces_the_rest_stays():
+  metadata = Metadata(num_heads=4, activation='gelu', model='ViT-B/16')
+  assert metadata.updated(EMPTY) == metadata
+  assert metadata.updated(Metadata(activation='gelu_tanh', norm_eps=1e-5)) == Metadata(
+    num_heads=4, activation='gelu_tanh', norm_eps=1e-5, model='ViT-B/16'
+  )
+
+
+def test_properties_that_an_npz_file_does_not_keep():
+  assert unpublished(EMPTY) == unpublished(PUBLISHED) == []
+  assert unpublished(Metadata(activation='gelu', norm_eps=1e-6, num_heads=3)) == [
+    "activation='gelu'"
+  ]
+  assert unpublished(Metadata(norm_eps=1e-5)) == ['norm_eps=1e-05']
+
+
+def test_only_another_mean_or_std_than_ours_is_a_custom_normalization():
+  half, mean = (0.5, 0.5, 0.5), (0.485, 0.456, 0.406)
+  assert Metadata(image_mean=half, image_std=half).custom_normalization is None
+  assert EMPTY.custom_normalization is None
+  assert Metadata(image_mean=mean, image_std=half).custom_normalization == (mean, half)
