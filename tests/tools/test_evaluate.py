@@ -16,6 +16,7 @@ from vit_jax import create_model, load_params, save_params
 from vit_jax.config.fields import default_config
 from vit_jax.data import class_names, decode, preprocess
 from vit_jax.data.open_source import open_source
+from vit_jax.evaluation import predictions
 from vit_jax.models.pixels import to_input
 from vit_jax.tools import evaluate as tool
 from vit_jax.training import loop as train_lib
@@ -384,13 +385,14 @@ def test_classes_in_another_order_are_told(folder, capsys, caplog):
   base = [f'--checkpoint={folder}/orbax', f'--dataset={folder}/images']
   save_params(params, folder / 'orbax', class_names=['a', 'c', 'b', 'x'])
   evaluate(capsys, *base)
-  assert [m for m in caplog.messages if 'class' in m] == [
-    f"'b' is class 2 of the model, but class 1 of {folder}/images: the accuracy may mean nothing"
+  assert [m for m in caplog.messages if 'Class' in m] == [
+    f"Class 'b' is number 2 of the model, but number 1 of {folder}/images. The accuracy may be "
+    'meaningless.'
   ]
   caplog.clear()
   save_params(params, folder / 'orbax', class_names=['a', 'b', 'c', 'x'])
   evaluate(capsys, *base)
-  assert not any('class' in m for m in caplog.messages)
+  assert not any('lass' in m for m in caplog.messages)
 
 
 def test_a_wider_head_is_told(tmp_path, digits_dir, capsys, caplog):
@@ -405,7 +407,7 @@ def test_a_wider_head_is_told(tmp_path, digits_dir, capsys, caplog):
   )
   assert len(found['classes']) == 10 and found['images'] == 40
   assert {'class 10', 'class 11'} & {c['predicted_name'] for c in found['confusions']}
-  assert 'the model has 12 classes, of which the first 10 are taken to be those of digits' in (
+  assert 'The model has 12 classes. The first 10 are taken to be those of digits.' in (
     caplog.messages
   )
 
@@ -413,25 +415,28 @@ def test_a_wider_head_is_told(tmp_path, digits_dir, capsys, caplog):
 @pytest.mark.parametrize(
   'args, words',
   [
-    ([], 'model.npz is of no training run that would tell its data set: name one with --dataset'),
+    (
+      [],
+      'No training run wrote ROOT/model.npz, so its dataset is unknown. Choose one with --dataset.',
+    ),
     (
       ['--dataset=digits'],
-      'the model of ROOT/model.npz has 4 classes, but digits has 10 classes: '
-      'fine-tune it on digits first',
+      'The model of ROOT/model.npz has 4 classes, but digits has 10 classes. '
+      'Fine-tune it on digits first.',
     ),
     (
       ['--dataset=digits', '--labels=real'],
-      '--labels=real is about the validation images of '
-      'imagenet2012: leave it out for --dataset=digits',
+      '--labels=real is only for the validation images of imagenet2012. Leave it out for '
+      '--dataset=digits.',
     ),
     (['--labels=real'], 'The dataset imagenet2012_real is not prepared in'),
     (
       ['--dataset=ROOT/images', '--class_names=ROOT/one'],
-      'ROOT/one has 1 lines, but the model has 4 classes',
+      'ROOT/one must have one line for each of the 4 classes of the model, but it has 1.',
     ),
     (['--dataset=ROOT/images', '--split=test'], "Unknown split 'test'. Available: train, val."),
     (['--dataset=ROOT/images', '--batch_size=12'], 'batch_size 12 does not divide over 8 devices'),
-    (['--dataset=ROOT/images', '--batch_size=0'], '--batch_size must be at least 1, got 0'),
+    (['--dataset=ROOT/images', '--batch_size=0'], '--batch_size must be at least 1, but it is 0.'),
     (
       ['--dataset=ROOT/images', '--image_size=8,16', '--preset=inception'],
       "The preset 'inception' crops squares, but the images of the model are 8x16 pixels. "
@@ -466,7 +471,7 @@ def test_errors(args, words, folder, digits_dir, capsys):
 def test_no_split_to_evaluate_on(folder, capsys):
   shutil.rmtree(folder / 'images/val')
   assert fails(capsys, f'--checkpoint={folder}/model.npz', f'--dataset={folder}/images') == (
-    f'nothing says which split of {folder}/images to evaluate on: name one with --split'
+    f'Dataset {folder}/images has no evaluation split. Choose a split with --split.'
   )
 
 
@@ -499,7 +504,7 @@ def test_progress(folder, capsys, monkeypatch):
 
 
 def test_ctrl_c(folder, capsys, monkeypatch):
-  make_step = tool.make_predict_step
+  make_step = predictions.make_predict_step
 
   def make(*args, **kwargs):
     step = make_step(*args, **kwargs)
@@ -510,7 +515,7 @@ def test_ctrl_c(folder, capsys, monkeypatch):
 
     return interrupted
 
-  monkeypatch.setattr(tool, 'make_predict_step', make)
+  monkeypatch.setattr(predictions, 'make_predict_step', make)
   assert (
     tool.main(
       [f'--checkpoint={folder}/model.npz', f'--dataset={folder}/images', f'--out={folder}/out']

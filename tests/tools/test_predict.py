@@ -153,7 +153,8 @@ def test_labels(album, capsys):
   (album / 'labels').write_text('cat\ndog\n')
   assert run() == 1
   assert capsys.readouterr().err == (
-    f'error: {album}/labels has 2 lines, but the model has 10 classes. Give one name per line.\n'
+    f'error: {album}/labels must have one line for each of the 10 classes of the model, but it '
+    'has 2.\n'
   )
   (album / 'labels').unlink()
   assert run() == 1

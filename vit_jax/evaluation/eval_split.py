@@ -1,4 +1,4 @@
-"""The images that a run evaluates on."""
+"""Find and open the split of a dataset to evaluate on, by default that of a training run."""
 
 from __future__ import annotations
 
@@ -10,46 +10,72 @@ import numpy as np
 from vit_jax.data.batch import ReadOptions
 from vit_jax.data.open_source import describe_dataset, open_source
 from vit_jax.data.pipeline import eval_batches
-from vit_jax.data.preprocess import Preprocess, make_eval_preprocess
+from vit_jax.data.preprocess import EvalPreprocess, make_eval_preprocess
 from vit_jax.data.source import Source
 from vit_jax.data.subset import evenly
 from vit_jax.errors import InputError
 
 
 class EvalSplit(NamedTuple):
-  """The evaluation split of a run."""
+  """The evaluation split of a training run, with its preprocessing."""
 
   source: Source
-  preprocess: Preprocess
-  name: str  # such as 'cifar10, test'
+  preprocess: EvalPreprocess
+  name: str  # dataset and split, such as 'cifar10, test'
 
   def images(self, count: int, *, max_bad_records: int = 0) -> Iterator[np.ndarray]:
-    """Yields `count` images, evenly over it: (S, S, 3) uint8 each, as a model sees them."""
+    """Yield preprocessed images, (S, S, 3) uint8, evenly spaced over the split.
+
+    Args:
+      count: number of images. If the split has fewer, all are taken.
+      max_bad_records: number of damaged images to leave out before it is an error.
+    """
     options = ReadOptions(batch_size=16, max_bad_records=max_bad_records)
-    source = evenly(self.source, count)
-    with eval_batches(source, self.preprocess, options) as batches:
+    with eval_batches(evenly(self.source, count), self.preprocess, options) as batches:
       for batch in batches:
-        yield from batch['image'][batch['mask']]
+        yield from np.asarray(batch['image'])[batch['mask']]
 
 
 def open_eval_split(config: Mapping[str, Any], image_size: int | None = None) -> EvalSplit:
-  """Opens the evaluation split of a run's config.
+  """Open the split that a training run evaluates on.
 
   Args:
-    config: the fields of the run.
-    image_size: pixels, where not the config's.
+    config: {field: value} of the run.
+    image_size: side of the images, in pixels. Defaults to that of the run. With another one, the
+      size before cropping changes in proportion.
+
   Raises:
-    InputError: it has none, or it cannot be read.
+    InputError: the run has no evaluation split, or it cannot be read.
   """
   dataset, data_dir = config['dataset'], config['data_dir']
-  name = config['eval_split'] or describe_dataset(dataset, data_dir).eval_split
-  if name == 'none':
+  split = config['eval_split'] or describe_dataset(dataset, data_dir).eval_split
+  if split == 'none':
     raise InputError('The run has no evaluation split (config.eval_split=none).')
-  source = open_source(dataset, name, data_dir)
+  source = open_source(dataset, split, data_dir)
   size, resize_size = image_size or config['image_size'], config['resize_size']
   if resize_size is not None:
     resize_size = round(resize_size * size / config['image_size'])
   preprocess = make_eval_preprocess(
     config['preset'], size, resize_size=resize_size, apply_exif=source.apply_exif
   )
-  return EvalSplit(source, preprocess, f'{dataset}, {name}')
+  return EvalSplit(source, preprocess, f'{dataset}, {split}')
+
+
+def find_eval_split(dataset: str, config: Mapping[str, Any], data_dir: str | None) -> str:
+  """Return the name of the split to evaluate on.
+
+  Args:
+    dataset: name of the dataset.
+    config: {field: value} of a training run, or empty. If the run was trained on the same dataset,
+      its evaluation split is taken. Otherwise the split is that of the dataset.
+    data_dir: directory of the TFDS datasets.
+
+  Raises:
+    InputError: neither the run nor the dataset has an evaluation split.
+  """
+  split = config['eval_split'] if config.get('dataset') == dataset else None
+  if split in (None, 'none'):
+    split = describe_dataset(dataset, data_dir).eval_split
+  if split == 'none':
+    raise InputError(f'Dataset {dataset} has no evaluation split. Choose a split with --split.')
+  return split

@@ -9,12 +9,18 @@ from flax import linen as nn
 import jax
 import numpy as np
 
+from vit_jax.data.batch import ReadOptions
+from vit_jax.data.pipeline import eval_batches
+from vit_jax.data.preprocess import EvalPreprocess
+from vit_jax.data.source import Source
 from vit_jax.errors import InputError
 from vit_jax.evaluation.accuracy import is_correct
 from vit_jax.evaluation.losses import cross_entropy, to_probabilities
 from vit_jax.evaluation.scores import label_pairs
 from vit_jax.models.params import Params
 from vit_jax.models.pixels import to_input
+from vit_jax.parallel.mesh import MeshPartitioner
+from vit_jax.pretrained.load import Loaded
 
 TOP = 5  # classes
 
@@ -59,6 +65,46 @@ def make_predict_step(
     return results
 
   return step
+
+
+class PredictedSource(NamedTuple):
+  """The predictions for a source, and the images that were left out."""
+
+  predictions: Predictions
+  skipped: int  # number of images without a label
+  bad_records: list[str]  # names of the damaged records
+
+
+def predict_source(
+  loaded: Loaded,
+  source: Source,
+  preprocess: EvalPreprocess,
+  loss: str,
+  options: ReadOptions,
+  on_batch: Callable[[int], Any] = lambda images: None,
+) -> PredictedSource:
+  """Predict all images of a source that have a label, on all devices of this process.
+
+  Args:
+    loaded: the model and its parameters.
+    source: labeled images.
+    preprocess: the preprocessing of evaluation.
+    loss: the loss that the model was trained with. There is no softmax loss for images with several
+      labels.
+    options: batch size, threads and number of damaged images to leave out.
+    on_batch: called after each batch with its number of images.
+
+  Raises:
+    InputError: the images cannot be read, none has a label, or the outputs of the model are not
+      finite.
+  """
+  with_loss = not source.multi_label or loss == 'sigmoid'
+  partitioner = MeshPartitioner(options.batch_size)
+  step = partitioner.gather_step(make_predict_step(loaded.model, loss, with_loss=with_loss))
+  params = partitioner.put(loaded.params)
+  with eval_batches(source, preprocess, options) as batches:
+    predictions, skipped = predict_all(step, params, batches, on_batch)
+    return PredictedSource(predictions, skipped, sorted(batches.bad_records))
 
 
 def predict_all(

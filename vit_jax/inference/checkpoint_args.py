@@ -117,7 +117,7 @@ def _read_names(path: str, num_classes: int) -> list[str]:
     raise InputError(f'Cannot read {path}: {getattr(e, "strerror", e)}.') from e
   if len(names) != num_classes:
     raise InputError(
-      f'{path} has {len(names):,} lines, but the model has {num_classes:,} classes. '
-      'Give one name per line.'
+      f'{path} must have one line for each of the {num_classes:,} classes of the model, but it has '
+      f'{len(names):,}.'
     )
   return names
