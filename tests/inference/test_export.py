@@ -189,10 +189,7 @@ def test_command_line_other_size_and_dtype(tmp_path, capsys):
   'args, words',
   [
     (['--checkpoint=none.npz'], 'none.npz: no such file'),
-    (
-      ['--platforms=cpu,gpu'],
-      "Unknown platform 'gpu'. Available: cpu, cuda, rocm, tpu.",
-    ),
+    (['--platforms=cpu,gpu'], "Unknown platform 'gpu'. Available: cpu, cuda, rocm, tpu."),
     (['--out=FILE/vit'], 'Cannot write FILE/vit ([Errno 17] File exists'),
     (['--out=FILE'], 'FILE exists. Delete it or choose another name.'),
     (['--out=DIR/x', '--weights=beside'], 'DIR/x.npz exists. Delete it or choose another name.'),

@@ -60,11 +60,11 @@ def _draw(path: pathlib.Path, counts: np.ndarray, names: list[str], title: str) 
   axes.set_xlabel('predicted')
   axes.set_ylabel('label')
   axes.set_title(title, parse_math=False)
-  centered = dict(ha='center', va='center', fontsize=8)
   for (row, column), share in np.ndenumerate(shares):
     if share >= 0.005:
       color = 'white' if share > 0.4 else 'black'
-      axes.text(column, row, f'{100 * share:.0f}', color=color, **centered)
+      percent = f'{100 * share:.0f}'
+      axes.text(column, row, percent, color=color, fontsize=8, ha='center', va='center')
   label = "share of the label's images"
   figure.colorbar(image, label=label, format=lambda x, _: f'{x:.0%}', shrink=0.8)
   figure.savefig(path, format='png')

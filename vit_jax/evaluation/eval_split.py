@@ -74,7 +74,7 @@ def find_eval_split(dataset: str, config: Mapping[str, Any], data_dir: str | Non
     InputError: neither the run nor the dataset has an evaluation split.
   """
   split = config['eval_split'] if config.get('dataset') == dataset else None
-  if split in (None, 'none'):
+  if not split or split == 'none':
     split = describe_dataset(dataset, data_dir).eval_split
   if split == 'none':
     raise InputError(f'Dataset {dataset} has no evaluation split. Choose a split with --split.')

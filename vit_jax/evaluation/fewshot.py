@@ -13,6 +13,7 @@ import dataclasses
 
 from flax import linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.data.batch import Batch, ReadOptions
@@ -79,7 +80,7 @@ def make_represent_step(
   body = model.clone(num_classes=0)
 
   def represent_step(params: Params, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    features = body.apply({'params': params}, to_input(batch['image']))
+    features = jnp.asarray(body.apply({'params': params}, to_input(batch['image'])))
     return {k: v for k, v in batch.items() if k != 'image'} | {'features': features}
 
   return represent_step

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from vit_jax.data.batch import ReadOptions
+from vit_jax.data.batch import Batch, ReadOptions
 from vit_jax.data.pipeline import eval_batches
 from vit_jax.data.preprocess import EvalPreprocess
 from vit_jax.data.source import Source
@@ -52,7 +53,7 @@ def make_predict_step(
 
   def step(params: Params, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     labels = batch['label']
-    logits = model.apply({'params': params}, to_input(batch['image']))
+    logits = jnp.asarray(model.apply({'params': params}, to_input(batch['image'])))
     top = jax.lax.top_k(logits, min(TOP, model.num_classes))[1]
     results = {
       'prediction': top[:, 0],
@@ -108,9 +109,9 @@ def predict_source(
 
 
 def predict_all(
-  step: Callable[[Params, Mapping[str, np.ndarray]], Mapping[str, np.ndarray]],
+  step: Callable[[Params, Mapping[str, Any]], Mapping[str, np.ndarray]],
   params: Params,
-  batches: Iterable[Mapping[str, np.ndarray]],
+  batches: Iterable[Batch],
   on_batch: Callable[[int], Any] = lambda images: None,
 ) -> tuple[Predictions, int]:
   """Predict all images that have a label.
@@ -130,15 +131,14 @@ def predict_all(
   """
   parts, skipped = [], 0
   for batch in batches:
-    labels, mask = batch['label'], batch['mask']
+    labels, mask = np.asarray(batch['label']), np.asarray(batch['mask'])
     results = step(params, {'image': batch['image'], 'label': labels})
     rows = mask & labels.any(1) if labels.ndim == 2 else mask
     skipped += int(np.count_nonzero(mask & ~rows))
     parts.append(_predictions(labels[rows], {k: v[rows] for k, v in results.items()}))
     on_batch(int(np.count_nonzero(mask)))
-  predictions = Predictions(
-    *[None if part[0] is None else np.concatenate(part) for part in zip(*parts)]
-  )
+  fields = [None if part[0] is None else np.concatenate(part) for part in zip(*parts)]
+  predictions = Predictions._make(fields)
   _check_predictions(predictions)
   return predictions, skipped
 

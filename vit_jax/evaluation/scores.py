@@ -109,7 +109,8 @@ def confusions(labels: np.ndarray, predictions: np.ndarray) -> Confusions:
     np.stack([labels[wrong], predictions[wrong]]), axis=1, return_counts=True
   )
   order = np.argsort(-images, kind='stable')  # np.unique sorted the pairs
-  return Confusions(*pairs[:, order], images[order])
+  label, prediction = pairs[:, order]
+  return Confusions(label, prediction, images[order])
 
 
 def most_confused(pairs: Confusions, num_classes: int, count: int) -> np.ndarray:

@@ -90,7 +90,7 @@ def _read_labels(source: Source, num_threads: int | None) -> np.ndarray:
 
 def _read_label(source: Source, index: int) -> int:
   try:
-    return source.label(index)
+    return int(source.label(index))
   except InputError:
     raise
   except ValueError as e:

@@ -76,10 +76,11 @@ def add_arguments(
 
 def image_size(text: str) -> int | tuple[int, int]:
   """Parse an image size: '384' -> 384, '384,512' -> (384, 512). argparse handles the ValueError."""
-  sides = tuple(int(side) for side in text.split(','))
-  if len(sides) > 2:
+  height, *others = (int(side) for side in text.split(','))
+  if len(others) > 1:
     raise ValueError(f'{text!r} has more than two sides.')
-  return sides if len(set(sides)) == 2 else sides[0]
+  width = others[0] if others else height
+  return height if height == width else (height, width)
 
 
 def load(args: argparse.Namespace) -> tuple[Loaded, Run | None]:

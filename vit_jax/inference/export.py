@@ -31,6 +31,7 @@ from vit_jax.pretrained.architecture import infer_model
 from vit_jax.pretrained.npz import read_npz, write_npz
 
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
+DEFAULT_PLATFORMS = ('cpu', 'cuda', 'tpu')
 WEIGHTS = ('inside', 'beside')
 _MAX_INSIDE = 2**31 - 2**24  # bytes of weights; a file of either format has at most 2 GiB
 
@@ -43,7 +44,7 @@ def export_stablehlo(
   path: str | os.PathLike[str],
   *,
   loss: str = 'softmax',
-  platforms: Sequence[str] = ('cpu', 'cuda', 'tpu'),
+  platforms: Sequence[str] = DEFAULT_PLATFORMS,
   weights: str = 'inside',
   class_names: Sequence[str] | None = None,
 ) -> None:
@@ -183,7 +184,8 @@ def _verify_onnx(path: pathlib.Path, model: nn.Module, loss: str, flat: FlatPara
 def _probabilities(model: nn.Module, loss: str, flat: FlatParams, images: jax.Array) -> jax.Array:
   """Return the probabilities of images: (B, H, W, 3) uint8 -> (B, K) float32."""
   params = traverse_util.unflatten_dict(flat, sep='/')
-  return to_probabilities(model.apply({'params': params}, to_input(images)), loss)
+  logits = jnp.asarray(model.apply({'params': params}, to_input(images)))
+  return to_probabilities(logits, loss)
 
 
 def _abstract_images(model: nn.Module) -> jax.ShapeDtypeStruct:

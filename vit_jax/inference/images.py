@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable, Iterator
 import os
 import pathlib
 import tempfile
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 
 from vit_jax.data.folder import EXTENSIONS
 from vit_jax.errors import InputError
-from vit_jax.files import download, is_remote
+from vit_jax.files import download, is_remote, user_path
 
 Image = str | os.PathLike | bytes | BinaryIO | np.ndarray
 
@@ -59,15 +59,19 @@ def _images_below(directory: str) -> list[str]:
 
 def name_images(images: Image | Iterable[Image]) -> Iterator[tuple[str, Image]]:
   """Yield (name, image) for one image or each of several. Error messages use the name."""
-  one = (
+  several = [images] if _is_one(images) else images
+  for number, image in enumerate(cast(Iterable[Image], several)):
+    path = image if isinstance(image, _PATH) else getattr(image, 'name', f'image {number}')
+    yield str(path), image
+
+
+def _is_one(images: Image | Iterable[Image]) -> bool:
+  return (
     isinstance(images, _PATH + _BYTES)
     or hasattr(images, 'read')
     or not isinstance(images, Iterable)
     or getattr(images, 'ndim', 4) != 4  # an array (N, H, W, 3) holds several images
   )
-  for number, image in enumerate([images] if one else images):
-    path = image if isinstance(image, _PATH) else getattr(image, 'name', f'image {number}')
-    yield str(path), image
 
 
 def load_image(
@@ -96,10 +100,10 @@ def load_image(
 def _content(image: Image) -> bytes | np.ndarray:
   """Return the content of an image file, or pixels (H, W, 3) uint8."""
   if isinstance(image, _PATH):
-    return _download(image) if is_remote(image) else pathlib.Path(image).expanduser().read_bytes()
+    return _download(str(image)) if is_remote(image) else user_path(image).read_bytes()
   if isinstance(image, _BYTES):
     return bytes(image)
-  if hasattr(image, 'read'):
+  if not isinstance(image, np.ndarray) and hasattr(image, 'read'):
     return image.read()
   array = np.asarray(image)
   if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
@@ -109,7 +113,7 @@ def _content(image: Image) -> bytes | np.ndarray:
   return array
 
 
-def _download(address: str | os.PathLike) -> bytes:
+def _download(address: str) -> bytes:
   with tempfile.TemporaryDirectory(prefix='vit_jax_') as directory:
     target = pathlib.Path(directory, 'image')
     download(address, target)

@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from flax import traverse_util
+import numpy as np
 
 from vit_jax.config.fields import model_overrides
 from vit_jax.config.run import Run, find_run
@@ -69,7 +70,7 @@ def load_checkpoint(
 
 def _warn_of_untrained_head(path: str, params: Params) -> None:
   flat = traverse_util.flatten_dict(params, sep='/')
-  kernels = [array for name, array in flat.items() if name.endswith(_HEAD_KERNELS)]
+  kernels = [np.asarray(array) for name, array in flat.items() if name.endswith(_HEAD_KERNELS)]
   if kernels and not any(kernel.any() for kernel in kernels):
     log.warning(
       'The head of %s is all zeros, as in the original ImageNet-21k checkpoints. It was not '

@@ -1,7 +1,7 @@
 """Predict the classes of images, with names and probabilities."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import dataclasses
@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from flax import linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.data.class_names import readable_names
@@ -105,7 +106,7 @@ def predict_each(
   params: Params,
   images: Image | Iterable[Image],
   options: PredictOptions = PredictOptions(),
-) -> Iterator[list[Prediction] | InputError]:
+) -> Generator[list[Prediction] | InputError]:
   """Classify a stream of images in constant memory: like `predict`, one result at a time.
 
   Threads read and decode images two batches ahead of the device.
@@ -145,7 +146,7 @@ def _top_classes(
   model: nn.Module, params: Params, images: jax.Array, *, loss: str, top_k: int
 ) -> tuple[jax.Array, jax.Array]:
   """Return the highest probabilities and their classes, (B, top_k) each, for (B, H, W, 3) uint8."""
-  logits = model.apply({'params': params}, to_input(images))
+  logits = jnp.asarray(model.apply({'params': params}, to_input(images)))
   return jax.lax.top_k(to_probabilities(logits, loss), top_k)
 
 
@@ -171,7 +172,7 @@ def _check(model: nn.Module, options: PredictOptions) -> Sequence[str]:
 
 def _map_ahead(
   function: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Iterator[Result]:
+) -> Generator[Result]:
   """Yield function(item) in order, while threads work on the next `ahead` items."""
   pool = ThreadPoolExecutor(os.cpu_count())
   try:
@@ -216,6 +217,6 @@ def _results(
       yield image
     else:
       yield [
-        Prediction(int(label), names[label], float(probability))
+        Prediction(int(label), names[int(label)], float(probability))
         for label, probability in zip(labels, probabilities)
       ]

@@ -11,7 +11,7 @@ import sys
 
 from vit_jax.errors import InputError, exit_on_error
 from vit_jax.inference import checkpoint_args
-from vit_jax.inference.export import WEIGHTS, export_onnx, export_stablehlo
+from vit_jax.inference.export import DEFAULT_PLATFORMS, WEIGHTS, export_onnx, export_stablehlo
 
 _STABLEHLO_USAGE = """Wrote {out}. Run it on images, (B, H, W, 3) uint8 RGB:
   from jax import export
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-    prog='python -m vit_jax.tools.export', description=__doc__.split('\n')[0]
+    prog='python -m vit_jax.tools.export', description=(__doc__ or '').split('\n')[0]
   )
   checkpoint_args.add_arguments(parser)
   add = parser.add_argument
@@ -68,17 +68,14 @@ def _export(args: argparse.Namespace) -> str:
       '--platforms is only for StableHLO. ONNX runs on every platform of ONNX Runtime.'
     )
   loaded, run = checkpoint_args.load(args)
-  options = dict(
-    loss=checkpoint_args.loss(args, run),
-    weights=args.weights,
-    class_names=checkpoint_args.class_names(args, loaded),
-  )
+  loss = checkpoint_args.loss(args, run)
+  names = checkpoint_args.class_names(args, loaded)
+  options = {'loss': loss, 'weights': args.weights, 'class_names': names}
   if args.to == 'onnx':
     export_onnx(loaded.model, loaded.params, args.out, **options)
     return _ONNX_USAGE.format(out=args.out)
-  if args.platforms:
-    options['platforms'] = args.platforms.split(',')
-  export_stablehlo(loaded.model, loaded.params, args.out, **options)
+  platforms = args.platforms.split(',') if args.platforms else DEFAULT_PLATFORMS
+  export_stablehlo(loaded.model, loaded.params, args.out, platforms=platforms, **options)
   weights_file = f'{args.out}.npz'
   weights = f'dict(np.load({weights_file!r})), ' if args.weights == 'beside' else ''
   return _STABLEHLO_USAGE.format(out=args.out, arguments=f'{weights}images')

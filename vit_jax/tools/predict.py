@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog='python -m vit_jax.tools.predict',
-    description=__doc__.split('\n')[0],
+    description=(__doc__ or '').split('\n')[0],
     formatter_class=argparse.RawDescriptionHelpFormatter,
     epilog="""examples:
   python -m vit_jax.tools.predict --checkpoint=runs/mine cat.jpg photos/
