@@ -1,4 +1,4 @@
-"""What is exported computes what the model computes, where vit_jax is not."""
+"""An exported program computes what the model computes, and does not need vit_jax."""
 
 import importlib.util
 import json
@@ -8,19 +8,16 @@ import sys
 from flax.traverse_util import flatten_dict
 import jax
 from jax import export as jax_export
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers.paths import FILES
+from tests.helpers.exported import expected, random_images
 from vit_jax import create_model, load_params
 from vit_jax.errors import InputError
 from vit_jax.inference import export
 from vit_jax.inference.export import export_onnx, export_stablehlo, load_exported
 from vit_jax.pretrained.load import abstract_params
-from vit_jax.tools import export as tool
 
-CHECKPOINT = FILES / 'vit_token.npz'
 SIZES = dict(hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=2)
 KINDS = {
   'token': ('ViT-Ti/8', dict(SIZES, representation_size=16, dropout=0.5)),
@@ -41,26 +38,10 @@ def random_params(model, seed=0):
   )
 
 
-def random_images(model, n, seed=0):
-  return np.random.default_rng(seed).integers(0, 256, (n, *model.image_size, 3), np.uint8)
-
-
 def tiny(kind='token', image_size=(32, 64), **overrides):
   name, more = KINDS[kind]
   model = create_model(name, num_classes=7, image_size=image_size, **{**more, **overrides})
   return model, random_params(model)
-
-
-def expected(model, params, images, loss='softmax', closed=True):
-  """Probabilities by the model, its weights constants of the program or arguments of it."""
-
-  def f(params, images):
-    logits = model.apply({'params': params}, (images.astype(jnp.float32) - 127.5) / 127.5)
-    return {'softmax': jax.nn.softmax, 'sigmoid': jax.nn.sigmoid}[loss](logits)
-
-  return np.asarray(
-    jax.jit(lambda x: f(params, x))(images) if closed else jax.jit(f)(params, images)
-  )
 
 
 @pytest.mark.parametrize('loss, weights', [('softmax', 'inside'), ('sigmoid', 'beside')])
@@ -134,79 +115,6 @@ def test_one_program_for_all_platforms(tmp_path):
     load_exported(tmp_path / 'tpu')(random_images(model, 1))
 
 
-def run_tool(tmp_path, *args):
-  out = tmp_path / 'vit.stablehlo'
-  code = tool.main([f'--checkpoint={CHECKPOINT}', f'--out={out}', *args])
-  return code, out
-
-
-def test_command_line(tmp_path, capsys):
-  (tmp_path / 'names').write_text('\n'.join(f'digit {i}' for i in range(10)))
-  code, out = run_tool(
-    tmp_path, f'--labels={tmp_path}/names', '--loss=sigmoid', '--platforms=cpu,cuda'
-  )
-  assert code == 0 and capsys.readouterr().out.startswith(f'Wrote {out}. Run it on images')
-  model = create_model('ViT-Ti/8', num_classes=10, image_size=32, **SIZES)
-  images = random_images(model, 2)
-  np.testing.assert_array_equal(
-    load_exported(out)(images), expected(model, load_params(CHECKPOINT, model), images, 'sigmoid')
-  )
-  assert json.loads((tmp_path / 'vit.stablehlo.json').read_text()) == {
-    'model': 'ViT-Ti/8',
-    'image_size': [32, 32],
-    'dtype': 'float32',
-    'loss': 'sigmoid',
-    'input': {
-      'name': 'images',
-      'shape': ['b', 32, 32, 3],
-      'dtype': 'uint8',
-      'values': 'RGB, 0 to 255',
-    },
-    'output': {'name': 'probabilities', 'shape': ['b', 10], 'dtype': 'float32'},
-    'weights': None,
-    'jax_version': jax.__version__,
-    'platforms': ['cpu', 'cuda'],
-    'class_names': [f'digit {i}' for i in range(10)],
-  }
-  assert {p.name for p in tmp_path.iterdir()} == {'names', 'vit.stablehlo', 'vit.stablehlo.json'}
-
-
-def test_command_line_other_size_and_dtype(tmp_path, capsys):
-  code, out = run_tool(tmp_path, '--image_size=64', '--dtype=bfloat16', '--weights=beside')
-  assert code == 0
-  how = capsys.readouterr().out
-  model = create_model('ViT-Ti/8', num_classes=10, image_size=64, dtype='bfloat16', **SIZES)
-  images = random_images(model, 2)
-  want = expected(model, load_params(CHECKPOINT, model), images, closed=False)
-  names = dict(jax=jax, np=np, images=images)
-  exec('\n'.join(line.strip() for line in how.splitlines()[1:]), names)  # as the user is told
-  np.testing.assert_array_equal(names['probabilities'], want)
-  about = json.loads((tmp_path / 'vit.stablehlo.json').read_text())
-  assert about['dtype'] == 'bfloat16' and about['weights'] == 'vit.stablehlo.npz'
-
-
-@pytest.mark.parametrize(
-  'args, words',
-  [
-    (['--checkpoint=none.npz'], 'none.npz: no such file'),
-    (['--platforms=cpu,gpu'], "Unknown platform 'gpu'. Available: cpu, cuda, rocm, tpu."),
-    (['--out=FILE/vit'], 'Cannot write FILE/vit ([Errno 17] File exists'),
-    (['--out=FILE'], 'FILE exists. Delete it or choose another name.'),
-    (['--out=DIR/x', '--weights=beside'], 'DIR/x.npz exists. Delete it or choose another name.'),
-    (['--model=ViT-Ti/9'], 'ViT-Ti/9'),
-    (['--to=onnx', '--platforms=cpu'], '--platforms is only for StableHLO. ONNX runs on'),
-  ],
-)
-def test_errors_are_one_sentence(args, words, tmp_path, capsys):
-  (tmp_path / 'x.npz').touch()
-  fill = lambda text: text.replace('FILE', str(tmp_path / 'x.npz')).replace('DIR', str(tmp_path))
-  code, _ = run_tool(tmp_path, *map(fill, args))
-  error = capsys.readouterr().err
-  assert code == 1 and error.startswith('error: ') and error.count('\n') == 1
-  assert fill(words) in error
-  assert [p.name for p in tmp_path.iterdir()] == ['x.npz']
-
-
 def test_misfits_are_refused(tmp_path, monkeypatch):
   model, params = tiny()
   bare = create_model('ViT-Ti/8', num_classes=0, image_size=32, **SIZES)
@@ -266,6 +174,6 @@ def test_onnx_equals_the_model_for_any_batch(kind, weights, tmp_path):
     )
   with pytest.raises(InputError, match='cannot convert this model: its probabilities are off by'):
     export._verify_onnx(tmp_path / 'vit.onnx', model, 'sigmoid', flatten_dict(params, sep='/'))
-  about = json.loads((tmp_path / 'vit.onnx.json').read_text())
-  assert about['weights'] == (None if weights == 'inside' else 'vit.onnx.data')
+  metadata = json.loads((tmp_path / 'vit.onnx.json').read_text())
+  assert metadata['weights'] == (None if weights == 'inside' else 'vit.onnx.data')
   assert (tmp_path / 'vit.onnx.data').exists() == (weights == 'beside')
