@@ -435,7 +435,10 @@ def test_a_wider_head_is_told(tmp_path, digits_dir, capsys, caplog):
       'ROOT/one must have one line for each of the 4 classes of the model, but it has 1.',
     ),
     (['--dataset=ROOT/images', '--split=test'], "Unknown split 'test'. Available: train, val."),
-    (['--dataset=ROOT/images', '--batch_size=12'], 'batch_size 12 does not divide over 8 devices'),
+    (
+      ['--dataset=ROOT/images', '--batch_size=12'],
+      'batch_size=12 does not divide over 8 devices. Try batch_size=16.',
+    ),
     (['--dataset=ROOT/images', '--batch_size=0'], '--batch_size must be at least 1, but it is 0.'),
     (
       ['--dataset=ROOT/images', '--image_size=8,16', '--preset=inception'],

@@ -74,7 +74,7 @@ def test_the_command_line_says_what_is_missing(tmp_path, digits_dir, capsys):
   )
   for flag, error in (
     ('--batch_size=0', '--batch_size must be at least 1, but it is 0.'),
-    ('--batch_size=12', 'batch_size 12 does not divide over 8 devices; try 16'),
+    ('--batch_size=12', 'batch_size=12 does not divide over 8 devices. Try batch_size=16.'),
     (
       '--shots=1,500',
       "Cannot draw shots from digits, split 'train'. Class 4 (4) has 137 images, but 500",
