@@ -64,7 +64,7 @@ def test_every_byte_has_its_kind():
 def test_what_does_not_fit_is_refused():
   c = config()
   (step, state), partitioner = step_and_state(c), MeshPartitioner(c.batch_size, mesh=(8, 1))
-  with pytest.raises(OutOfMemory, match=r'^the step needs \d\.\d\d of 0.01 GiB$'):
+  with pytest.raises(OutOfMemory, match=r'^it needs \d\.\d\d of 0.01 GiB$'):
     compile_here(partitioner, step, state, c, GIB / 100)
 
 
@@ -74,7 +74,7 @@ def test_what_does_not_fit_is_refused():
     (
       'RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. '
       'Used 20.14G of 15.75G hbm. Exceeded hbm capacity by 4.39G.\n\nTotal hbm usage >= 20.39G:',
-      'the step needs 20.14GiB of 15.75GiB',
+      'it needs 20.14GiB of 15.75GiB',
     ),
     (
       'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries '

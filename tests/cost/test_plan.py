@@ -61,7 +61,7 @@ def test_a_plan_that_does_not_fit():
   assert json.loads(json.dumps(plan.to_json())) == {
     **FIELDS,
     'fits': False,
-    'why': 'the step needs 20.1GiB of 15.8GiB',
+    'why': 'it needs 20.1GiB of 15.8GiB',
     'memory': {'parameters': GIB, 'moments': 2 * GIB},
     'advice': ['--config.remat=dots: less'],
   }

@@ -17,7 +17,7 @@ def test_a_plan_that_fits():
     'v5e:16x16: 256 x TPU v5 lite as a mesh of 256 (data) x 1 (fsdp). parallel=pmap splits the '
     'data in the same way.',
     '',
-    'The run fits: a step takes 9.00 of 16.00 GiB on each chip (compiled in 92 s).',
+    'The step fits: it takes 9.00 of 16.00 GiB on each chip (compiled in 92 s).',
     '  parameters           1.000 GiB',
     '  moments              2.000 GiB',
     '  rest of the state    0.000 GiB',
@@ -43,7 +43,7 @@ def test_a_plan_that_fits():
 
 def test_a_plan_that_does_not_fit():
   assert plan_text(make_plan(MISFIT), 'configs/vit_h14.py').splitlines()[3:] == [
-    'The run does not fit: the step needs 20.1GiB of 15.8GiB on each chip.',
+    'The step does not fit: it needs 20.1GiB of 15.8GiB on each chip.',
     'Parameters and moments take 3.00 GiB of it.',
     '',
     'Change one or more of these:',

@@ -25,7 +25,7 @@ SPEED = StepSpeed(
 MEMORY = DeviceMemory(GIB, 2 * GIB, 0, 0, 0, 6 * GIB, 0, 0)
 FIT = Fit(compile_seconds=92.4, memory=MEMORY, speed=SPEED)
 MISFIT = Misfit(
-  why='the step needs 20.1GiB of 15.8GiB',
+  why='it needs 20.1GiB of 15.8GiB',
   state=StateBytes(GIB, 2 * GIB, 0),
   advice=['--config.remat=dots: less'],
 )

@@ -84,7 +84,10 @@ def test_says_what_to_change_when_a_slice_is_too_small(capsys):
     == 2
   )
   out = capsys.readouterr().out
-  assert 'The run does not fit: the step needs ' in out and 'of 15.75GiB on each chip.' in out
+  assert (
+    'The step does not fit: its temporaries alone need ' in out
+    and 'of 15.75GiB on each chip.' in out
+  )
   assert (
     '--config.parallel=mesh --config.mesh=2,2: parameters and moments take 1.78 instead of 3.56 GiB'
   ) in out

@@ -14,7 +14,7 @@ from vit_jax.training.step import TrainState
 _GIB = 2**30
 # What to say for the compiler's messages about a lack of memory, which go on for pages.
 _SHORT_MESSAGES = (
-  (r'Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm', 'the step needs {}iB of {}iB'),
+  (r'Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm', 'it needs {}iB of {}iB'),
   (
     r'temporaries \(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)',
     'its temporaries alone need {}iB of {}iB',
@@ -71,7 +71,7 @@ def compile_step(
     raise OutOfMemory(shorten(str(e))) from e
   memory = device_memory(compiled.memory_analysis(), state, batch)
   if memory.total > available:  # the CUDA compiler leaves this check to the allocator
-    raise OutOfMemory(f'the step needs {memory.total / _GIB:.2f} of {available / _GIB:.2f} GiB')
+    raise OutOfMemory(f'it needs {memory.total / _GIB:.2f} of {available / _GIB:.2f} GiB')
   return CompiledStep(compiled, memory, time.perf_counter() - start)
 
 

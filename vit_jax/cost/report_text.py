@@ -44,7 +44,7 @@ def plan_text(plan: Plan, config_file: str) -> str:
 def _misfit(misfit: Misfit) -> list[str]:
   state = misfit.state.parameters + misfit.state.moments
   return [
-    f'The run does not fit: {misfit.why} on each chip.',
+    f'The step does not fit: {misfit.why} on each chip.',
     f'Parameters and moments take {state / _GIB:.2f} GiB of it.',
     '',
     'Change one or more of these:',
@@ -55,7 +55,7 @@ def _misfit(misfit: Misfit) -> list[str]:
 def _memory(fit: Fit, available: float) -> list[str]:
   total = fit.memory.total
   return [
-    f'The run fits: a step takes {total / _GIB:.2f} of {available / _GIB:.2f} GiB on each chip '
+    f'The step fits: it takes {total / _GIB:.2f} of {available / _GIB:.2f} GiB on each chip '
     f'(compiled in {fit.compile_seconds:.0f} s).',
     *(
       f'  {kind.replace("_", " "):18}{size / _GIB:8.3f} GiB'
