@@ -223,8 +223,8 @@ def test_another_normalization_of_the_pixels_is_named_and_kept(tmp_path, source,
   load_params(tmp_path / kind, infer(arrays, metadata))
   assert [r.getMessage() for r in caplog.records] == [
     f'{tmp_path / kind} expects images normalized as (x - mean) / std with x in [0, 1], '
-    f'mean {mean} and std {std}. Normalize them so, or use load_model, which adapts the model to images in '
-    '[-1, 1].'
+    f'mean {mean} and std {std}. Normalize them so, or use load_model, which adapts the model to '
+    'images in [-1, 1].'
   ]
 
 
