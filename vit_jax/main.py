@@ -10,7 +10,8 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.config.flags import given_fields
-from vit_jax.config.run import Path, keep_recorded
+from vit_jax.config.run import keep_recorded
+from vit_jax.files import AnyPath
 from vit_jax.training import command_line
 from vit_jax.training.log import log, start_log
 from vit_jax.training.loop import train
@@ -20,7 +21,7 @@ def main(argv: list[str], *, last: bool = False) -> int:
   """Run the command line `argv` and return the exit code. `last` is that of `command_line.run`."""
   values = command_line.define_flags()
 
-  def work(config: ConfigDict, workdir: Path) -> None:
+  def work(config: ConfigDict, workdir: AnyPath) -> None:
     start_log(None, jax.process_index())
     for note in keep_recorded(config, workdir, given_fields(values)):
       log.info('%s', note)

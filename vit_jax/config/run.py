@@ -6,18 +6,16 @@ from collections.abc import Container, Mapping
 import dataclasses
 import json
 import os
-import pathlib
 from typing import Any
 
-from etils import epath
 from ml_collections import ConfigDict
 import numpy as np
 
 from vit_jax.config.fields import default_config
 from vit_jax.config.old_spellings import upgrade
 from vit_jax.errors import InputError, last_line, reason
+from vit_jax.files import AnyPath, user_path
 
-Path = pathlib.Path | epath.Path
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values
 
 CONFIG, METRICS, CHECKPOINTS = 'config.json', 'metrics.jsonl', 'checkpoints'
@@ -58,11 +56,11 @@ class Run:
       started have their defaults.
   """
 
-  workdir: Path
+  workdir: AnyPath
   config: Mapping[str, Any]
 
 
-def read_run(workdir: Path) -> Run:
+def read_run(workdir: AnyPath) -> Run:
   """Read the run in a workdir.
 
   Raises:
@@ -87,12 +85,12 @@ def complete(recorded: Mapping[str, Any]) -> dict[str, Any]:
   return config.to_dict()
 
 
-def has_checkpoint(workdir: Path) -> bool:
+def has_checkpoint(workdir: AnyPath) -> bool:
   """Return whether a run in this workdir would resume from a checkpoint."""
   return any((workdir / CHECKPOINTS).glob('[0-9]*'))
 
 
-def find_run(checkpoint: Path | None) -> Run | None:
+def find_run(checkpoint: AnyPath | None) -> Run | None:
   """Return the run that wrote a checkpoint, or None if no run did.
 
   Args:
@@ -107,7 +105,7 @@ def find_run(checkpoint: Path | None) -> Run | None:
   return read_run(workdir) if (workdir / CONFIG).exists() else None
 
 
-def read_config(workdir: Path) -> dict[str, Any]:
+def read_config(workdir: AnyPath) -> dict[str, Any]:
   """Return the config fields that a run recorded, and no others.
 
   Old spellings of "not set" become None.
@@ -129,7 +127,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
   return upgrade(config)
 
 
-def keep_recorded(config: ConfigDict, workdir: Path, given: Container[str]) -> list[str]:
+def keep_recorded(config: ConfigDict, workdir: AnyPath, given: Container[str]) -> list[str]:
   """Let a resumed run be the run it was: set config fields to the values it recorded, in place.
 
   Fields in `given` and in MAY_CHANGE keep the value they have in `config`. Nothing changes if
@@ -167,7 +165,7 @@ def keep_recorded(config: ConfigDict, workdir: Path, given: Container[str]) -> l
   return notes
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
+def read_metrics(path: AnyPath) -> list[dict[str, float]]:
   """Return the complete lines of a metrics.jsonl: [{'step': 50, 'train/loss': 2.3, ...}, ...].
 
   A last line that was cut short by a kill, or that the run is still writing, is left out.
@@ -183,7 +181,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
   return [_parse_line(line, path, number) for number, line in enumerate(lines, 1)]
 
 
-def _parse_line(line: str, path: Path, number: int) -> dict[str, float]:
+def _parse_line(line: str, path: AnyPath, number: int) -> dict[str, float]:
   try:
     metrics = json.loads(line)
     if 'step' in metrics and all(isinstance(x, int | float) for x in metrics.values()):
@@ -202,7 +200,7 @@ def read_curves(workdir: str | os.PathLike) -> dict[str, Curve]:
   Raises:
     InputError: there is no such file, it cannot be read, or it has no lines yet.
   """
-  path = pathlib.Path(workdir).expanduser()
+  path = user_path(workdir)
   path = path / METRICS if path.is_dir() else path
   points: dict[str, list[tuple[float, float]]] = {}
   for metrics in read_metrics(path):

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 import os
 import pathlib
 
-from vit_jax.config.run import METRICS, Curve, Path, read_curves
+from vit_jax.config.run import METRICS, Curve, read_curves
+from vit_jax.files import AnyPath
 from vit_jax.pretrained import orbax
 
 
-def find_own_run(checkpoint: str) -> Path | None:
+def find_own_run(checkpoint: str) -> AnyPath | None:
   """Return the workdir of the run that wrote a checkpoint, or None if it has no metrics."""
   step = orbax.find_checkpoint(checkpoint) if os.path.isdir(checkpoint) else None
   if step is None or not (step.parent.parent / METRICS).exists():

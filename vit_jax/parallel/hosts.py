@@ -13,7 +13,6 @@ import importlib.util
 import itertools
 import json
 import os
-import pathlib
 import signal
 import socket
 import sys
@@ -22,11 +21,11 @@ import time
 from typing import Any
 import uuid
 
-from etils import epath
 import jax
 from jax._src import distributed
 
-from vit_jax.errors import InputError
+from vit_jax.errors import InputError, first_line
+from vit_jax.files import AnyPath
 
 _HEARTBEAT_SECONDS = 30  # without a sign of life a process counts as dead, and JAX ends the others
 _AGREE_SECONDS = 600  # for all processes to reach the same point; a dead one is noticed before
@@ -208,7 +207,7 @@ def check_same(values: Mapping[str, Any]) -> None:
       )
 
 
-def check_shared(directory: pathlib.Path | epath.Path) -> None:
+def check_shared(directory: AnyPath) -> None:
   """Check that all processes see what process 0 writes to a directory.
 
   Raises:
@@ -259,7 +258,7 @@ def explain_remote_failure(error: jax.errors.JaxRuntimeError) -> str | None:
   with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 may be the one that is gone
     if message := _remote_failure(distributed.global_state.client):
       return message
-  reason = str(error).strip().splitlines()[0]
+  reason = first_line(error)
   return (
     f'Another process of this job is gone ({reason}). See its log, then run the same command again.'
   )

@@ -12,14 +12,12 @@ import pathlib
 import shutil
 from typing import Any, NamedTuple
 
-from etils import epath
 import jax
 import jax.numpy as jnp
 
 from vit_jax.errors import InputError, NotFinite, os_error_code, reason, shortlist
+from vit_jax.files import AnyPath
 from vit_jax.pretrained.fingerprint import fingerprint, named_leaves
-
-Path = pathlib.Path | epath.Path
 
 
 class Restored(NamedTuple):
@@ -32,7 +30,7 @@ class Restored(NamedTuple):
 class Checkpoints:
   """The checkpoints of one run, in `directory`/<step>/."""
 
-  def __init__(self, directory: Path, *, keep: int = 3, keep_every: int = 0):
+  def __init__(self, directory: AnyPath, *, keep: int = 3, keep_every: int = 0):
     """Open the directory.
 
     Args:
@@ -142,7 +140,7 @@ class Checkpoints:
       raise InputError(self._damaged(path, f'differs from what was saved in {shortlist(wrong)}'))
     return Restored(state, metadata)
 
-  def _check_architecture(self, path: Path, step: int, abstract: Any) -> None:
+  def _check_architecture(self, path: AnyPath, step: int, abstract: Any) -> None:
     expected = _shapes(abstract)
     actual = _shapes(self._manager.item_metadata(step)['state'])
     wrong = [
@@ -158,7 +156,7 @@ class Checkpoints:
         'another workdir, or use the config that wrote it.'
       )
 
-  def _damaged(self, path: Path, how: str) -> str:
+  def _damaged(self, path: AnyPath, how: str) -> str:
     others = [step for step in self.steps() if str(step) != path.name]
     result = f'continue from step {others[-1]}' if others else 'start again'
     return f'The checkpoint {path} {how}: it is damaged. Delete that directory to {result}.'
@@ -194,7 +192,7 @@ class Checkpoints:
       ) from e
 
 
-def _open_manager(directory: Path, keep: int, keep_every: int) -> Any:
+def _open_manager(directory: AnyPath, keep: int, keep_every: int) -> Any:
   """Return Orbax's CheckpointManager for a directory."""
   import orbax.checkpoint as ocp
   from orbax.checkpoint import checkpoint_managers

@@ -18,9 +18,8 @@ from ml_collections import ConfigDict
 
 from vit_jax.config.flags import config_file, define_config, parse_config
 from vit_jax.errors import InputError, Interrupted
+from vit_jax.files import AnyPath, user_path
 from vit_jax.parallel import hosts
-
-Path = pathlib.Path | epath.Path
 
 EXIT_INTERRUPTED = 42
 
@@ -74,7 +73,7 @@ def run(
   values: flags.FlagValues,
   argv: Sequence[str],
   description: str,
-  work: Callable[[ConfigDict, Path], int | None],
+  work: Callable[[ConfigDict, AnyPath], int | None],
   *,
   last: bool = False,
 ) -> int:
@@ -152,14 +151,14 @@ def leave(code: int) -> NoReturn:
   sys.exit(code)
 
 
-def workdir_path(workdir: str) -> Path:
+def workdir_path(workdir: str) -> AnyPath:
   """Return the path of --workdir.
 
   Raises:
     InputError: it is on a kind of storage that cannot be written.
   """
   if '://' not in workdir:
-    return pathlib.Path(workdir).expanduser()
+    return user_path(workdir)
   try:
     return epath.Path(workdir)
   except KeyError:

@@ -9,11 +9,9 @@ An evaluation or a picture that a kill prevented is made up for when the run res
 """
 
 from collections.abc import Mapping
-import pathlib
 from types import TracebackType
 from typing import Any
 
-from etils import epath
 import jax
 from ml_collections import ConfigDict
 import numpy as np
@@ -23,6 +21,7 @@ from vit_jax.config.run import CHECKPOINTS, METRICS
 from vit_jax.data.pipeline import Batches
 from vit_jax.errors import InputError, Interrupted, NotFinite
 from vit_jax.figures.examples import Predictor, Sample
+from vit_jax.files import AnyPath
 from vit_jax.models.flops import train_flops
 from vit_jax.parallel import hosts
 from vit_jax.parallel.devices import find_device
@@ -52,7 +51,7 @@ _RECORDED = (
 )
 
 
-def train(config: ConfigDict, workdir: pathlib.Path | epath.Path) -> dict[str, float]:
+def train(config: ConfigDict, workdir: AnyPath) -> dict[str, float]:
   """Train to the last step, starting from the newest checkpoint in `workdir` if there is one.
 
   Args:
@@ -76,9 +75,7 @@ def train(config: ConfigDict, workdir: pathlib.Path | epath.Path) -> dict[str, f
 class _Run:
   """The state of a run: its data, its compiled steps, and where results go."""
 
-  def __init__(
-    self, config: ConfigDict, workdir: pathlib.Path | epath.Path, watchdog: Watchdog
-  ) -> None:
+  def __init__(self, config: ConfigDict, workdir: AnyPath, watchdog: Watchdog) -> None:
     c = self.config = config
     self.workdir, self.watchdog = workdir, watchdog
     self.mirror = prepare_workdir(workdir)

@@ -13,6 +13,7 @@ import threading
 from etils import epath
 
 from vit_jax.errors import InputError, reason
+from vit_jax.files import AnyPath
 
 log = logging.getLogger('vit_jax')
 _SECONDS = 30  # between two copies. Google Cloud Storage allows one write per second and object.
@@ -27,7 +28,7 @@ class WorkdirMirror:
     directory: where to write files.
   """
 
-  def __init__(self, workdir: pathlib.Path | epath.Path, resume: Iterable[str] = ()):
+  def __init__(self, workdir: AnyPath, resume: Iterable[str] = ()):
     """Start copying.
 
     Args:

@@ -10,7 +10,6 @@ import pathlib
 import typing
 
 import cv2
-from etils import epath
 from flax import linen as nn
 import jax
 from jax.experimental import multihost_utils
@@ -19,7 +18,7 @@ import numpy as np
 from vit_jax.errors import InputError
 from vit_jax.figures import draw, weights
 from vit_jax.figures.examples import Examples, Predictor
-from vit_jax.files import replacing
+from vit_jax.files import AnyPath, replacing
 from vit_jax.models.params import Params
 from vit_jax.parallel import hosts
 
@@ -34,7 +33,7 @@ class Pictures:
 
   def __init__(
     self,
-    workdir: pathlib.Path | epath.Path,
+    workdir: AnyPath,
     directory: pathlib.Path | None,
     model: nn.Module,
     predictor: Predictor | None,

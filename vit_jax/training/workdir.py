@@ -7,9 +7,9 @@ import time
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax.config.run import CHECKPOINTS, CONFIG, METRICS, Path, read_config
+from vit_jax.config.run import CHECKPOINTS, CONFIG, METRICS, read_config
 from vit_jax.errors import InputError, reason
-from vit_jax.files import write_whole
+from vit_jax.files import AnyPath, write_whole
 from vit_jax.parallel import hosts
 from vit_jax.training.log import log, start_log
 from vit_jax.training.mirror import WorkdirMirror
@@ -18,7 +18,7 @@ LOG = 'log.txt'
 _STARTED = 'started'  # this file says when the run first started
 
 
-def prepare_workdir(workdir: Path) -> WorkdirMirror | None:
+def prepare_workdir(workdir: AnyPath) -> WorkdirMirror | None:
   """Create the workdir and start the log. All processes must call it.
 
   Returns:
@@ -57,7 +57,7 @@ def first_start(directory: pathlib.Path) -> float:
   return float(path.read_text())
 
 
-def write_config(config: ConfigDict, workdir: Path) -> None:
+def write_config(config: ConfigDict, workdir: AnyPath) -> None:
   """Write config.json, and log the fields that differ from those of the run being resumed."""
   path = workdir / CONFIG
   text = json.dumps(dict(config.items()), indent=2) + '\n'

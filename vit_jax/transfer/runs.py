@@ -15,12 +15,12 @@ from etils import epath
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax.config.run import CHECKPOINTS, MAY_CHANGE, Path, complete, has_checkpoint, read_run
+from vit_jax.config.run import CHECKPOINTS, MAY_CHANGE, complete, has_checkpoint, read_run
 from vit_jax.errors import InputError, NotFinite, last_line
-from vit_jax.files import write_whole
+from vit_jax.files import AnyPath, write_whole
 from vit_jax.parallel import hosts
-from vit_jax.training.loop import train
 from vit_jax.training.log import log, start_log
+from vit_jax.training.loop import train
 
 RESULT = 'result.json'
 _FIELDS = ({'config', 'accuracy', 'examples'}, {'config', 'diverged'})  # either of these
@@ -37,7 +37,7 @@ Result = dict[str, Any]
 
 def run_all(
   configs: Mapping[str, ConfigDict],
-  workdir: Path,
+  workdir: AnyPath,
   *,
   titles: Mapping[str, str] | None = None,
   keep: bool = False,
@@ -72,7 +72,7 @@ def run_all(
   return {name: results[name] for name in configs}
 
 
-def _train(config: ConfigDict, workdir: Path) -> Result:
+def _train(config: ConfigDict, workdir: AnyPath) -> Result:
   try:
     metrics = train(config, workdir)
   except NotFinite as e:
@@ -91,7 +91,7 @@ def _first_sentence(e: NotFinite) -> str:
   return re.split('; |[.] ', str(e))[0].removesuffix('.')
 
 
-def read_results(configs: Mapping[str, ConfigDict], workdir: Path) -> dict[str, Result]:
+def read_results(configs: Mapping[str, ConfigDict], workdir: AnyPath) -> dict[str, Result]:
   """Return the results in `workdir` of those `configs` that have one.
 
   Raises:
@@ -110,7 +110,7 @@ def read_results(configs: Mapping[str, ConfigDict], workdir: Path) -> dict[str, 
   return hosts.gather(results)[0]
 
 
-def _read(path: Path) -> Result:
+def _read(path: AnyPath) -> Result:
   try:
     result = json.loads(path.read_text())
     if not isinstance(result, dict) or not any(fields <= result.keys() for fields in _FIELDS):
@@ -120,7 +120,7 @@ def _read(path: Path) -> Result:
     raise InputError(f'Cannot read {path}: {last_line(e)}. Remove it to train again.') from e
 
 
-def _check_same(recorded: Mapping[str, Any], config: ConfigDict, path: Path) -> None:
+def _check_same(recorded: Mapping[str, Any], config: ConfigDict, path: AnyPath) -> None:
   """Raise InputError for a field that changes the result and differs from the recorded one."""
   before, now = _as_json(recorded), _as_json(config)
   for field in sorted(now):
@@ -137,12 +137,12 @@ def _as_json(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
   return json.loads(json.dumps(dict(config.items())))
 
 
-def _write(path: Path, result: Result) -> None:
+def _write(path: AnyPath, result: Result) -> None:
   hosts.gather(None)  # wait until every process is done with the directory of the run
   if jax.process_index() == 0:
     write_whole(path, json.dumps(result, indent=2) + '\n')
 
 
-def _discard(checkpoints: Path) -> None:
+def _discard(checkpoints: AnyPath) -> None:
   if jax.process_index() == 0 and checkpoints.exists():
     epath.Path(checkpoints).rmtree()

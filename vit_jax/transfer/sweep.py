@@ -34,21 +34,19 @@ from ml_collections import ConfigDict
 from vit_jax.config.checks import check_config
 from vit_jax.config.flags import given_fields
 from vit_jax.config.recipes import learning_rates
-from vit_jax.config.run import Path
 from vit_jax.errors import InputError
-from vit_jax.files import write_whole
+from vit_jax.files import AnyPath, write_whole
 from vit_jax.parallel import hosts
 from vit_jax.training import command_line
 from vit_jax.transfer.runs import Result, run_all
 from vit_jax.transfer.sweep_splits import Splits, find_splits
-
 
 Number = TypeVar('Number', int, float)
 
 
 def sweep(
   c: ConfigDict,
-  workdir: Path,
+  workdir: AnyPath,
   *,
   lrs: Sequence[float],
   splits: Splits,
@@ -140,7 +138,11 @@ def _best_finite(dev: Mapping[float, Result]) -> float:
 
 
 def _summary(
-  dev: Mapping[float, Result], lr: float, test: Mapping[int, Result], splits: Splits, workdir: Path
+  dev: Mapping[float, Result],
+  lr: float,
+  test: Mapping[int, Result],
+  splits: Splits,
+  workdir: AnyPath,
 ) -> dict[str, Any]:
   accuracies = {seed: result['accuracy'] for seed, result in test.items()}
   best_seed = best(accuracies)
@@ -195,7 +197,7 @@ def main(argv: Sequence[str] | None = None, *, last: bool = False) -> int:
   values = _define_flags()
   argv = sys.argv if argv is None else ['sweep', *argv]
 
-  def work(config: ConfigDict, workdir: Path) -> None:
+  def work(config: ConfigDict, workdir: AnyPath) -> None:
     if 'lr' in given_fields(values):
       raise InputError(
         f'A sweep finds --config.lr. Say which ones to try with --lrs={config.lr} instead.'
