@@ -28,52 +28,52 @@ UNLABELED = {'clevr', 'dsprites', 'kitti'}  # by one class an image
   ],
 )
 def test_splits_of_the_papers_protocol(name, train, test, tune, dev):
-  found = describe_dataset(name)
-  assert found.count(found.train_split) == train and found.count(found.eval_split) == test
-  assert found.count(found.tune_split) == tune and found.count(found.dev_split) == dev
+  entry = describe_dataset(name)
+  assert entry.count(entry.train_split) == train and entry.count(entry.eval_split) == test
+  assert entry.count(entry.tune_split) == tune and entry.count(entry.dev_split) == dev
 
 
 @pytest.mark.parametrize('name', catalog.names())
 def test_splits_do_not_overlap(name):
-  found = describe_dataset(name)
-  sizes = {split: [size] for split, size in found.splits.items()}
+  entry = describe_dataset(name)
+  sizes = {split: [size] for split, size in entry.splits.items()}
   ranges = [
     r
-    for split in (found.tune_split, found.dev_split, found.eval_split)
+    for split in (entry.tune_split, entry.dev_split, entry.eval_split)
     for r in split_ranges(split, sizes)
   ]
   for i, (part, start, stop) in enumerate(ranges):
     assert all(part != other or stop <= first or last <= start for other, first, last in ranges[:i])
-  assert found.preset in ('bit', 'inception')
+  assert entry.preset in ('bit', 'inception')
 
 
 @pytest.mark.parametrize('name', sorted(set(catalog.names()) - NOT_IN_TFDS))
 def test_classes_and_pixels_are_those_of_tfds(name, tmp_path):
   """TFDS knows the number of images only of what it has prepared, or may download."""
-  found = catalog.lookup(name)
-  options = {'config': found.config} if found.config else {}
+  entry = catalog.lookup(name)
+  options = {'config': entry.config} if entry.config else {}
   builder = prepare.builder_class(name)
   if builder is None:
     pytest.skip("TFDS's code for it needs TensorFlow")
   info = builder(data_dir=str(tmp_path), **options).info
   sizes = {split: info.splits[split].num_examples for split in info.splits}
   if name != 'caltech101':  # its versions differ by one image
-    assert sizes in ({}, dict(found.splits))
+    assert sizes in ({}, dict(entry.splits))
   height, width, _ = info.features['image'].shape
-  assert found.pixels == (height if height == width else None)
+  assert entry.pixels == (height if height == width else None)
   if name in UNLABELED:
-    assert found.num_classes is None and not info.supervised_keys
+    assert entry.num_classes is None and not info.supervised_keys
   else:
     label = (info.supervised_keys or ('image', 'label'))[1]
-    assert info.features[label].num_classes == found.num_classes
+    assert info.features[label].num_classes == entry.num_classes
 
 
 def test_digits_as_prepared(digits_dir):
-  found, info = (
+  entry, info = (
     describe_dataset('digits'),
     tfds_directory.read_info(tfds_directory.find_directory('digits', digits_dir)),
   )
-  assert {name: split.num_examples for name, split in info.splits.items()} == found.splits
+  assert {name: split.num_examples for name, split in info.splits.items()} == entry.splits
 
 
 def test_a_row_is_of_one_config():

@@ -53,11 +53,11 @@ def test_labels_are_multi_hot(several, kind):
   opened = open_source('shapes', 'train', str(several / kind))
   assert opened.multi_label and opened.num_classes == 5
   assert opened.class_names == (NAMES if kind == 's' else None)
-  found = {r['image']: r['label'] for r in read_all(opened)}
-  assert len(found) == 41
+  labels = {r['image']: r['label'] for r in read_all(opened)}
+  assert len(labels) == 41
   for i in range(41):
-    assert found[png(i)].dtype == np.uint8
-    assert found[png(i)].tolist() == multi_hot(i).tolist()
+    assert labels[png(i)].dtype == np.uint8
+    assert labels[png(i)].tolist() == multi_hot(i).tolist()
 
 
 def test_batches_of_multi_hot_labels(several):

@@ -202,9 +202,9 @@ def test_augmentation(vtab_dir, name, crop, flip):
 
 
 def test_described_as_a_dataset(vtab_dir):
-  found = describe_dataset('vtab/dmlab')
-  assert (found.train_split, found.eval_split) == ('train800val200', 'test')
-  assert (found.tune_split, found.dev_split) == ('train800', 'val200')
+  info = describe_dataset('vtab/dmlab')
+  assert (info.train_split, info.eval_split) == ('train800val200', 'test')
+  assert (info.tune_split, info.dev_split) == ('train800', 'val200')
   assert split_names('vtab/dmlab') == ['train800', 'val200', 'train800val200', 'test']
   with pytest.raises(
     InputError,
