@@ -5,5 +5,5 @@ import jax.numpy as jnp
 
 
 def to_input(images: jax.Array) -> jax.Array:
-  """Scale uint8 pixels in [0, 255] to float32 in [-1, 1]."""
+  """Scale pixels from [0, 255], usually uint8, to [-1, 1] in float32."""
   return (images.astype(jnp.float32) - 127.5) / 127.5

@@ -1,26 +1,26 @@
-"""The tables of model sizes (paper table 1, the sizes that followed it, and ResNets)."""
+"""Tables of model sizes: those of the paper (table 1), later ones, and ResNets."""
 
 from typing import NamedTuple
 
 
 class Variant(NamedTuple):
-  """Size of an encoder: widths in channels, depth in blocks."""
+  """Size of an encoder."""
 
-  hidden_dim: int
-  mlp_dim: int
+  hidden_dim: int  # channels of a token, D
+  mlp_dim: int  # channels inside an MLP
   num_heads: int
-  num_layers: int
+  num_layers: int  # blocks
 
 
 class ResNet(NamedTuple):
-  """Size of a ResNet: units per stage, channels of the stem (stage b has 4 * 2**(b-1) as many)."""
+  """Size of a ResNet."""
 
-  units: tuple[int, ...]
-  width: int = 64
+  units: tuple[int, ...]  # of each stage; empty for the stem alone
+  width: int = 64  # channels of the stem; stage b = 1, 2, ... has 4 * 2**(b-1) times as many
 
   @property
   def stride(self) -> int:
-    """Pixels per position of the output: 4 after the stem, doubled by each stage but the first."""
+    """The pixels per position of the output: 4 after the stem, and each later stage doubles it."""
     return 4 * 2 ** max(0, len(self.units) - 1)
 
 
