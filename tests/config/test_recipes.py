@@ -71,7 +71,7 @@ def test_recipes_fit_their_model():
   assert (model.resnet.units, model.num_classes) == ((3, 4, 23, 3), 7)
   assert create_model(hybrid.model, num_classes=7, **model_overrides(hybrid)).patch_size == 1
   bit.dropout = 0.1
-  with pytest.raises(ValueError, match="unknown field 'dropout' of BiT-R101x1"):
+  with pytest.raises(ValueError, match="Unknown BiT-R101x1 field 'dropout'. "):
     create_model(bit.model, num_classes=7, **model_overrides(bit))
 
 

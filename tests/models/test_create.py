@@ -1,4 +1,4 @@
-"""One test over every model name of the paper and of the published checkpoints."""
+"""Every model name of the paper and of the published checkpoints, and names that are wrong."""
 
 import math
 
@@ -108,3 +108,72 @@ def test_the_table_is_covered():
   assert {
     n.split('ViT-')[-1].split('/')[0] for n in PUBLISHED | dict.fromkeys(OTHERS) if 'ViT' in n
   } == set(VARIANTS)
+
+
+@pytest.mark.parametrize(
+  'name, overrides, words',
+  [
+    ('ViT-Q/16', {}, 'Unknown model'),
+    ('B/16', {}, 'Unknown model'),
+    ('ViT-B/0', {}, 'Unknown model'),
+    ('ViT-B/16', {'image_size': 225}, 'multiple of the patch size 16'),
+    ('ViT-B/16', {'head': 'cls'}, "Unknown head 'cls'. Available: token, gap, map."),
+    ('ViT-B/16', {'dropout': 1.5}, r'dropout must be in \[0, 1\), but it is 1.5.'),
+    ('ViT-B/16', {'num_classes': -1}, 'num_classes must not be negative, but it is -1.'),
+    ('ViT-B/16', {'drop_rate': 0.1}, "Unknown ViT-B/16 field 'drop_rate'. "),
+  ],
+)
+def test_bad_models_say_what_is_wrong(name, overrides, words):
+  with pytest.raises(ValueError, match=words):
+    create_model(name, **{'num_classes': 10, **overrides})
+
+
+@pytest.mark.parametrize(
+  'name, overrides, words',
+  [
+    ('R50+ViT-B/8', {}, 'stage 3 of R50 has stride 16, which does not divide 8'),
+    ('R50+ViT-B/16', {'resnet_stages': 4}, 'stage 4 of R50 has stride 32'),
+    ('R50+ViT-B/32', {'resnet_stages': 2}, 'resnet_stages=2 does not fit'),
+    ('ViT-B/32', {'resnet_stages': 3}, 'resnet_stages=3 does not fit ViT-B/32'),
+    ('R50+ViT-B/16', {'image_size': 220}, 'multiple of the stride 16 of R50.ViT-B/16. Try 224.'),
+    ('R50+ViT-Q/16', {}, 'Unknown model'),
+    ('R18+ViT-B/16', {}, 'Unknown model'),
+    ('BiT-R26x1', {}, 'Unknown model'),
+    ('BiT-R50', {}, 'Unknown model'),
+    ('BiT-R50x1', {'head': 'gap'}, "Unknown BiT-R50x1 field 'head'. "),
+    ('BiT-R50x1', {'num_layers': 3}, "Unknown BiT-R50x1 field 'num_layers'. "),
+  ],
+)
+def test_impossible_names(name, overrides, words):
+  with pytest.raises(ValueError, match=words):
+    create_model(name, **{'num_classes': 10, **overrides})
+
+
+@pytest.mark.parametrize(
+  'overrides, words',
+  [
+    ({'pos_embedding': 'rotary'}, "Unknown pos_embedding 'rotary'. Available: learned, learned2d"),
+    (
+      {'pos_embedding_at': 'end'},
+      "Unknown pos_embedding_at 'end'. Available: stem, every, shared.",
+    ),
+    ({'attention': 'axial'}, "Use head='gap' or 'map', and no registers."),
+    ({'attention': 'axial', 'head': 'map', 'registers': 2}, 'and no registers.'),
+    (
+      {
+        'attention': 'axial',
+        'head': 'gap',
+        'pos_embedding': 'relative',
+        'pos_embedding_at': 'shared',
+      },
+      'rows and columns have relative positions of their own',
+    ),
+    (
+      {'registers': 2, 'pos_embedding_at': 'every'},
+      "Registers have no position, so pos_embedding_at='every' does not fit them.",
+    ),
+  ],
+)
+def test_impossible_combinations(overrides, words):
+  with pytest.raises(ValueError, match=words):
+    create_model('ViT-Ti/8', num_classes=5, image_size=16, **overrides)

@@ -1,4 +1,4 @@
-"""Stochastic depth: what is dropped how often, for whom, and that nothing else changes."""
+"""Dropout and stochastic depth: how often, for whom, and that nothing else changes."""
 
 import functools
 
@@ -181,11 +181,11 @@ def test_nothing_is_drawn_or_computed_without():
 
 @pytest.mark.parametrize('rate', [-0.1, 1.0, 1.5])
 def test_a_rate_out_of_range_is_an_input_error(rate):
-  with pytest.raises(InputError, match=rf'stochastic_depth must be in \[0, 1\), got {rate}'):
+  with pytest.raises(InputError, match=rf'stochastic_depth must be in \[0, 1\), but it is {rate}.'):
     create_model('ViT-Ti/16', num_classes=3, stochastic_depth=rate)
 
 
 def test_bit_has_none():
-  create_model('BiT-R50x1', num_classes=3, stochastic_depth=0.0)
-  with pytest.raises(InputError, match="unknown field 'stochastic_depth' of BiT-R50x1"):
+  create_model('BiT-R50x1', num_classes=3, stochastic_depth=0.0, layer_scale=0.0)
+  with pytest.raises(InputError, match="Unknown BiT-R50x1 field 'stochastic_depth'. "):
     create_model('BiT-R50x1', num_classes=3, stochastic_depth=0.1)

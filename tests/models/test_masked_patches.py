@@ -1,4 +1,4 @@
-"""Masked patch prediction: what is corrupted, what is predicted, that nothing leaks, that it learns."""
+"""Masked patch prediction: corruption, targets, that nothing leaks, that it learns."""
 
 import math
 
@@ -218,7 +218,7 @@ def pretrained(digits_dir, tmp_path_factory):
 
 @pytest.mark.slow
 def test_it_learns_real_images(digits_dir, tmp_path):
-  """Better than the commonest colour at every place, the best that needs no other patch."""
+  """Better than the commonest color at every place, the best that needs no other patch."""
   images = np.stack([decode_image(x['image']) for x in open_source('digits', 'test', digits_dir)])
   colors = np.asarray(mpp.make_targets(jnp.asarray(images), 2, 'mean_color'))[..., 0]
   commonest = np.mean([np.bincount(c).max() / len(c) for c in colors.T])
@@ -252,21 +252,21 @@ def test_tools_open_its_workdir(pretrained, caplog):
 @pytest.mark.parametrize(
   'model, target, rate, words',
   [
-    (vit(), 'color', 0.5, "unknown target 'color' of masked patches; there are mean_color, small"),
+    (vit(), 'color', 0.5, "Unknown target of masked patches 'color'. "),
     (
       vit(patch_bias=False),
       'mean_color',
       0.01,
-      'rate 0.01 corrupts none or too many of 16 patches',
+      'A rate of 0.01 corrupts 0 of 16 patches. Use a rate between 0.062 and 1.',
     ),
-    (vit(), 'mean_color', 1.1, 'rate 1.1 corrupts none or too many of 16 patches'),
-    (vit(head='map'), 'mean_color', 0.5, "trains no head='map'"),
+    (vit(), 'mean_color', 1.1, 'A rate of 1.1 corrupts 18 of 16 patches. Use'),
+    (vit(head='map'), 'mean_color', 0.5, "does not train the pooling of head='map'"),
     (create_model('BiT-R50x1', num_classes=0, image_size=32), 'mean_color', 0.5, 'is a ResNet'),
     (
       create_model('ViT-Ti/14', num_classes=0, image_size=28),
       'small_patch',
       0.5,
-      'a side of 14 pixels does not allow',
+      'their side of 14 pixels is not a multiple of 4',
     ),
   ],
 )

@@ -1,17 +1,15 @@
-"""Position embeddings and axial attention (paper D.4, D.6)."""
+"""Position embeddings (paper D.4)."""
 
 import functools
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vit_jax import create_model
-from vit_jax.models.layers import MlpBlock, MultiHeadDotProductAttention, relative_logits
+from vit_jax.models.layers import relative_logits
 from vit_jax.models.position import PLACES, POSITIONS, sincos2d
-from vit_jax.models.vit import EncoderBlock
 from vit_jax.pretrained.load import abstract_params
 
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (3, 16, 24, 3)).astype(np.float32)
@@ -151,29 +149,6 @@ def test_only_a_position_embedding_knows_the_order(kind, knows):
   assert difference > 1e-3 if knows else difference < 1e-5
 
 
-def test_an_axial_block_attends_along_rows_then_along_columns():
-  model = tiny(attention='axial', head='gap', pos_embedding='none', num_layers=1, num_classes=0)
-  params = draw(model)
-  block = EncoderBlock(
-    functools.partial(MultiHeadDotProductAttention, 2, jnp.float32),
-    functools.partial(MlpBlock, 48, 0.0, 'gelu_tanh', jnp.float32),
-    functools.partial(nn.LayerNorm, epsilon=1e-6),
-    None,
-    None,
-    0.0,
-    0.0,
-  )
-  inner = params['Transformer']['encoderblock_0']
-  run = lambda name, x: block.apply({'params': inner[name]}, x, None)
-  embedding = params['embedding']
-  patches = IMAGES.reshape(3, 2, 8, 3, 8, 3).transpose(0, 1, 3, 2, 4, 5).reshape(3, 2, 3, -1)
-  x = patches @ embedding['kernel'].reshape(-1, 32) + embedding['bias']
-  x = jnp.stack([run('row', x[:, y]) for y in range(2)], axis=1)
-  x = jnp.stack([run('column', x[:, :, c]) for c in range(3)], axis=2)
-  want = nn.LayerNorm(epsilon=1e-6).apply({'params': params['Transformer']['encoder_norm']}, x)
-  np.testing.assert_allclose(apply(model, params), want.mean(axis=(1, 2)), atol=1e-5)
-
-
 @pytest.mark.parametrize('kind', POSITIONS)
 @pytest.mark.parametrize('at', PLACES)
 def test_every_position_embedding_is_learned(kind, at):
@@ -183,36 +158,3 @@ def test_every_position_embedding_is_learned(kind, at):
   tables = [g for path, g in grads if 'position' in str(path) or 'posembed' in str(path)]
   assert bool(tables) == (kind in ('learned', 'learned2d', 'relative'))
   assert all(np.abs(g).max() > 1e-6 for g in tables)
-
-
-def test_axial_dropout_is_a_function_of_the_example():
-  model = tiny(attention='axial', pos_embedding='relative', head='gap', dropout=0.2)
-  params = draw(model)
-  run = functools.partial(apply, model, params, train=True, rngs={'dropout': jax.random.key(0)})
-  whole = run()
-  np.testing.assert_allclose(run(IMAGES[1:], examples=np.arange(1, 3)), whole[1:], atol=2e-5)
-  assert np.abs(whole - apply(model, params)).max() > 1e-3
-
-
-@pytest.mark.parametrize(
-  'overrides, words',
-  [
-    ({'pos_embedding': 'rotary'}, "unknown pos_embedding 'rotary'; there are learned, learned2d"),
-    ({'pos_embedding_at': 'end'}, 'there are stem, every, shared'),
-    ({'attention': 'axial'}, "give head='gap' or 'map'"),
-    ({'attention': 'axial', 'head': 'map', 'registers': 2}, 'no registers'),
-    (
-      {
-        'attention': 'axial',
-        'head': 'gap',
-        'pos_embedding': 'relative',
-        'pos_embedding_at': 'shared',
-      },
-      'rows and columns have relative positions of their own',
-    ),
-    ({'registers': 2, 'pos_embedding_at': 'every'}, 'registers have no position'),
-  ],
-)
-def test_impossible_combinations(overrides, words):
-  with pytest.raises(ValueError, match=words):
-    tiny(**overrides)

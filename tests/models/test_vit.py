@@ -13,7 +13,6 @@ from vit_jax.models.sizes import VARIANTS, Variant
 from vit_jax.models.vit import VisionTransformer
 from vit_jax.pretrained.load import abstract_params
 
-DATA = FILES
 MINI = Variant(hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=2)
 
 
@@ -51,15 +50,15 @@ def test_every_variant_and_any_patch_builds(name):
 )
 def test_logits_equal_the_original_implementation(file, overrides):
   model = mini(**overrides)
-  params = load_params(DATA / file, model)
-  reference = np.load(DATA / f'{file.split(".")[0]}.io.npz')
+  params = load_params(FILES / file, model)
+  reference = np.load(FILES / f'{file.split(".")[0]}.io.npz')
   logits = jax.jit(model.apply)({'params': params}, reference['image'])
   assert logits.dtype == jnp.float32
   np.testing.assert_allclose(logits, reference['logits'], rtol=0, atol=2e-5)
 
 
 def test_bfloat16_products_are_of_bfloat16():
-  """Forward and backward; but for the head, whose logits and products are float32."""
+  """All products, forward and backward, but those of the head, which are float32."""
   model = mini(dtype=jnp.bfloat16)
   loss = lambda params, x: model.apply({'params': params}, x).sum()
   images = jnp.zeros((5, 32, 32, 3))
@@ -72,8 +71,8 @@ def test_bfloat16_products_are_of_bfloat16():
 
 
 def test_bfloat16_gradients_stay_near_float32():
-  params = load_params(DATA / 'vit_token.npz', mini())
-  images = np.load(DATA / 'vit_token.io.npz')['image']
+  params = load_params(FILES / 'vit_token.npz', mini())
+  images = np.load(FILES / 'vit_token.io.npz')['image']
 
   def gradients(dtype):
     model = mini(dtype=dtype)
@@ -89,15 +88,15 @@ def test_bfloat16_gradients_stay_near_float32():
 
 
 def test_bfloat16_stays_near_float32():
-  params = load_params(DATA / 'vit_token.npz', mini())
-  images = np.load(DATA / 'vit_token.io.npz')['image']
+  params = load_params(FILES / 'vit_token.npz', mini())
+  images = np.load(FILES / 'vit_token.io.npz')['image']
   half = mini(dtype=jnp.bfloat16).apply({'params': params}, images)
   full = mini().apply({'params': params}, images)
   assert half.dtype == jnp.float32
   assert 1e-6 < np.abs(half - full).max() < 0.05 * np.abs(full).max()
 
 
-def test_initialisation():
+def test_initialization():
   model = create_model(
     'ViT-Ti/16', num_classes=1000, head_bias_init=-10.0, image_size=32, representation_size=192
   )
@@ -121,8 +120,8 @@ def test_initialisation():
 def test_patches_can_be_permuted_with_their_positions():
   """Attention is permutation-equivariant: only the position embedding knows the order."""
   model = mini(head='gap')
-  params = load_params(DATA / 'vit_gap.npz', model)
-  images = np.load(DATA / 'vit_gap.io.npz')['image']
+  params = load_params(FILES / 'vit_gap.npz', model)
+  images = np.load(FILES / 'vit_gap.io.npz')['image']
   order = np.random.default_rng(0).permutation(16)
   patches = images.reshape(2, 4, 8, 4, 8, 3).transpose(0, 1, 3, 2, 4, 5).reshape(2, 16, 8, 8, 3)
   moved = patches[:, order].reshape(2, 4, 4, 8, 8, 3).transpose(0, 1, 3, 2, 4, 5)
@@ -142,17 +141,17 @@ def test_dropout_mask_rate_and_independence(rate):
   mask = np.asarray(dropout_mask(keys, (200, 300), rate))
   assert mask.shape == (4, 200, 300)
   assert np.all(np.abs(1 - mask.mean(axis=(1, 2)) - rate) < 5 * np.sqrt(rate * (1 - rate) / 6e4))
-  centred = mask.reshape(4, -1) - (1 - rate)
-  correlation = centred @ centred.T / 6e4 / (rate * (1 - rate))
+  centered = mask.reshape(4, -1) - (1 - rate)
+  correlation = centered @ centered.T / 6e4 / (rate * (1 - rate))
   np.testing.assert_allclose(correlation, np.eye(4), atol=0.03)
-  lag = (centred[:, 1:] * centred[:, :-1]).mean() / (rate * (1 - rate))
+  lag = (centered[:, 1:] * centered[:, :-1]).mean() / (rate * (1 - rate))
   assert abs(lag) < 0.015
 
 
 def test_dropout_is_a_function_of_the_example_not_of_the_batch():
   model = mini(dropout=0.3)
-  params = load_params(DATA / 'vit_token.npz', model)
-  images = jnp.repeat(np.load(DATA / 'vit_token.io.npz')['image'], 4, axis=0)
+  params = load_params(FILES / 'vit_token.npz', model)
+  images = jnp.repeat(np.load(FILES / 'vit_token.io.npz')['image'], 4, axis=0)
   apply = jax.jit(
     lambda x, examples, seed=0: model.apply(
       {'params': params}, x, train=True, examples=examples, rngs={'dropout': jax.random.key(seed)}
@@ -176,8 +175,8 @@ def test_dropout_is_a_function_of_the_example_not_of_the_batch():
 )
 def test_any_kind_of_key_drives_dropout(make_key):
   model = mini(dropout=0.3)
-  params = load_params(DATA / 'vit_token.npz', model)
-  images = np.load(DATA / 'vit_token.io.npz')['image']
+  params = load_params(FILES / 'vit_token.npz', model)
+  images = np.load(FILES / 'vit_token.io.npz')['image']
   apply = jax.jit(
     lambda key: model.apply({'params': params}, images, train=True, rngs={'dropout': key})
   )
@@ -185,24 +184,6 @@ def test_any_kind_of_key_drives_dropout(make_key):
   assert np.array_equal(a, apply(make_key(0))) and np.abs(a - b).max() > 1e-3
 
 
-@pytest.mark.parametrize(
-  'name, overrides, words',
-  [
-    ('ViT-Q/16', {}, 'unknown model'),
-    ('B/16', {}, 'unknown model'),
-    ('ViT-B/0', {}, 'unknown model'),
-    ('ViT-B/16', {'image_size': 225}, 'multiple of the patch size 16'),
-    ('ViT-B/16', {'head': 'cls'}, 'token, gap'),
-    ('ViT-B/16', {'dropout': 1.5}, r'dropout must be in \[0, 1\)'),
-    ('ViT-B/16', {'num_classes': -1}, 'num_classes must not be negative'),
-    ('ViT-B/16', {'drop_rate': 0.1}, "unknown field 'drop_rate'"),
-  ],
-)
-def test_bad_models_say_what_is_wrong(name, overrides, words):
-  with pytest.raises(ValueError, match=words):
-    create_model(name, **{'num_classes': 10, **overrides})
-
-
 def test_wrong_image_size_is_named():
-  with pytest.raises(ValueError, match='images are 16x32 but the model was made for 32x32'):
+  with pytest.raises(ValueError, match='The images are 16x32, but the model was made for 32x32. '):
     mini().init(jax.random.key(0), jnp.zeros((1, 16, 32, 3)))

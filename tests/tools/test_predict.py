@@ -273,7 +273,7 @@ def test_a_head_of_zeros(album, loaded, tmp_path, capsys, caplog):
       ['ALBUM/a.png', '--model=ViT-B/16'],
       'vit_token.npz does not fit the model. Choose the model that the file was written for.',
     ),
-    (['ALBUM/a.png', '--override=registres=4'], "unknown field 'registres'"),
+    (['ALBUM/a.png', '--override=registres=4'], "field 'registres'. Did you mean 'registers'?"),
     (['ALBUM/a.png', '--image_size=33'], 'image_size 33x33 is not a multiple of the patch size'),
     (['ALBUM/a.png', '--top_k=0'], 'top_k must be at least 1, but it is 0.'),
   ],

@@ -216,7 +216,7 @@ def test_bad_records_stop_the_run_or_are_counted(tmp_path, folder):
       "Unknown split 'trian'. Did you mean 'train'\\? Available: train, test.",
     ),
     ({'num_classes': 4}, 'config.num_classes=4 is too small: digits has 10 classes[.]$'),
-    ({'model': 'ViT-Z/8'}, 'unknown model'),
+    ({'model': 'ViT-Z/8'}, "^Unknown model 'ViT-Z/8'. Names are ViT-"),
     (
       {'schedule': 'step'},
       "^Unknown config.schedule 'step'. Did you mean 'steps'[?] Available: cos",

@@ -1,36 +1,55 @@
-"""The layers that transformers are made of: patches, attention, MLP, dropout, LayerScale.
+"""The layers of Transformers: patch embedding, attention, MLP, dropout, LayerScale.
 
-The hot spots are written the way that measured fastest (benchmarks/layers.py): patches by
-reshape and matmul, three projections straight into (B, H, L, K), attention as batched
-matmuls with the heads in front.
+The hot spots are written in the way that measured fastest (benchmarks/layers.py): patches by
+reshape and matmul, three projections straight into (B, H, L, K), attention as batched matmuls
+with the heads in front.
 """
 
-from typing import Any
+import dataclasses
 
 from flax import linen as nn
 import jax
 from jax.extend.random import threefry_2x32
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 ACTIVATIONS = {
   'gelu_tanh': lambda x: nn.gelu(x, approximate=True),  # the published ViTs
   'gelu': lambda x: nn.gelu(x, approximate=False),  # PyTorch's default
   'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),  # OpenAI's CLIP
 }
-fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))  # into one key per example
+fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))  # a number into one key per example
 
 
-def xavier_uniform(in_axis: int | tuple[int, ...] = 0, out_axis: int | tuple[int, ...] = -1):
-  """Xavier-uniform over a kernel whose fan-in or fan-out spans several axes."""
+@dataclasses.dataclass(frozen=True)
+class BlockConfig:
+  """Fields that all blocks of an encoder share."""
+
+  num_heads: int
+  mlp_dim: int
+  grid: tuple[int, int]  # rows and columns of patches
+  position: str = 'none'  # position embedding that each block has for itself, one of POSITIONS
+  dropout: float = 0.0
+  activation: str = 'gelu_tanh'  # one of ACTIVATIONS
+  norm_eps: float = 1e-6
+  qkv_bias: bool = True
+  layer_scale: float | None = None  # initial value; None or 0: no LayerScale
+  dtype: DTypeLike = jnp.float32
+
+
+def xavier_uniform(
+  in_axis: int | tuple[int, ...] = 0, out_axis: int | tuple[int, ...] = -1
+) -> nn.initializers.Initializer:
+  """Return Xavier's uniform initializer for kernels whose fan-in or fan-out spans several axes."""
   return nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform', in_axis, out_axis)
 
 
 def dropout_mask(keys: jax.Array, shape: tuple[int, ...], rate: float | jax.Array) -> jax.Array:
-  """Keep-mask (B, *shape) drawn from one key per example.
+  """Draw which elements to keep, a mask (B, *shape), from one key per example.
 
-  A mask depends on its example's key alone, so it is the same however the batch is split
-  over devices, hosts and accumulation steps. Each 32-bit draw serves two elements: `rate`
-  is rounded to a multiple of 2**-16.
+  The mask of an example depends on its key alone. So it is the same however the batch is split
+  over devices, hosts and accumulation steps. Each 32-bit draw serves two elements, which rounds
+  `rate` to a multiple of 2**-16.
   """
   size = 1
   for n in shape:
@@ -42,10 +61,15 @@ def dropout_mask(keys: jax.Array, shape: tuple[int, ...], rate: float | jax.Arra
   return bits >= jnp.uint16(round(rate * 2**16))
 
 
-def shard_batch(x: jax.Array) -> jax.Array:
-  """Keeps the leading axis split over all axes of the mesh that is set; without one, nothing.
+def repeat_tokens(tokens: jax.Array, x: jax.Array) -> jax.Array:
+  """Repeat learned tokens (1, n, D) for each example of x, (B, L, D), in its type: (B, n, D)."""
+  return jnp.broadcast_to(tokens.astype(x.dtype), (x.shape[0], *tokens.shape[1:]))
 
-  Left to itself, the compiler of a large mesh may gather activations instead of parameters.
+
+def shard_batch(x: jax.Array) -> jax.Array:
+  """Split the leading axis of x over all devices of the current mesh, if there is one.
+
+  Without this, the compiler may gather activations on a large mesh instead of parameters.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh._any_axis_manual:
@@ -54,12 +78,13 @@ def shard_batch(x: jax.Array) -> jax.Array:
 
 
 class Dropout(nn.Module):
-  """Zeroes elements with probability `rate` and rescales the rest; keys None turns it off."""
+  """Zeroes elements with probability `rate` and rescales the others."""
 
   rate: float
-  site: int  # folded into the keys, so that no two places of a block share a mask
+  site: int  # is folded into the keys, so that no two layers of a block share a mask
 
   def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
+    """Drop elements of x, (B, ...), by one key per example. Keys of None turn this off."""
     if keys is None or self.rate == 0:
       return x
     keep = dropout_mask(fold_in(keys, self.site), x.shape[1:], self.rate)
@@ -67,9 +92,9 @@ class Dropout(nn.Module):
 
 
 class StochasticDepth(nn.Module):
-  """Drops residual branches of whole examples and rescales the rest (arXiv 1603.09382).
+  """Drops residual branches of whole examples and rescales the others (arXiv 1603.09382).
 
-  In `Dropout`'s way, but the rate comes with the input: it differs from block to block.
+  It works like `Dropout`, but the rate is an argument, because it differs from block to block.
   """
 
   site: int
@@ -77,7 +102,7 @@ class StochasticDepth(nn.Module):
   def __call__(
     self, branch: jax.Array, keys: jax.Array | None, rate: jax.Array | None
   ) -> jax.Array:
-    """(B, L, D) -> (B, L, D); keys or rate None turns it off."""
+    """Drop branches, (B, L, D) -> (B, L, D). Keys or a rate of None turn this off."""
     if keys is None or rate is None:
       return branch
     keep = dropout_mask(fold_in(keys, self.site), (1, 1), rate)
@@ -85,15 +110,16 @@ class StochasticDepth(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-  """Linear projection of flattened patches: (B, H, W, C) -> (B, H/P * W/P, D) (equation 1)."""
+  """Linear projection of flattened patches, x_p E of equation 1."""
 
   patch_size: int
   hidden_dim: int
   use_bias: bool
-  dtype: Any
+  dtype: DTypeLike
 
   @nn.compact
-  def __call__(self, images):
+  def __call__(self, images: jax.Array) -> jax.Array:
+    """Embed the patches: (B, H, W, C) -> (B, N, D), where N = H / P * W / P."""
     p = self.patch_size
     b, h, w, c = images.shape
     kernel = self.param(
@@ -101,7 +127,9 @@ class PatchEmbedding(nn.Module):
     )
     images, kernel = nn.dtypes.promote_dtype(images, kernel, dtype=self.dtype)
     patches = images.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5)
-    patches = patches.reshape(b, (h // p) * (w // p), p * p * c)
+    patches = patches.reshape(
+      b, (h // p) * (w // p), p * p * c
+    )  # (B, H, W, C) -> (B, N, P * P * C)
     x = patches @ kernel.reshape(-1, self.hidden_dim)
     if self.use_bias:
       x += self.param('bias', nn.initializers.zeros, (self.hidden_dim,)).astype(x.dtype)
@@ -109,39 +137,45 @@ class PatchEmbedding(nn.Module):
 
 
 class MultiHeadDotProductAttention(nn.Module):
-  """Multi-head attention (paper appendix A): (B, L, D) -> (B, L, D), softmax in float32."""
+  """Multi-head attention, MSA of equation 2 (paper appendix A), with its softmax in float32."""
 
   num_heads: int
-  dtype: Any
+  dtype: DTypeLike
   qkv_bias: bool = True
 
   @nn.compact
   def __call__(
     self, x: jax.Array, source: jax.Array | None = None, relative: jax.Array | None = None
   ) -> jax.Array:
-    """Attends from `x` to `source`, (B, M, D), or to itself.
+    """Attend from x to source: (B, L, D) -> (B, L, D).
 
-    `relative`, (2L-1, H, K), are embeddings of the offsets -(L-1)..L-1: the keys of a second
-    attention whose logits are added (paper D.4).
+    Args:
+      x: tokens that queries are made of, (B, L, D).
+      source: tokens that keys and values are made of, (B, M, D). Defaults to x.
+      relative: embeddings (2L-1, H, K) of the offsets -(L-1)..L-1. They are the keys of a second
+        attention, whose logits are added (paper D.4).
     """
     d, h = x.shape[-1], self.num_heads
-    project = lambda name, x: nn.Einsum(
-      (d, h, d // h),
-      'bld,dhk->bhlk',
-      dtype=self.dtype,
-      use_bias=self.qkv_bias,
-      kernel_init=xavier_uniform(0, (1, 2)),
-      name=name,
-    )(x)
+
+    def project(name: str, x: jax.Array) -> jax.Array:  # (B, L, D) -> (B, H, L, K)
+      return nn.Einsum(
+        (d, h, d // h),
+        'bld,dhk->bhlk',
+        dtype=self.dtype,
+        use_bias=self.qkv_bias,
+        kernel_init=xavier_uniform(0, (1, 2)),
+        name=name,
+      )(x)
+
     source = x if source is None else source
     q, k, v = project('query', x), project('key', source), project('value', source)
     q = q * (d // h) ** -0.5
     logits = attention_logits(q, k)
     if relative is not None:
       logits += relative_logits(q, relative.astype(q.dtype))
-    weights = jax.nn.softmax(logits).astype(v.dtype)
+    weights = jax.nn.softmax(logits).astype(v.dtype)  # (B, H, L, M)
     y = jnp.einsum('bhlm,bhmk->bhlk', weights, v)
-    return nn.Einsum(
+    return nn.Einsum(  # (B, H, L, K) -> (B, L, D)
       (h, d // h, d),
       'bhlk,hkd->bld',
       dtype=self.dtype,
@@ -152,28 +186,36 @@ class MultiHeadDotProductAttention(nn.Module):
 
 @jax.custom_vjp
 def attention_logits(q: jax.Array, k: jax.Array) -> jax.Array:
-  """Queries (B, H, L, K) and keys (B, H, M, K) -> (B, H, L, M), in float32.
+  """Multiply queries (B, H, L, K) by keys (B, H, M, K): (B, H, L, M) in float32.
 
-  The gradient enters its products in the type of the queries, as all others do; jax would make
-  them float32, which takes several times as long on matrix units of bfloat16.
+  Its backward pass multiplies in the type of the queries, as that of every other layer does. JAX's
+  own would multiply in float32, which takes several times as long on bfloat16 matrix units.
   """
   return jnp.einsum('bhlk,bhmk->bhlm', q, k, preferred_element_type=jnp.float32)
 
 
-def _attention_logits_backward(operands, gradient):
+def _attention_logits_forward(
+  q: jax.Array, k: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  return attention_logits(q, k), (q, k)
+
+
+def _attention_logits_backward(
+  operands: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
   q, k = operands
   gradient = gradient.astype(q.dtype)
-  return (jnp.einsum('bhlm,bhmk->bhlk', gradient, k), jnp.einsum('bhlm,bhlk->bhmk', gradient, q))
+  return jnp.einsum('bhlm,bhmk->bhlk', gradient, k), jnp.einsum('bhlm,bhlk->bhmk', gradient, q)
 
 
-attention_logits.defvjp(lambda q, k: (attention_logits(q, k), (q, k)), _attention_logits_backward)
+attention_logits.defvjp(_attention_logits_forward, _attention_logits_backward)
 
 
 def relative_logits(q: jax.Array, embedding: jax.Array) -> jax.Array:
-  """Products of queries (B, H, L, K) with the embedding (2L-1, H, K) of each key's offset.
+  """Multiply queries (B, H, L, K) by the embedding (2L-1, H, K) of each key's offset.
 
-  Returns (B, H, L, L): [..., l, m] uses row m - l + L - 1. Padding each row by one and
-  reading the rows one element shorter moves row l by l to the left, without a gather.
+  Returns (B, H, L, L) in float32. Element [..., l, m] uses row m - l + L - 1. Padding each row by
+  one and reading the rows one element shorter moves row l by l to the left, without a gather.
   """
   b, h, l, _ = q.shape
   logits = jnp.einsum('bhlk,nhk->bhln', q, embedding, preferred_element_type=jnp.float32)
@@ -182,34 +224,41 @@ def relative_logits(q: jax.Array, embedding: jax.Array) -> jax.Array:
 
 
 class MlpBlock(nn.Module):
-  """Two dense layers with a GELU between them (equation 3)."""
+  """Two dense layers with a GELU between them, MLP of equation 3."""
 
   mlp_dim: int
   dropout: float
-  activation: str
-  dtype: Any
+  activation: str  # one of ACTIVATIONS
+  dtype: DTypeLike
 
   @nn.compact
-  def __call__(self, x, keys):
-    dense = lambda features, name: nn.Dense(
-      features,
-      dtype=self.dtype,
-      kernel_init=xavier_uniform(),
-      bias_init=nn.initializers.normal(1e-6),
-      name=name,
-    )
-    y = ACTIVATIONS[self.activation](dense(self.mlp_dim, 'Dense_0')(x))
-    y = Dropout(self.dropout, 0)(y, keys)
-    y = dense(x.shape[-1], 'Dense_1')(y)
-    return Dropout(self.dropout, 1)(y, keys)
+  def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
+    """Apply the MLP: (B, L, D) -> (B, L, D). Keys of None turn dropout off."""
+
+    def dense(x: jax.Array, features: int, name: str) -> jax.Array:
+      return nn.Dense(
+        features,
+        dtype=self.dtype,
+        kernel_init=xavier_uniform(),
+        bias_init=nn.initializers.normal(1e-6),
+        name=name,
+      )(x)
+
+    y = ACTIVATIONS[self.activation](dense(x, self.mlp_dim, 'Dense_0'))  # (B, L, mlp_dim)
+    y = Dropout(self.dropout, site=0)(y, keys)
+    y = dense(y, x.shape[-1], 'Dense_1')  # (B, L, mlp_dim) -> (B, L, D)
+    return Dropout(self.dropout, site=1)(y, keys)
 
 
 class LayerScale(nn.Module):
   """A learned factor per channel (arXiv 2103.17239)."""
 
-  init: float
+  init: float | None  # initial value; None or 0: the input is returned unchanged
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Scale the channels of x, (..., D)."""
+    if not self.init:
+      return x
     scale = self.param('scale', nn.initializers.constant(self.init), x.shape[-1:])
     return x * scale.astype(x.dtype)

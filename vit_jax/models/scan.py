@@ -1,0 +1,50 @@
+"""Run the blocks of an encoder in a scan, or recompute their activations to save memory."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# The activations of a block that are kept for the backward pass: all of them, the products with
+# weights, or only the block's input. The others are computed again.
+REMAT = {
+  'none': lambda apply: apply,
+  'dots': lambda apply: jax.checkpoint(
+    apply, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  ),
+  'full': jax.checkpoint,
+}
+
+
+def apply_blocks(
+  apply: Callable[[jax.Array, Any], jax.Array],
+  z: jax.Array,
+  inputs: Sequence[Any],
+  *,
+  scan: bool,
+  remat: str,
+) -> jax.Array:
+  """Apply blocks one after the other.
+
+  Parameters stay one tree per block, as on disk. A scan stacks them here, a copy that takes almost
+  no time beside a block.
+
+  Args:
+    apply: function (z, inputs of a block) -> z that applies one block.
+    z: the tokens, (B, L, D).
+    inputs: for each block, a pytree of its parameters and everything else that differs from block
+      to block.
+    scan: compile one block and scan over all, instead of compiling each.
+    remat: one of REMAT.
+
+  Returns:
+    The tokens after the last block, (B, L, D).
+  """
+  apply = REMAT[remat](apply)
+  if scan:
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs)
+    return jax.lax.scan(lambda z, block: (apply(z, block), None), z, stacked)[0]
+  for block in inputs:
+    z = apply(z, block)
+  return z
