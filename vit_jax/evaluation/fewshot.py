@@ -8,12 +8,10 @@ repeated during pretraining.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 import dataclasses
 
 from flax import linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.data.batch import Batch, ReadOptions
@@ -26,13 +24,14 @@ from vit_jax.evaluation.ridge import Classifier, fit_classifier
 from vit_jax.evaluation.shots import draw_shots
 from vit_jax.models.params import Params
 from vit_jax.models.pixels import to_input
+from vit_jax.parallel.partitioner import Arrays, GatherStep
 
 SHOTS = (1, 5, 10, 25)
 SEEDS = 3
 
 # (params, this process's share of a batch) -> the fields of the whole batch as NumPy arrays, with
 # 'features' (B, D) instead of 'image'. The rows of all processes may come in any order.
-Represent = Callable[[Params, Batch], Mapping[str, np.ndarray]]
+Represent = Callable[[Params, Batch], Arrays]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +65,7 @@ class FewShotProtocol:
         raise InputError(f'{name} must be at least 1, but it is {value}.')
 
 
-def make_represent_step(
-  model: nn.Module,
-) -> Callable[[Params, Mapping[str, jax.Array]], dict[str, jax.Array]]:
+def make_represent_step(model: nn.Module) -> GatherStep:
   """Return step(params, batch) -> the batch with 'features' instead of 'image'.
 
   The features, (B, D) float32, are the input of the model's head. If the model has a pre_logits
@@ -79,8 +76,8 @@ def make_represent_step(
   """
   body = model.clone(num_classes=0)
 
-  def represent_step(params: Params, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    features = jnp.asarray(body.apply({'params': params}, to_input(batch['image'])))
+  def represent_step(params: Params, batch: Batch) -> Arrays:
+    features = body.apply({'params': params}, to_input(batch['image']))
     return {k: v for k, v in batch.items() if k != 'image'} | {'features': features}
 
   return represent_step
@@ -228,7 +225,7 @@ class FewShot:
         classifiers.append(fit_classifier(features[rows[rows >= 0]], labels, len(rows)))
     return classifiers
 
-  def _representations(self, params: Params, source: Source) -> Iterator[dict[str, np.ndarray]]:
+  def _representations(self, params: Params, source: Source) -> Iterator[Arrays]:
     """Yield the batches of a source with 'features' instead of 'image', without masked rows."""
     preprocess = make_eval_preprocess(
       'inception',

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from flax import linen as nn
@@ -21,6 +21,7 @@ from vit_jax.evaluation.scores import label_pairs
 from vit_jax.models.params import Params
 from vit_jax.models.pixels import to_input
 from vit_jax.parallel.mesh import MeshPartitioner
+from vit_jax.parallel.partitioner import Arrays, GatherStep
 from vit_jax.pretrained.load import Loaded
 
 TOP = 5  # classes
@@ -39,9 +40,7 @@ class Predictions(NamedTuple):
   class_correct: np.ndarray  # (P,) bool, `correct` for the image that has the label
 
 
-def make_predict_step(
-  model: nn.Module, loss: str, *, with_loss: bool = True
-) -> Callable[[Params, Mapping[str, jax.Array]], dict[str, jax.Array]]:
+def make_predict_step(model: nn.Module, loss: str, *, with_loss: bool = True) -> GatherStep:
   """Return step(params, batch) -> prediction, confidence, correct, top5 and loss, each (B,).
 
   Args:
@@ -51,7 +50,7 @@ def make_predict_step(
     with_loss: set to False if the labels have no such loss.
   """
 
-  def step(params: Params, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+  def step(params: Params, batch: Batch) -> Arrays:
     labels = batch['label']
     logits = jnp.asarray(model.apply({'params': params}, to_input(batch['image'])))
     top = jax.lax.top_k(logits, min(TOP, model.num_classes))[1]
@@ -109,7 +108,7 @@ def predict_source(
 
 
 def predict_all(
-  step: Callable[[Params, Mapping[str, Any]], Mapping[str, np.ndarray]],
+  step: GatherStep,
   params: Params,
   batches: Iterable[Batch],
   on_batch: Callable[[int], Any] = lambda images: None,
@@ -131,8 +130,8 @@ def predict_all(
   """
   parts, skipped = [], 0
   for batch in batches:
-    labels, mask = np.asarray(batch['label']), np.asarray(batch['mask'])
-    results = step(params, {'image': batch['image'], 'label': labels})
+    labels, mask = batch['label'], batch['mask']
+    results = step(params, batch)
     rows = mask & labels.any(1) if labels.ndim == 2 else mask
     skipped += int(np.count_nonzero(mask & ~rows))
     parts.append(_predictions(labels[rows], {k: v[rows] for k, v in results.items()}))
@@ -143,7 +142,7 @@ def predict_all(
   return predictions, skipped
 
 
-def _predictions(labels: np.ndarray, results: Mapping[str, np.ndarray]) -> Predictions:
+def _predictions(labels: np.ndarray, results: Arrays) -> Predictions:
   """Combine labels, (B,) int or multi-hot (B, K), with the results of a predict step."""
   one_label = labels if labels.ndim == 1 else np.where(labels.sum(1) == 1, labels.argmax(1), -1)
   images, classes = label_pairs(labels)
