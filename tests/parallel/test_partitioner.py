@@ -1,46 +1,20 @@
-"""The same step on every mesh: equal losses, and no more communication than the design says."""
+"""The same step gives the same losses with every partitioner."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import small_step
+from tests.helpers.layout_step import BATCH, TINY, batch, setup
 from vit_jax import create_model
+from vit_jax.models.pixels import to_input
 from vit_jax.parallel.mesh import MeshPartitioner
+from vit_jax.parallel.partitioner import WHOLE, Shard
 from vit_jax.parallel.pmap import PmapPartitioner
 from vit_jax.pretrained.load import abstract_params
-from vit_jax.training import optim
-from vit_jax.training import step as step_lib
-from vit_jax.training.objectives import supervised
-
-BATCH = 32
-TINY = dict(
-  num_classes=16, image_size=32, hidden_dim=64, mlp_dim=128, num_heads=4, num_layers=2, dropout=0.1
-)
-
-
-def setup(accumulate=1, moment_dtype='float32', **fields):
-  model = create_model('ViT-Ti/8', **{**TINY, **fields})
-  schedule = lambda _: 3e-3
-  config = optim.OptimizerConfig(clip_norm=1.0, weight_decay=0.1, moment_dtype=moment_dtype)
-  optimizer = optim.make_optimizer(schedule, config)
-  step = step_lib.make_train_step(
-    supervised(model), optimizer, schedule, dropout_key=jax.random.key(1), accumulate=accumulate
-  )
-  return step, lambda: step_lib.init_state(model, optimizer, jax.random.key(0))
-
-
-def batch(seed):
-  rng = np.random.default_rng(seed)
-  return {
-    'image': rng.integers(0, 256, (BATCH, 32, 32, 3), np.uint8),
-    'label': rng.integers(0, 16, BATCH, np.int32),
-    'mask': np.ones(BATCH, bool),
-    'example': np.arange(BATCH, dtype=np.int32),
-  }
 
 
 def losses(partitioner, step, init, steps):
@@ -129,75 +103,6 @@ def test_scan_goes_with_every_kind_of_block(fields):
   np.testing.assert_allclose(apply(model.clone(scan=True, remat='full')), apply(model), atol=2e-5)
 
 
-def compiled(partitioner, **options):
-  step, init = setup(**options)
-  state = partitioner.with_shardings(jax.eval_shape(init))
-  data = {
-    k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=partitioner.batch_sharding)
-    for k, v in batch(0).items()
-  }
-  with jax.set_mesh(partitioner.mesh):
-    return partitioner.jit_train_step(step, state).lower(state, data).compile()
-
-
-def collectives(program):
-  """[(kind, shape of the result)] of the compiled program."""
-  found = re.findall(
-    r'^ *(?:ROOT )?%\S+ = (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|'
-    r'collective-permute)(?:-start)?\(',
-    program.as_text(),
-    re.MULTILINE,
-  )
-  return [(kind, shapes) for shapes, kind in found]
-
-
-def test_data_parallelism_only_reduces():
-  kinds = {kind for kind, _ in collectives(compiled(MeshPartitioner(BATCH, mesh=(8, 1))))}
-  assert kinds == {'all-reduce'}
-
-
-@pytest.mark.parametrize('accumulate, scan', [slow(1, False), (2, True)])
-def test_fsdp_gathers_parameters_and_never_the_batch(accumulate, scan):
-  found = collectives(
-    compiled(MeshPartitioner(BATCH, accumulate, (2, 4)), accumulate=accumulate, scan=scan)
-  )
-  kinds = {kind for kind, _ in found}
-  assert 'all-gather' in kinds
-  assert kinds <= {'all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all'}
-  for kind, shapes in found:
-    assert 'u8[' not in shapes, (kind, shapes)  # pixels
-    for shape in re.findall(r'\w+\[([\d,]*)\]', shapes):
-      # Activations are examples x 17 tokens x channels; the position embedding is 17 x 64.
-      sides = [n for n in shape.split(',') if n != '1']
-      assert '17' not in sides or sides == ['17', '64'], (kind, shapes)
-
-
-@pytest.mark.slow
-def test_memory_falls_with_remat_and_accumulation():
-  temp = lambda **options: (
-    compiled(MeshPartitioner(BATCH, options.get('accumulate', 1), (8, 1)), **options)
-    .memory_analysis()
-    .temp_size_in_bytes
-  )
-  deep = dict(num_layers=6, scan=True)  # a CPU program without a loop merges what is computed again
-  none, dots, full = (temp(remat=remat, **deep) for remat in ('none', 'dots', 'full'))
-  assert full < dots < none
-  assert temp(accumulate=4, **deep) < none
-
-
-def test_h14_is_cut_evenly():
-  """Bytes per device of parameters and moments fall as 1 / fsdp."""
-  model = create_model('ViT-H/14', num_classes=1000)
-  params = abstract_params(model)
-  total = sum(x.size for x in jax.tree.leaves(params))
-  for fsdp in (1, 2, 4, 8):
-    partitioner = MeshPartitioner(BATCH, mesh=(0, fsdp))
-    shards = jax.tree.map(
-      lambda x, s: np.prod(s.shard_shape(x.shape)), params, partitioner.shardings(params)
-    )
-    assert sum(jax.tree.leaves(shards)) == total / fsdp
-
-
 @pytest.mark.slow
 def test_bfloat16_moment_is_smaller_and_near(alone):
   step, init = setup(moment_dtype='bfloat16')
@@ -207,16 +112,39 @@ def test_bfloat16_moment_is_smaller_and_near(alone):
   np.testing.assert_allclose(found[:, 0], alone[:6, 0], rtol=1e-2)
 
 
-def test_fsdp_takes_what_there_is():
-  shape = lambda mesh, n: dict(
-    MeshPartitioner(BATCH, mesh=mesh, devices=jax.devices()[:n]).mesh.shape
+@pytest.mark.parametrize(
+  'make',
+  [lambda: PmapPartitioner(small_step.BATCH), lambda: MeshPartitioner(small_step.BATCH, 1, (2, 4))],
+)
+def test_gather_step_gives_every_row_in_order(make):
+  partitioner = make()
+  state = partitioner.put(small_step.with_head(small_step.setup()[1]()))
+  gathered = partitioner.gather_step(
+    lambda params, b: {
+      'logits': small_step.MODEL.apply({'params': params}, to_input(b['image'])),
+      'label': b['label'],
+    }
   )
-  assert shape((0, 4), 8) == dict(data=2, fsdp=4)
-  assert shape((0, 4), 2) == dict(data=1, fsdp=2)
-  assert shape((2, 0), 8) == dict(data=2, fsdp=4)
+  found, data = gathered(state.params, small_step.batch()), small_step.batch()
+  np.testing.assert_array_equal(found['label'], data['label'])
+  want = small_step.MODEL.apply(
+    {'params': jax.device_get(state.params)}, to_input(jnp.asarray(data['image']))
+  )
+  np.testing.assert_allclose(found['logits'], want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('mesh', [(3, 2), (0, 3), (16, 1), (0, 0)])
-def test_meshes_that_do_not_fit(mesh):
-  with pytest.raises(ValueError, match='does not fit 8 devices'):
-    MeshPartitioner(BATCH, mesh=mesh)
+def test_previous_rows_go_over_the_shards():
+  """Row i gets row i - 1 of the whole batch, the first row the last one."""
+  x = np.arange(16 * 3).reshape(16, 3)
+  shard = Shard('data', 8)
+  mapped = jax.pmap(shard.previous_rows, axis_name='data')(x.reshape(8, 2, 3))
+  np.testing.assert_array_equal(mapped.reshape(16, 3), np.roll(x, 1, axis=0))
+  np.testing.assert_array_equal(WHOLE.previous_rows(jnp.asarray(x)), np.roll(x, 1, axis=0))
+
+
+def test_means_and_sums_go_over_the_shards():
+  x = {'a': np.arange(8.0)}
+  shard = Shard('data', 8)
+  assert jax.pmap(shard.mean, axis_name='data')(x)['a'].tolist() == [3.5] * 8
+  assert jax.pmap(shard.sum, axis_name='data')(x)['a'].tolist() == [28] * 8
+  assert WHOLE.mean(x) is x and WHOLE.sum(x) is x

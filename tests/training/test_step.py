@@ -3,12 +3,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import small_step
 from vit_jax.evaluation.evaluate import evaluate
 from vit_jax.evaluation.losses import cross_entropy
+from vit_jax.models.freeze import trainable_filter
 from vit_jax.models.pixels import to_input
 from vit_jax.models.sizes import Variant
 from vit_jax.models.vit import VisionTransformer
 from vit_jax.parallel.pmap import PmapPartitioner
+from vit_jax.pretrained.fingerprint import named_leaves
 from vit_jax.training import optim
 from vit_jax.training import step as step_lib
 from vit_jax.training.objectives import supervised
@@ -167,3 +170,70 @@ def test_batch_must_divide():
   step, state = setup(accumulate=3)
   with pytest.raises(ValueError, match=r'^Cannot split the 32 examples of a device into 3 acc'):
     jax.eval_shape(step, state, batch())
+
+
+# With an average of the parameters, and with frozen parameters.
+
+
+def test_average_is_the_weighted_mean_of_the_parameters_after_each_step():
+  step, init = small_step.setup(average=0.7)
+  step, state, history = jax.jit(step), small_step.with_head(init()), []
+  for k in range(4):
+    state, _ = step(state, small_step.batch(k))
+    history.append(state.params)
+    weights = 0.7 ** np.arange(len(history))[::-1]
+    weights /= weights.sum()
+    parts = [jax.tree.map(lambda p, w=w: w * p, p) for w, p in zip(weights, history)]
+    want = jax.tree.map(lambda *x: sum(x), *parts)
+    small_step.close(state.average, want, 1e-6)
+  assert np.abs(state.average['cls'] - state.params['cls']).max() > 1e-5
+
+
+def test_average_of_the_papers_factor_is_exact_at_both_ends():
+  """In float32: the first step leaves nothing of zeros, and equal parameters stay as they are."""
+  params = {'a': jnp.array([1e-3, -2.0, 3e4])}
+  first = step_lib._averaged({'a': jnp.zeros(3)}, params, jnp.array(0), 0.9999)
+  np.testing.assert_allclose(first['a'], params['a'], rtol=1e-6)
+  for step in (1, 1000, 300_000):
+    assert (step_lib._averaged(params, params, jnp.array(step), 0.9999)['a'] == params['a']).all()
+
+
+@pytest.mark.parametrize(
+  'blocks, want',
+  [
+    (0, {'head'}),
+    (1, {'head', 'encoder_norm', 'encoderblock_2'}),
+    (3, {'head', 'encoder_norm', 'encoderblock_0', 'encoderblock_1', 'encoderblock_2'}),
+  ],
+)
+def test_only_the_last_blocks_are_trained(blocks, want):
+  """They get the gradients that they get among all, the others stay, and have no moments."""
+  trainable = trainable_filter(small_step.MODEL, blocks)
+  (full, init_full), (part, init) = small_step.setup(), small_step.setup(trainable=trainable)
+  state = small_step.with_head(init())
+  a, ma = jax.jit(full)(small_step.with_head(init_full()), small_step.batch())
+  b, mb = jax.jit(part)(state, small_step.batch())
+  assert float(mb['loss']) == pytest.approx(float(ma['loss']), rel=1e-6)
+  assert float(mb['grad_norm']) < float(ma['grad_norm'])
+  place = lambda name: name.removeprefix('Transformer/').split('/')[0]
+  names, before = named_leaves(state.params)
+  moved = set()
+  for name, x, y, z in zip(names, before, *map(jax.tree.leaves, (b.params, a.params))):
+    if place(name) in want:
+      np.testing.assert_allclose(y, z, rtol=1e-5, atol=1e-7)
+      moved.add(place(name))
+    else:
+      np.testing.assert_array_equal(x, y)
+  assert moved == want
+  assert {place(n.split('/', 2)[2]) for n in named_leaves(b.opt_state)[0] if 'trace' in n} == want
+
+
+def test_a_linear_probe_computes_no_backward_pass():
+  """Its products are the forward pass's, the head's gradient and no other."""
+  flops = lambda trainable: (
+    jax.jit(small_step.setup(trainable=trainable)[0])
+    .lower(small_step.setup(trainable=trainable)[1](), small_step.batch())
+    .compile()
+    .cost_analysis()['flops']
+  )
+  assert flops(trainable_filter(small_step.MODEL, 0)) < 0.45 * flops(None)
