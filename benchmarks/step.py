@@ -3,15 +3,17 @@
     python -m benchmarks.step --model=ViT-B/16 --batch_size=8 --dtype=float32 \\
         --torch_python=/path/to/an/environment/with/torch/timm/transformers/bin/python
 
-Ours is the step of vit_jax.training.loop on one device: uint8 images in, Adam with weight decay and
-clipping, state donated. The peers: uint8 images in, scaled on the device, cross-entropy, fused
-AdamW, clip_grad_norm_, SDPA; in bfloat16 autocast, or bfloat16 weights for inference. Each way is
-a process of its own with as many threads as this one may use; they take turns, round by round,
-one computing while the others wait, so that other load on the machine meets all of them. Figures
-are medians over the rounds. TFLOP/s are of the model (vit_jax.models.flops), the peak is that of the
-faster of two large matrix products, measured in the same rounds. CPU-s are of all threads, also
-of those that wait in a loop, as OpenMP's do: on a busy machine only OMP_WAIT_POLICY=passive makes
-them comparable, and wall times not even then.
+Our step is that of vit_jax.training.loop on one device: uint8 images in, Adam with weight decay and
+clipping, the state donated. The peers take uint8 images too, scale them on the device, and use
+cross-entropy, fused AdamW, clip_grad_norm_ and SDPA. For bfloat16 they train under autocast, and
+infer with bfloat16 weights.
+
+Each implementation runs in a process of its own, with as many threads as this process may use. The
+processes take turns, round by round: one computes while the others wait, so that other load on the
+machine affects all of them. Figures are medians over the rounds. TFLOP/s count the model's own
+operations (vit_jax.models.flops). The peak is the faster of two large matrix products, measured in
+the same rounds. CPU-s count all threads, including those that wait in a loop, as OpenMP's do. On a
+busy machine they are comparable only with OMP_WAIT_POLICY=passive, and wall times not even then.
 """
 
 import argparse
@@ -28,7 +30,7 @@ WAYS = ('ours', 'timm', 'timm-compiled', 'hf', 'hf-compiled')
 
 
 def jax_steps(job):
-  """(run(count), device kind, versions, matmul(size), peak memory) of this package."""
+  """Return (run(count), device kind, versions, matmul(size), peak memory) of this package."""
   import jax
   import jax.numpy as jnp
   import numpy as np
@@ -117,7 +119,7 @@ def torch_model(job):
 
 
 def torch_steps(job):
-  """The same of timm and transformers."""
+  """Return the same as `jax_steps`, of timm or transformers."""
   import importlib
 
   import numpy as np
@@ -142,13 +144,16 @@ def torch_steps(job):
     host_images, host_labels = host_images.pin_memory(), host_labels.pin_memory()
   optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1, fused=True)
 
-  def step():
+  def load_images():
     images = host_images.to(device, non_blocking=True)
-    images = images.to(torch.float32 if train else dtype).sub_(127.5).div_(127.5)
-    if not train:
-      with torch.inference_mode():
-        return forward(images)
-    labels = host_labels.to(device, non_blocking=True)
+    return images.to(torch.float32 if train else dtype).sub_(127.5).div_(127.5)
+
+  def infer_step():
+    with torch.inference_mode():
+      forward(load_images())
+
+  def train_step():
+    images, labels = load_images(), host_labels.to(device, non_blocking=True)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
       loss = torch.nn.functional.cross_entropy(forward(images), labels)
     optimizer.zero_grad(set_to_none=True)
@@ -156,6 +161,7 @@ def torch_steps(job):
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
 
+  step = train_step if train else infer_step
   wait = torch.cuda.synchronize if cuda else lambda: None
 
   def run(count):
@@ -184,8 +190,8 @@ def make_batch(rng, job):
 
 
 def serve(job):
-  """A way's process: says hello, then answers counts of steps, or 'matmul', with its times."""
-  answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+  """Run an implementation: say hello, then answer step counts, or 'matmul', with the times."""
+  answers, sys.stdout = sys.stdout, sys.stderr  # keeps what libraries print out of the answers
   answer = lambda value: print(json.dumps(value), file=answers, flush=True)
   start = time.perf_counter()
   run, kind, versions, matmul, memory = (jax_steps if job['way'] == 'ours' else torch_steps)(job)
@@ -206,18 +212,19 @@ def serve(job):
 
 
 class Worker:
-  """A way in its own process."""
+  """An implementation in its own process."""
 
   def __init__(self, python, job):
-    self._errors = tempfile.TemporaryFile('w+')
+    self._errors = tempfile.TemporaryFile('w+')  # noqa: SIM115 (lives as long as the process)
     self._process = subprocess.Popen(
       [python, __file__, '--serve', json.dumps(job)],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       stderr=self._errors,
       text=True,
+      # So that all processes fit on one GPU.
       env=os.environ | {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'},
-    )  # a GPU has room for all
+    )
     self.hello = self._read()
 
   def __call__(self, request):
@@ -240,7 +247,7 @@ class Worker:
 
 
 def start_workers(ways, torch_python, job):
-  """The ways that could be started; says why of the others."""
+  """Start the implementations, and print why if one cannot be started."""
   workers = {}
   for way in ways:
     try:
@@ -251,7 +258,7 @@ def start_workers(ways, torch_python, job):
 
 
 def measure(workers, rounds, round_seconds):
-  """By round: {way: (seconds, CPU seconds) of a step}, {library: seconds of a matrix product}."""
+  """Return {way: rounds of (seconds, CPU seconds) per step}, {library: seconds per matmul}."""
   times = {way: [] for way in workers}
   matmuls = {}
   counts = {way: max(1, round(round_seconds / worker(1)[0])) for way, worker in workers.items()}
@@ -288,11 +295,11 @@ def report(job, flops, workers, times, matmuls):
   for way, rounds in times.items():
     walls, cpus = zip(*rounds)
     median, ratio = statistics.median(walls), statistics.median(a / b for a, b in zip(walls, first))
-    rate, about = flops * job['batch_size'] / median, workers[way].hello
+    rate, hello = flops * job['batch_size'] / median, workers[way].hello
     print(
       f'{way:15}{median * 1e3:9.1f}{ratio:10.2f}{statistics.median(cpus):7.2f}'
       f'{job["batch_size"] / median:10.2f}{rate / 1e12:9.3f}{rate / max(peaks.values()):9.0%}'
-      f'{about["peak"] / 1e6:9.0f}{about["start"]:9.1f}'
+      f'{hello["peak"] / 1e6:9.0f}{hello["start"]:9.1f}'
     )
 
 
@@ -313,7 +320,8 @@ def main():
   parser.add_argument('--serve', type=json.loads, help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.serve:
-    return serve(args.serve)
+    serve(args.serve)
+    return
   from vit_jax import create_model
   from vit_jax.models.flops import forward_flops, train_flops
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,9 @@ import optax
 
 from vit_jax.errors import unknown
 from vit_jax.models.params import Params
+
+# The learning rate as a function of the step, counted from 0; a Schedule, for example.
+LearningRate = Callable[[Any], Any]
 
 SCHEDULES = ('cosine', 'linear', 'steps')
 OPTIMIZERS = ('adam', 'sgd')
@@ -93,9 +97,7 @@ class OptimizerConfig:
       raise unknown('decay', self.decay, DECAYED)
 
 
-def make_optimizer(
-  schedule: Callable[[jax.Array], jax.Array | float], config: OptimizerConfig
-) -> optax.GradientTransformation:
+def make_optimizer(schedule: LearningRate, config: OptimizerConfig) -> optax.GradientTransformation:
   """Make the optimizer: update = -schedule(step) * (direction + weight_decay * parameter).
 
   The direction comes from Adam or SGD, after the gradient was clipped by its global norm.
@@ -113,7 +115,7 @@ def make_optimizer(
     optax.clip_by_global_norm(c.clip_norm) if c.clip_norm else optax.identity(),
     direction,
     optax.add_decayed_weights(c.weight_decay, is_kernel if c.decay == 'kernels' else None),
-    optax.scale_by_learning_rate(schedule),
+    optax.scale_by_learning_rate(schedule),  # times -schedule(step)
   )
 
 

@@ -17,6 +17,7 @@ from vit_jax.models.params import Params
 from vit_jax.parallel.partitioner import WHOLE, Shard
 from vit_jax.training.mixup import MixupPartner, draw_partner
 from vit_jax.training.objectives import Objective
+from vit_jax.training.optim import LearningRate
 
 Metrics = dict[str, jax.Array]
 # Tells from a name such as 'Transformer/encoderblock_0/...' whether the parameter is trained
@@ -69,7 +70,7 @@ def init_state(
 def make_train_step(
   objective: Objective,
   optimizer: optax.GradientTransformation,
-  schedule: Callable[[jax.Array], jax.Array | float],
+  schedule: LearningRate,
   *,
   dropout_key: jax.Array,
   accumulate: int = 1,
