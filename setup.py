@@ -11,8 +11,8 @@ setuptools.setup(
     'vit_jax': ['py.typed'],  # type checkers may trust our type hints
     'vit_jax.data': ['imagenet*.txt'],  # class names
   },
-  # Optional: decodes only the crop of a JPEG, which is faster and gives the same pixels. It is built
-  # if gcc and the headers of libjpeg (libjpeg62-turbo-dev on Debian) are installed.
+  # Optional: decodes only the crop of a JPEG, which is faster and gives the same pixels. It is
+  # built if gcc and the headers of libjpeg (libjpeg62-turbo-dev on Debian) are installed.
   ext_modules=[
     setuptools.Extension(
       'vit_jax.data._jpegcrop', ['vit_jax/data/_jpegcrop.c'], libraries=['jpeg'], optional=True

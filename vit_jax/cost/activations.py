@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vit_jax.models.params import Params
 from vit_jax.training.objectives import Objective
 
 
 def activation_bytes(
-  objective: Objective, params: Any, image_size: tuple[int, int], num_classes: int
+  objective: Objective, params: Params, image_size: tuple[int, int], num_classes: int
 ) -> int:
   """Return the bytes that the forward pass keeps of one image until the backward pass.
 
@@ -31,7 +32,8 @@ def activation_bytes(
   return kept(3) - kept(2)  # not 2 and 1, because a batch of 1 is broadcast in other ways
 
 
-def _batch(size: int, image_size: tuple[int, int], num_classes: int) -> dict[str, Any]:
+def _batch(size: int, image_size: tuple[int, int], num_classes: int) -> Any:
+  """Return a Batch of shapes instead of arrays."""
   array = jax.ShapeDtypeStruct
   return {
     'image': array((size, *image_size, 3), jnp.uint8),
@@ -41,10 +43,10 @@ def _batch(size: int, image_size: tuple[int, int], num_classes: int) -> dict[str
   }
 
 
-def _kept_bytes(objective: Objective, params: Any, batch: dict[str, Any]) -> int:
+def _kept_bytes(objective: Objective, params: Params, batch: Any) -> int:
   """Return the bytes of the arrays that the gradient needs, apart from the parameters."""
 
-  def residuals(params: Any, batch: dict[str, Any], key: jax.Array) -> list[Any]:
+  def residuals(params: Params, batch: Any, key: jax.Array) -> list[Any]:
     loss = lambda params: jnp.mean(objective(params, batch, key)[0] * batch['mask'])
     return jax.tree.leaves(jax.vjp(loss, params)[1])
 
