@@ -91,7 +91,7 @@ class PeriodicEvaluation:
         )
     if self._is_due(step, self._config.fewshot_every):
       for fewshot in self._fewshot:
-        metric = fewshot.metric(fewshot.shots[-1])
+        metric = fewshot.metric(fewshot.protocol.shots[-1])
         yield metric, functools.partial(self._fit_few, step, monitor, state.params, fewshot)
 
   def _is_due(self, step: int, every: int) -> bool:
@@ -127,7 +127,7 @@ class PeriodicEvaluation:
       return False
     monitor.write(step, metrics)
     accuracies = ', '.join(
-      f'{100 * metrics[fewshot.metric(shots)]:.2f}% ({shots})' for shots in fewshot.shots
+      f'{100 * metrics[fewshot.metric(shots)]:.2f}% ({shots})' for shots in fewshot.protocol.shots
     )
     seconds = duration(time.perf_counter() - start)
     log.info(
