@@ -110,5 +110,7 @@ def test_overrides(caplog):
   assert 'Resized the position embedding from 4x4 patches to a grid of 8x8 patches.' in caplog.text
   with pytest.raises(InputError, match='vit_token.npz does not fit the model. .*encoderblock_10'):
     load_model(DATA / 'vit_token.npz', 'ViT-Ti/8')
-  with pytest.raises(InputError, match="^Unknown ViT-[^ ]* field 'registres'. Did you mean 'registers'[?] "):
+  with pytest.raises(
+    InputError, match="^Unknown ViT-[^ ]* field 'registres'. Did you mean 'registers'[?] "
+  ):
     load_model(DATA / 'vit_token.npz', registres=4)
