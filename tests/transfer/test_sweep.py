@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import re
 import shutil
 import signal
@@ -322,16 +321,18 @@ def test_help_names_the_flags(capsys):
 
 
 def start(workdir, digits_dir, *flags):
-  log = open(workdir.with_suffix('.log'), 'w+')
-  process = subprocess.Popen(
-    [sys.executable, '-m', 'vit_jax.transfer.sweep', *command_line(digits_dir, workdir, *flags)],
-    cwd=ROOT,
-    env={**os.environ, 'XLA_FLAGS': ''},
-    stdout=subprocess.PIPE,
-    stderr=log,
-    text=True,
-  )
-  process.log = lambda: pathlib.Path(log.name).read_text()
+  command = [sys.executable, '-m', 'vit_jax.transfer.sweep']
+  path = workdir.with_suffix('.log')
+  with path.open('w') as log:
+    process = subprocess.Popen(
+      command + command_line(digits_dir, workdir, *flags),
+      cwd=ROOT,
+      env={**os.environ, 'XLA_FLAGS': ''},
+      stdout=subprocess.PIPE,
+      stderr=log,
+      text=True,
+    )
+  process.log = path.read_text
   return process
 
 
