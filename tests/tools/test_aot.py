@@ -29,7 +29,10 @@ from vit_jax.tools import aot
       ['--config=configs/vit_b16.py', '--config.dataset=mine', '--config.data_dir=/nowhere'],
       'Or give --num_images and --config.num_classes.',
     ),
-    (['--config=configs/vit_b16.py', '--config.remat=some'], "unknown remat 'some'"),
+    (
+      ['--config=configs/vit_b16.py', '--config.remat=some'],
+      "Unknown remat 'some'. Available: none, dots, full.",
+    ),
   ],
 )
 def test_errors_are_one_sentence(arguments, sentence, capsys, monkeypatch):
