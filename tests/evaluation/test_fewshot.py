@@ -27,8 +27,9 @@ TINY = dict(hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=1)
 def read_digits(digits_dir, split):
   """The images as encoded, and their labels."""
   source = open_source('digits', split, digits_dir)
-  found = [source[i] for i in range(len(source))]
-  return [example['image'] for example in found], np.array([example['label'] for example in found])
+  examples = [source[i] for i in range(len(source))]
+  labels = np.array([example['label'] for example in examples])
+  return [example['image'] for example in examples], labels
 
 
 def as_floats(images):
@@ -71,9 +72,9 @@ def test_neither_batches_nor_their_order_matter(digits_dir):
 
   def shuffled(params, batch):
     order = np.random.default_rng(0).permutation(64)
-    found = as_pixels(params, batch)
-    found['features'][~found['mask']] = np.nan  # padding must not count, whatever it is
-    return {name: value[order] for name, value in found.items()}
+    represented = as_pixels(params, batch)
+    represented['features'][~represented['mask']] = np.nan  # padding must not count, whatever it is
+    return {name: value[order] for name, value in represented.items()}
 
   np.testing.assert_array_equal(evaluate_digits(digits_dir, shuffled, batch_size=64), expected)
 
@@ -124,12 +125,12 @@ def test_the_representation_is_what_the_head_is_applied_to(name, overrides):
   head['kernel'] = jax.random.normal(key, head['kernel'].shape) * 0.02
   head['bias'] = jax.random.normal(key, head['bias'].shape)
   batch = {'image': images, 'label': np.array([3, 4]), 'mask': np.array([True, False])}
-  found = jax.jit(make_represent_step(model))(params, batch)
-  assert set(found) == {'features', 'label', 'mask'}
-  assert found['features'].dtype == np.float32
+  represented = jax.jit(make_represent_step(model))(params, batch)
+  assert set(represented) == {'features', 'label', 'mask'}
+  assert represented['features'].dtype == np.float32
   kernel = np.asarray(head['kernel']).reshape(-1, 7)
   np.testing.assert_allclose(
-    found['features'] @ kernel + head['bias'],
+    represented['features'] @ kernel + head['bias'],
     jax.jit(model.apply)({'params': params}, images / np.float32(127.5) - 1),
     atol=1e-4,
   )
@@ -177,8 +178,8 @@ def test_only_the_shots_are_decoded(tmp_path):
   for i, path in enumerate(paths):
     if i not in np.ravel(picks):
       path.write_bytes(b'no image')
-  found = evaluation().count_correct(None)
-  assert found[0].tolist() == expected[0].tolist()
+  counts = evaluation().count_correct(None)
+  assert counts[0].tolist() == expected[0].tolist()
 
   damaged = paths[picks[0][1, 1]]
   damaged.write_bytes(b'no image')
@@ -196,19 +197,19 @@ def test_a_damaged_shot_is_left_out(digits_dir):
 
   def without(*damaged):
     def represent(params, batch):
-      found = as_pixels(params, batch)
-      if (labels[shots] == found['label'][:50]).all():
-        found['mask'][list(damaged)] = False
-      return found
+      represented = as_pixels(params, batch)
+      if (labels[shots] == represented['label'][:50]).all():
+        represented['mask'][list(damaged)] = False
+      return represented
 
     return evaluate_digits(digits_dir, represent, batch_size=120, shots=(5,), seeds=1)
 
   for damaged in (7, 20), (0, 49):
-    found = without(*damaged)
+    accuracies = without(*damaged)
     np.testing.assert_array_equal(
-      found, reference(as_floats, digits_dir, (5,), 1, 8, 8, without=shots[list(damaged)])
+      accuracies, reference(as_floats, digits_dir, (5,), 1, 8, 8, without=shots[list(damaged)])
     )
-    assert found != without()
+    assert accuracies != without()
 
 
 def test_what_cannot_be(tmp_path, digits_dir):
@@ -233,9 +234,9 @@ def test_what_cannot_be(tmp_path, digits_dir):
 
 def test_features_that_are_not_finite(digits_dir):
   def broken(params, batch):
-    found = as_pixels(params, batch)
-    found['features'][3, 5] = np.inf
-    return found
+    represented = as_pixels(params, batch)
+    represented['features'][3, 5] = np.inf
+    return represented
 
   words = '^The features of an image of digits are not finite. The training may have diverged.$'
   with pytest.raises(InputError, match=words):
@@ -288,6 +289,6 @@ def test_two_processes_find_what_one_does(digits_dir):
     )
     for i in range(2)
   ]
-  found = [process.communicate(timeout=120)[0].splitlines()[-1] for process in job]
+  printed = [process.communicate(timeout=120)[0].splitlines()[-1] for process in job]
   expected = np.rint(360 * evaluate_digits(digits_dir, seeds=2)).astype(int)
-  assert found == [f'{expected.tolist()} 360'] * 2
+  assert printed == [f'{expected.tolist()} 360'] * 2

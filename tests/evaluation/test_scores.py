@@ -42,8 +42,8 @@ def calibration_error_by_loops(confidence, correct, bins):
   ],
 )
 def test_calibration_error(confidence, correct, want):
-  found = scores.calibration_error(np.array(confidence), np.array(correct, bool))
-  assert found == pytest.approx(want, abs=1e-12)
+  error = scores.calibration_error(np.array(confidence), np.array(correct, bool))
+  assert error == pytest.approx(want, abs=1e-12)
 
 
 @pytest.mark.parametrize('bins', [1, 2, 10, 15])
@@ -58,10 +58,10 @@ def test_calibration_error_equals_loops(bins):
 
 
 def test_bins_without_images():
-  found = scores.confidence_bins(np.array([0, 0.25, 0.26, 1]), np.array([1, 0, 1, 1], bool), 4)
-  np.testing.assert_array_equal(found.images, [2, 1, 0, 1])
-  np.testing.assert_allclose(found.confidence, [0.125, 0.26, 0, 1])
-  np.testing.assert_allclose(found.accuracy, [0.5, 1, 0, 1])
+  bins = scores.confidence_bins(np.array([0, 0.25, 0.26, 1]), np.array([1, 0, 1, 1], bool), 4)
+  np.testing.assert_array_equal(bins.images, [2, 1, 0, 1])
+  np.testing.assert_allclose(bins.confidence, [0.125, 0.26, 0, 1])
+  np.testing.assert_allclose(bins.accuracy, [0.5, 1, 0, 1])
 
 
 def test_per_class():
@@ -85,8 +85,8 @@ def test_several_labels_count_in_each_of_their_classes():
 def test_confusions():
   labels = np.array([0, 9, 9, 9, 3, 3, 0, 21_842, 5])
   predictions = np.array([1, 8, 8, 7, 3, 0, 1, 0, 5])
-  found = scores.confusions(labels, predictions)
-  assert list(zip(*(x.tolist() for x in found))) == [
+  pairs = scores.confusions(labels, predictions)
+  assert list(zip(*(x.tolist() for x in pairs))) == [
     (0, 1, 2),
     (9, 8, 2),
     (3, 0, 1),
@@ -97,12 +97,12 @@ def test_confusions():
 
 
 def test_most_confused():
-  found = scores.confusions(np.array([4, 4, 4, 2, 1, 1]), np.array([0, 0, 6, 0, 1, 6]))
+  pairs = scores.confusions(np.array([4, 4, 4, 2, 1, 1]), np.array([0, 0, 6, 0, 1, 6]))
   # Errors: class 0 has 3, 1 has 1, 2 has 1, 4 has 3, 6 has 2; 3 and 5 none.
-  assert scores.most_confused(found, 7, 2).tolist() == [0, 4]
-  assert scores.most_confused(found, 7, 4).tolist() == [0, 1, 4, 6]
-  assert scores.most_confused(found, 5, 3).tolist() == [0, 1, 4]  # 6 is of a wider head
-  assert scores.most_confused(found, 7, 99).tolist() == list(range(7))
+  assert scores.most_confused(pairs, 7, 2).tolist() == [0, 4]
+  assert scores.most_confused(pairs, 7, 4).tolist() == [0, 1, 4, 6]
+  assert scores.most_confused(pairs, 5, 3).tolist() == [0, 1, 4]  # 6 is of a wider head
+  assert scores.most_confused(pairs, 7, 99).tolist() == list(range(7))
   nothing = scores.confusions(np.array([1]), np.array([1]))
   assert scores.most_confused(nothing, 5, 2).tolist() == [0, 1]
 
@@ -115,6 +115,6 @@ def test_confusion_matrix_equals_loops(classes):
     if label in classes:
       column = classes.index(prediction) if prediction in classes else len(classes)
       want[classes.index(label), column] += 1
-  found = scores.confusion_matrix(labels, predictions, np.array(classes))
-  np.testing.assert_array_equal(found, want)
-  assert found.sum() == np.isin(labels, classes).sum()
+  matrix = scores.confusion_matrix(labels, predictions, np.array(classes))
+  np.testing.assert_array_equal(matrix, want)
+  assert matrix.sum() == np.isin(labels, classes).sum()

@@ -1,4 +1,4 @@
-"""The evaluate tool: its figures against a run's own and plain loops, ReaL labels, errors."""
+"""The scores of the evaluate tool equal those of the run, and those of plain loops."""
 
 import csv
 import json
@@ -94,39 +94,39 @@ def logits_of(model, params, images):
 
 
 def test_a_run_is_evaluated_as_it_was(run, capsys, tmp_path):
-  found = evaluate(capsys, f'--checkpoint={run}')
-  said = logged(run)
-  assert found['accuracy'] == said['eval/accuracy'] > 0.3
-  assert found['images'] == said['eval/examples'] == 300
-  assert found['loss'] == pytest.approx(said['eval/loss'], abs=1e-6)
+  report = evaluate(capsys, f'--checkpoint={run}')
+  metrics = logged(run)
+  assert report['accuracy'] == metrics['eval/accuracy'] > 0.3
+  assert report['images'] == metrics['eval/examples'] == 300
+  assert report['loss'] == pytest.approx(metrics['eval/loss'], abs=1e-6)
   assert (
-    found['dataset'],
-    found['split'],
-    found['image_size'],
-    found['preset'],
-    found['dtype'],
-    found['loss_kind'],
+    report['dataset'],
+    report['split'],
+    report['image_size'],
+    report['preset'],
+    report['dtype'],
+    report['loss_kind'],
   ) == ('digits', 'test[:300]', [16, 16], 'inception', 'float32', 'softmax')
   assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.slow
 def test_averaged_parameters(capsys, tmp_path, digits_dir):
-  found = evaluate(
+  report = evaluate(
     capsys, f'--checkpoint={train(tmp_path, digits_dir, total_steps=9, average=0.5)}'
   )
-  said = logged(tmp_path)
-  assert found['averaged'] and found['accuracy'] == said['eval/average_accuracy']
-  assert found['loss'] == pytest.approx(said['eval/average_loss'], abs=1e-6)
-  assert abs(found['loss'] - said['eval/loss']) > 1e-4
+  metrics = logged(tmp_path)
+  assert report['averaged'] and report['accuracy'] == metrics['eval/average_accuracy']
+  assert report['loss'] == pytest.approx(metrics['eval/average_loss'], abs=1e-6)
+  assert abs(report['loss'] - metrics['eval/loss']) > 1e-4
 
 
-def test_every_figure_equals_plain_loops(run, capsys, tmp_path):
+def test_every_score_equals_plain_loops(run, capsys, tmp_path):
   """Over all of the split, in batches that do not divide it."""
-  found = evaluate(
+  report = evaluate(
     capsys, f'--checkpoint={run}', '--split=test', '--batch_size=112', f'--out={tmp_path}'
   )
-  assert found == json.loads((tmp_path / 'evaluation.json').read_text())
+  assert report == json.loads((tmp_path / 'evaluation.json').read_text())
   data = open_source('digits', 'test', json.loads((run / 'config.json').read_text())['data_dir'])
   model = create_model('ViT-Ti/8', num_classes=12, image_size=16, **TINY)
   prepare = preprocess.make_eval_preprocess('inception', 16, resize_size=17)
@@ -137,41 +137,41 @@ def test_every_figure_equals_plain_loops(run, capsys, tmp_path):
   shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
   order = np.argsort(-logits, axis=1)
   right = [order[i, 0] == labels[i] for i in range(360)]
-  assert found['images'] == 360 and found['correct'] == sum(right)
-  assert found['accuracy'] == sum(right) / 360
-  assert found['top5_accuracy'] == sum(labels[i] in order[i, :5] for i in range(360)) / 360
-  assert found['loss'] == pytest.approx(
+  assert report['images'] == 360 and report['correct'] == sum(right)
+  assert report['accuracy'] == sum(right) / 360
+  assert report['top5_accuracy'] == sum(labels[i] in order[i, :5] for i in range(360)) / 360
+  assert report['loss'] == pytest.approx(
     np.mean([-np.log(shares[i, labels[i]]) for i in range(360)]), abs=1e-5
   )
   gaps = []
   for m in range(15):
     inside = [i for i in range(360) if m / 15 < shares[i].max() <= (m + 1) / 15]
     gaps.append(abs(sum(right[i] - shares[i].max() for i in inside)) / 360)
-    assert found['calibration_bins'][m]['images'] == len(inside)
-  assert found['calibration_error'] == pytest.approx(sum(gaps), abs=1e-5)
-  assert len(found['classes']) == 10
-  for c in found['classes']:
+    assert report['calibration_bins'][m]['images'] == len(inside)
+  assert report['calibration_error'] == pytest.approx(sum(gaps), abs=1e-5)
+  assert len(report['classes']) == 10
+  for c in report['classes']:
     own = [i for i in range(360) if labels[i] == c['class']]
     assert c['name'] == str(c['class']) and c['images'] == len(own)
     assert c['accuracy'] == sum(right[i] for i in own) / len(own)
-  assert found['mean_class_accuracy'] == pytest.approx(
-    np.mean([c['accuracy'] for c in found['classes']])
+  assert report['mean_class_accuracy'] == pytest.approx(
+    np.mean([c['accuracy'] for c in report['classes']])
   )
   errors = [(labels[i], order[i, 0]) for i in range(360) if not right[i]]
-  counts = [c['images'] for c in found['confusions']]
+  counts = [c['images'] for c in report['confusions']]
   assert sum(counts) == len(errors) and counts == sorted(counts, reverse=True)
   assert all(
-    errors.count((c['class'], c['prediction'])) == c['images'] for c in found['confusions']
+    errors.count((c['class'], c['prediction'])) == c['images'] for c in report['confusions']
   )
 
 
 def test_what_is_written(run, capsys, tmp_path):
   out = tmp_path / 'new' / 'results'
-  found = evaluate(capsys, f'--checkpoint={run}', f'--out={out}')
+  report = evaluate(capsys, f'--checkpoint={run}', f'--out={out}')
   assert {p.name for p in out.iterdir()} == {'evaluation.json', 'per_class.csv', 'confusion.png'}
   with open(out / 'per_class.csv', newline='') as f:
     rows = list(csv.DictReader(f))
-  assert rows == [{k: str(v) for k, v in c.items()} for c in found['classes']]
+  assert rows == [{k: str(v) for k, v in c.items()} for c in report['classes']]
   picture = cv2.imread(str(out / 'confusion.png'))
   assert min(picture.shape[:2]) > 500 and len(np.unique(picture)) > 50
   evaluate(capsys, f'--checkpoint={run}', '--split=test[:9]', f'--out={out}')  # takes their place
@@ -180,7 +180,7 @@ def test_what_is_written(run, capsys, tmp_path):
 
 
 def test_table(run, capsys):
-  found = evaluate(capsys, f'--checkpoint={run}')
+  report = evaluate(capsys, f'--checkpoint={run}')
   assert tool.main([f'--checkpoint={run}']) == 0
   out, err = capsys.readouterr()
   assert err == ''
@@ -188,20 +188,20 @@ def test_table(run, capsys):
   lines = out.splitlines()
   assert lines[1].split() == [
     'accuracy',
-    f'{100 * found["accuracy"]:.2f}',
+    f'{100 * report["accuracy"]:.2f}',
     '%',
-    str(found['correct']),
+    str(report['correct']),
     'of',
     '300',
     'images',
   ]
   start = lines.index('worst classes:') + 1
-  worst = sorted(c['accuracy'] for c in found['classes'])[:5]
+  worst = sorted(c['accuracy'] for c in report['classes'])[:5]
   assert [float(line.split()[0]) for line in lines[start : start + 5]] == [
     pytest.approx(100 * a, abs=0.005) for a in worst
   ]
   assert lines[start + 5] == 'most frequent confusions:'
-  first = found['confusions'][0]
+  first = report['confusions'][0]
   assert lines[start + 6].split() == [
     str(first['images']),
     'x',
@@ -216,10 +216,10 @@ def test_the_computation_of_a_run_in_bfloat16(run, capsys, tmp_path):
   copy = shutil.copytree(run, tmp_path / 'copy')
   config = json.loads((copy / 'config.json').read_text())
   (copy / 'config.json').write_text(json.dumps(config | {'dtype': 'bfloat16', 'eval_split': ''}))
-  found = evaluate(capsys, f'--checkpoint={copy}')
-  assert (found['dtype'], found['split'], found['images']) == ('bfloat16', 'test', 360)
+  report = evaluate(capsys, f'--checkpoint={copy}')
+  assert (report['dtype'], report['split'], report['images']) == ('bfloat16', 'test', 360)
   again = evaluate(capsys, f'--checkpoint={copy}', '--dtype=float32', '--split=test')
-  assert again['dtype'] == 'float32' and 0 < abs(found['loss'] - again['loss']) < 0.02
+  assert again['dtype'] == 'float32' and 0 < abs(report['loss'] - again['loss']) < 0.02
 
 
 @pytest.fixture(scope='module')
@@ -282,20 +282,20 @@ def real(tmp_path_factory):
 def test_real_labels(real, capsys, tmp_path):
   directory, labels, order = real
   base = [f'--checkpoint={directory}/model.npz', f'--data_dir={directory}']
-  found = evaluate(capsys, *base, '--labels=real', f'--out={tmp_path}')
+  report = evaluate(capsys, *base, '--labels=real', f'--out={tmp_path}')
   assert (tmp_path / 'confusion.png').stat().st_size > 1000
-  assert (found['dataset'], found['split']) == ('imagenet2012_real', 'validation')
-  assert (found['images'], found['skipped'], found['correct']) == (7, 2, 3)  # of 0, 1 and 5
-  assert found['accuracy'] == 3 / 7 and found['loss'] is None
-  assert found['top5_accuracy'] == 5 / 7  # 2 and 7 too
+  assert (report['dataset'], report['split']) == ('imagenet2012_real', 'validation')
+  assert (report['images'], report['skipped'], report['correct']) == (7, 2, 3)  # of 0, 1 and 5
+  assert report['accuracy'] == 3 / 7 and report['loss'] is None
+  assert report['top5_accuracy'] == 5 / 7  # 2 and 7 too
   images, right = np.zeros(1000, int), np.zeros(1000, int)
   for i, several in enumerate(labels):
     images[several] += 1
     right[several] += order[i, 0] in several
-  assert [c['images'] for c in found['classes']] == images.tolist()
-  assert [c['correct'] for c in found['classes']] == right.tolist()
-  assert found['classes'][labels[5][1]]['name'] == class_names.imagenet_names(1000)[labels[5][1]]
-  assert [(c['class'], c['prediction'], c['images']) for c in found['confusions']] == sorted(
+  assert [c['images'] for c in report['classes']] == images.tolist()
+  assert [c['correct'] for c in report['classes']] == right.tolist()
+  assert report['classes'][labels[5][1]]['name'] == class_names.imagenet_names(1000)[labels[5][1]]
+  assert [(c['class'], c['prediction'], c['images']) for c in report['confusions']] == sorted(
     (labels[i][0], order[i, 0], 1) for i in (4, 7)
   )  # the wrong ones with one label
   for args in (
@@ -304,7 +304,7 @@ def test_real_labels(real, capsys, tmp_path):
     ['--dataset=imagenet2012_real:1.0.0', '--labels=real', '--split=validation'],
   ):
     again = evaluate(capsys, *base, *args)
-    assert again | {'dataset': ''} == found | {'dataset': ''}
+    assert again | {'dataset': ''} == report | {'dataset': ''}
   assert tool.main([*base, '--labels=real']) == 0
   out = capsys.readouterr().out
   assert '42.86 %   3 of 7 images\n' in out and 'loss' not in out.split('note: ')[0]
@@ -314,7 +314,7 @@ def test_real_labels(real, capsys, tmp_path):
 
 def test_the_loss_of_several_labels_is_that_of_sigmoids(real, capsys):
   directory, labels, _ = real
-  found = evaluate(
+  report = evaluate(
     capsys,
     f'--checkpoint={directory}/model.npz',
     f'--data_dir={directory}',
@@ -333,9 +333,9 @@ def test_the_loss_of_several_labels_is_that_of_sigmoids(real, capsys):
   for i in range(2):
     targets = np.isin(np.arange(1000), labels[i])
     losses.append(np.logaddexp(0, np.where(targets, -logits[i], logits[i])).sum())
-  assert found['loss'] == pytest.approx(np.mean(losses), rel=1e-6) and found['correct'] == 2
+  assert report['loss'] == pytest.approx(np.mean(losses), rel=1e-6) and report['correct'] == 2
   confidences = [1 / (1 + np.exp(-logits[i].max())) for i in range(2)]
-  assert found['calibration_error'] == pytest.approx(1 - np.mean(confidences), abs=1e-6)
+  assert report['calibration_error'] == pytest.approx(1 - np.mean(confidences), abs=1e-6)
 
 
 @pytest.fixture
@@ -353,21 +353,21 @@ def folder(tmp_path):
 def test_a_folder(folder, capsys):
   (folder / 'names').write_text('Ameise\nBiene\nChamäleon\nDachs\n')
   base = [f'--checkpoint={folder}/model.npz', f'--dataset={folder}/images']
-  found = evaluate(capsys, *base, f'--class_names={folder}/names')
-  assert (found['split'], found['preset'], found['images']) == ('val', 'bit', 9)
-  assert [(c['name'], c['images']) for c in found['classes']] == [
+  report = evaluate(capsys, *base, f'--class_names={folder}/names')
+  assert (report['split'], report['preset'], report['images']) == ('val', 'bit', 9)
+  assert [(c['name'], c['images']) for c in report['classes']] == [
     ('Ameise', 3),
     ('Biene', 3),
     ('Chamäleon', 3),
     ('Dachs', 0),
   ]
-  assert found['classes'][3]['accuracy'] is None
-  assert found['top5_accuracy'] is None and found['notes'] == [
+  assert report['classes'][3]['accuracy'] is None
+  assert report['top5_accuracy'] is None and report['notes'] == [
     'There is no top-5 accuracy: the model has 4 classes.'
   ]
-  found = evaluate(capsys, *base, '--split=train+val', '--image_size=16,8', '--preset=bit')
-  assert found['images'] == 13 and found['image_size'] == [16, 8]
-  assert [c['name'] for c in found['classes']] == list('abcd')
+  report = evaluate(capsys, *base, '--split=train+val', '--image_size=16,8', '--preset=bit')
+  assert report['images'] == 13 and report['image_size'] == [16, 8]
+  assert [c['name'] for c in report['classes']] == list('abcd')
 
 
 def test_a_damaged_image(folder, capsys):
@@ -375,11 +375,11 @@ def test_a_damaged_image(folder, capsys):
   path.write_bytes(path.read_bytes()[:60])
   base = [f'--checkpoint={folder}/model.npz', f'--dataset={folder}/images']
   assert str(path) in fails(capsys, *base)
-  found = evaluate(capsys, *base, '--max_bad_records=1')
-  assert found['images'] == 8 and found['bad_records'] == [str(path)]
+  report = evaluate(capsys, *base, '--max_bad_records=1')
+  assert report['images'] == 8 and report['bad_records'] == [str(path)]
 
 
-def test_classes_in_another_order_are_told(folder, capsys, caplog):
+def test_classes_in_another_order(folder, capsys, caplog):
   model = create_model('ViT-Ti/8', num_classes=4, image_size=8, **TINY)
   params = load_params(folder / 'model.npz', model)
   base = [f'--checkpoint={folder}/orbax', f'--dataset={folder}/images']
@@ -395,9 +395,9 @@ def test_classes_in_another_order_are_told(folder, capsys, caplog):
   assert not any('lass' in m for m in caplog.messages)
 
 
-def test_a_wider_head_is_told(tmp_path, digits_dir, capsys, caplog):
+def test_a_wider_head(tmp_path, digits_dir, capsys, caplog):
   save_model(tmp_path / 'model.npz', num_classes=12)
-  found = evaluate(
+  report = evaluate(
     capsys,
     f'--checkpoint={tmp_path}/model.npz',
     '--dataset=digits',
@@ -405,8 +405,8 @@ def test_a_wider_head_is_told(tmp_path, digits_dir, capsys, caplog):
     '--split=test[:40]',
     f'--out={tmp_path}/out',
   )
-  assert len(found['classes']) == 10 and found['images'] == 40
-  assert {'class 10', 'class 11'} & {c['predicted_name'] for c in found['confusions']}
+  assert len(report['classes']) == 10 and report['images'] == 40
+  assert {'class 10', 'class 11'} & {c['predicted_name'] for c in report['confusions']}
   assert 'The model has 12 classes. The first 10 are taken to be those of digits.' in (
     caplog.messages
   )
@@ -478,7 +478,7 @@ def test_no_split_to_evaluate_on(folder, capsys):
   )
 
 
-def test_a_model_that_is_no_good(folder, capsys):
+def test_outputs_that_are_not_finite(folder, capsys):
   model = create_model('ViT-Ti/8', num_classes=4, image_size=8, **TINY)
   params = load_params(folder / 'model.npz', model)
   params['head']['kernel'] = np.full((16, 4), 3e38, np.float32)

@@ -148,8 +148,8 @@ def test_labels(album, capsys):
   (album / 'labels').write_text(''.join(f'Sorte {i}\n' for i in range(10)))
   run = lambda: tool.main([CHECKPOINT, f'--labels={album}/labels', '--json', f'{album}/a.png'])
   assert run() == 0
-  found = lines(capsys.readouterr().out)[0]['predictions']
-  assert [p['name'] for p in found] == [f'Sorte {p["class"]}' for p in found]
+  predictions = lines(capsys.readouterr().out)[0]['predictions']
+  assert [p['name'] for p in predictions] == [f'Sorte {p["class"]}' for p in predictions]
   (album / 'labels').write_text('cat\ndog\n')
   assert run() == 1
   assert capsys.readouterr().err == (

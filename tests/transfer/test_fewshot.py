@@ -20,8 +20,8 @@ def test_the_command_line(digits_dir, tmp_path, capsys):
     '--shots=1,10',
   ]
   assert fewshot.main([*arguments, '--dataset=digits', '--json']) == 0
-  found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-  assert [(f['dataset'], f['shots'], f['test_images']) for f in found] == [
+  printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+  assert [(f['dataset'], f['shots'], f['test_images']) for f in printed] == [
     ('digits', 1, 360),
     ('digits', 10, 360),
   ]
@@ -39,7 +39,7 @@ def test_the_command_line(digits_dir, tmp_path, capsys):
     shots=(1, 10),
     seeds=2,
   )
-  np.testing.assert_allclose([f['accuracies'] for f in found], expected.T, atol=2 / 360)
+  np.testing.assert_allclose([f['accuracies'] for f in printed], expected.T, atol=2 / 360)
 
   folder = write_photos(tmp_path, {'ant': 12, 'bee': 12})
   assert fewshot.main([*arguments, f'--dataset={folder}', '--shots=1', '--seeds=1']) == 0
@@ -53,9 +53,9 @@ def test_the_command_line(digits_dir, tmp_path, capsys):
     ['digits', '1', '360'],
     ['digits', '10', '360'],
   ]
-  accuracies = np.array(found[1]['accuracies'])
+  accuracies = np.array(printed[1]['accuracies'])
   assert rows[4][3:] == [f'{100 * accuracies.mean():.2f}', f'{100 * accuracies.std(ddof=1):.2f}']
-  assert (found[1]['accuracy'], found[1]['std']) == (accuracies.mean(), accuracies.std(ddof=1))
+  assert (printed[1]['accuracy'], printed[1]['std']) == (accuracies.mean(), accuracies.std(ddof=1))
 
 
 def test_the_command_line_says_what_is_missing(tmp_path, digits_dir, capsys):
