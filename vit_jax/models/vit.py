@@ -221,7 +221,8 @@ class VisionTransformer(nn.Module):
     Returns:
       (B, num_classes) float32 logits, or the representation (B, D) when num_classes is 0.
     """
-    keys = self.dropout_keys(len(images), train, examples)
+    # Not len(images): an exported program has a symbolic batch size.
+    keys = self.dropout_keys(images.shape[0], train, examples)
     x = self.embed(images)  # (B, H, W, 3) -> (B, N, D)
     x = self.encode(x, keys)  # (B, N, D) -> (B, L, D)
     x = self.pool(x)  # (B, L, D) -> (B, D)
