@@ -55,7 +55,7 @@ class Misfit:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What a run needs on a topology."""
+  """The memory and the time that a run needs on a topology."""
 
   model: str  # this and the next six are fields of the config
   batch_size: int

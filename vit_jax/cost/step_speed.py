@@ -24,7 +24,7 @@ class CollectiveTotal:
 
 @dataclasses.dataclass(frozen=True)
 class StepSpeed:
-  """What a step computes and moves, and how long that takes at least."""
+  """The work of a step, the data that it moves, and the least time that both take."""
 
   collectives: dict[str, CollectiveTotal]  # by kind
   memory_traffic: int  # bytes that each device reads from and writes to its memory

@@ -30,7 +30,7 @@ _SLICES = ('dynamic-slice', 'slice', 'gather')
 
 
 class Traffic(NamedTuple):
-  """What a program moves in one step."""
+  """The data that a program moves in one step."""
 
   collectives: list[Collective]
   memory_bytes: int  # that the kernels of a device read and write in its main memory

@@ -20,7 +20,7 @@ Features = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-  """How the records of a dataset are labeled.
+  """The labels of the examples of a dataset.
 
   Attributes:
     image_key: name of the feature that holds the encoded image.

@@ -36,7 +36,7 @@ Represent = Callable[[Params, Batch], Arrays]
 
 @dataclasses.dataclass(frozen=True)
 class FewShotProtocol:
-  """How few-shot accuracy is measured.
+  """The protocol by which few-shot accuracy is measured.
 
   Attributes:
     image_size: side of the center crop, in pixels.

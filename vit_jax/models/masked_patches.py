@@ -176,10 +176,7 @@ def make_objective(
   num_patches = math.prod(model.grid)
 
   def objective(
-    params: Params,
-    batch: Mapping[str, Any],
-    step_key: jax.Array | None,
-    partner: object = None,
+    params: Params, batch: Mapping[str, Any], step_key: jax.Array | None, partner: object = None
   ) -> tuple[jax.Array, jax.Array]:
     del partner  # masked patches are not mixed
     images, options = batch['image'], {}

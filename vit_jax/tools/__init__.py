@@ -1,0 +1,1 @@
+"""Commands: python -m vit_jax.tools.<tool> --help."""

@@ -1,8 +1,8 @@
 """Save and restore training states: complete, verified and of this model, or an error.
 
 Orbax writes checkpoints in the background and renames a finished directory into place, so that a
-kill leaves either a whole checkpoint or none. Orbax does not notice a flipped byte. A fingerprint of
-every array is therefore stored beside the state and compared after reading.
+kill leaves either a whole checkpoint or none. Orbax does not notice a flipped byte. Therefore a
+fingerprint of every array is stored beside the state and compared after reading.
 """
 
 from collections.abc import Iterator
@@ -152,8 +152,8 @@ class Checkpoints:
       # The optimizer's moments only repeat the mismatches of the parameters.
       of_params = [text for text in wrong if text.startswith('params/')]
       raise InputError(
-        f'The checkpoint {path} is of another architecture: {shortlist(of_params or wrong)}. Choose '
-        'another workdir, or use the config that wrote it.'
+        f'The checkpoint {path} is of another architecture: {shortlist(of_params or wrong)}. '
+        'Choose another workdir, or use the config that wrote it.'
       )
 
   def _damaged(self, path: AnyPath, how: str) -> str:

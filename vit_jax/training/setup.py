@@ -1,4 +1,4 @@
-"""What a config trains: the model, its loss, its first state and its train step."""
+"""Make the model, the objective, the first state and the train step that a config describes."""
 
 from collections.abc import Callable
 import os
@@ -18,16 +18,25 @@ from vit_jax.training.objectives import Objective, supervised
 
 
 class Training(NamedTuple):
-  """What a config computes, on whatever devices."""
+  """The computation that a config describes, on any devices."""
 
-  model: nn.Module  # what the parameters are of, with others beside for a pretext
+  model: nn.Module  # the model whose parameters are trained; a pretext task adds some of its own
   objective: Objective
-  init: Callable[[], step_lib.TrainState]
-  step: Callable[..., Any]  # of step.make_train_step
+  init: Callable[[], step_lib.TrainState]  # returns the state before the first step
+  step: Callable[..., Any]  # see step.make_train_step
 
 
 def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training:
-  """The model, its objective, its initial state and the train step of a config."""
+  """Make the computation that a config describes.
+
+  Args:
+    c: the fields of `vit_jax.config.default_config`.
+    num_classes: width of the head.
+    total_steps: length of the run, for the learning-rate schedule.
+
+  Raises:
+    InputError: a value of the config does not fit the model.
+  """
   masked = c.pretext == 'masked_patches'
   model = create_model(
     c.model, num_classes=0 if masked else num_classes, image_size=c.image_size, **model_overrides(c)
@@ -78,15 +87,20 @@ def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training
 
 
 def count_steps(c: ConfigDict, num_images: int) -> int:
-  """The length of a config's run on so many training images."""
+  """Return the length of a run in steps, given the number of training images."""
   return c.total_steps or max(1, round(c.num_epochs * num_images / c.batch_size))
 
 
 def use_compile_cache(directory: str | None) -> None:
-  """Read programs that an earlier run compiled instead of compiling them again."""
+  """Read programs that an earlier run compiled instead of compiling them again.
+
+  Args:
+    directory: where compiled programs are kept. None for JAX's own setting, or else a directory in
+      the user's cache. 'none' to compile always.
+  """
   if directory == 'none':
     return
-  if not directory and not jax.config.jax_compilation_cache_dir:  # nor did the user say elsewhere
+  if not directory and not jax.config.jax_compilation_cache_dir:
     directory = os.path.join(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'vit_jax')
   if directory:
     jax.config.update('jax_compilation_cache_dir', os.path.expanduser(directory))
