@@ -1,4 +1,4 @@
-"""What the pipeline does without Beam. tests/tools/test_dedup.py runs it on Beam's runners."""
+"""The parts of the pipeline that need no Beam. tests/tools/test_dedup.py runs it on its runners."""
 
 import json
 

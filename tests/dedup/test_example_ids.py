@@ -19,10 +19,10 @@ def test_dataset_and_split(text, want):
   assert parse_dataset(text, 'DEFAULT') == want
 
 
-@pytest.mark.parametrize('which', [0, 1], ids=['array_record', 'tfrecord'])
+@pytest.mark.parametrize('file_format', [0, 1], ids=['array_record', 'tfrecord'])
 @pytest.mark.parametrize('split', ['train', 'train[7:30]', 'test[3:]+train[:-5]', 'all'])
-def test_an_id_is_the_same_example_whatever_the_slice(shapes, split, which):
-  examples = ExampleIds('shapes', split, shapes[which])
+def test_an_id_is_the_same_example_whatever_the_slice(shapes, split, file_format):
+  examples = ExampleIds('shapes', split, shapes[file_format])
   whole = {name: open_source('shapes', name, shapes[0]) for name in ('train', 'test')}
   assert len(examples) == len(examples.source) == sum(b - a for _, a, b in examples.ranges)
   for i in range(len(examples)):

@@ -48,7 +48,7 @@ def config(data_dir, **changes):
 
 
 def drawn(workdir):
-  """{step: names of its pictures}."""
+  """Return {step: names of its figures}."""
   return (
     {int(d.name): sorted(p.stem for p in d.glob('*.png')) for d in (workdir / 'figures').iterdir()}
     if (workdir / 'figures').exists()
@@ -57,16 +57,16 @@ def drawn(workdir):
 
 
 def shown(workdir):
-  """(step, tag, pixels) of the images in TensorBoard, without those that are purged."""
-  found = []
+  """Return (step, tag, pixels) of the images in TensorBoard, without those that were purged."""
+  images = []
   for path in sorted((workdir / 'tensorboard' / 'figures').iterdir()):
     data, at = path.read_bytes(), 0
     while at < len(data):
       (size,) = struct.unpack('<Q', data[at : at + 8])
       event = event_pb2.Event.FromString(data[at + 12 : at + 12 + size])
       if event.session_log.status == event_pb2.SessionLog.START:
-        found = [x for x in found if x[0] < event.step]
-      found += [
+        images = [x for x in images if x[0] < event.step]
+      images += [
         (
           event.step,
           v.tag,
@@ -75,7 +75,7 @@ def shown(workdir):
         for v in event.summary.value
       ]
       at += 16 + size
-  return found
+  return images
 
 
 def lines(workdir):
@@ -121,7 +121,7 @@ def test_resume_without_gaps_or_doubles(tmp_path, digits_dir, monkeypatch):
   c = config(digits_dir, figures_every=2, eval_split='test[:16]')
   interrupted(monkeypatch, 2, c, tmp_path)  # after the save of step 2, before its pictures
   assert drawn(tmp_path) == {}
-  interrupted(monkeypatch, 1, c, tmp_path)  # makes up for them, and stops after step 3
+  interrupted(monkeypatch, 1, c, tmp_path)  # draws them, and stops after step 3
   assert drawn(tmp_path) == {2: ALL}
   # A kill: step 4 is drawn, but not saved.
   with monkeypatch.context() as m:
@@ -181,7 +181,7 @@ def test_what_a_model_does_not_have_is_left_out(tmp_path, digits_dir, changes, p
   'flags', [(), ('--config.parallel=mesh', '--config.mesh=(1, 8)')], ids=['pmap', 'mesh']
 )
 def test_two_processes(tmp_path, start, flags):
-  """Process 0 alone draws, of parameters that in a mesh are cut over both."""
+  """Only process 0 draws, from parameters that a mesh splits across both processes."""
   logs = end(start(tmp_path, '--config.figures_every=20', *flags), [0, 0])
   assert drawn(tmp_path) == {20: ALL, 30: ALL}
   assert len(shown(tmp_path)) == 6 and 'error' not in ''.join(logs)

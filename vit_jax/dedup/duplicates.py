@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 import logging
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 from etils import epath
@@ -21,13 +21,14 @@ from vit_jax.dedup.embedding import embedding_distances
 from vit_jax.dedup.example_ids import ExampleId, ExampleIds, parse_dataset
 from vit_jax.dedup.ids_file import format_ids
 from vit_jax.errors import InputError
+from vit_jax.models.params import Params
 
 log = logging.getLogger('vit_jax')
 
 MAX_SHOWN = 48  # pairs in a contact sheet
 
 
-class Embedding(NamedTuple):
+class EmbeddingCheck(NamedTuple):
   """A model that checks the pairs which the hashes found.
 
   Attributes:
@@ -37,7 +38,7 @@ class Embedding(NamedTuple):
   """
 
   model: nn.Module
-  params: Any
+  params: Params
   max_distance: float
 
 
@@ -92,10 +93,10 @@ class Duplicates:
 
   def summary(self) -> str:
     """Return a sentence that says how many images are near-duplicates."""
-    found = len(np.unique(self.pairs[:, 0]))
-    test_images, total = len(np.unique(self.pairs[:, 1])), sum(map(len, self.against))
+    duplicates, test_images = (len(np.unique(self.pairs[:, column])) for column in (0, 1))
+    total = sum(map(len, self.against))
     return (
-      f'{found:,} of {len(self.train):,} images of {self.train} are near-duplicates of '
+      f'{duplicates:,} of {len(self.train):,} images of {self.train} are near-duplicates of '
       f'{test_images:,} of {total:,} test images'
     )
 
@@ -135,7 +136,7 @@ def find_duplicates(
   *,
   threshold: int,
   parts: str,
-  embedding: Embedding | None = None,
+  embedding: EmbeddingCheck | None = None,
   beam_args: Sequence[str] = (),
 ) -> Duplicates:
   """Find the pairs of a training image and a test image that are near-duplicates.

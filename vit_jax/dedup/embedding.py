@@ -6,7 +6,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 import functools
 import os
-from typing import Any
 
 from flax import linen as nn
 import jax
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.data.preprocess import resize
+from vit_jax.models.params import Params
 from vit_jax.models.pixels import to_input
 
 Pixels = Callable[[int], np.ndarray]  # number of an image -> (H, W, 3) uint8
@@ -22,7 +22,7 @@ _BATCH = 32
 
 
 def embedding_distances(
-  model: nn.Module, params: Any, pairs: np.ndarray, train: Pixels, against: Pixels
+  model: nn.Module, params: Params, pairs: np.ndarray, train: Pixels, against: Pixels
 ) -> np.ndarray:
   """Return the cosine distance between the representations of each pair: (P,) float32.
 
@@ -49,7 +49,7 @@ def embedding_distances(
   return np.maximum(1 - cosine, 0)
 
 
-def _embed(model: nn.Module, params: Any, images: np.ndarray, pixels: Pixels) -> np.ndarray:
+def _embed(model: nn.Module, params: Params, images: np.ndarray, pixels: Pixels) -> np.ndarray:
   """Return a unit vector for each image: (N, D) float32."""
   prepare = lambda i: resize(np.ascontiguousarray(pixels(int(i))), *model.image_size)
   rows = []
@@ -63,7 +63,7 @@ def _embed(model: nn.Module, params: Any, images: np.ndarray, pixels: Pixels) ->
 
 
 @functools.partial(jax.jit, static_argnames='model')
-def _represent(model: nn.Module, params: Any, images: jax.Array) -> jax.Array:
+def _represent(model: nn.Module, params: Params, images: jax.Array) -> jax.Array:
   """Map images (B, H, W, 3) uint8 to unit vectors (B, D) float32."""
   x = jnp.asarray(model.apply({'params': params}, to_input(images)), jnp.float32)
   return x / jnp.linalg.norm(x, axis=-1, keepdims=True)

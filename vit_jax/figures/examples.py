@@ -21,7 +21,7 @@ from vit_jax.evaluation.accuracy import is_correct
 from vit_jax.evaluation.losses import to_probabilities
 from vit_jax.models.params import Params
 from vit_jax.models.pixels import to_input
-from vit_jax.parallel.partitioner import Partitioner
+from vit_jax.parallel.partitioner import Arrays, Partitioner
 
 
 class Examples(NamedTuple):
@@ -98,16 +98,17 @@ class Predictor:
       source.class_names or [], source.num_classes, model.num_classes
     )
 
-    def predict(params: Params, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-      logits = jnp.asarray(model.apply({'params': params}, to_input(batch['image'])))
+    def predict(params: Params, batch: Batch) -> Arrays:
+      images, labels = jnp.asarray(batch['image']), jnp.asarray(batch['label'])
+      logits = jnp.asarray(model.apply({'params': params}, to_input(images)))
       probability, predicted = jax.lax.top_k(to_probabilities(logits, loss), 1)
       return {
-        'image': batch['image'],
-        'label': batch['label'],
+        'image': images,
+        'label': labels,
         'mask': batch['mask'],
         'predicted': predicted[:, 0],
         'probability': probability[:, 0],
-        'correct': is_correct(predicted, batch['label']),
+        'correct': is_correct(predicted, labels),
       }
 
     self._predict = partitioner.gather_step(predict)

@@ -18,7 +18,7 @@ from etils import epath
 
 from vit_jax.dedup.duplicates import (
   MAX_SHOWN,
-  Embedding,
+  EmbeddingCheck,
   find_duplicates,
   open_examples,
   write_contact_sheet,
@@ -147,9 +147,9 @@ def _check(args: argparse.Namespace) -> None:
       raise InputError(f'Cannot write {path}: its folder does not exist. Create it first.')
 
 
-def _load_embedding(checkpoint: str, max_distance: float) -> Embedding:
+def _load_embedding(checkpoint: str, max_distance: float) -> EmbeddingCheck:
   loaded, _ = load_checkpoint(checkpoint, dtype='float32')
-  return Embedding(loaded.model, loaded.params, max_distance)
+  return EmbeddingCheck(loaded.model, loaded.params, max_distance)
 
 
 if __name__ == '__main__':

@@ -147,7 +147,7 @@ def draw_attention_maps(image: np.ndarray, maps: np.ndarray | jax.Array, layer: 
     axes.set_title(f'head {head}: {100 * largest:.1f} %', fontsize=8)
   bar = figure.colorbar(shown[0], ax=grid, shrink=0.8, pad=0.01)
   bar.ax.tick_params(labelsize=8)
-  bar.set_label("fraction of the head's largest weight", fontsize=8)
+  bar.set_label('relative to the largest', fontsize=8)
   figure.suptitle(
     f'Attention of {layer}\npercentages are the largest weight of each head', fontsize=10
   )
