@@ -180,7 +180,7 @@ ERRORS = {
     ['--out=/nowhere/ids.txt'],
     'Cannot write /nowhere/ids.txt: its folder does not exist. Create it first.',
   ),
-  'no dataset': (['--train=./nothing'], 'There is no folder ./nothing'),
+  'no dataset': (['--train=./nothing'], 'There is no folder ./nothing. Check the path.'),
   'no split': (['--against=digits:valid'], "Unknown split 'valid'. Available: train, test."),
 }
 
