@@ -69,7 +69,7 @@ def _vision_transformer(sizes: ArraySizes) -> tuple[str, Fields]:
     'pre_norm': sizes.pre_norm,
     'patch_bias': sizes.patch_bias,
     'qkv_bias': sizes.qkv_bias,
-    'layer_scale': float(sizes.layer_scale),
+    'layer_scale': 1.0 if sizes.layer_scale else None,
   }
   return name, fields
 
