@@ -76,7 +76,7 @@ class AxialBlock(nn.Module):
     z: jax.Array,
     keys: jax.Array | None = None,
     drop_rate: jax.Array | None = None,
-    relative: None = None,
+    relative: jax.Array | None = None,
   ) -> jax.Array:
     """Apply the block: (B, H * W, D) -> (B, H * W, D).
 
@@ -84,7 +84,7 @@ class AxialBlock(nn.Module):
       z: tokens, the patches row by row.
       keys: one dropout key per example, (B,). None turns dropout off.
       drop_rate: probability that a residual branch is dropped. None turns this off.
-      relative: always None. Rows and columns have relative positions of their own.
+      relative: ignored, because rows and columns have relative positions of their own.
     """
     del relative
     c = self.config

@@ -57,7 +57,7 @@ def create_model(
     InputError: the name or a field is unknown, or a value does not fit.
   """
   overrides = {k: v for k, v in overrides.items() if v is not None}
-  size = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
+  height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
   if num_classes < 0:
     raise InputError(f'num_classes must not be negative, but it is {num_classes}.')
   if 'dtype' in overrides:
@@ -66,7 +66,7 @@ def create_model(
     resnet = ResNet(RESNET_UNITS[match['backbone']], 64 * int(match['width']))
     overrides = _without_defaults(overrides)
     _check_fields(name, overrides, BiT, ())
-    return BiT(resnet, size, num_classes, **overrides)
+    return BiT(resnet, (height, width), num_classes, **overrides)
   match = re.fullmatch(_VIT_NAME, name)
   backbones = (None, 'R', *RESNET_UNITS)
   if not match or match['size'] not in VARIANTS or match['backbone'] not in backbones:
@@ -75,7 +75,7 @@ def create_model(
       f'one of {", ".join(VARIANTS)}, hybrids such as R50+ViT-B/16, and BiT-R<50|101|152>x<width>, '
       'such as BiT-R50x1.'
     )
-  return _create_vision_transformer(match, size, num_classes, overrides)
+  return _create_vision_transformer(match, (height, width), num_classes, overrides)
 
 
 def _create_vision_transformer(

@@ -19,8 +19,10 @@ def forward_flops(model: nn.Module) -> int:
   Args:
     model: a model made by `create_model`.
   """
-  macs = _bit_macs(model) if isinstance(model, BiT) else _vision_transformer_macs(model)
-  return 2 * macs
+  if isinstance(model, BiT):
+    return 2 * _bit_macs(model)
+  assert isinstance(model, VisionTransformer)
+  return 2 * _vision_transformer_macs(model)
 
 
 def train_flops(model: nn.Module) -> int:

@@ -8,6 +8,7 @@ with the heads in front.
 import dataclasses
 
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 import jax
 from jax.extend.random import threefry_2x32
 import jax.numpy as jnp
@@ -125,7 +126,7 @@ class PatchEmbedding(nn.Module):
     kernel = self.param(
       'kernel', nn.initializers.lecun_normal(in_axis=(0, 1, 2)), (p, p, c, self.hidden_dim)
     )
-    images, kernel = nn.dtypes.promote_dtype(images, kernel, dtype=self.dtype)
+    images, kernel = promote_dtype(images, kernel, dtype=self.dtype)
     patches = images.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5)
     patches = patches.reshape(
       b, (h // p) * (w // p), p * p * c

@@ -7,7 +7,7 @@ patches. It does not need the labels of the images.
 from collections.abc import Callable, Mapping
 import dataclasses
 import math
-from typing import Any
+from typing import Any, cast
 
 from flax import linen as nn
 import jax
@@ -151,12 +151,13 @@ def make_model(model: VisionTransformer, target: str, rate: float) -> MaskedPatc
       f'A rate of {rate} corrupts {round(rate * num_patches)} of {num_patches} patches. '
       f'Use a rate between {1 / num_patches:.2g} and 1.'
     )
-  fields = {
+  fields: dict[str, Any] = {
     f.name: getattr(model, f.name)
     for f in dataclasses.fields(VisionTransformer)
     if f.init and f.name not in ('parent', 'name')
   }
-  return MaskedPatchTransformer(**fields | {'representation_size': None}, target=target, rate=rate)
+  fields['representation_size'] = None
+  return MaskedPatchTransformer(**fields, target=target, rate=rate)
 
 
 def make_objective(
@@ -179,7 +180,8 @@ def make_objective(
     params: Params, batch: Mapping[str, Any], step_key: jax.Array | None, partner: object = None
   ) -> tuple[jax.Array, jax.Array]:
     del partner  # masked patches are not mixed
-    images, options = batch['image'], {}
+    images = batch['image']
+    options: dict[str, Any] = {}
     if step_key is None:
       image_key, numbers = key, jnp.sum(images, axis=(1, 2, 3), dtype=jnp.uint32)
     else:
@@ -187,9 +189,9 @@ def make_objective(
       options = dict(train=True, examples=batch['example'], rngs={'dropout': step_key})
     keys = jax.vmap(jax.random.fold_in, (None, 0))(image_key, numbers)
     corrupted, source = corruption(keys, num_patches, model.rate)
-    predictions = model.apply({'params': params}, to_input(images), source=source, **options)
+    output = model.apply({'params': params}, to_input(images), source=source, **options)
     targets = make_targets(images, model.stride, model.target)
-    losses, correct = compare(predictions, targets, model.target)  # (B, N) each
+    losses, correct = compare(cast(jax.Array, output), targets, model.target)  # (B, N) each
     mean = lambda x: jnp.sum(x * corrupted, 1) / jnp.sum(corrupted, 1)
     return mean(losses), mean(correct)
 

@@ -5,6 +5,7 @@ place of the norm. Parameters carry the published names.
 """
 
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -35,11 +36,11 @@ class StdConv(nn.Module):
     kernel = self.param('kernel', init, (self.size, self.size, x.shape[-1], self.features))
     if self.v2:
       kernel = standardize(kernel, eps=1e-10, eps_in_root=True)
-      padding = [(self.size // 2,) * 2] * 2
+      padding = [(self.size // 2, self.size // 2)] * 2
     else:
       kernel = standardize(kernel, eps=1e-5, eps_in_root=False)
       padding = 'SAME'
-    x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+    x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
     return jax.lax.conv_general_dilated(
       x, kernel, (self.stride,) * 2, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
     )

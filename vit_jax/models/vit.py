@@ -13,6 +13,8 @@ checkpoints. A layer without an explicit name gets the published one from Flax: 
 LayerNorm_1, MlpBlock_0, ....
 """
 
+from typing import cast
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -139,7 +141,8 @@ class Encoder(nn.Module):
       def apply_block(z: jax.Array, inputs: tuple[Params, int, float | None]) -> jax.Array:
         params, i, drop_rate = inputs
         z, block_keys = before_block(z, i)
-        return block.apply({'params': params}, z, block_keys, drop_rate, relative)
+        output = block.apply({'params': params}, z, block_keys, drop_rate, relative)
+        return cast(jax.Array, output)
 
       params = self.variables['params']
       inputs = [(params[f'encoderblock_{i}'], i, rates[i]) for i in range(self.num_layers)]
