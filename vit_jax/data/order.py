@@ -9,7 +9,6 @@ import functools
 import hashlib
 from typing import Protocol
 
-from grain.experimental import index_shuffle
 import numpy as np
 
 # Grain shuffles without a table in 6 us, but by trial among 2**16 numbers: 1 ms among 50 images.
@@ -41,6 +40,8 @@ class TrainOrder:
     seed = _hash(self._seed, epoch, bits=32)
     if self._num_images <= _TABLE_IMAGES:
       return int(_permutation(self._num_images, seed)[position])
+    from grain.experimental import index_shuffle  # slow: commands import this file for --help
+
     return index_shuffle(position, max_index=self._num_images - 1, seed=seed, rounds=4)
 
   def rng(self, g: int) -> np.random.Generator:

@@ -16,10 +16,10 @@ import os
 import queue
 import signal
 import threading
+from typing import TYPE_CHECKING
 import weakref
 
 from absl import flags
-import grain
 import numpy as np
 
 from vit_jax.data.batch import Batch, ReadOptions
@@ -27,6 +27,9 @@ from vit_jax.data.order import EvalOrder, TrainOrder
 from vit_jax.data.pieces import PIECE_ROWS, Damaged, Piece, Pieces, too_many_damaged
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.source import Source
+
+if TYPE_CHECKING:
+  import grain
 
 log = logging.getLogger('vit_jax')
 
@@ -208,6 +211,8 @@ def _assemble(
 
 def _read_ahead(pieces: Pieces, options: ReadOptions) -> grain.IterDataset:
   """Return the pieces in order, made by threads of this process or of worker processes."""
+  import grain  # slow, since it imports Orbax: commands import this file for --help
+
   num_threads, num_workers = options.num_threads, options.num_workers
   if num_threads is None:
     num_threads = max(1, (os.cpu_count() or 1) // max(1, num_workers))

@@ -123,7 +123,7 @@ class MaskedPatchTransformer(VisionTransformer):
     return x.reshape(*x.shape[:2], cells, _COLORS) if cells else x
 
 
-def make_model(model: VisionTransformer, target: str, rate: float) -> MaskedPatchTransformer:
+def make_model(model: nn.Module, target: str, rate: float) -> MaskedPatchTransformer:
   """Return the model to train in place of `model`.
 
   Raises:

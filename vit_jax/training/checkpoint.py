@@ -208,7 +208,7 @@ def _open_manager(directory: AnyPath, keep: int, keep_every: int) -> Any:
     def reached_preemption(self, step: int) -> bool:
       return False
 
-  policies = [checkpoint_managers.LatestN(keep)]
+  policies: list[checkpoint_managers.PreservationPolicy] = [checkpoint_managers.LatestN(keep)]
   if keep_every:
     policies.append(checkpoint_managers.EveryNSteps(keep_every))
   return Manager(

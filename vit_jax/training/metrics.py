@@ -4,8 +4,6 @@ from collections.abc import Mapping
 import json
 import pathlib
 
-import tensorboardX
-
 from vit_jax.config.run import METRICS, read_metrics
 from vit_jax.files import write_whole
 
@@ -19,6 +17,8 @@ class MetricsWriter:
 
   def __init__(self, directory: pathlib.Path, resume_step: int = 0):
     """Open the files and drop the lines after `resume_step`, which the resumed run will repeat."""
+    import tensorboardX
+
     path = directory / METRICS
     recorded = read_metrics(path) if path.exists() else []
     kept = [line for line in recorded if line['step'] <= resume_step]

@@ -100,7 +100,8 @@ def use_compile_cache(directory: str | None) -> None:
   """
   if directory == 'none':
     return
-  if not directory and not jax.config.jax_compilation_cache_dir:
+  configured = jax.config.jax_compilation_cache_dir  # pyright: ignore (JAX does not declare it)
+  if not directory and not configured:
     directory = os.path.join(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'vit_jax')
   if directory:
     jax.config.update('jax_compilation_cache_dir', os.path.expanduser(directory))
