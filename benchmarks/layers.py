@@ -1,8 +1,8 @@
-"""Times the ways to write a ViT's hot spots, forward and backward, side by side.
+"""Time several ways to write the hot spots of a ViT, forward and backward.
 
   python -m benchmarks.layers --variant=B/16 --batch_size=8 --dtype=float32
 
-Each row is the median over interleaved rounds; the ratio is to the first row of its group.
+Each row is a median over interleaved rounds. Its ratio is to the first row of the group.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def attention_ways():
 
 
 def sublayer_ways(width, heads, dtype, x):
-  """The whole of self-attention: this package's, and Flax's own."""
+  """Return the self-attention layers of this package and of Flax."""
   ours = MultiHeadDotProductAttention(heads, dtype)
   flax = nn.MultiHeadDotProductAttention(heads, dtype=dtype)
   params = {
@@ -98,7 +98,7 @@ def sublayer_ways(width, heads, dtype, x):
 
 
 def dropout_ways():
-  """A mask per example, keyed by it, and Flax's one mask for the batch."""
+  """Return this package's dropout, with a key per example, and Flax's, with one per batch."""
   key = jax.random.key(0)
   flax, ours = nn.Dropout(0.1, deterministic=False), Dropout(0.1, site=0)
   keys = lambda x: jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(x)))
@@ -109,7 +109,7 @@ def dropout_ways():
 
 
 def measure(ways, params, x, rounds, argnums=(0, 1)):
-  """Median seconds of a compiled forward + backward pass, the ways taken in turn."""
+  """Return the median seconds of compiled forward and backward passes, run in turn."""
 
   def loss(way):
     return lambda p, x: sum(
@@ -160,7 +160,7 @@ def main():
   }
   print(f'{args.variant}, batch {args.batch_size}, {args.dtype}, {jax.devices()[0].device_kind}')
   for group, (ways, params, x) in groups.items():
-    # Nobody needs the gradient with respect to the image.
+    # A model needs no gradient with respect to its images.
     medians = measure(ways, params, x, args.rounds, 0 if group == 'patch embedding' else (0, 1))
     first = next(iter(medians.values()))
     for way, seconds in medians.items():
