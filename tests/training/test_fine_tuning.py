@@ -7,7 +7,7 @@ import pytest
 
 from vit_jax import create_model, load_params
 from vit_jax.config.fields import default_config
-from vit_jax.evaluation.evaluate import evaluate
+from vit_jax.evaluation.mean_metrics import evaluate
 from vit_jax.pretrained.fingerprint import named_leaves
 from vit_jax.training import step as step_lib
 from vit_jax.training.inputs import Inputs

@@ -1,4 +1,8 @@
-"""Check the values of a config. The checks need neither data nor devices."""
+"""Check the values of a config that need no model, data or devices to be checked.
+
+models/create.py checks the fields of a model, models/masked_patches.py those of masked patches,
+data/augment.py those of RandAugment, and parallel/mesh.py the mesh.
+"""
 
 import difflib
 

@@ -55,8 +55,11 @@ def dropout_mask(keys: jax.Array, shape: tuple[int, ...], rate: float | jax.Arra
   size = 1
   for n in shape:
     size *= n
-  counts = jnp.arange(-(-size // 4) * 2, dtype=jnp.uint32)
-  draw = lambda key: threefry_2x32(jax.random.key_data(key)[:2], counts)  # an rbg key has 4 words
+  # Threefry hashes pairs of words, so the number of words is even. A word holds two draws.
+  num_words = -(-size // 4) * 2
+  counts = jnp.arange(num_words, dtype=jnp.uint32)
+  # A threefry key has two words. An rbg key has four, of which the first two do.
+  draw = lambda key: threefry_2x32(jax.random.key_data(key)[:2], counts)
   bits = jax.lax.bitcast_convert_type(jax.vmap(draw)(keys), jnp.uint16)  # (B, words, 2)
   bits = bits.reshape(len(keys), -1)[:, :size].reshape(-1, *shape)
   return bits >= jnp.uint16(round(rate * 2**16))

@@ -2,7 +2,7 @@
 
 The code follows the paper's equations:
 
-  z_0  = [x_class; x_1 E; ...; x_N E] + E_pos    (1)  VisionTransformer.embed, Encoder
+  z_0  = [x_class; x_1 E; ...; x_N E] + E_pos    (1)  VisionTransformer.embed, .encode, Encoder
   z'_l = MSA(LN(z_{l-1})) + z_{l-1}              (2)  EncoderBlock
   z_l  = MLP(LN(z'_l)) + z'_l                    (3)  EncoderBlock
   y    = LN(z_L^0)                               (4)  Encoder, VisionTransformer.pool
@@ -131,6 +131,8 @@ class Encoder(nn.Module):
         z = z + e_pos.astype(z.dtype)
       return shard_batch(z), None if keys is None else fold_in(keys, i + 1)
 
+    # Flax creates the parameters of each block here. scan and remat take them as values instead, and
+    # apply one block that is detached from this module.
     if self.is_initializing() or not (self.scan or self.remat != 'none'):
       for i in range(self.num_layers):
         z, block_keys = before_block(z, i)

@@ -1,24 +1,28 @@
-"""Agreement of all processes on the step at which to save and stop."""
+"""Let all processes save and stop at the same step after SIGTERM.
+
+JAX's preemption service, which `hosts.start` starts, notices SIGTERM in any process. The training
+loop asks `Stopper` once per step. It then saves and raises Interrupted, and the exit code is 42.
+"""
 
 import itertools
 
 from jax.experimental import multihost_utils
 
-# Counts on from run to run of this process. If JAX is asked to stop before a run's first step, it
-# does so at the point after the newest one that it has seen.
+# One number per call of a Stopper. The numbers continue from one run of this process to the next,
+# because JAX chooses the first number that is larger than all that it has seen.
 _points = itertools.count(1)
 
 
 class Stopper:
-  """Tells all processes, at the same point, to save and stop."""
+  """Tells all processes, at the same call, to save and stop."""
 
   def __init__(self) -> None:
     self._stop = False
 
   def __call__(self) -> bool:
-    """Return True if this is the point to stop at, on all hosts at the same call after SIGTERM.
+    """Return True if it is time to stop. That is at the same call in all processes.
 
-    All processes must call it at the same points: once in each train or eval step.
+    All processes must make the same calls: one in each train or eval step.
     """
     if not self._stop:
       self._stop = multihost_utils.reached_preemption_sync_point(next(_points))

@@ -200,9 +200,8 @@ def _open_manager(directory: AnyPath, keep: int, keep_every: int) -> Any:
   class Manager(ocp.CheckpointManager):
     """Leaves preemption to the training loop.
 
-    JAX's sync point is the call after the largest number that any host has passed to it. Orbax
-    passes training steps, also late and from its own threads. The loop's own numbers would then
-    never be reached.
+    Orbax would report numbers of its own to JAX's preemption service, the training steps. JAX stops
+    at a number larger than all that it has seen, which the loop's own numbers might never reach.
     """
 
     def reached_preemption(self, step: int) -> bool:

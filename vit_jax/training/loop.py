@@ -1,10 +1,11 @@
 """The training loop.
 
-At each step, effects happen in this order, on which exact resumption rests:
+After each step, those of these that are due happen in this order, on which exact resumption rests:
 
-  compute -> check that the loss is finite -> log -> save -> evaluate -> draw -> stop if asked
+  log -> save -> evaluate -> draw -> stop if asked
 
-So a checkpoint never holds a non-finite state, and the metrics of its step are written before it.
+Logging and saving first check that the loss of every step since the last check is finite. So a
+checkpoint never holds a non-finite state, and the metrics of its step are written before it.
 An evaluation or a picture that a kill prevented is made up for when the run resumes.
 """
 

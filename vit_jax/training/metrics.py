@@ -1,4 +1,9 @@
-"""Write metrics as JSON lines and as TensorBoard events."""
+"""Write metrics as JSON lines and as TensorBoard events.
+
+The metrics themselves come from `step.make_train_step` (train/loss, accuracy, grad_norm, lr),
+throughput.py (speed) and periodic_evaluation.py (eval/..., fewshot/...). To log another metric of a
+step, add it to the dictionary that train_step returns. progress.py chooses which ones to show.
+"""
 
 from collections.abc import Mapping
 import json

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vit_jax.evaluation.evaluate import evaluate
+from vit_jax.evaluation.mean_metrics import evaluate
 
 BATCHES = [np.array([1.0, 2.0, 6.0]), np.array([3.0]), np.array([0.0, 4.0])]
 

@@ -1,4 +1,8 @@
-"""Evaluate loss and accuracy, counting every example exactly once."""
+"""Compute mean loss and accuracy over a split, counting every example exactly once.
+
+Training evaluates with this. The command vit_jax.tools.evaluate, which also reports on classes and
+confusions, uses predictions.py and per_class_report.py.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
