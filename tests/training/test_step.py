@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.helpers import small_step
-from vit_jax.evaluation.mean_metrics import evaluate
 from vit_jax.evaluation.losses import cross_entropy
+from vit_jax.evaluation.mean_metrics import evaluate
 from vit_jax.models.freeze import trainable_filter
 from vit_jax.models.pixels import to_input
 from vit_jax.models.sizes import Variant

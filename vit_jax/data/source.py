@@ -5,8 +5,11 @@ To add a data format:
 1. Subclass `Source` in a new file of this folder. `folder.py` is a short example.
 2. Add a branch for its names to `open_source` and `split_names` in `open_source.py`.
 
-Training needs nothing else: preprocessing and batches take any `Source`. Near-duplicate search also
-needs a branch in `vit_jax/dedup/example_ids.py`, which names examples. A source is pickled to worker processes and read from many threads, so it opens its files when they are first read.
+Training needs nothing else: preprocessing and batches take any `Source`. The search for
+near-duplicates also needs a branch in `vit_jax/dedup/example_ids.py`, which names examples.
+
+A source is pickled to worker processes and read from many threads, so it opens its files when they
+are first read.
 `split_ranges` in `splits.py` reads split expressions such as 'train[:90%]+validation'.
 """
 

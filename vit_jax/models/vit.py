@@ -131,8 +131,8 @@ class Encoder(nn.Module):
         z = z + e_pos.astype(z.dtype)
       return shard_batch(z), None if keys is None else fold_in(keys, i + 1)
 
-    # Flax creates the parameters of each block here. scan and remat take them as values instead, and
-    # apply one block that is detached from this module.
+    # Flax creates the parameters of each block here. Scan and remat take them as values instead,
+    # and apply one block that is detached from this module.
     if self.is_initializing() or not (self.scan or self.remat != 'none'):
       for i in range(self.num_layers):
         z, block_keys = before_block(z, i)

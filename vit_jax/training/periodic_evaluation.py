@@ -9,8 +9,8 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.data.batch import ReadOptions
-from vit_jax.evaluation.mean_metrics import evaluate
 from vit_jax.evaluation.fewshot import FewShot, FewShotProtocol, make_represent_step
+from vit_jax.evaluation.mean_metrics import evaluate
 from vit_jax.models.params import Params
 from vit_jax.parallel import hosts
 from vit_jax.parallel.partitioner import Partitioner
