@@ -403,7 +403,7 @@ def test_local_trains_on_two_processes(tmp_path, digits_dir, sig):
   process.send_signal(sig)
   _, log = process.communicate(timeout=120)
   assert process.returncode == 42 and '4 device(s): cpu' in log, log
-  assert log.count('and saved; run the same command again') == 1
+  assert log.count('and saved. Run the same command again to continue.') == 1
   if sig == signal.SIGTERM:
     process = local('2', *flags)
     _, log = process.communicate(timeout=120)
@@ -414,4 +414,4 @@ def test_local_fails_when_one_fails(tmp_path, digits_dir):
   process = local('2', *small(tmp_path, digits_dir, '--config.batch_size=7'))
   _, log = process.communicate(timeout=120)
   assert process.returncode == 1
-  assert 'error: batch_size 7 does not divide over 4 devices' in log
+  assert 'error: batch_size=7 does not divide over 4 devices. ' in log

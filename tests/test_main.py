@@ -124,7 +124,7 @@ def test_polite_stops_save_at_once_and_resume_exactly(tmp_path, data_dir, uninte
     process.send_signal(sig)
     _, log = process.communicate(timeout=120)
     assert process.returncode == 42, log
-    assert 'and saved; run the same command again to go on' in log and 'Traceback' not in log
+    assert 'and saved. Run the same command again to continue.' in log and 'Traceback' not in log
     steps, unfinished = checkpoints(tmp_path)
     assert not unfinished
     stopped_at.append(steps[-1])
@@ -132,7 +132,7 @@ def test_polite_stops_save_at_once_and_resume_exactly(tmp_path, data_dir, uninte
   assert 5 <= stopped_at[0] < stopped_at[1] < STEPS
   again = run(*flags)
   assert again.returncode == 0, again.stderr
-  assert f'from step {stopped_at[1]} of {STEPS}' in again.stderr
+  assert f'from step {stopped_at[1]} of {STEPS:,} ' in again.stderr
   assert_same(outcome(tmp_path), uninterrupted)
 
 

@@ -26,5 +26,7 @@ def test_what_is_given_counts():
 
 def test_an_unknown_dataset_says_what_to_give():
   c = config(dataset='mine', data_dir='/nowhere')
-  with pytest.raises(InputError, match=r'\. Or give --num_images and --config\.num_classes\.$'):
+  with pytest.raises(
+    InputError, match=r'\. You can also give --num_images and --config\.num_classes\.$'
+  ):
     dataset_size(c, 99)

@@ -40,7 +40,7 @@ def test_many_alike_leave_only_the_closest():
 @pytest.mark.parametrize('threshold', [-1, 17])
 def test_bad_threshold(threshold):
   with pytest.raises(
-    InputError, match=f'^The threshold must be from 0 to 16 bits, got {threshold}.$'
+    InputError, match=f'^The threshold must be from 0 to 16 bits, but it is {threshold}.$'
   ):
     make_index(np.zeros(1, np.uint64), np.zeros(1), threshold)
 

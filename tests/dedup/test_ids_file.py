@@ -95,7 +95,7 @@ BAD_FILES = {
     {'train 5': 'valid 5'},
     "lists ids that do not exist in the dataset: 1. The first is 'valid 5'. ",
   ),
-  'twice': ({'train 5': 'train 12'}, 'names examples of train twice: 1.'),
+  'twice': ({'train 5': 'train 12'}, 'lists 1 examples of train more than once.'),
 }
 
 

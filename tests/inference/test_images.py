@@ -59,7 +59,7 @@ def test_errors_name_the_image(tmp_path):
       'image 0',
       PIXELS[0],
       'Cannot read image 0: an array must be (height, width, 3) uint8 RGB, '
-      'this one is (3, 3) uint8.',
+      'but this one is (3, 3) uint8.',
     ),
   ):
     with pytest.raises(InputError) as e:

@@ -174,7 +174,7 @@ def test_images_that_cannot_be_read(params, files, tmp_path):
     f'Cannot read {tmp_path}/none.jpg: No such file or directory.',
     "Cannot read image 3: not a JPEG, PNG or WebP file: it starts with b'GIF89a..'.",
     'Cannot read image 4: an array must be (height, width, 3) uint8 RGB, '
-    'this one is (4, 4) float64.',
+    'but this one is (4, 4) float64.',
   ]
   assert all(isinstance(e, InputError) for e in bad)
   with pytest.raises(

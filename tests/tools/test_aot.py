@@ -27,7 +27,7 @@ from vit_jax.tools import aot
     ),
     (
       ['--config=configs/vit_b16.py', '--config.dataset=mine', '--config.data_dir=/nowhere'],
-      'Or give --num_images and --config.num_classes.',
+      'You can also give --num_images and --config.num_classes.',
     ),
     (
       ['--config=configs/vit_b16.py', '--config.remat=some'],

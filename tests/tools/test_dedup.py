@@ -170,7 +170,7 @@ ERRORS = {
     ['cifar100'],
     "'cifar100' is not a flag. Separate the datasets of --against by commas.",
   ),
-  'threshold': (['--threshold=30'], 'The threshold must be from 0 to 16 bits, got 30.'),
+  'threshold': (['--threshold=30'], 'The threshold must be from 0 to 16 bits, but it is 30.'),
   'model without distance': (
     ['--embedding_checkpoint=x.npz'],
     'Pass both --embedding_checkpoint and --max_embedding_distance, or neither.',

@@ -22,4 +22,4 @@ def test_no_run(tmp_path, capsys, content, words):
 
 def test_arguments(tmp_path, capsys):
   assert tool.main([str(tmp_path), '--num_images=0']) == 1
-  assert capsys.readouterr().err == 'error: --num_images must be at least 1, got 0.\n'
+  assert capsys.readouterr().err == 'error: --num_images must be at least 1, but it is 0.\n'

@@ -82,7 +82,7 @@ def test_of_equals_the_lowest_learning_rate_is_best():
     ('-1', ': -1.0 is not positive and finite'),
     ('nan', ': nan is not positive and finite'),
     ('inf', ': inf is not positive and finite'),
-    ('.1,0.10', ': 0.1 is there twice'),
+    ('.1,0.10', ' contains 0.1 twice'),
   ],
 )
 def test_bad_learning_rates(text, words):
@@ -288,7 +288,7 @@ def test_the_command_line(swept, digits_dir, tmp_path, capsys, monkeypatch):
     (['--lrs=.1,x'], 'error: --lrs=.1,x is not a list of learning rates. They'),
     (
       ['--config.lr=.5'],
-      'error: A sweep finds --config.lr. Say which ones to try with --lrs=0.5 instead.',
+      'error: A sweep chooses --config.lr itself. Give the learning rates to try, as --lrs=0.5.',
     ),
     (['--seeds=0'], 'error: flag --seeds=0'),
     (['--sedes=2'], "'sedes'"),
@@ -368,7 +368,7 @@ def test_stopped_again_and_again(digits_dir, tmp_path):
   process = start(workdir, digits_dir, *flags)
   out = process.communicate(timeout=200)[0]
   assert process.returncode == 0, process.log()
-  assert 'run 1 of 2: lr=0.01 on train[:90%], dev train[90%:]: done before' in process.log()
+  assert 'run 1 of 2: lr=0.01 on train[:90%], dev train[90%:]: already done' in process.log()
   assert re.search(rf'Resuming from step \d+ of 1,500 \({workdir}/seed_0\)', process.log())
   assert result.stat().st_mtime_ns == first
   found = json.loads((workdir / 'results.json').read_text())
@@ -379,7 +379,7 @@ def test_stopped_again_and_again(digits_dir, tmp_path):
 def test_two_processes(digits_dir, tmp_path, swept):
   """The results of one; process 0 alone writes and tells; a learning rate diverges on both."""
   workdir = tmp_path / 'w'
-  for words in ('run 3 of 3: seed 0, lr=0.02 on train, test test\n', 'test test: done before'):
+  for words in ('run 3 of 3: seed 0, lr=0.02 on train, test test\n', 'test test: already done'):
     port, job = free_port(), []
     for i in range(2):
       (tmp_path / f'{i}').mkdir(exist_ok=True)

@@ -18,9 +18,9 @@ def activation_bytes(
   """Return the bytes that the forward pass keeps of one image until the backward pass.
 
   This counts the distinct arrays that the traced loss hands to its gradient and that grow with the
-  batch, so neither parameters nor copies of them in another dtype. A compiler keeps less where it
-  recomputes elementwise work, and needs more for the operations it works on. For what a step takes
-  on a TPU, see `vit_jax.cost.plan`, which compiles it.
+  batch. Parameters, and copies of them in another dtype, do not count. A compiler keeps less where
+  it recomputes elementwise work, and needs additional memory for the operation it is at. To learn
+  the memory of a step on a TPU, compile it with `vit_jax.cost.plan`.
 
   Args:
     objective: the training objective, from `make_training`.

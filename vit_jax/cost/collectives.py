@@ -24,7 +24,7 @@ class Collective(NamedTuple):
   """One collective operation."""
 
   kind: str  # one of KINDS
-  bytes_moved: int  # that a device receives each time, at least
+  bytes_moved: int  # lower bound of the bytes that a device receives each time
   times: int  # per step
   # Positions in the mesh of the first group of devices that take part. Empty between slices.
   group: tuple[int, ...]
@@ -60,7 +60,7 @@ def _is_collective(instruction: Instruction) -> bool:
 
 
 def _is_between_slices(instruction: Instruction) -> bool:
-  """Return True for the sending half of a sum in which the hosts of TPUs take part."""
+  """Return True for the sending half of a sum between slices, which runs over their hosts."""
   return instruction.opcode == 'send' and '_xla_megascale_target' in instruction.attributes
 
 

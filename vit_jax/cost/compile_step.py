@@ -12,7 +12,7 @@ from vit_jax.parallel.mesh import MeshPartitioner
 from vit_jax.training.step import TrainState
 
 _GIB = 2**30
-# What to say for the compiler's messages about a lack of memory, which go on for pages.
+# Short forms of the compiler's messages about a lack of memory, which go on for pages.
 _SHORT_MESSAGES = (
   (r'Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm', 'it needs {}iB of {}iB'),
   (
@@ -31,7 +31,7 @@ class CompiledStep(NamedTuple):
 
   compiled: jax.stages.Compiled
   memory: DeviceMemory
-  seconds: float  # that compiling it took
+  seconds: float  # time that compiling took
 
 
 def compile_step(
@@ -56,7 +56,7 @@ def compile_step(
     compiler_options: the options of the topology.
 
   Raises:
-    OutOfMemory: The step does not fit.
+    OutOfMemory: the step does not fit.
   """
   start = time.perf_counter()
   state = partitioner.with_shardings(state)
@@ -90,7 +90,7 @@ def batch_shapes(
 
 
 def shorten(message: str) -> str:
-  """Return the part of a message about a lack of memory that a user needs."""
+  """Return the part that a user needs of a message about a lack of memory."""
   for pattern, text in _SHORT_MESSAGES:
     if match := re.search(pattern, message):
       return text.format(*match.groups())

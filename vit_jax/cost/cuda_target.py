@@ -40,7 +40,7 @@ def describe_gpus(name: str, per_node: int, nodes: int) -> list[jax.Device]:
     nodes: number of nodes.
 
   Raises:
-    InputError: The CUDA compiler is not installed.
+    InputError: the CUDA compiler is not installed.
   """
   if importlib.util.find_spec('jax_plugins') is None or not any(
     importlib.util.find_spec(f'jax_plugins.xla_cuda{n}') for n in (12, 13)

@@ -22,14 +22,14 @@ _JFT = DatasetSize(303_000_000, 18_291)  # JFT-300M, which is not public
 def dataset_size(config: ConfigDict, num_images: int | None = None) -> DatasetSize:
   """Return the number of training images and classes of a config's dataset.
 
-  The dataset need not be here if it is known or if both numbers are given.
+  The dataset itself is not needed if the catalog has it or if both numbers are given.
 
   Args:
     config: the fields of `vit_jax.config.fields.default_config`.
     num_images: overrides the number of training images. Defaults to that of the dataset.
 
   Raises:
-    InputError: The dataset is neither known nor found.
+    InputError: the dataset is not in the catalog and cannot be opened.
   """
   known_images, known_classes = _known_size(config)
   images, classes = num_images or known_images, config.num_classes or known_classes
@@ -41,7 +41,7 @@ def dataset_size(config: ConfigDict, num_images: int | None = None) -> DatasetSi
     source = open_source(config.dataset, split, config.data_dir)
   except InputError as e:
     message = str(e).removesuffix('.')
-    raise InputError(f'{message}. Or give --num_images and --config.num_classes.') from e
+    raise InputError(f'{message}. You can also give --num_images and --config.num_classes.') from e
   return DatasetSize(num_images or len(source), config.num_classes or source.num_classes)
 
 

@@ -41,7 +41,7 @@ class RunCost:
   classes: int
   steps: int
   epochs: float
-  parameters: int  # their number
+  parameters: int  # number of parameters
   state_bytes: int  # parameters, optimizer state and averaged parameters
   forward_flops: int  # per image
   train_flops: int  # per image
@@ -68,7 +68,7 @@ def estimate_run(
     num_images: overrides the number of training images. Defaults to that of the dataset.
 
   Raises:
-    InputError: A field of the config, the dataset or a device is wrong.
+    InputError: a field of the config, the dataset or a device is wrong.
   """
   c = config
   check_config(c)
@@ -110,7 +110,7 @@ def get_device(name: str) -> Device:
   """Return the published limits of a device.
 
   Raises:
-    InputError: The device is not known.
+    InputError: the device is not known.
   """
   device = find_device(name)
   if device is None:
@@ -124,5 +124,5 @@ def device_days(flops: float, device: Device, mfu: float) -> float:
 
 
 def implied_mfu(flops: float, device: Device, days: float) -> float:
-  """Return the fraction of its peak at which one device does the operations in so many days."""
+  """Return the fraction of its peak at which one device does the operations in `days` days."""
   return flops / (device.flops * days * _DAY)

@@ -94,7 +94,7 @@ def search(pattern: str, text: str) -> re.Match[str]:
   """Return the first match of a pattern that the text must contain.
 
   Raises:
-    ValueError: It does not, so the compiler writes programs in a way that is not known here.
+    ValueError: the text does not contain it, so the compiler writes programs in an unknown way.
   """
   match = re.search(pattern, text)
   if not match:

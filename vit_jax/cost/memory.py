@@ -37,7 +37,7 @@ class DeviceMemory(NamedTuple):
 def tree_bytes(tree: Any) -> int:
   """Return the bytes of a tree of arrays or their shapes.
 
-  Of arrays that have a sharding, the share of one device counts.
+  For an array with a sharding, only the share of one device counts.
   """
   total = 0
   for x in jax.tree.leaves(tree):
@@ -55,7 +55,7 @@ def state_bytes(state: TrainState) -> StateBytes:
 
 
 def device_memory(analysis: Any, state: TrainState, batch: Any) -> DeviceMemory:
-  """Return the compiler's figures, with the arguments told apart.
+  """Return the compiler's figures, with the arguments split into their kinds.
 
   Args:
     analysis: from jax.stages.Compiled.memory_analysis().

@@ -71,7 +71,7 @@ class Plan:
   images: int  # in the training split
   mesh: tuple[int, ...]  # devices along (data, fsdp)
   available: float  # bytes of memory of each device
-  parameters: int  # their number
+  parameters: int  # number of parameters
   outcome: Fit | Misfit
 
   @property
@@ -103,14 +103,14 @@ def plan_run(
     notify: called with a message before compiling, which can take minutes.
 
   Raises:
-    InputError: A field of the config, the dataset or the topology is wrong.
+    InputError: a field of the config, the dataset or the topology is wrong.
   """
   c = config
   check_config(c)
   topology = parse_topology(topology_name)
   images, classes = dataset_size(c, num_images)
   steps = count_steps(c, images)
-  jax.config.update('jax_platforms', 'cpu')  # where this process itself computes
+  jax.config.update('jax_platforms', 'cpu')  # this process needs no accelerator
   devices = describe_devices(topology)
   mesh = c.mesh if c.parallel == 'mesh' else (0, 1)
   partitioner = MeshPartitioner(c.batch_size, c.accumulate, mesh, devices)

@@ -14,7 +14,7 @@ PAPER_DEVICE = 'TPU v3'  # one of the two cores of a chip; table 2 counts its da
 
 
 class Published(NamedTuple):
-  """A model that the paper pretrained, and what the paper says that cost."""
+  """A model that the paper pretrained, and the cost that the paper reports."""
 
   model: str
   data: str  # as for recipes.pretrain
@@ -24,8 +24,8 @@ class Published(NamedTuple):
 
 
 # The models of tables 2, 5 and 6. Table 6 also has a ResNet200x3, which create_model does not make.
-# Table 2 does not say how often L/16 saw ImageNet-21k (90 times) and BiT-L JFT (40 times): these
-# numbers are from table 3, which also has 30, and from arXiv 1912.11370.
+# Table 2 gives no number of epochs for L/16 on ImageNet-21k and for BiT-L on JFT. The first, 90, is
+# from table 3, which also has 30. The second, 40, is from arXiv 1912.11370.
 PUBLISHED = (
   Published('ViT-B/32', 'imagenet2012', 300),
   Published('ViT-B/16', 'imagenet2012', 300),
@@ -66,7 +66,7 @@ class PublishedCost:
 
   @property
   def implied_mfu(self) -> float | None:
-    """The MFU at which our operations take the days that the paper reports, if it does."""
+    """The MFU at which our operations take the days that the paper reports, or None."""
     days = self.published.core_days
     return implied_mfu(self.cost.total_flops, get_device(PAPER_DEVICE), days) if days else None
 

@@ -33,7 +33,7 @@ def parse_run(values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
     argv: starts with the name of the program.
 
   Raises:
-    InputError: An argument is wrong, or there is no --config.
+    InputError: an argument is wrong, or there is no --config.
   """
   config = parse_config(values, argv)
   _check_mfu(values.mfu)

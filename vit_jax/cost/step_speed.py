@@ -19,7 +19,7 @@ class CollectiveTotal:
 
   channels: int  # number of different collectives
   times: int  # how often they run, all together
-  bytes: int  # that each device receives
+  bytes: int  # bytes that each device receives
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ def step_speed(
     topology: the topology of the devices.
     devices: in the order of the mesh.
     flops: operations of the model in a step.
-    remat: the field of the config.
+    remat: value of config.remat.
     mfu: the fraction of the peak rate for `seconds_at_mfu`.
   """
   device, interconnect = published_limits(topology)

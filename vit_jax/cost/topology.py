@@ -1,6 +1,6 @@
 """Describe TPU slices and GPU nodes that are not attached, by names like 'v5e:16x16' and 'h100:8'.
 
-The devices serve to compile for them. Nothing can run on them.
+They are targets for the compiler. Nothing can run on them.
 """
 
 from collections.abc import Sequence
@@ -85,7 +85,7 @@ def parse_topology(word: str) -> Topology:
   """Parse 'v5e:16x16', '2xv5e:16x16' or 'h100:8'.
 
   Raises:
-    InputError: There is no such slice or node. The message lists those that exist.
+    InputError: there is no such slice or node. The message lists those that exist.
   """
   match = re.fullmatch(r'(?:([1-9]\d*)x)?([a-z]\w*):(\d+(?:x\d+)*)', word)
   if not match or match[2] not in {*_TPUS, *GPUS}:
@@ -134,7 +134,7 @@ def describe_devices(topology: Topology) -> list[jax.Device]:
   """Return the devices of a topology, to lower and compile for.
 
   Raises:
-    InputError: The compiler is not installed.
+    InputError: the compiler is not installed.
   """
   if topology.name in GPUS:
     return describe_gpus(topology.name, topology.shape[0], topology.num_slices)
@@ -142,7 +142,7 @@ def describe_devices(topology: Topology) -> list[jax.Device]:
     raise InputError(
       "The TPU compiler is not installed. Install it with `pip install 'vit_jax[aot]'`."
     )
-  # There is no machine to query and nothing to report at the start, and other processes may
+  # libtpu must not look for a machine, must not log at the start, and must allow other processes to
   # compile at the same time.
   for name, value in (
     ('TPU_SKIP_MDS_QUERY', '1'),

@@ -33,12 +33,12 @@ class Traffic(NamedTuple):
   """The data that a program moves in one step."""
 
   collectives: list[Collective]
-  memory_bytes: int  # that the kernels of a device read and write in its main memory
-  unknown_loops: int  # loops whose length the program does not tell, counted as one turn
+  memory_bytes: int  # bytes that the kernels of a device read and write in its main memory
+  unknown_loops: int  # loops of unknown length, each counted as one turn
 
 
 def count_traffic(text: str, num_devices: int) -> Traffic:
-  """Count what a step moves.
+  """Count the bytes that a step moves.
 
   Args:
     text: the program, from `jax.stages.Compiled.as_text()`.
@@ -56,8 +56,8 @@ class _MemoryTraffic:
   """Count the bytes between the kernels of a device and its main memory.
 
   A kernel is taken to read each operand and to write each result once. Kernels that take a slice
-  out of an array, or put one into it, only move the slice. Left out are arrays in other memory
-  spaces than the main one, and results that reuse the buffer of an operand without a change.
+  out of an array, or put one into it, only move the slice. Arrays outside the main memory do not
+  count, nor do results that reuse the buffer of an operand without a change.
   """
 
   def __init__(self, program: hlo.Program):

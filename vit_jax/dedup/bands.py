@@ -24,7 +24,7 @@ MAX_THRESHOLD = 16
 
 _BITS, _BANDS = 16, 4
 _CLOSEST = 8  # pairs kept for each row
-_LOOK_UPS = 2**18  # at a time: 8 MB
+_LOOK_UPS = 2**18  # values looked up at a time: 8 MB
 _CANDIDATES = 2**20  # pairs compared at a time: 40 MB
 
 
@@ -51,7 +51,9 @@ def make_index(hashes: np.ndarray, images: np.ndarray, threshold: int) -> Index:
     InputError: threshold is not in [0, MAX_THRESHOLD].
   """
   if not 0 <= threshold <= MAX_THRESHOLD:
-    raise InputError(f'The threshold must be from 0 to {MAX_THRESHOLD} bits, got {threshold}.')
+    raise InputError(
+      f'The threshold must be from 0 to {MAX_THRESHOLD} bits, but it is {threshold}.'
+    )
   bands = [_band(hashes, i) for i in range(_BANDS)]
   orders = [np.argsort(band, kind='stable') for band in bands]
   values = np.arange(2**_BITS + 1)

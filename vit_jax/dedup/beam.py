@@ -53,7 +53,7 @@ class Hashed(NamedTuple):
   hashes: np.ndarray  # (H,) uint64
   images: np.ndarray  # (H,) int64, the number of the image that each hash belongs to
   damaged: list[int]  # images that cannot be decoded
-  errors: list[str]  # why the chunk cannot be read, if it cannot
+  errors: list[str]  # why the chunk cannot be read; empty if it can be read
 
 
 class Matches(NamedTuple):
@@ -123,7 +123,7 @@ def find_matches(
 def import_beam() -> Any:
   """Return the module apache_beam; raise InputError if it is not installed."""
   level = logging.root.manager.disable
-  logging.disable(logging.WARNING)  # Beam warns that the package of BigQuery is missing
+  logging.disable(logging.WARNING)  # Beam warns if the package for BigQuery is missing
   try:
     import apache_beam
   except ImportError as e:
@@ -151,7 +151,7 @@ def run_pipeline(build: Callable[[Pipeline], None], beam_args: Sequence[str] = (
   try:
     with beam.Pipeline(options=options) as pipeline:
       build(pipeline)
-  except Exception as e:  # each runner has its own
+  except Exception as e:  # each runner raises errors of its own
     cause = textwrap.shorten(str(e), 300, placeholder=' ...')
     raise InputError(f'The Beam pipeline failed: {cause}') from e
   finally:

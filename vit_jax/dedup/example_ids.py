@@ -31,7 +31,8 @@ class ExampleIds:
   """The examples that a split expression selects, and their ids.
 
   Attributes:
-    dataset: name as given. The ids of a VTAB-1k task are those of the dataset it was made from.
+    dataset: name of the dataset, as given. The ids of a VTAB-1k task are those of the dataset that
+      it was made from.
     split: split expression in TFDS notation.
     data_dir: directory of TFDS datasets.
     source: the examples.
@@ -103,7 +104,7 @@ class ExampleIds:
 
 
 def _inspect_folder(directory: str, names: list[str]) -> tuple[dict[str, int], dict[str, str]]:
-  """Return the number of images of each split, and that with a digest of their names in order."""
+  """Return {split: number of images}, and {split: that number, and a digest of the file names}."""
   sizes, splits = {}, {}
   root = os.path.expanduser(directory)
   for name in names:

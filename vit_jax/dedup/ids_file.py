@@ -79,9 +79,9 @@ def read_ids(path: str | os.PathLike) -> IdsFile:
   """Read a file of ids.
 
   Raises:
-    InputError: the file cannot be read, is damaged or something else, names an example twice,
-      names examples that its own header says do not exist, or was made with another version of
-      the hashes.
+    InputError: the file cannot be read, is damaged, is not a file of ids, lists an example
+      twice, lists examples that its own header says do not exist, or was made with another
+      version of the hashes.
   """
   try:
     with open(path, encoding='utf-8') as f:
@@ -132,7 +132,7 @@ def _sorted_indices(
   arrays = {name: np.unique(np.array(i, np.int64)) for name, i in indices.items()}
   for name, unique in arrays.items():
     if twice := len(indices[name]) - len(unique):
-      raise InputError(f'{path} names examples of {name} twice: {twice:,}.')
+      raise InputError(f'{path} lists {twice:,} examples of {name} more than once.')
   return arrays
 
 

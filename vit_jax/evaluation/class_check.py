@@ -15,14 +15,14 @@ log = logging.getLogger('vit_jax')
 def check_classes(
   loaded: Loaded, source: Source, *, checkpoint: str, dataset: str, trained_on_it: bool
 ) -> None:
-  """Raise an error if the model has too few classes, and warn if they may be others.
+  """Raise an error if the model has too few classes, and warn if they may differ from the data.
 
   Args:
     loaded: the model and the names of its classes.
     source: the images to evaluate on.
     checkpoint: name of the checkpoint, for messages.
     dataset: name of the dataset, for messages.
-    trained_on_it: the model was trained on this dataset, so it may have more classes.
+    trained_on_it: True if the model was trained on this dataset. More classes are then no surprise.
 
   Raises:
     InputError: the model has fewer classes than the dataset.

@@ -18,14 +18,14 @@ def draw_confusions(
 ) -> None:
   """Write a PNG that shows, for each class (row), the predictions for its images (columns).
 
-  Cells hold the percentage of the images of the row. Of more than 30 classes, only the 20 with the
-  most errors are drawn.
+  Cells hold the percentage of the images of the row. If there are more than 30 classes, only the 20
+  with the most errors are drawn.
 
   Args:
     path: file to write.
     labels: (N,) int.
     predictions: (N,) int.
-    names: of all classes of the dataset.
+    names: names of all classes of the dataset.
     title: shown above the picture.
   """
   classes = np.arange(len(names))

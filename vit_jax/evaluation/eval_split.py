@@ -41,8 +41,8 @@ def open_eval_split(config: Mapping[str, Any], image_size: int | None = None) ->
 
   Args:
     config: {field: value} of the run.
-    image_size: side of the images, in pixels. Defaults to that of the run. With another one, the
-      size before cropping changes in proportion.
+    image_size: side of the images, in pixels. Defaults to that of the run. If it
+      differs, the size before cropping changes in proportion.
 
   Raises:
     InputError: the run has no evaluation split, or it cannot be read.

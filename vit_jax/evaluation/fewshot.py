@@ -91,7 +91,7 @@ class FewShot:
 
   Attributes:
     dataset: name of the dataset.
-    protocol: as given.
+    protocol: shots, seeds, splits and image size.
   """
 
   def __init__(
@@ -177,8 +177,8 @@ class FewShot:
     """Count the test images that each classifier classifies correctly.
 
     Args:
-      params: as in a call.
-      should_stop: as in a call.
+      params: see `__call__`.
+      should_stop: see `__call__`.
 
     Returns:
       The counts, (seeds, numbers of shots) int, and the number of test images. None if evaluation

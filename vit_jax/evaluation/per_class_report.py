@@ -16,7 +16,7 @@ from vit_jax.evaluation.confusion_plot import draw_confusions
 from vit_jax.evaluation.predictions import TOP, Predictions
 from vit_jax.files import replacing
 
-_BINS = 15  # of the calibration error, as in arXiv 1706.04599
+_BINS = 15  # bins of the calibration error, as in arXiv 1706.04599
 _LISTED = 5  # number of classes and of confusions in the table
 
 Report = dict[str, Any]
@@ -28,8 +28,8 @@ def make_report(predictions: Predictions, names: list[str], num_classes: int) ->
   A score that is not defined is None, and `notes` explains why.
 
   Args:
-    predictions: for all images.
-    names: of all classes of the model.
+    predictions: predictions for all images.
+    names: names of all classes of the model.
     num_classes: number of classes of the dataset, at most as many as the model has.
   """
   p = predictions

@@ -24,7 +24,7 @@ from vit_jax.parallel.mesh import MeshPartitioner
 from vit_jax.parallel.partitioner import Arrays, GatherStep
 from vit_jax.pretrained.load import Loaded
 
-TOP = 5  # classes
+TOP = 5  # classes that count for the top-5 accuracy
 
 
 class Predictions(NamedTuple):
@@ -44,7 +44,7 @@ def make_predict_step(model: nn.Module, loss: str, *, with_loss: bool = True) ->
   """Return step(params, batch) -> prediction, confidence, correct, top5 and loss, each (B,).
 
   Args:
-    model: has a head.
+    model: a model with a head.
     loss: the loss that the model was trained with, 'softmax' or 'sigmoid'. It determines the
       probabilities.
     with_loss: set to False if the labels have no such loss.

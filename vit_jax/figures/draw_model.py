@@ -22,7 +22,7 @@ from vit_jax.models.vit import VisionTransformer
 if typing.TYPE_CHECKING:
   from matplotlib.figure import Figure
 
-_OF_ATTENTION = 'attention distance, rollout and maps'
+_ATTENTION_FIGURES = 'attention distance, rollout and maps'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,12 +76,12 @@ def draw_model(
   try:
     vit = attention.check_has_attention(model)
   except InputError as e:
-    yield _OF_ATTENTION, e
+    yield _ATTENTION_FIGURES, e
     return
   images = iter(images)
   first = next(images, None)
   if first is None:
-    yield _OF_ATTENTION, InputError('There are no images to look at.')
+    yield _ATTENTION_FIGURES, InputError('There are no images to look at.')
     return
   yield from _draw_attention(vit, params, itertools.chain([first], images), options)
 

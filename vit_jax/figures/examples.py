@@ -32,7 +32,7 @@ class Examples(NamedTuple):
     labels: (N,) int, or multi-hot (N, K).
     predicted: (N,) int, the most probable class.
     probability: (N,), probability of that class.
-    correct: (N,) bool, whether the prediction is the label or one of the labels.
+    correct: (N,) bool, True if the prediction is the label or one of the labels.
   """
 
   images: np.ndarray
@@ -83,7 +83,7 @@ class Predictor:
   """
 
   def __init__(self, model: nn.Module, sample: Sample, partitioner: Partitioner, loss: str):
-    """Compile nothing and read nothing yet.
+    """Set up the prediction. Images are read, and the model is compiled, at the first call.
 
     Args:
       model: a model with a head.

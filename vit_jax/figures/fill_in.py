@@ -48,7 +48,7 @@ def to_patches(images: np.ndarray, side: int) -> np.ndarray:
 
 
 def from_patches(patches: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-  """Put patches together to images: (B, N, side, side, 3) -> (B, *size, 3)."""
+  """Assemble images from patches: (B, N, side, side, 3) -> (B, *size, 3)."""
   (h, w), side = size, patches.shape[2]
   x = patches.reshape(-1, h // side, w // side, side, side, 3)
   return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, h, w, 3)

@@ -72,7 +72,7 @@ def export_stablehlo(
     InputError: the arguments do not fit each other, or a file exists or cannot be written.
   """
   others = sorted(set(platforms) - set(PLATFORMS))
-  if others or not platforms:  # without a guess, which would be 'tpu' for 'gpu'
+  if others or not platforms:  # `unknown` would suggest 'tpu' for 'gpu'
     raise InputError(f'Unknown platform {", ".join(others)!r}. Available: {", ".join(PLATFORMS)}.')
   flat = _check(model, params, loss, weights, class_names)
   function = functools.partial(_probabilities, model, loss)
@@ -158,7 +158,7 @@ def export_onnx(
         input_names=['images'],
         output_names=['probabilities'],
       )
-    except Exception as e:  # any kind of error if it lacks an operation
+    except Exception as e:  # jax2onnx raises all kinds of errors
       raise InputError(f'jax2onnx cannot convert this model ({type(e).__name__}: {e}).') from e
     beside = weights_suffix is not None
     onnx.save_model(graph, out, save_as_external_data=beside, location=f'{out.name}.data')
@@ -245,7 +245,7 @@ def _new_files(path: str | os.PathLike[str], weights_suffix: str | None) -> Iter
 def _metadata(
   model: nn.Module, flat: FlatParams, loss: str, weights_file: str | None
 ) -> dict[str, Any]:
-  """Return what path.json says about an exported model."""
+  """Return the description of an exported model that is written to path.json."""
   name, _ = infer_model(flat)
   return {
     'model': name,

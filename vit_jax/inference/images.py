@@ -108,7 +108,7 @@ def _content(image: Image) -> bytes | np.ndarray:
   array = np.asarray(image)
   if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
     raise ValueError(
-      f'an array must be (height, width, 3) uint8 RGB, this one is {array.shape} {array.dtype}'
+      f'an array must be (height, width, 3) uint8 RGB, but this one is {array.shape} {array.dtype}'
     )
   return array
 

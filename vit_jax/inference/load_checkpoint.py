@@ -40,7 +40,7 @@ def load_checkpoint(
 ) -> tuple[Loaded, Run | None]:
   """Load a checkpoint of a training run or a published one.
 
-  What the arguments leave open is taken from the config of the run, and otherwise inferred from the
+  Arguments that are not given are taken from the config of the run, or else inferred from the
   arrays of the checkpoint.
 
   Args:

@@ -37,7 +37,7 @@ class Prediction(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PredictOptions:
-  """The keyword arguments of `predict`, which describes them."""
+  """The keyword arguments of `predict`. Its docstring describes them."""
 
   class_names: Sequence[str] | None = None
   top_k: int = 5

@@ -25,7 +25,7 @@ class NewestModel:
   Attributes:
     loaded: the model and its parameters.
     images: images of the evaluation split, (H, W, 3) uint8 each, as the model sees them.
-    examples: predictions of these images, or why there are none.
+    examples: predictions for these images, or an error that says why there are none.
     class_names: names of the model's classes.
     split: name of the evaluation split, such as 'cifar10, test'.
   """

@@ -130,7 +130,7 @@ def example(
     label: name of the class, or of the classes.
     predicted: name of the predicted class.
     probability: probability of the predicted class.
-    right: whether the prediction is correct.
+    right: True if the prediction is correct.
   """
   caption = f'<b>{"✓" if right else "✗"} {text(predicted)}</b> {100 * probability:.0f}&nbsp;%'
   if not right:

@@ -46,7 +46,7 @@ def changed_fields(
 
 
 def last_values(curves: Mapping[str, Curve]) -> list[tuple[str, int, float]]:
-  """Return (metric, step, newest value) of all results, evaluations first. Leaves out timings."""
+  """Return (metric, step, newest value) of all results, evaluations first, without timings."""
   results = [name for name in curves if name not in _SPEEDS and 'seconds' not in name]
   return [
     (name, int(curves[name][0][-1]), float(curves[name][1][-1]))
@@ -60,7 +60,7 @@ def speeds(curves: Mapping[str, Curve]) -> list[tuple[str, str, str]]:
   for name, (description, form) in _SPEEDS.items():
     if name in curves:
       values = curves[name][1]
-      # Each goodput covers all of the time before it, so that only the newest is meaningful.
+      # Each goodput covers all of the time before it, so only the newest is meaningful.
       median = '' if name == 'train/goodput' else form.format(np.median(values))
       rows.append((description, median, form.format(values[-1])))
   return rows

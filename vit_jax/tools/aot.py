@@ -2,7 +2,7 @@
 
   python -m vit_jax.tools.aot --config=configs/vit_h14.py --topology=v5e:16x16
 
-Compiles the train step of the config for the slice. This needs the TPU compiler
+This compiles the train step of the config for the slice. It needs the TPU compiler
 (pip install 'vit_jax[aot]') but no TPU. The exit code is 2 if the step does not fit.
 """
 

@@ -4,10 +4,10 @@
   python -m vit_jax.tools.cost --config=configs/vit_l16.py:jft
   python -m vit_jax.tools.cost --config=configs/pretrain.py:BiT-R50x1,jft --device='TPU v3' --mfu=.3
 
-Without --config, prints the models that the paper pretrained (tables 2, 5 and 6) beside the paper's
-own figures. Nothing is compiled and no dataset is needed. The operations are the matrix products
-and convolutions of training, without evaluations. A multiply-add counts as 2, and the backward pass
-as two forward passes.
+Without --config, it prints the models that the paper pretrained (tables 2, 5 and 6) beside the
+paper's own figures. Nothing is compiled and no dataset is needed. The operations are the matrix
+products and convolutions of training, without evaluations. A multiply-add counts as 2, and the
+backward pass as two forward passes.
 """
 
 from collections.abc import Sequence

@@ -2,8 +2,8 @@
 
   python -m vit_jax.tools.dedup --train=imagenet21k --against=cifar10,imagenet2012 --out=ids.txt
 
-Finds copies that were resized, recompressed, brightened, darkened, mirrored, framed or slightly
-cropped. Needs pip install 'vit_jax[dedup]'.
+This finds copies that were resized, recompressed, brightened, darkened, mirrored, framed or
+slightly cropped. It needs pip install 'vit_jax[dedup]'.
 """
 
 from __future__ import annotations

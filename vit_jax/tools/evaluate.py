@@ -2,8 +2,9 @@
 
   python -m vit_jax.tools.evaluate --checkpoint=ViT-B_16-224.npz --dataset=imagenet2012
 
-Prints top-1 and top-5 accuracy, loss, calibration error, the worst classes and the most frequent
-confusions. --out=DIR also writes all of these, every class, and a picture of the confusions.
+This prints top-1 and top-5 accuracy, loss, calibration error, the worst classes and the most
+frequent confusions. --out=DIR also writes all of these, every class, and a picture of the
+confusions.
 """
 
 from __future__ import annotations
@@ -185,7 +186,7 @@ def _choose_dataset(args: argparse.Namespace, config: Mapping[str, Any]) -> str:
 
 
 def _choose_resize_size(args: argparse.Namespace, config: Mapping[str, Any]) -> int | None:
-  """Return the size before the crop. That of the run is for its own image size and preset."""
+  """Return the size before the crop. The run's own only fits its image size and preset."""
   if args.resize_size is not None:
     return args.resize_size
   if args.image_size or args.preset not in (None, config.get('preset')):

@@ -2,7 +2,7 @@
 
   python -m vit_jax.tools.figures --checkpoint=ViT-B_16-224.npz --images=photos/ --out=figures/
 
-Writes filters.png, position_similarity.png, attention_distance.png, rollout.png and
+This writes filters.png, position_similarity.png, attention_distance.png, rollout.png and
 attention_maps.png, and curves.png of the run that wrote the checkpoint or of --runs. Figures that
 do not apply to a model are left out with a message.
 """
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(argv)
   for name in ('num_images', 'num_shown', 'batch_size'):
     if getattr(args, name) < 1:
-      raise InputError(f'--{name} must be at least 1, got {getattr(args, name)}.')
+      raise InputError(f'--{name} must be at least 1, but it is {getattr(args, name)}.')
   (model, params, _), run = checkpoint_args.load(args)
   directory = make_directory(args.out)
 

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(argv)
   try:
     return _predict(args)
-  except BrokenPipeError:  # the reader of the output has closed it, as `head` does
+  except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at exit
     return 0
 

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Run the command line and return the exit code."""
   args = _parser().parse_args(argv)
   if args.num_images < 1:
-    raise InputError(f'--num_images must be at least 1, got {args.num_images}.')
+    raise InputError(f'--num_images must be at least 1, but it is {args.num_images}.')
   out = local_path(args.out or pathlib.Path(args.workdir, 'report.html'))
   text = make_report(args.workdir, num_images=args.num_images, batch_size=args.batch_size)
   with replacing(out) as path:

@@ -1,4 +1,4 @@
-"""Save and restore training states: complete, verified and of this model, or an error.
+"""Save training states, and restore them verified and complete, or raise an error.
 
 Orbax writes checkpoints in the background and renames a finished directory into place, so that a
 kill leaves either a whole checkpoint or none. Orbax does not notice a flipped byte. Therefore a
@@ -79,7 +79,7 @@ class Checkpoints:
       )
 
   def newest_good(self) -> str:
-    """Return a sentence for an error: which checkpoint one can go back to."""
+    """Return a sentence for error messages that names the newest good checkpoint."""
     steps = self.steps()
     return f'The checkpoint of step {steps[-1]} is good.' if steps else 'Nothing was saved.'
 
@@ -150,9 +150,9 @@ class Checkpoints:
     ]
     if wrong:
       # The optimizer's moments only repeat the mismatches of the parameters.
-      of_params = [text for text in wrong if text.startswith('params/')]
+      in_params = [text for text in wrong if text.startswith('params/')]
       raise InputError(
-        f'The checkpoint {path} is of another architecture: {shortlist(of_params or wrong)}. '
+        f'The checkpoint {path} is of another architecture: {shortlist(in_params or wrong)}. '
         'Choose another workdir, or use the config that wrote it.'
       )
 
@@ -167,7 +167,7 @@ class Checkpoints:
       self._manager.wait_until_finished()
 
   def abandon(self) -> None:
-    """Do not wait in `close` for a save that is being written."""
+    """Give up on a save that is being written, so that `close` does not wait for it."""
     self._failed = True
 
   def close(self) -> None:
@@ -181,7 +181,7 @@ class Checkpoints:
     """Turn the errors of this write, or of an earlier one in the background, into InputErrors."""
     try:
       yield
-    except jax.errors.JaxRuntimeError:  # not the disk: a device or another process is gone
+    except jax.errors.JaxRuntimeError:  # not a disk error: a device or another process is gone
       self._failed = True
       raise
     except Exception as e:  # TensorStore raises ValueError, OSError and others for a full disk
@@ -198,10 +198,11 @@ def _open_manager(directory: AnyPath, keep: int, keep_every: int) -> Any:
   from orbax.checkpoint import checkpoint_managers
 
   class Manager(ocp.CheckpointManager):
-    """Leaves preemption to the training loop.
+    """A manager that leaves preemption to the training loop.
 
-    Orbax would report numbers of its own to JAX's preemption service, the training steps. JAX stops
-    at a number larger than all that it has seen, which the loop's own numbers might never reach.
+    JAX stops all hosts at a number larger than any that they have passed to its preemption service.
+    Orbax would pass training steps to it, and the loop, which counts its own calls, might never
+    reach such a number.
     """
 
     def reached_preemption(self, step: int) -> bool:

@@ -1,7 +1,7 @@
 """Command line shared by main, sweep and vtab: flags, exit codes, error messages.
 
 Exit codes: 0 when everything is done, 42 when stopped and saved (run the same command again to
-continue), 1 on an error, which the last line names.
+continue), 1 on an error, which the last line explains.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ EXIT_INTERRUPTED = 42
 
 
 def define_flags() -> flags.FlagValues:
-  """Return the flags of a program that trains what --config says, on all processes of a job."""
+  """Return the flags of a program that trains a config on all processes of a job."""
   values = flags.FlagValues()
   define_config(values)
   flags.DEFINE_string(
@@ -107,7 +107,7 @@ def run(
     except OSError as e:
       if e.filename:
         raise
-      # A failed write does not name its file.
+      # The error of a failed write does not name the file, so name the workdir.
       raise OSError(e.errno, e.strerror or str(e), str(workdir)) from e
 
   return exit_code(start, last=last)
@@ -145,7 +145,7 @@ def exit_code(work: Callable[[], int | None], *, last: bool = False) -> int:
 
 
 def leave(code: int) -> NoReturn:
-  """End the process."""
+  """End the process with an exit code."""
   if code == 1:
     os._exit(code)  # at once: a background thread may wait for something that never comes
   sys.exit(code)

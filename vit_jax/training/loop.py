@@ -1,12 +1,12 @@
 """The training loop.
 
-After each step, those of these that are due happen in this order, on which exact resumption rests:
+After each step, the effects that are due happen in this order, which exact resumption depends on:
 
   log -> save -> evaluate -> draw -> stop if asked
 
 Logging and saving first check that the loss of every step since the last check is finite. So a
-checkpoint never holds a non-finite state, and the metrics of its step are written before it.
-An evaluation or a picture that a kill prevented is made up for when the run resumes.
+checkpoint never holds a non-finite state, and the metrics of its step are written before it. If a
+kill prevents an evaluation or a picture, the resumed run makes up for it.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ from vit_jax.training.setup import count_steps, make_training, use_compile_cache
 from vit_jax.training.step import TrainState
 from vit_jax.training.workdir import prepare_workdir, write_config
 
-# Fields that a checkpoint records, since its arrays do not tell them.
+# Fields that a checkpoint records, because they cannot be inferred from its arrays.
 _RECORDED = (
   'model',
   'activation',
@@ -65,7 +65,7 @@ def train(config: ConfigDict, workdir: AnyPath) -> dict[str, float]:
 
   Raises:
     Interrupted: after SIGTERM or Ctrl-C, when everything has been saved.
-    InputError: for what the user can correct.
+    InputError: the run failed for a reason that the user can correct.
   """
   check_config(config)
   use_compile_cache(config.compile_cache)
@@ -102,7 +102,7 @@ class _Run:
     self.checkpoints = Checkpoints(workdir / CHECKPOINTS, keep=c.keep, keep_every=c.keep_every)
     self.unchecked: list[tuple[int, Mapping[str, jax.Array]]] = []  # metrics still on the device
     self.saved_step: int | None = None
-    self.bad_records: set[str] = set()  # training records that could not be read
+    self.bad_records: set[str] = set()  # damaged training records, which were skipped
     self.monitor: Monitor | None = None
     self.pictures: Pictures | None = None
 
@@ -116,7 +116,7 @@ class _Run:
     traceback: TracebackType | None,
   ) -> None:
     if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
-      self.checkpoints.abandon()  # another process is gone, and no save can end without it
+      self.checkpoints.abandon()  # no save can finish if another process is gone
     for writer in (self.monitor, self.pictures):
       if writer:
         writer.close()
@@ -173,7 +173,7 @@ class _Run:
   def _start(self) -> tuple[TrainState, int]:
     """Return the state to start from and the number of steps that it has done.
 
-    The state comes from the first of these that there is:
+    The state comes from the first of these that exists:
       1. the newest checkpoint in the workdir
       2. random initialization, with parameters from config.init_from if that is given
     """

@@ -22,7 +22,7 @@ class MixupPartner(NamedTuple):
 def draw_partner(batch: Batch, p: float, step_key: jax.Array, shard: Shard) -> MixupPartner:
   """Pair each example with the one before it in the global batch.
 
-  All examples of a step have the same share. An unreadable image is mixed into none.
+  All examples of a step have the same share. An unreadable image is not mixed into another.
 
   Args:
     batch: the shard's rows of the global batch.

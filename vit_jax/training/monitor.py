@@ -60,7 +60,7 @@ class Monitor:
 
   @property
   def latest(self) -> dict[str, float]:
-    """See the class."""
+    """The newest value of each metric."""
     return self._writer.latest if self._writer else {}
 
   def has(self, step: int, name: str) -> bool:
@@ -84,20 +84,20 @@ class Monitor:
       self._stop_trace()
 
   def begin(self, step: int) -> None:
-    """Call before asking for the batch of `step`."""
+    """Start to time `step`. Call this before asking for its batch."""
     if self._mirror and step == self._trace_from:
       jax.profiler.start_trace(str(self._mirror.directory / 'profile'))
       self._tracing = True
     if step == self._first_step + 2:
-      self._meter.restart()  # the first step was compiled: leave it out of the speed
+      self._meter.restart()  # leave the first step, which was compiled, out of the speed
     self._begun = time.perf_counter()
 
   def has_batch(self) -> None:
-    """Call when the batch has arrived."""
+    """Record that the batch has arrived."""
     self._meter.waited(time.perf_counter() - self._begun)
 
   def end(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-    """Call when `step` has been dispatched to the devices. `metrics` are its results."""
+    """Record that `step` has been dispatched to the devices. `metrics` are its results."""
     first = step == self._first_step + 1
     last_traced = self._tracing and step == self._trace_to
     if first or last_traced:

@@ -25,8 +25,8 @@ from vit_jax.training.objectives import Objective
 class PeriodicEvaluation:
   """The evaluations of a run.
 
-  Each one is written before the next training step. One that a kill prevented is made up for when
-  the run resumes.
+  The metrics of each one are written before the next training step. If a kill prevents an
+  evaluation, the resumed run makes up for it.
   """
 
   def __init__(
@@ -69,7 +69,7 @@ class PeriodicEvaluation:
     """Run the evaluations that are due after `step` and have not been written yet.
 
     Returns:
-      False when one was cut short by a request to stop.
+      False if a request to stop cut an evaluation short.
     """
     return all(
       evaluation()
@@ -98,7 +98,7 @@ class PeriodicEvaluation:
     return step == self._total_steps or bool(every and step % every == 0)
 
   def _evaluate(self, step: int, monitor: Monitor, params: Params, prefix: str) -> bool:
-    """Evaluate parameters and write the metrics. Return False when asked to stop meanwhile."""
+    """Evaluate parameters and write the metrics. Return False if asked to stop early."""
     start = time.perf_counter()
     with self._inputs.eval_batches() as batches:
       metrics = evaluate(self._eval_step, params, batches, self._stop_check(step))
@@ -120,7 +120,7 @@ class PeriodicEvaluation:
     return True
 
   def _fit_few(self, step: int, monitor: Monitor, params: Params, fewshot: FewShot) -> bool:
-    """Evaluate the representation few-shot. Return False when asked to stop meanwhile."""
+    """Run a few-shot evaluation and write the metrics. Return False if asked to stop early."""
     start = time.perf_counter()
     metrics = fewshot(params, self._stop_check(step))
     if metrics is None:
@@ -136,7 +136,7 @@ class PeriodicEvaluation:
     return True
 
   def _stop_check(self, step: int) -> Callable[[], bool]:
-    """Return a function to call after each batch, which tells whether to stop."""
+    """Return a function to call after each batch, which returns True to stop."""
 
     def should_stop() -> bool:
       self._watchdog.progress(f'evaluating step {step}')

@@ -42,7 +42,7 @@ class Pictures:
     first_step: int,
     total_steps: int,
   ):
-    """Draw nothing yet.
+    """Set up the drawing. Nothing is drawn yet.
 
     Args:
       workdir: directory in which earlier parts of the run left their figures.
@@ -88,7 +88,7 @@ class Pictures:
     if self._events is None:
       import tensorboardX
 
-      # purge_step drops what a killed part of the run drew from this step on.
+      # purge_step drops the pictures that a killed part of the run drew from this step on.
       path = str(directory / 'tensorboard' / 'figures')
       self._events = tensorboardX.SummaryWriter(path, purge_step=step)
     pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR_RGB)

@@ -20,13 +20,13 @@ from vit_jax.training.objectives import Objective
 from vit_jax.training.optim import LearningRate
 
 Metrics = dict[str, jax.Array]
-# Tells from a name such as 'Transformer/encoderblock_0/...' whether the parameter is trained
-# (models.freeze.trainable_filter). In its place, None stands for all parameters.
+# Takes the name of a parameter, such as 'Transformer/encoderblock_0/...', and returns True if it is
+# trained (models.freeze.trainable_filter). None instead of a filter means that all are trained.
 TrainableFilter = Callable[[str], bool]
 
 
 class TrainState(struct.PyTreeNode):
-  """All that training carries from step to step. Data and randomness follow from the step."""
+  """The state that training carries from step to step. The step determines data and randomness."""
 
   step: jax.Array  # () int32, number of steps done
   params: Params
@@ -80,8 +80,9 @@ def make_train_step(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """Make the function train_step(state, batch, shard=WHOLE) -> (state, metrics).
 
-  Dropout and mixup belong to the example, so neither devices nor accumulation passes change what is
-  computed. Examples whose mask is False add nothing to loss and gradient.
+  Dropout and mixup do not depend on how a batch is split, so the number of devices and of
+  accumulation passes does not change the result. Examples whose mask is False add nothing to loss
+  and gradient.
 
   Args:
     objective: the function to minimize.
@@ -140,7 +141,7 @@ def make_train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, trained)
     params = merge_params(optax.apply_updates(trained, updates), frozen)
     if average:
-      assert isinstance(state, AveragedState), 'init_state was not asked for an average'
+      assert isinstance(state, AveragedState), 'call init_state with average=True'
       state = state.replace(average=_averaged(state.average, params, state.step, average))
     metrics = dict(
       loss=loss, accuracy=accuracy, grad_norm=optax.tree.norm(grads), lr=schedule(state.step)

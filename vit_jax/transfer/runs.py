@@ -1,4 +1,4 @@
-"""Train several runs in one workdir, each exactly once, even if a kill comes between.
+"""Train several runs in one workdir, each exactly once, even if the process is killed in between.
 
 Each run has a directory of its own. Its result.json is written in one piece after the run has
 ended. With several processes, process 0 reads and writes these files and tells the others.
@@ -23,13 +23,14 @@ from vit_jax.training.log import log, start_log
 from vit_jax.training.loop import train
 
 RESULT = 'result.json'
-_FIELDS = ({'config', 'accuracy', 'examples'}, {'config', 'diverged'})  # either of these
+# A result has all fields of one of these sets.
+_FIELDS = ({'config', 'accuracy', 'examples'}, {'config', 'diverged'})
 
 
 # The content of a result.json:
 #   accuracy: on the evaluation split; of the averaged parameters if the run keeps them
 #   examples: number of images in that split
-#   diverged: in place of both, the value that was not finite and its step
+#   diverged: instead of these two, the value that was not finite and its step
 #   config: the fields of the run
 #   kept: true if the checkpoints of the run stay
 Result = dict[str, Any]
@@ -44,8 +45,8 @@ def run_all(
 ) -> dict[str, Result]:
   """Train the runs that have no result yet, and return the results of all.
 
-  A run whose loss, gradient or parameters become infinite has ended, too. Its result has
-  'diverged' in place of 'accuracy' and 'examples'.
+  A run whose loss, gradient or parameters become infinite is not trained again, either. Its result
+  has 'diverged' in place of 'accuracy' and 'examples'.
 
   Args:
     configs: {name of the run: config}, the same in all processes.
@@ -62,7 +63,7 @@ def run_all(
     title = (titles or {}).get(name, name)
     start_log(None, jax.process_index())  # only the terminal, because train adds its own file
     if name in results:
-      log.info('%s: done before', title)
+      log.info('%s: already done', title)
     else:
       log.info('%s', title)
       results[name] = _train(config, workdir / name) | {'kept': keep}
@@ -138,7 +139,7 @@ def _as_json(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write(path: AnyPath, result: Result) -> None:
-  hosts.gather(None)  # wait until every process is done with the directory of the run
+  hosts.gather(None)  # wait until no process uses the directory of the run any more
   if jax.process_index() == 0:
     write_whole(path, json.dumps(result, indent=2) + '\n')
 

@@ -5,9 +5,9 @@ r"""Fine-tune with several learning rates, then with the best one from several s
 
 This is the paper's protocol (section 4.1, appendix B.1.1). Each learning rate is trained on one
 part of the training images (--tune_split) and evaluated on the rest of them (--dev_split). The best
-one (the lowest of equals) is trained on all of config.train_split, from config.seed and the seeds
-after it, and evaluated on config.eval_split, which played no part in the choice. Splits that are
-not given are the dataset's own.
+one (if several are equal, the lowest) is trained on all of config.train_split, from config.seed and
+the seeds after it, and evaluated on config.eval_split, which played no part in the choice. Splits
+that are not given are the dataset's own.
 
 Run the same command again to continue after a stop. Runs that have a result are not trained again.
 WORKDIR gets a directory for each run (lr_0.003, seed_0) and, at the end, results.json. The
@@ -55,20 +55,19 @@ def sweep(
 ) -> dict[str, Any]:
   """Try the learning rates and train with the best. Return the content of results.json.
 
-  A learning rate at which the loss becomes infinite is out. The others go on.
+  A learning rate at which the loss becomes infinite is dropped. The others continue.
 
   Args:
     c: config of a run. lr, seed and the splits are set here.
-    workdir: directory that gets a directory for each run. The same call continues with what is
-      there.
+    workdir: directory that gets a directory for each run. The same call continues an earlier one.
     lrs: learning rates to try.
     splits: see `find_splits`.
     seeds: number of final runs. Their seeds are c.seed and the ones after it.
     keep: keep the checkpoints of the final runs.
 
   Raises:
-    InputError: no learning rate stays finite, or the best one does not from every seed; what is
-      in `workdir` has another config; `train` failed.
+    InputError: no learning rate stays finite, a final run diverges, a run in `workdir` has another
+      config, or `train` failed.
     Interrupted: the user stopped it. The same call continues.
   """
   total = len(lrs) + seeds
@@ -121,7 +120,7 @@ def _changed(c: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
 
 
 def best(accuracies: Mapping[Number, float]) -> Number:
-  """Return the key with the highest value. Of equals, it is the lowest key."""
+  """Return the key with the highest value, or the lowest such key if several are equal."""
   return max(sorted(accuracies), key=accuracies.__getitem__)
 
 
@@ -200,7 +199,7 @@ def main(argv: Sequence[str] | None = None, *, last: bool = False) -> int:
   def work(config: ConfigDict, workdir: AnyPath) -> None:
     if 'lr' in given_fields(values):
       raise InputError(
-        f'A sweep finds --config.lr. Say which ones to try with --lrs={config.lr} instead.'
+        f'A sweep chooses --config.lr itself. Give the learning rates to try, as --lrs={config.lr}.'
       )
     lrs = learning_rates(config.dataset) if values.lrs is None else parse_lrs(values.lrs)
     splits = find_splits(config, values.tune_split, values.dev_split)
@@ -264,7 +263,7 @@ def parse_lrs(text: str) -> tuple[float, ...]:
     if not 0 < lr < math.inf:
       raise InputError(f'--lrs={text}: {lr} is not positive and finite. {example}')
     if lr in lrs[:i]:
-      raise InputError(f'--lrs={text}: {lr} is there twice. {example}')
+      raise InputError(f'--lrs={text} contains {lr} twice. {example}')
   return lrs
 
 

@@ -28,8 +28,8 @@ def find_splits(c: ConfigDict, tune: str | None = None, dev: str | None = None) 
     dev: split to compare the learning rates on.
 
   Raises:
-    InputError: there is nothing to evaluate on, a split does not exist, two splits have images in
-      common that must not, or config.train_split is set without `tune` and `dev`.
+    InputError: there is nothing to evaluate on, a split does not exist, two splits that must be
+      disjoint have images in common, or config.train_split is set without `tune` and `dev`.
   """
   info = describe_dataset(c.dataset, c.data_dir)
   if c.train_split not in (None, info.train_split) and not (tune and dev):
@@ -66,7 +66,7 @@ def _check_disjoint(c: ConfigDict, splits: Splits) -> None:
 
 
 def _overlap(c: ConfigDict, one: str, other: str) -> bool:
-  """Return whether two splits have images in common."""
+  """Return True if two splits have images in common."""
   names = named_splits(f'{one}+{other}')
   if 'all' in names:
     names = split_names(c.dataset, c.data_dir)

@@ -45,7 +45,7 @@ def checkpoint_fields(checkpoint: str) -> dict[str, Any]:
     model, inferred = infer_model(arrays, metadata)
   except InputError as e:
     raise InputError(f'{checkpoint}: {e}') from e
-  # The task says the number of classes and the image size.
+  # The number of classes and the image size come from the task.
   for field in ('representation_size', 'num_classes', 'image_size'):
     inferred.pop(field, None)
   return {'model': model, 'init_from': checkpoint} | inferred
@@ -112,7 +112,7 @@ def means(accuracies: Mapping[str, float]) -> dict[str, tuple[float | None, int,
 
 
 def table(results: Mapping[str, Result]) -> str:
-  """Return the 19 tasks and the means as text, with accuracies in percent and - for no result."""
+  """Return the 19 tasks and the means as text: accuracies in percent, or '-' without a result."""
   lines = [f'{"task":<22}{"group":<14}{"test images":>11}{"accuracy":>10}']
   for name, task in TASKS.items():
     examples = accuracy = '-'

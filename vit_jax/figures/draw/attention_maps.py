@@ -32,7 +32,7 @@ def draw_attention_distance(
     uniform: `uniform_distance`, drawn as a line for comparison.
     image_size: height and width in pixels.
     num_images: number of images that the mean was taken over.
-    axial: whether attention alternates between rows and columns.
+    axial: True if attention alternates between rows and columns.
   """
   depth, heads = distance.shape
   figure = new_figure(6, 4)

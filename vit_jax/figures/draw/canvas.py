@@ -17,7 +17,7 @@ COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#00
 
 
 def new_figure(width: float, height: float) -> Figure:
-  """Return an empty figure, size in inches. It is wide enough for a title whatever it shows."""
+  """Return an empty figure of this size in inches, but at least wide enough for a title."""
   try:
     from matplotlib.figure import Figure  # unlike pyplot, it does not look for a display
   except ImportError as e:

@@ -64,7 +64,7 @@ def draw_curves(
 
 
 def _style(run: int) -> tuple[str, _Style]:
-  """Return the color and line style of a run. Together they tell it from the others."""
+  """Return the color and line style that distinguish a run from the others."""
   return COLORS[run % len(COLORS)], _STYLES[run // len(COLORS) % len(_STYLES)]
 
 
