@@ -1,5 +1,8 @@
-"""Tests run on 8 simulated CPU devices; what jax reads from the environment is set before it
-starts. Compiled programs are kept, since the tests of restarts run the same one many times."""
+"""Set up JAX for the tests, and define fixtures that several of them share.
+
+Tests run on 8 simulated CPU devices. JAX reads its environment variables when it starts, so they
+are set here. Compiled programs are kept, because the tests of restarts run the same one often.
+"""
 
 import os
 import pathlib
@@ -24,14 +27,14 @@ from tests.helpers.logs import messages  # noqa: E402, F401
 
 
 def pytest_configure(config):
-  if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell's script starts 'pytest &'
+  if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell script does this for 'pytest &'
     signal.signal(signal.SIGINT, signal.default_int_handler)
   config.addinivalue_line('markers', 'slow: takes more than about 20 seconds')
 
 
 @pytest.fixture(params=['whole', 'partial'])
 def decoder(request, monkeypatch):
-  """Runs a test without and with the optional C extension."""
+  """Run a test without and with the optional C extension."""
   from vit_jax.data import decode
 
   if request.param == 'whole':
@@ -42,7 +45,7 @@ def decoder(request, monkeypatch):
 
 @pytest.fixture(scope='module')
 def shapes(tmp_path_factory):
-  """Two data_dirs with the same dataset, in the order (array_record, tfrecord)."""
+  """Return two data_dirs with the same dataset, in the order (array_record, tfrecord)."""
   from tests.helpers.shapes import to_tfrecord, write_shapes
 
   root = tmp_path_factory.mktemp('shapes')
@@ -62,7 +65,7 @@ def digits_dir(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def vtab_dir(tmp_path_factory):
-  """A data_dir with every dataset of VTAB; for reading only."""
+  """Return a data_dir with every dataset of VTAB. Tests must not change it."""
   from tests.helpers.vtab_files import DATASETS, write_dataset
 
   root = tmp_path_factory.mktemp('vtab')

@@ -35,7 +35,7 @@ def cell(notebook, ident):
 
 
 def execute(notebook, directory, **environment):
-  """Runs the notebook in `directory`, in a kernel with one device; returns it with outputs."""
+  """Run the notebook in `directory`, in a kernel with one device. Return it with its outputs."""
   env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'} | environment
   nbclient.NotebookClient(
     notebook,
@@ -48,14 +48,14 @@ def execute(notebook, directory, **environment):
 
 
 def text(notebook, ident):
-  """What a cell printed; nothing may be on stderr."""
+  """Return the text that a cell printed. Check that nothing is on stderr."""
   streams = [o for o in cell(notebook, ident).outputs if o.output_type == 'stream']
   assert all(o.name == 'stdout' for o in streams), streams
   return ''.join(o.text for o in streams)
 
 
 def figures(notebook):
-  """{cell: picture (H, W, 3)}."""
+  """Return {cell: picture (H, W, 3)}."""
   return {
     c.id: cv2.imdecode(np.frombuffer(base64.b64decode(o.data['image/png']), np.uint8), 1)
     for c in notebook.cells
@@ -112,7 +112,7 @@ def test_offline_figures(offline):
 
 
 def test_online_it_takes_the_published_checkpoint(tmp_path):
-  """A server of this process stands for the published one; its file has random parameters."""
+  """A local server stands in for the public one. Its file has random parameters."""
   notebook = read()
   published, _ = choices(notebook)
   address, name, image_size = published['ViT-Ti/16, 224 px, AugReg']
@@ -160,7 +160,7 @@ def test_online_it_takes_the_published_checkpoint(tmp_path):
 
 
 def choices(notebook):
-  """The table of published checkpoints, and the choices of the form, its default first."""
+  """Return the table of published checkpoints and the choices of the form, its default first."""
   source = cell(notebook, 'choose').source
   table, default = (ast.literal_eval(node.value) for node in ast.parse(source).body[:2])
   return table, [default, *ast.literal_eval(re.search(r'#@param (\[.*\])', source)[1])]

@@ -14,7 +14,7 @@ from vit_jax.errors import (
 )
 
 
-def test_an_unknown_choice_names_the_near_one_and_all_there_are():
+def test_an_unknown_choice_suggests_a_similar_one_and_lists_all():
   error = unknown('loss', 'sigmod', ('softmax', 'sigmoid'))
   assert isinstance(error, InputError) and isinstance(error, ValueError)
   assert str(error) == (

@@ -1,6 +1,6 @@
-"""What ends a run, each really done to one, and how it goes on.
+"""Each fault that can end a run is caused in a real run, which then continues.
 
-`pytest -s` also tells how long each took.
+`pytest -s` also prints how long each took.
 """
 
 import os
@@ -33,7 +33,7 @@ ONE = dict(devices=(1,))
 
 @pytest.fixture(scope='module')
 def whole(start, tmp_path_factory):
-  """An undisturbed run on one device: its workdir and process."""
+  """Return the workdir and the process of an undisturbed run on one device."""
   workdir = tmp_path_factory.mktemp('whole')
   job = start(workdir, **ONE)
   end(job, [0])
@@ -42,14 +42,14 @@ def whole(start, tmp_path_factory):
 
 @pytest.fixture
 def run(whole, tmp_path):
-  """The same one, as if killed before its last save."""
+  """Return a copy of that workdir, as if the run had been killed before its last save."""
   shutil.copytree(whole[0], tmp_path / 'run')
   shutil.rmtree(tmp_path / 'run/checkpoints' / str(STEPS))
   return tmp_path / 'run'
 
 
 def go_on(start, workdir, whole, *flags):
-  """Starts again: it goes on to the end as if nothing had been."""
+  """Start the run again, and check that it ends like the undisturbed one."""
   clock, before = Clock(), max(saved(workdir), default=0)
   job = start(workdir, *flags, **ONE)
   wait_for_first_step(job)
@@ -60,7 +60,7 @@ def go_on(start, workdir, whole, *flags):
 
 
 def arrays(step):
-  """The files with a checkpoint's array data, the largest last."""
+  """Return the files with a checkpoint's array data, the largest last."""
   files = [path for path in (step / 'state').rglob('*') if path.is_file() and 'd' in path.parts]
   return sorted(files, key=lambda path: path.stat().st_size)
 
@@ -104,15 +104,16 @@ def test_a_non_finite_loss_is_not_saved(start, whole, run):
   assert 'nan at step' in last or 'inf at step' in last, log
   kept = saved(run)
   assert f'step {kept[-1]}' in last, log
-  for step in set(kept) - set(before):  # of the steps with a rate of 1e30, finite as yet
+  for step in set(kept) - set(before):  # saved at a rate of 1e30, while the state was still finite
     shutil.rmtree(run / 'checkpoints' / str(step))
   assert before[-1] in kept
-  go_on(start, run, whole)
+  # The run has recorded its bad values, so only the command line can change them back.
+  go_on(start, run, whole, '--config.lr=1e-3', '--config.clip_norm=1')
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-  """remount(options), and a directory on a file system of its own, of 2 MB."""
+  """Return remount(options) and a directory on a file system of its own, of 2 MB."""
   disk = tmp_path / 'disk'
   disk.mkdir()
   if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', disk]).returncode:
@@ -139,7 +140,7 @@ def test_a_disk_that_fills_up_keeps_what_was_saved(start, whole, small_disk):
 
 @pytest.mark.parametrize('noticed', ['before the first step', 'while it writes'])
 def test_a_full_disk_is_named(start, whole, run, small_disk, noticed):
-  """Too few bytes are seen at once; that no file can be made any more, only when it is tried."""
+  """Too little space is noticed at the start, a lack of inodes only while writing."""
   remount, disk = small_disk
   shutil.move(run, disk / 'run')
   before = contents(disk / 'run/checkpoints')
@@ -172,14 +173,14 @@ def contents(directory):
 
 
 def test_a_write_that_fails_at_the_start_leaves_nothing_half(start, whole, tmp_path):
-  """No file may pass 1 KB, which the config does."""
+  """No file may grow past 1 KB, but config.json is larger."""
   limited = ('bash', '-c', 'ulimit -f 1 && exec "$0" "$@"')
   (log,) = end(start(tmp_path, within=limited, **ONE), [1])
   assert str(tmp_path) in log.splitlines()[-1] and 'File too large' in log.splitlines()[-1], log
   go_on(start, tmp_path, whole)
 
 
-SPREADS = (
+LAYOUTS = (
   (('--config.parallel=mesh', '--config.mesh=(8,1)'), dict(devices=(8,))),
   (('--config.parallel=mesh', '--config.mesh=(2,4)'), dict(devices=(8,))),
   ((), ONE),
@@ -187,18 +188,18 @@ SPREADS = (
 )
 
 
-def test_another_spread_goes_on_with_the_same_examples(start, whole, tmp_path):
-  """8 x 1, from its step 5 on 2 x 4, from that's step 10 on one device, then on two hosts."""
+def test_another_mesh_goes_on_with_the_same_examples(start, whole, tmp_path):
+  """Train 5 steps on each of a mesh of 8 x 1, one of 2 x 4, one device, and two hosts."""
   expected, record = reads(whole[1]), lines(whole[0])
-  for leg, (flags, how) in enumerate(SPREADS):
+  for leg, (flags, how) in enumerate(LAYOUTS):
     workdir, first = tmp_path / str(leg), 5 * leg
     if leg:
       saved_as = f'checkpoints/{first}'
       shutil.copytree(tmp_path / str(leg - 1) / saved_as, workdir / saved_as)
     job = start(workdir, '--config.save_every=5', '--config.keep=9', *flags, **how)
     end(job, [0] * len(job))
-    found = dict(item for process in job for item in reads(process).items())
-    assert found == {k: expected[k] for k in range(first * ROWS, STEPS * ROWS)}
+    examples = dict(item for process in job for item in reads(process).items())
+    assert examples == {k: expected[k] for k in range(first * ROWS, STEPS * ROWS)}
     for line, other in zip(lines(workdir), (x for x in record if x['step'] > first), strict=True):
       assert line.keys() == other.keys()
       np.testing.assert_allclose(list(line.values()), list(other.values()), rtol=1e-5)
@@ -206,10 +207,10 @@ def test_another_spread_goes_on_with_the_same_examples(start, whole, tmp_path):
 
 @pytest.mark.parametrize('split, devices', [('train', (1,)), ('train', (4, 4)), ('val', (1,))])
 def test_a_hung_source_ends_the_run(start, whole, images, tmp_path, split, devices):
-  """The file of an image is a pipe into which nobody writes: to open it takes for ever."""
+  """The file of an image is a pipe that nobody writes to, so opening it never ends."""
   folder = shutil.copytree(images, tmp_path / 'images')
   files = sorted((folder / split).rglob('*.png'))
-  # The last of train; the first of val, at which an evaluation starts.
+  # The last image of train, or the first one of val, with which an evaluation starts.
   pipe = files[IMAGES - 1 if split == 'train' else 0]
   image = pipe.read_bytes()
   pipe.unlink()
@@ -219,7 +220,7 @@ def test_a_hung_source_ends_the_run(start, whole, images, tmp_path, split, devic
     'train': f'waiting for the data of step {example // ROWS + 1}',
     'val': 'evaluating step 20',
   }[split]
-  seconds = 10 if len(devices) == 1 else 15  # which include the compilation
+  seconds = 10 if len(devices) == 1 else 15  # including the compilation
   flags = (
     f'--config.dataset={folder}',
     '--config.save_every=2',
@@ -228,7 +229,7 @@ def test_a_hung_source_ends_the_run(start, whole, images, tmp_path, split, devic
   clock = Clock()
   logs = end(start(tmp_path / 'run', *flags, devices=devices), [1] * len(devices), seconds=60)
   clock.tell('start to the end')
-  for log in logs:  # of two hosts one waits for the data, the other, in a step, for the first
+  for log in logs:  # of two hosts, one waits for data, and the other waits for it in a step
     last = log.splitlines()[-1]
     assert last.startswith('error: ') and 'config.hang_seconds sets the time' in last, log
     if len(logs) == 1:
@@ -243,9 +244,9 @@ def test_a_hung_source_ends_the_run(start, whole, images, tmp_path, split, devic
 
 
 def test_twenty_kills(start, tmp_path):
-  """At random moments, every second one a SIGTERM; then bitwise what an undisturbed run is.
+  """After 20 kills at random moments, a run equals an undisturbed one, bit for bit.
 
-  Four of five come after an interval of steps, in the middle of more; the others while it starts.
+  Every second one is a SIGTERM. Every fifth comes while the run starts, the others while it trains.
   """
   flags = (
     '--config.total_steps=2000',
@@ -266,7 +267,7 @@ def test_twenty_kills(start, tmp_path):
       time.sleep(rng.uniform(0, 0.5))
     job[0].send_signal(signal.SIGTERM if kill % 2 else signal.SIGKILL)
     code = job[0].wait(60)
-    # Before the run listens, a SIGTERM ends it like any program.
+    # Before the run handles SIGTERM, the signal ends it like any program.
     assert code == (42 if kill % 2 else -signal.SIGKILL) or starting and code == -signal.SIGTERM
     at = lines(tmp_path / 'killed')[-1]['step']
     assert at - max(saved(tmp_path / 'killed'), default=0) <= 2 * interval

@@ -43,7 +43,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-  """(address, directory) of a web site."""
+  """Return (address, directory) of a web site."""
   monkeypatch.setenv('no_proxy', '*')
   monkeypatch.setattr(files, '_TIMEOUT', 5)
   directory = tmp_path / 'site'

@@ -1,4 +1,4 @@
-"""Holds which part of the package may know of which, and that importing does no work."""
+"""A folder imports only from the folders above it, and importing does no work."""
 
 import ast
 import graphlib
@@ -44,12 +44,12 @@ MODULE_FILES = [path for path in FILES if path.name != '__init__.py']
 
 
 def folder(name: str) -> str:
-  """'vit_jax.data.decode' -> 'data'."""
+  """Return the folder of a module: 'vit_jax.data.decode' -> 'data'."""
   return name.split('.')[1]
 
 
 def imported(node: ast.AST) -> list[str]:
-  """The modules that an import statement names."""
+  """Return the modules that an import statement names."""
   if isinstance(node, ast.Import):
     return [alias.name for alias in node.names]
   if isinstance(node, ast.ImportFrom) and node.module:
@@ -114,7 +114,7 @@ def test_two_files_share_a_name_only_as_command_and_library():
 
 
 def test_importing_starts_nothing():
-  """No device is touched and no TensorFlow loaded by the import of every module."""
+  """Importing every module touches no device and loads no TensorFlow."""
   names = sorted(MODULES)
   code = f"""
 import importlib, sys

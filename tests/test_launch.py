@@ -336,7 +336,7 @@ def test_gke_jobset_restarts_all_hosts_together():
   pod = job['template']['spec']
   (container,) = pod['containers']
   assert job['completionMode'] == 'Indexed' and job['backoffLimit'] == 0
-  assert pod['restartPolicy'] == 'Never'  # podFailurePolicy allows no other
+  assert pod['restartPolicy'] == 'Never'  # podFailurePolicy allows nothing else
   assert job['podFailurePolicy']['rules'] == [
     {
       'action': 'FailJob',
@@ -352,7 +352,7 @@ def test_gke_jobset_restarts_all_hosts_together():
   assert f'--num_devices={rows * columns}' in container['args']
   assert pod['nodeSelector']['cloud.google.com/gke-tpu-accelerator'] == 'tpu-v5-lite-podslice'
   assert all(isinstance(e['value'], str) for e in container['env'])
-  assert 8482 in [port['containerPort'] for port in container['ports']]  # jax's, on TPUs
+  assert 8482 in [port['containerPort'] for port in container['ports']]  # JAX's own port on TPUs
   flags = [arg.split('=')[0] for arg in container['args']]
   assert flags == ['--config', '--workdir', '--num_devices', '--start_timeout']
 

@@ -38,11 +38,11 @@ def run(*flags, **variables):
   )
 
 
-STEPS = 1000  # a fast machine must not be done before a signal is noticed, within a second
+STEPS = 1000  # enough for a fast machine to notice a signal, which takes up to a second
 
 
 def small(workdir, data_dir, *flags):
-  """A run of some seconds with dropout and augmentation that saves every 50 steps."""
+  """Return the flags of a run of some seconds, with dropout and augmentation."""
   return (
     '--config=configs/quickstart.py',
     f'--workdir={workdir}',
@@ -59,20 +59,20 @@ def small(workdir, data_dir, *flags):
 
 
 def lines(workdir):
-  """The complete lines of a record that may be in the middle of being written."""
+  """Return the complete lines of metrics.jsonl, to which a run may be writing."""
   path = workdir / 'metrics.jsonl'
   text = path.read_text() if path.exists() else ''
   return [json.loads(line) for line in text.split('\n')[:-1]]
 
 
 def checkpoints(workdir):
-  """(finished steps, unfinished directories)."""
+  """Return (finished steps, unfinished directories)."""
   names = [d.name for d in (workdir / 'checkpoints').glob('*')]
   return sorted(int(n) for n in names if n.isdigit()), [n for n in names if not n.isdigit()]
 
 
 def outcome(workdir):
-  """What must be equal: every array of the last checkpoint, every metric but the speeds."""
+  """Return what must be equal: every array of the last checkpoint, every metric but the speeds."""
   newest = workdir / 'checkpoints' / str(STEPS)
   state = ocp.PyTreeCheckpointer().restore((newest / 'state').absolute())
   record = [{k: v for k, v in line.items() if k not in FIGURES} for line in lines(workdir)]
@@ -114,7 +114,7 @@ def wait_until(process, true):
 @pytest.mark.slow
 @pytest.mark.parametrize('sig', [signal.SIGTERM, signal.SIGINT])
 def test_polite_stops_save_at_once_and_resume_exactly(tmp_path, data_dir, uninterrupted, sig):
-  """SIGTERM or Ctrl-C, with nothing else that saves; and again after a restart, amid saves."""
+  """SIGTERM or Ctrl-C in a run without other saves, and again after a restart with saves."""
   stopped_at = []
   for every in (0, 10):
     flags = small(tmp_path, data_dir, f'--config.save_every={every}')
@@ -138,7 +138,7 @@ def test_polite_stops_save_at_once_and_resume_exactly(tmp_path, data_dir, uninte
 
 @pytest.mark.slow
 def test_kill_9_at_any_moment_loses_one_interval_at_most(tmp_path, data_dir, uninterrupted):
-  """Killed in the middle of a save, at a random moment, and in the middle of a save again."""
+  """The run is killed during a save, at a random moment, and during a save again."""
   flags = small(tmp_path, data_dir)
   reached, cut_saves, rng = 0, 0, random.Random(time.time_ns())
   for moment in ('save', 'random', 'save'):
@@ -166,7 +166,7 @@ def test_kill_9_at_any_moment_loses_one_interval_at_most(tmp_path, data_dir, uni
 @pytest.mark.slow
 @pytest.mark.parametrize('data', ['digits', 'folder'])
 def test_the_papers_config_runs_on_real_input(tmp_path, data_dir, data):
-  """configs/vit_b16.py itself, three steps, on a folder with two of its blocks; eight evaluated."""
+  """configs/vit_b16.py trains three steps, on a folder with two blocks, and evaluates 8 images."""
   if data == 'folder':
     dataset, split, depth, size = digits_folder(tmp_path / 'photos'), 'val[:8]', 2, '15,518,218'
   else:
@@ -194,7 +194,7 @@ def test_the_papers_config_runs_on_real_input(tmp_path, data_dir, data):
 
 @pytest.mark.slow
 def test_compiled_programs_are_kept_for_the_next_run(tmp_path, data_dir):
-  """In the user's cache unless config.compile_cache says where, and read by a run like it."""
+  """They are in the user's cache or in config.compile_cache, and an equal run reads them."""
   flags = [*small(tmp_path / 'a', data_dir), '--config.total_steps=2', '--config.eval_split=none']
   where = dict(JAX_COMPILATION_CACHE_DIR='', XDG_CACHE_HOME=str(tmp_path / 'cache'))
   programs = lambda folder: sorted(path.name for path in folder.glob('*-cache'))
@@ -219,11 +219,13 @@ def test_compiled_programs_are_kept_for_the_next_run(tmp_path, data_dir):
     ).returncode
     == 0
   )
-  assert len(programs(tmp_path / 'mine')) == len(kept)  # the directory is part of the names
+  assert len(programs(tmp_path / 'mine')) == len(
+    kept
+  )  # equal in number only, because the names depend on the directory
 
 
 def digits_folder(directory):
-  """The first 100 of scikit-learn's digits as {train,val}/<digit>/<n>.jpg."""
+  """Write the first 100 of scikit-learn's digits as {train,val}/<digit>/<n>.jpg."""
   digits = datasets.load_digits()
   for i in range(100):
     path = directory / ('train' if i < 80 else 'val') / str(digits.target[i]) / f'{i}.jpg'
@@ -278,7 +280,7 @@ def test_errors_are_one_last_sentence(tmp_path, flags, words):
 
 @pytest.mark.slow
 def test_a_failing_disk_is_the_last_word(tmp_path, data_dir):
-  """No file may pass 1 MB: a write of a checkpoint fails as on a full disk."""
+  """No file may grow past 1 MB, so that writing a checkpoint fails as on a full disk."""
   limited = ['sh', '-c', 'ulimit -f 1000 && exec "$0" "$@"']
   failed = subprocess.run(
     limited + command(*small(tmp_path, data_dir, '--config.num_layers=2')),
@@ -301,8 +303,8 @@ def test_help_names_the_flags():
 
 
 def test_a_resumed_run_is_the_run_it_was(tmp_path, digits_dir, capsys, monkeypatch):
-  """Of a run of an earlier version: without its flags, which only config.json remembers."""
-  monkeypatch.setattr(command_line.hosts, 'start', lambda *_: None)  # conftest has started jax
+  """A run of an earlier version resumes without its flags, which only config.json has."""
+  monkeypatch.setattr(command_line.hosts, 'start', lambda *_: None)  # conftest has initialized JAX
   monkeypatch.chdir(ROOT)
   workdir = shutil.copytree(FILES / 'earlier_run', tmp_path / 'run')
   flags = [QUICK, f'--workdir={workdir}', f'--config.data_dir={digits_dir}', '--config.seed=0']

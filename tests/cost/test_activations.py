@@ -1,4 +1,4 @@
-"""Activations that are kept for the backward pass, against arithmetic."""
+"""The activations kept for the backward pass agree with arithmetic."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def kept(**overrides):
 
 
 def test_activations_by_hand():
-  """What dense layers must keep: their inputs. Here of a block that keeps its own input alone."""
+  """With full remat, a block keeps only its input."""
   one, two = (kept(remat='full', num_layers=n) for n in (1, 2))
   assert two - one == 5 * 16 * 4  # tokens, channels, bytes of float32
 

@@ -1,4 +1,4 @@
-"""Collectives of programs whose figures are known by hand."""
+"""Collectives of programs whose bytes can be counted by hand."""
 
 import jax
 from jax.experimental import mesh_utils
@@ -11,9 +11,9 @@ from tests.helpers.paths import FILES
 from vit_jax.cost.collectives import Collective, find_collectives
 from vit_jax.cost.hlo import count_runs, parse_program
 
-# Written by hand in the style of the TPU compiler: 16 devices, and a loop of 3 turns without a note
-# of its length. In the loop an asynchronous gather appears twice. There are a sum that is cut up,
-# and arrays in fast memory.
+# Written by hand in the style of the TPU compiler, for 16 devices. The loop of 3 turns has no note
+# of its length, and an asynchronous gather appears twice in it. The program also has a sum that is
+# split up, and arrays in fast memory.
 TEXT = (FILES / 'tpu_program.hlo').read_text()
 
 
@@ -56,7 +56,7 @@ def mesh(*shape):
 
 
 def test_collectives_of_a_program_compiled_here():
-  """A gathered matrix in each of 5 turns, and one sum over all 8 devices."""
+  """The program gathers a matrix in each of 5 turns, and has one sum over all 8 devices."""
   m = mesh(2, 4)
   cut, whole = NamedSharding(m, P(None, 'fsdp')), NamedSharding(m, P())
 

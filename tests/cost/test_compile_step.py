@@ -50,10 +50,10 @@ def test_every_byte_has_its_kind():
   c = config(moment_dtype='bfloat16')
   state, partitioner, (compiled, memory, _) = compiled_here(c, (2, 4))
   count = sum(x.size for x in jax.tree.leaves(state.params))
-  # Each array's share of the fsdp axis, if one of its sides can be cut by 4.
+  # A device holds a quarter of each array that has a side divisible by 4.
   assert count * 4 / 4 <= memory.parameters < count * 4 / 4 * 1.05
   assert memory.moments == memory.parameters * 3 // 2
-  assert memory.rest_of_the_state == 4 + 2 * 4  # our step, and those of optax
+  assert memory.rest_of_the_state == 4 + 2 * 4  # our step count, and those of Optax
   assert memory.batch == 256 // 8 * (32 * 32 * 3 + 4 + 1 + 4)
   analysis = compiled.memory_analysis()
   assert memory.padding == 0 and memory.temporaries == analysis.temp_size_in_bytes
@@ -84,5 +84,5 @@ def test_what_does_not_fit_is_refused():
     ('RESOURCE_EXHAUSTED: something else\nmore', 'RESOURCE_EXHAUSTED: something else'),
   ],
 )
-def test_the_compilers_words_are_shortened(message, words):
+def test_the_compilers_message_is_shortened(message, words):
   assert shorten(message) == words

@@ -1,4 +1,4 @@
-"""GPUs as the CUDA compiler wants them described."""
+"""GPUs are described to the CUDA compiler by their published properties."""
 
 from vit_jax.cost.cuda_target import GPUS, target_config
 

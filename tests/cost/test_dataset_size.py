@@ -1,4 +1,4 @@
-"""Images and classes of datasets that are not here."""
+"""The catalog knows the images and classes of datasets that are not on disk."""
 
 import pytest
 

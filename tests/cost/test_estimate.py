@@ -1,4 +1,4 @@
-"""Our count of operations against XLA's, and the cost of a run against arithmetic."""
+"""Our count of operations agrees with XLA's, and the cost of a run with arithmetic."""
 
 import math
 
@@ -53,7 +53,7 @@ def xla_flops(function, *args):
 
 
 def equation_flops(equation):
-  """XLA's count of the operations of one equation."""
+  """Return XLA's count of the operations of one equation."""
   shapes = [jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) for x in equation.invars]
   return xla_flops(lambda *operands: equation.primitive.bind(*operands, **equation.params), *shapes)
 
@@ -129,7 +129,7 @@ def test_xla_counts_a_whole_step_about_the_same(name, image_size):
   assert 1 < xla_flops(step, *args) / train_flops(model) < 1.03
 
 
-def test_days_and_utilisation_are_each_others_inverse():
+def test_days_and_mfu_are_inverse():
   assert device_days(61.5e12 * 86400, TPU_V3, 1.0) == pytest.approx(1.0)
   assert device_days(61.5e12 * 86400, TPU_V3, 0.25) == pytest.approx(4.0)
   assert implied_mfu(4262e18, TPU_V3, 2500) == pytest.approx(0.3208, abs=1e-4)
@@ -166,7 +166,7 @@ def test_cost_of_a_config():
   assert math.isclose(cost.epochs, 640 / 1_281_167)
   params = 192 * 16 + 16 + 16 + 5 * 16 + 4 * (16 * 16 + 16) + (2 * 16 * 64 + 64 + 16) + 6 * 16
   assert cost.parameters == params + 16 * 1000 + 1000
-  assert cost.state_bytes == pytest.approx(12 * cost.parameters, rel=1e-3)  # Adam's two
+  assert cost.state_bytes == pytest.approx(12 * cost.parameters, rel=1e-3)  # Adam has two
   assert cost.left_out == ['evaluations', 'elementwise work']
 
 

@@ -1,4 +1,4 @@
-"""Bytes of a state and of a step, against their arithmetic."""
+"""The bytes of a state and of a step agree with arithmetic."""
 
 import jax
 import jax.numpy as jnp

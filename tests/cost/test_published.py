@@ -1,4 +1,4 @@
-"""Our count of operations against the paper's."""
+"""Our count of operations agrees with the paper's."""
 
 import collections
 
@@ -8,7 +8,7 @@ from vit_jax.models.flops import train_flops
 
 
 def test_the_papers_exaflops_are_ours():
-  """Table 6, to the paper's rounding and 6 %; its ViTs, whose every layer is known, to 2 %."""
+  """Table 6 agrees to 6 % beyond rounding, and to 2 % for its ViTs, whose layers are all known."""
   ratios = collections.defaultdict(list)
   for row in PUBLISHED:
     if row.exaflops:

@@ -1,4 +1,4 @@
-"""Reports, word by word."""
+"""The text of reports, word for word."""
 
 import dataclasses
 

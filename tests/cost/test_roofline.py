@@ -1,4 +1,4 @@
-"""The roofline against values computed by hand."""
+"""The roofline agrees with values computed by hand."""
 
 from types import SimpleNamespace
 
@@ -45,7 +45,7 @@ def test_collectives_run_over_the_links_of_their_axes():
 
 
 def test_between_slices_every_chip_sends_its_part():
-  """In two slices of 4, a sum of 8 MB is cut in 4. Its parts go over the network and back."""
+  """In two slices of 4 chips, a sum of 8 MB has 4 parts, which cross the network and return."""
   devices = [SimpleNamespace(coords=[i % 2, i // 2 % 2, 0], slice_index=i // 4) for i in range(8)]
   topology = Topology('v5e', (2, 2), 2)
   total = Collective('all-reduce', 2 * 8_000_000 * 7 // 8, 1, tuple(range(8)))

@@ -1,4 +1,4 @@
-"""The speed of a step against its arithmetic."""
+"""The speed of a step agrees with arithmetic."""
 
 from types import SimpleNamespace
 

@@ -80,7 +80,7 @@ def test_shapes_that_do_not_exist(word, sentence):
 
 
 def row(axis, n, start=0):
-  """Devices along an axis of a 2-D slice."""
+  """Return the devices along an axis of a 2-D slice."""
   return [
     SimpleNamespace(coords=[start + i if a == axis else 0 for a in range(3)]) for i in range(n)
   ]
@@ -90,7 +90,7 @@ def test_links_of_a_group():
   whole = [SimpleNamespace(coords=[x, y, 0]) for x in range(16) for y in range(16)]
   v5e = parse_topology('v5e:16x16')
   assert v5e.links(row(0, 16)) == v5e.links(row(1, 16)) == 2  # a ring
-  assert v5e.links(row(0, 4)) == 1  # a row, at its end
+  assert v5e.links(row(0, 4)) == 1  # a row, whose last chip has one link
   assert v5e.links(whole) == 4
   assert parse_topology('v5e:8x8').links(row(1, 8)) == 1
   assert parse_topology('v5p:4x4x4').links(row(2, 4)) == 2

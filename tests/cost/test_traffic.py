@@ -1,4 +1,4 @@
-"""Memory traffic of programs whose figures are known by hand."""
+"""Memory traffic of programs whose bytes can be counted by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ TEXT = (FILES / 'tpu_program.hlo').read_text()
 
 
 def test_traffic_of_a_tpu_program():
-  """The loop: the count 4 + the gather's operand twice, the slice read and written, its index."""
+  """The loop moves its counter, the gather's operand twice, the slice twice, and its index."""
   turn = 4 + 2 * (16 * 32 * 2) + 2 * (8 * 128 * 4) + 4
   entry = (8 * 128 * 4 + 4) + (8 * 128 * 4 + 4 + 8 * 4) + 2 * 8 * 4  # send, reduce, all-reduce
   program = count_traffic(TEXT, 16)
@@ -21,7 +21,7 @@ def test_traffic_of_a_tpu_program():
   assert program.unknown_loops == 0
 
 
-def test_a_loop_of_unknown_length_is_counted_once_and_told():
+def test_a_loop_of_unknown_length_is_counted_once_and_reported():
   program = count_traffic(TEXT.replace('direction=LT', 'direction=NE'), 16)
   assert program.unknown_loops == 1
   assert {c.times for c in program.collectives} == {1}

@@ -20,7 +20,7 @@ def test_chunks_cover_all_sets_and_number_images_across_them(digits_dir):
     ('train[:40]', 5, 10, 5),
     ('train[:40]', 10, 15, 10),
   ]
-  assert len(chunks) == 16  # at least that many, so that many workers have something to do
+  assert len(chunks) == 16  # at least this many chunks, so that many workers have something to do
   numbers = [n for c in chunks for n in range(c.first, c.first + c.stop - c.start)]
   assert numbers == list(range(80))
   assert chunks[-1] == Chunk('digits', 'test[:15]', digits_dir, 10, 15, 75)

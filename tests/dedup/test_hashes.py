@@ -13,7 +13,7 @@ def photo(height=140, width=180):
 
 
 def distance(changed, image):
-  """The smallest distance between any hash of one image and any of the other."""
+  """Return the smallest distance between any hash of one image and any of the other."""
   a, b = train_hashes(changed), against_hashes(image)
   return int(np.bitwise_count(a[:, None] ^ b).min())
 
@@ -72,7 +72,7 @@ def test_trim_borders():
   np.testing.assert_array_equal(trim_borders(framed), gray)
   noise = np.random.default_rng(0).integers(0, 8, framed.shape, np.uint8)
   assert trim_borders(framed - noise * (framed > 250)).shape == gray.shape
-  wide = np.pad(gray, ((80, 80), (0, 0)))  # more frame than image: left as it is
+  wide = np.pad(gray, ((80, 80), (0, 0)))  # more frame than image, so it stays as it is
   np.testing.assert_array_equal(trim_borders(wide), wide)
   flat = np.full((20, 30), 7, np.uint8)
   np.testing.assert_array_equal(trim_borders(flat), flat)

@@ -27,7 +27,7 @@ def test_one_hot_labels_mean_the_same_as_indices():
 
 
 def test_a_wider_head():
-  """The fifth output is no label's."""
+  """No label belongs to the fifth output of the head."""
   rng = np.random.default_rng(0)
   logits, labels = rng.normal(size=(7, 5)).astype(np.float32), rng.integers(0, 2, (7, 4), np.uint8)
   wide = np.pad(labels, ((0, 0), (0, 1)))

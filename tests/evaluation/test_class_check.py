@@ -36,7 +36,7 @@ def test_more_classes(caplog):
 
 
 def test_another_order(caplog):
-  check(3, 3, ['a', 'b', 'b'], ['a', 'b', 'c'])  # the first of several of one name
+  check(3, 3, ['a', 'b', 'b'], ['a', 'b', 'c'])  # the first b counts
   check(3, 3, None, ['a', 'b', 'c'])
   check(3, 3, ['x', 'y', 'z'], ['a', 'b', 'c'])
   assert not caplog.messages

@@ -1,4 +1,4 @@
-"""All of a few classes are drawn, and the most confused of many."""
+"""A few classes are all drawn. Of many, the most confused ones are drawn."""
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ from vit_jax.evaluation.confusion_plot import draw_confusions
 
 @pytest.fixture
 def drawn(monkeypatch):
-  """The arguments with which pictures are drawn."""
+  """Return a list that collects the arguments of each drawing."""
   calls = []
   draw = confusion_plot._draw
   monkeypatch.setattr(confusion_plot, '_draw', lambda *args: calls.append(args) or draw(*args))

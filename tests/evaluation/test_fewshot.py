@@ -25,7 +25,7 @@ TINY = dict(hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=1)
 
 
 def read_digits(digits_dir, split):
-  """The images as encoded, and their labels."""
+  """Return the encoded images and their labels."""
   source = open_source('digits', split, digits_dir)
   examples = [source[i] for i in range(len(source))]
   labels = np.array([example['label'] for example in examples])
@@ -37,7 +37,7 @@ def as_floats(images):
 
 
 def reference(represent, digits_dir, shots, seeds, image_size, resize_size=None, without=()):
-  """The protocol image by image: (seeds, shots) accuracies."""
+  """Return accuracies (seeds, shots), computed image by image as the protocol says."""
   preprocess = make_eval_preprocess('inception', image_size, resize_size=resize_size)
   (train, labels), (test, test_labels) = (read_digits(digits_dir, s) for s in ('train', 'test'))
   train, test = (
@@ -55,7 +55,7 @@ def reference(represent, digits_dir, shots, seeds, image_size, resize_size=None,
 
 
 def test_pixels_of_digits(digits_dir):
-  """Equal to the reference, better with every shot, and as good as pixels are."""
+  """The accuracies equal the reference, grow with the shots, and are as good as pixels allow."""
   accuracies = evaluate_digits(digits_dir)
   assert accuracies.shape == (3, 4)
   np.testing.assert_array_equal(
@@ -73,14 +73,14 @@ def test_neither_batches_nor_their_order_matter(digits_dir):
   def shuffled(params, batch):
     order = np.random.default_rng(0).permutation(64)
     represented = as_pixels(params, batch)
-    represented['features'][~represented['mask']] = np.nan  # padding must not count, whatever it is
+    represented['features'][~represented['mask']] = np.nan  # must not count
     return {name: value[order] for name, value in represented.items()}
 
   np.testing.assert_array_equal(evaluate_digits(digits_dir, shuffled, batch_size=64), expected)
 
 
 def test_every_test_image_counts_once(digits_dir):
-  """A classifier that knows is right for all of the 360 and no more."""
+  """A perfect classifier is right for exactly the 360 test images."""
 
   def knowing(params, batch):
     features = np.eye(10, dtype=np.float32)[batch['label']]
@@ -138,7 +138,7 @@ def test_the_representation_is_what_the_head_is_applied_to(name, overrides):
 
 @pytest.mark.parametrize('make', [PmapPartitioner, MeshPartitioner])
 def test_a_vit_on_digits(digits_dir, make):
-  """Not trained, it tells digits apart far better than chance; and as the reference does."""
+  """An untrained ViT is far better than chance, and agrees with the reference."""
   model = create_model('ViT-Ti/4', num_classes=3, image_size=16, **TINY)
   params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 16, 16, 3)))['params']
   partitioner = make(104)
@@ -166,7 +166,7 @@ def test_a_vit_on_digits(digits_dir, make):
 
 
 def test_only_the_shots_are_decoded(tmp_path):
-  """And of these a damaged one is an error, or left out if that was said to be fine."""
+  """A damaged shot is an error, or is left out if max_bad_records allows it."""
   folder = write_photos(tmp_path, {'cat': 9, 'dog': 8})
   evaluation = lambda **options: open_fewshot(
     folder, as_pixels, batch_size=4, shots=(1, 2), seeds=2, **options
@@ -191,7 +191,7 @@ def test_only_the_shots_are_decoded(tmp_path):
 
 
 def test_a_damaged_shot_is_left_out(digits_dir):
-  """The others keep their labels."""
+  """The other shots keep their labels."""
   labels = read_digits(digits_dir, 'train')[1]
   shots = np.unique(pick(labels, 10, 5, seed=0))  # in the order in which they are read
 
@@ -212,7 +212,7 @@ def test_a_damaged_shot_is_left_out(digits_dir):
     assert accuracies != without()
 
 
-def test_what_cannot_be(tmp_path, digits_dir):
+def test_impossible_requests(tmp_path, digits_dir):
   folder = write_photos(tmp_path / 'photos', {'ant': 4, 'bee': 3})
   with pytest.raises(InputError) as e:
     open_fewshot(folder, as_pixels, batch_size=4, shots=(1, 4))

@@ -32,7 +32,7 @@ def test_cross_entropy_is_finite_at_extreme_logits():
 
 
 def test_multi_hot_labels():
-  """Against the sum over classes of binary losses; a wider head has no more classes."""
+  """The loss equals the sum of binary losses over all classes, also with a wider head."""
   rng = np.random.default_rng(0)
   logits, labels = rng.normal(size=(7, 5)).astype(np.float32), rng.integers(0, 2, (7, 4), np.uint8)
   wide = np.pad(labels, ((0, 0), (0, 1)))

@@ -1,4 +1,7 @@
-"""A report of five predictions, worked out by hand. The tool's test compares one with loops."""
+"""A report of five predictions, worked out by hand.
+
+The test of tools.evaluate compares a larger one with plain loops.
+"""
 
 import json
 

@@ -12,7 +12,7 @@ from vit_jax.models.pixels import to_input
 
 
 def result(batch, **changes):
-  """As a step returns it: the first pixel of an image is its prediction."""
+  """Return the result of a step that predicts the first pixel of each image."""
   prediction = batch['image'][:, 0, 0, 0].astype(int)
   labels = batch['label']
   if labels.ndim == 1:

@@ -31,7 +31,7 @@ def test_ridge_equals_scikit_learn(n, d, rank, dtype, penalty):
 
 
 @pytest.mark.parametrize('n, d', [(3000, 20), (20, 3000)])
-def test_ridge_takes_no_more_memory_than_said(n, d):
+def test_ridge_takes_no_more_memory_than_documented(n, d):
   features = np.random.default_rng(0).normal(size=(n, d))
   tracemalloc.start()
   ridge(features, np.ones((n, 3)), 1.0)

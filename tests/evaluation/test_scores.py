@@ -14,7 +14,7 @@ def random_predictions(seed, size=2000, num_classes=7):
 
 
 def calibration_error_by_loops(confidence, correct, bins):
-  """As the paper defines it: B_m are the samples with a confidence in ((m - 1) / M, m / M]."""
+  """Compute it by definition: B_m holds the samples with a confidence in ((m - 1) / M, m / M]."""
   total = 0.0
   for m in range(1, bins + 1):
     inside = [i for i, c in enumerate(confidence) if (m - 1) / bins < c <= m / bins]
@@ -31,11 +31,11 @@ def calibration_error_by_loops(confidence, correct, bins):
     ([0.75] * 4, [1, 1, 1, 0], 0),  # perfectly calibrated
     ([0.75] * 4 + [0.5] * 2, [1, 1, 1, 0, 0, 1], 0),
     ([1.0, 1.0, 1.0], [1, 1, 1], 0),
-    ([1.0, 1.0, 1.0], [0, 0, 0], 1),  # sure, and right or wrong
+    ([1.0, 1.0, 1.0], [0, 0, 0], 1),  # full confidence, right or wrong
     ([0.9] * 5, [1, 1, 0, 0, 0], 0.5),
-    ([0.1] * 5, [1, 1, 1, 0, 0], 0.5),  # too sure, not sure enough
+    ([0.1] * 5, [1, 1, 1, 0, 0], 0.5),  # overconfident, underconfident
     ([0.95, 0.55], [1, 1], 0.25),  # two bins, off by .05 and .45
-    ([0.5, 0.51], [1, 0], 0.005),  # in one bin they make up for each other
+    ([0.5, 0.51], [1, 0], 0.005),  # in one bin the two errors cancel
     ([0.2, 0.21], [1, 0], 0.505),  # .2 is the end of a bin, .21 in the next: off by .8 and .21
     ([0.0, 0.9], [0, 1], 0.05),
     ([0.3], [1], 0.7),
@@ -98,10 +98,10 @@ def test_confusions():
 
 def test_most_confused():
   pairs = scores.confusions(np.array([4, 4, 4, 2, 1, 1]), np.array([0, 0, 6, 0, 1, 6]))
-  # Errors: class 0 has 3, 1 has 1, 2 has 1, 4 has 3, 6 has 2; 3 and 5 none.
+  # Errors: 3 for class 0, 1 for 1, 1 for 2, 3 for 4, 2 for 6, none for 3 and 5.
   assert scores.most_confused(pairs, 7, 2).tolist() == [0, 4]
   assert scores.most_confused(pairs, 7, 4).tolist() == [0, 1, 4, 6]
-  assert scores.most_confused(pairs, 5, 3).tolist() == [0, 1, 4]  # 6 is of a wider head
+  assert scores.most_confused(pairs, 5, 3).tolist() == [0, 1, 4]  # without class 6
   assert scores.most_confused(pairs, 7, 99).tolist() == list(range(7))
   nothing = scores.confusions(np.array([1]), np.array([1]))
   assert scores.most_confused(nothing, 5, 2).tolist() == [0, 1]

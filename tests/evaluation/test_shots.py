@@ -14,7 +14,7 @@ def test_picks():
     assert set(labels[images]) == {label}
   np.testing.assert_array_equal(pick(labels, 5, 10, seed=0), picks[:, :10])  # nested
   assert (pick(labels, 5, 25, seed=1) != picks).any(axis=1).all()
-  # Neither how many classes nor how many images of the others there are matters.
+  # The number of classes and of images of the other classes does not matter.
   fewer = labels[labels != 4]
   positions = np.flatnonzero(labels != 4)
   np.testing.assert_array_equal(positions[pick(fewer, 4, 25, seed=0)], picks[:4])

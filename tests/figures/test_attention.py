@@ -23,7 +23,7 @@ from vit_jax.figures.attention import apply_to_attention
   ids=str,
 )
 def test_weights_are_those_of_the_model(overrides):
-  """They equal the softmax of the queries and keys that the model itself computed."""
+  """The weights equal the softmax of the queries and keys that the model itself computes."""
   model, params, images = small_vit(**overrides)
   matrices, pooling = apply_to_attention(lambda x: x, model, params, images)
   plain = model.clone(scan=False, remat='none')
@@ -55,7 +55,7 @@ def test_weights_are_those_of_the_model(overrides):
 
 
 def test_looking_leaves_the_model_as_it_is():
-  """The output under observation is the same, and the program without it has nothing more."""
+  """Observing attention does not change the output, and leaves no trace in later programs."""
   model, params, images = small_vit(head='map')
   apply = lambda params: model.apply({'params': params}, images)
   before, program = apply(params), str(jax.make_jaxpr(apply)(params))
@@ -74,7 +74,7 @@ def test_looking_leaves_the_model_as_it_is():
 
 
 def test_axial_attention_stays_in_its_line():
-  """The block's rows and columns as one matrix over all patches: zero elsewhere, rows sum to 1."""
+  """Axial attention as a matrix over all patches is zero across lines, and its rows sum to 1."""
   model, params, images = small_vit(head='gap', attention='axial')
   matrices, _ = apply_to_attention(lambda x: x, model, params, images)
   row, column = np.divmod(np.arange(6), 3)
@@ -104,7 +104,7 @@ def test_axial_attention_stays_in_its_line():
 
 
 def test_distance_of_uniform_attention():
-  """On a line of n patches the mean of |i - j| is (n**2 - 1) / (3 n)."""
+  """On a line of n patches, the mean of |i - j| is (n**2 - 1) / (3 n)."""
   for n in (2, 7):
     for grid, patch in (((1, n), (99, 4)), ((n, 1), (4, 99))):
       expected = 4 * (n**2 - 1) / (3 * n)
@@ -113,16 +113,16 @@ def test_distance_of_uniform_attention():
       np.testing.assert_allclose(
         figures.attention_distance(weights, grid, patch), expected, rtol=1e-5
       )
-  square = (0 + 3 + 4 + 5) / 4  # of two by two patches, 3 x 4 pixels each
+  square = (0 + 3 + 4 + 5) / 4  # two by two patches of 3 x 4 pixels each
   assert figures.uniform_distance((2, 2), (3, 4)) == pytest.approx(square)
 
 
 def test_distance_is_of_patches_alone():
-  """The class token and a register get nine tenths; one patch looks at another one."""
+  """The class token and a register get nine tenths of the weight, which do not count."""
   weights = np.zeros((8, 8), np.float32)
   weights[:, 0], weights[:, 7] = 0.5, 0.4
-  weights[np.arange(1, 7), np.arange(1, 7)] = 0.1  # each at itself ...
-  weights[1, 1], weights[1, 6] = 0, 0.1  # ... but the first at the last, a row and 2 columns away
+  weights[np.arange(1, 7), np.arange(1, 7)] = 0.1  # each patch looks at itself ...
+  weights[1, 1], weights[1, 6] = (0, 0.1)  # ... but 1 at 6, one row and two columns away
   assert figures.attention_distance(weights, (2, 3), (16, 8), 1) == pytest.approx(
     (16**2 + (2 * 8) ** 2) ** 0.5 / 6
   )
@@ -141,7 +141,7 @@ def test_rollout_multiplies_from_the_left():
 
 
 def test_rollout_of_uniform_attention():
-  """n layers keep 2**-n of each token for itself and spread the rest evenly."""
+  """n layers keep 2**-n of each token for itself and distribute the rest evenly."""
   length, layers = 5, 3
   got = figures.rollout(jnp.full((layers, 1, length, length), 1 / length))
   np.testing.assert_allclose(

@@ -17,7 +17,7 @@ def make_images(count):
 
 
 def test_batches_do_not_matter():
-  """The padded last batch, and fewer images than a batch, give what all at once give."""
+  """A padded last batch, or fewer images than a batch, give the same as one large batch."""
   model, params, _ = small_vit(head='gap')
   look = lambda *options: look_in_batches(
     model, params, make_images(3), FigureOptions(options[0], options[1], batch_size=options[2])

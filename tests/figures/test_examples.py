@@ -13,7 +13,7 @@ from vit_jax.pretrained.load import abstract_params
 
 
 def test_predictions_are_those_of_predict(digits_dir):
-  """In batches over 8 devices, with a padded last one, against one image at a time."""
+  """Batches over 8 devices, the last one padded, give the predictions of single images."""
   model = create_model(
     'ViT-Ti/8', num_classes=12, image_size=16, hidden_dim=16, mlp_dim=16, num_heads=2, num_layers=1
   )

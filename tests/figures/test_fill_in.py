@@ -1,4 +1,4 @@
-"""Images of what masked patch prediction fills in."""
+"""Masked patch prediction, drawn as images: patches, pixels, and what is filled in."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def test_only_corrupted_patches_are_filled_in():
     0.5,
   )
   params = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))['params']
-  params['patch_head']['bias'] = jnp.zeros(512).at[0o725].set(1.0)  # this color, whatever it sees
+  params['patch_head']['bias'] = jnp.zeros(512).at[0o725].set(1.0)  # always this color
   x = images()
   seen, filled = (fill_in.to_patches(y, 4) for y in fill_in.fill_in(model, params, x, KEY))
   corrupted, source = map(

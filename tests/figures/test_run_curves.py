@@ -13,7 +13,7 @@ def test_the_run_of_a_checkpoint(tmp_path):
   for name in 'ab':
     write_metrics(tmp_path / name, 1.0)
   step = tmp_path / 'a' / 'checkpoints' / '7'
-  for part in ('state', 'meta'):  # as a run writes it
+  for part in ('state', 'meta'):  # the layout that a run writes
     (step / part).mkdir(parents=True)
   assert find_own_run(str(tmp_path / 'a')) == find_own_run(str(step)) == tmp_path / 'a'
   assert find_own_run(str(tmp_path / 'b')) is None  # it has no checkpoint

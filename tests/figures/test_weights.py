@@ -10,12 +10,12 @@ from vit_jax.models.position import sincos2d
 
 
 def test_components_of_a_constructed_kernel():
-  """Three orthogonal patterns with known variances come back, in order, with their sign."""
+  """The components are the three orthogonal patterns of the kernel, in order, with their sign."""
   rng = np.random.default_rng(0)
   patterns = np.linalg.qr(rng.normal(size=(48, 3)))[0].T  # (3, 48)
   patterns *= np.sign(np.take_along_axis(patterns, np.abs(patterns).argmax(1)[:, None], 1))
   signs = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])  # uncorrelated
-  mixed = signs * [3, 2, 1] @ patterns + 7  # a mean is taken off
+  mixed = signs * [3, 2, 1] @ patterns + 7  # the mean filter is subtracted
   filters = figures.principal_filters(mixed.T.reshape(4, 4, 3, 4).astype(np.float32))
   np.testing.assert_allclose(filters.components[:3].reshape(3, 48), patterns, atol=1e-5)
   np.testing.assert_allclose(filters.variance, [9 / 14, 4 / 14, 1 / 14, 0], atol=1e-6)

@@ -1,4 +1,4 @@
-"""Loads the files in configs/."""
+"""Load the files in configs/."""
 
 import importlib.util
 
@@ -10,7 +10,7 @@ CONFIGS = ROOT / 'configs'
 
 
 def load(name: str, *arg: str) -> ConfigDict:
-  """The config that configs/<name>.py makes."""
+  """Return the config that configs/<name>.py makes."""
   spec = importlib.util.spec_from_file_location(name, CONFIGS / f'{name}.py')
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)

@@ -10,7 +10,7 @@ def random_images(model, n, seed=0):
 
 
 def expected(model, params, images, loss='softmax', closed=True):
-  """Probabilities by the model, its weights constants of the program or arguments of it."""
+  """Return the model's probabilities, with its weights as constants or arguments of the program."""
 
   def f(params, images):
     logits = model.apply({'params': params}, (images.astype(jnp.float32) - 127.5) / 127.5)

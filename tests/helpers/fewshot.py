@@ -8,7 +8,7 @@ from vit_jax.evaluation.fewshot import FewShot, FewShotProtocol
 
 
 def as_pixels(params, batch):
-  """Represents images by their pixels."""
+  """Represent images by their pixels."""
   del params
   features = batch['image'].astype(np.float32).reshape(len(batch['image']), -1)
   return {k: v for k, v in batch.items() if k != 'image'} | {'features': features}
@@ -27,7 +27,7 @@ def open_fewshot(
 
 
 def evaluate_digits(digits_dir, represent=as_pixels, params=None, **options):
-  """Returns accuracies (seeds, numbers of shots)."""
+  """Evaluate on digits. Return accuracies (seeds, numbers of shots)."""
   options = dict(resize_size=8, batch_size=100) | options
   evaluation = open_fewshot('digits', represent, data_dir=digits_dir, **options)
   correct, examples = evaluation.count_correct(params)
@@ -36,7 +36,7 @@ def evaluate_digits(digits_dir, represent=as_pixels, params=None, **options):
 
 
 def write_photos(root, counts, val=True):
-  """Writes a folder with `counts` images of each class in train, and one of each in val."""
+  """Write a folder with `counts` images of each class in train, and one of each in val."""
   for split, sizes in (('train', counts), ('val', dict.fromkeys(counts, 1) if val else {})):
     for name, count in sizes.items():
       (root / split / name).mkdir(parents=True)

@@ -25,7 +25,7 @@ FIGURES = (
   'train/goodput',
 )
 STEPS, ROWS, IMAGES = 30, 16, 160
-# Notes which image each training example is, and runs the command line.
+# Runs the command line, and records which image each training example is.
 PROGRAM = """
 import os, runpy
 from vit_jax.data.order import TrainOrder
@@ -40,7 +40,7 @@ runpy.run_module('vit_jax.main', run_name='__main__', alter_sys=True)
 
 @pytest.fixture(scope='module')
 def images(tmp_path_factory):
-  """Handwritten digits as a folder; of each split, some are damaged."""
+  """Return a folder of handwritten digits with some damaged images in each split."""
   folder = tmp_path_factory.mktemp('images')
   digits = datasets.load_digits()
   for i in range(IMAGES + 30):
@@ -54,9 +54,10 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def start(images, tmp_path_factory):
-  """start(workdir, flags...): starts the processes of a job, which end with the tests.
+  """Return start(workdir, flags...), which starts the processes of a job.
 
-  devices: of each process; own: more flags for each; within: a command that runs each.
+  They are killed at the end of the tests. `devices` has the number of devices of each process,
+  `own` additional flags for each process, and `within` a command that runs each process.
   """
   started = []
 
@@ -68,7 +69,7 @@ def start(images, tmp_path_factory):
         **os.environ,
         'READS': str(logs / f'reads{i}'),
         'XLA_FLAGS':
-        # Compiles fast; what is compiled need not be.
+        # Compilation must be fast, not the compiled program.
         f'--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={count}',
       }
       where = []
@@ -153,16 +154,16 @@ def small(workdir, images):
 
 
 def end(job, codes, seconds=120):
-  """Waits for the processes; returns their logs."""
+  """Wait for the processes and check their exit codes. Return their logs."""
   until = time.monotonic() + seconds
-  found = [process.wait(until - time.monotonic()) for process in job]
+  actual = [process.wait(until - time.monotonic()) for process in job]
   logs = [process.log.read_text() for process in job]
-  assert found == codes, '\n\n'.join(logs)
+  assert actual == codes, '\n\n'.join(logs)
   return logs
 
 
 def lines(workdir):
-  """The complete lines of a record that may be in the middle of being written."""
+  """Return the complete lines of metrics.jsonl, to which a run may be writing, without speeds."""
   path = workdir / 'metrics.jsonl'
   text = path.read_text() if path.exists() else ''
   return [
@@ -188,7 +189,7 @@ def saved(workdir):
 
 
 def fingerprints(workdir):
-  """Of every array of the last checkpoint, its parameters as they are on disk."""
+  """Return the fingerprints in the last checkpoint. Check those of the parameters on disk."""
   meta = json.loads((workdir / 'checkpoints' / str(STEPS) / 'meta/metadata').read_text())
   params = {f'params/{k}': v for k, v in fingerprint(read_arrays(workdir)).items()}
   assert params.items() <= meta['fingerprint'].items()
@@ -196,13 +197,13 @@ def fingerprints(workdir):
 
 
 def reads(process):
-  """{training example: record} of the batches up to the last step."""
-  found = dict(map(int, line.split()) for line in process.reads.read_text().splitlines())
-  return {k: v for k, v in found.items() if k < STEPS * ROWS}
+  """Return {training example: image} of the batches up to the last step."""
+  pairs = (map(int, line.split()) for line in process.reads.read_text().splitlines())
+  return {example: image for example, image in pairs if example < STEPS * ROWS}
 
 
 class StopAt:
-  """A stand-in for the preemption signal: asks to stop at the given call."""
+  """A stand-in for `Stopper` that asks to stop at the given call."""
 
   def __init__(self, call):
     self.call = call
@@ -213,7 +214,7 @@ class StopAt:
 
 
 def interrupted(monkeypatch, call, c, workdir):
-  """Trains until it is asked for the call-th time whether to stop."""
+  """Train until the given call of `Stopper`, which asks to stop."""
   monkeypatch.setattr(train_lib, 'Stopper', lambda: StopAt(call))
   with pytest.raises(Interrupted):
     train_lib.train(c, workdir)

@@ -1,4 +1,4 @@
-"""What the package logs while a test runs."""
+"""Collect the messages that the package logs while a test runs."""
 
 import logging
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def messages(monkeypatch):
-  """The messages of the package's log, as a list that grows."""
+  """Return the messages of the package's log, as a list that grows."""
   found = []
   handler = logging.Handler()
   handler.emit = lambda record: found.append(record.getMessage())

@@ -1,4 +1,4 @@
-"""Where tests find the repository and their files."""
+"""Paths of the repository and of the files that tests read."""
 
 import pathlib
 

@@ -20,7 +20,7 @@ def png(seed, size=5):
 
 
 def crc32c(data):
-  """The checksum of RFC 3720, bit by bit."""
+  """Compute the checksum of RFC 3720, bit by bit."""
   crc = 0xFFFFFFFF
   for byte in data:
     crc ^= byte

@@ -43,7 +43,7 @@ def setup(model=MODEL, average=0.0, trainable=None, kind='sgd', **options):
 
 
 def with_head(state):
-  """The head is not zero, so that every parameter has a gradient."""
+  """Return the state with a head that is not zero, so that every parameter has a gradient."""
   kernel = jax.random.normal(jax.random.key(2), state.params['head']['kernel'].shape) * 0.1
   return state.replace(params=state.params | {'head': {**state.params['head'], 'kernel': kernel}})
 

@@ -1,4 +1,4 @@
-"""Tiny models in the sizes of the checkpoints in tests/data/files, and random parameters."""
+"""Tiny models of the sizes of the checkpoints in tests/data/files, with random parameters."""
 
 import jax
 import numpy as np

@@ -1,6 +1,6 @@
 """Datasets of VTAB as TFDS would prepare them, with the real sizes and features.
 
-Only the files that hold slices of the tasks have records, and few of these differ.
+Only the files that hold the slices of a task have records, most of which are equal.
 """
 
 import pathlib
@@ -14,7 +14,7 @@ from vit_jax.data import catalog, prepare
 from vit_jax.data import vtab_tasks as data
 from vit_jax.data.splits import split_ranges
 
-TEST_SIZES = dict(  # of the test sets of arXiv 1910.04867
+TEST_SIZES = dict(  # sizes of the test sets in arXiv 1910.04867
   caltech101=6084,
   cifar100=10_000,
   dtd=1880,

@@ -1,4 +1,4 @@
-"""Arguments are parsed, and say which names and which loss a model has."""
+"""Arguments are parsed, and determine the class names and the loss of a model."""
 
 import argparse
 from types import SimpleNamespace

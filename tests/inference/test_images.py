@@ -22,7 +22,7 @@ def test_find_images(tmp_path):
   for name in ('notes.txt', '.hidden.png', 'x/.cache/d.png'):
     touch(tmp_path / name)
   assert find_images([str(tmp_path)]) == [png, upper, nested]
-  notes = str(tmp_path / 'notes.txt')  # a file that is named is taken, whatever it ends in
+  notes = str(tmp_path / 'notes.txt')  # a file that is given by name may have any extension
   assert find_images([upper, '-', 'gs://b/c', notes]) == [upper, '-', 'gs://b/c', notes]
   with pytest.raises(InputError, match=f'^Cannot read {tmp_path}/z: no such file or folder.$'):
     find_images([f'{tmp_path}/z'])

@@ -1,4 +1,4 @@
-"""A checkpoint is loaded as its arguments say, else its run, else its arrays."""
+"""Arguments decide how a checkpoint is loaded, or else its run, or else its arrays."""
 
 import json
 
@@ -23,7 +23,7 @@ def params():
 
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory, params):
-  """A run that computes in bfloat16, with the exact GELU, which its arrays do not tell."""
+  """Return a run in bfloat16 with the exact GELU, which cannot be inferred from its arrays."""
   workdir = tmp_path_factory.mktemp('run')
   config = dict(model='ViT-Ti/8', dataset='digits', image_size=32, activation='gelu', **SIZES)
   (workdir / 'config.json').write_text(json.dumps(config | {'dtype': 'bfloat16'}))

@@ -1,4 +1,4 @@
-"""Predictions equal the model's own probabilities, however images come and batches fall."""
+"""Predictions equal the model's own probabilities, for any kind of image and any batch size."""
 
 import threading
 
@@ -49,7 +49,7 @@ def files(tmp_path_factory):
 
 
 def reference(params, pixels, loss='softmax'):
-  """Probabilities (N, 10) of images already of the model's size."""
+  """Return the probabilities (N, 10) of images that have the model's size."""
   logits = mini().apply({'params': params}, np.stack(pixels) / np.float32(127.5) - 1)
   return np.asarray(jax.nn.softmax(logits) if loss == 'softmax' else 1 / (1 + jnp.exp(-logits)))
 
@@ -116,9 +116,9 @@ def test_compiled_once(params):
   assert _top_classes._cache_size() == before + 1
 
 
-def test_photos_are_turned_as_they_say(params):
+def test_photos_are_turned_as_their_exif_says(params):
   exif = Image.Exif()
-  exif[0x0112] = 6  # the camera was held upright: turn clockwise to view
+  exif[0x0112] = 6  # the camera was held upright, so the photo must be turned clockwise
   turned = encode(np.rot90(IMAGES[6]), 'PNG', exif=exif)
   assert predict(mini(), params, [turned]) == predict(mini(), params, [IMAGES[6]])
   assert predict(mini(), params, [IMAGES[6]]) != predict(mini(), params, [np.rot90(IMAGES[6])])

@@ -1,4 +1,4 @@
-"""The page of a run: its contents, what it says where results are missing, and a browser's view."""
+"""The page of a run: its contents, its notes on missing results, and its look in a browser."""
 
 import html.parser
 import json
@@ -42,14 +42,14 @@ PICTURES = [
 
 @pytest.fixture(scope='module')
 def written(trained, tmp_path_factory):
-  """The page of that run."""
+  """Return the page of the trained run."""
   out = tmp_path_factory.mktemp('page') / 'report.html'
   assert tool.main([str(trained), f'--out={out}', '--num_images=64']) == 0
   return out
 
 
 class Page(html.parser.HTMLParser):
-  """The contents of a page: headings, cells of tables, images, texts about missing results."""
+  """Collects the contents of a page: headings, table cells, images, notes on missing results."""
 
   def __init__(self, text):
     super().__init__()
@@ -178,7 +178,7 @@ def test_in_a_browser(trained, written, tmp_path, width):
   assert len(seen['widths']) == len(Page(written.read_text()).images)
   assert min(seen['widths']) >= 16 and min(seen['shown']) > 50
   assert ['eval/accuracy', f'{last(trained, "eval/accuracy"):.2%}', '40'] in seen['accuracy']
-  assert seen['scroll'] == seen['client'] == width  # nothing sticks out
+  assert seen['scroll'] == seen['client'] == width  # nothing is wider than the window
   assert seen['requests'] == []
   assert seen['ink'] != seen['paper']
 

@@ -26,7 +26,7 @@ PLANTED = {7: 3, 8: 3, 20: 0, 33: 11}  # training image -> the test image that i
 
 
 def image(seed):
-  """(64, 80, 3), of a few large shapes and finer ones."""
+  """Return an image (64, 80, 3) of a few large shapes and smaller ones."""
   return cv2.addWeighted(
     smooth_image(64, 80, seed),
     0.7,
@@ -38,7 +38,7 @@ def image(seed):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """40 training images, 4 of them changed copies, and 12 test images, the second damaged."""
+  """Write 40 training images, 4 of them altered copies, and 12 test images, the second damaged."""
   root = tmp_path_factory.mktemp('photos')
   changes = {
     7: lambda x: x[:, ::-1],
@@ -73,7 +73,7 @@ def ids(tmp_path_factory, folder):
 def test_finds_what_was_planted(folder, ids):
   file = read_ids(ids)
   assert file.indices['train'].tolist() == sorted(PLANTED)
-  rest = sample(40, 10, 40)  # what a slice takes of a folder
+  rest = sample(40, 10, 40)  # the sample of the folder that a slice takes
   assert excluded_positions(file, folder, 'train[10:]').tolist() == [
     i for i, image in enumerate(rest) if image in PLANTED
   ]
@@ -81,7 +81,7 @@ def test_finds_what_was_planted(folder, ids):
     id, reason = line.split('#')
     assert reason.endswith(f':val {PLANTED[int(id.split()[1])]}')
   assert f'train 20  # distance 0 to {folder}:val 0' in ids.read_text()
-  assert [path.name for path in ids.parent.iterdir()] == ['ids.txt']  # nothing else is left
+  assert [path.name for path in ids.parent.iterdir()] == ['ids.txt']  # the temporary files are gone
 
 
 @pytest.mark.parametrize('flags', RUNNERS.values(), ids=RUNNERS)
@@ -97,7 +97,7 @@ def test_leftovers_of_a_killed_run_are_not_read(folder, ids, tmp_path):
 
 
 def test_several_test_sets(folder, digits_dir, tmp_path, capsys, caplog):
-  """Images are numbered across sets; those that cannot be decoded are named."""
+  """Images are numbered across the sets. Those that cannot be decoded are named."""
   slices = 'train[1:2]+val[:6]+val[8:10]+val[11:]'  # the slices of a folder are samples
   assert sample(40, 1, 2) == [20] and not {0, 1} & {
     *sample(12, 0, 6),
@@ -135,7 +135,7 @@ def checkpoint(tmp_path_factory):
 
 
 def test_a_model_has_the_last_word(folder, checkpoint, tmp_path):
-  """The copy without changes is at a distance of 0 and stays, the cropped one goes."""
+  """The unchanged copy has distance 0 and stays. The cropped one is dropped."""
   model = [f'--embedding_checkpoint={checkpoint}', '--threshold=10']
   all_of_them = run(tmp_path, folder, *model, '--max_embedding_distance=2').read_text()
   far = {int(line.split()[1]): float(line.split()[6]) for line in all_of_them.splitlines()[6:]}
@@ -193,7 +193,7 @@ def test_errors(folder, digits_dir, tmp_path, capsys, flags, message):
 
 
 def test_a_worker_that_cannot_go_on_says_why(tmp_path, folder, capsys):
-  """A test set whose labels are -1, as of ImageNet, which no source reads."""
+  """No source reads a test set whose labels are -1, like that of ImageNet."""
   from tests.helpers.shapes import write_shapes
 
   write_shapes(tmp_path / 'data', first_label=0, label=lambda i: -1 if i == 1009 else 0)

@@ -25,7 +25,7 @@ TINY = dict(hidden_dim=16, mlp_dim=32, num_heads=2, num_layers=1)
 
 
 def train(workdir, data_dir, **changes):
-  """A run on digits, some of its predictions right."""
+  """Return the workdir of a run on digits that gets some predictions right."""
   c = default_config()
   c.update(
     dict(
@@ -65,13 +65,13 @@ def logged(workdir):
 
 
 def evaluate(capsys, *args):
-  """The tool's JSON."""
+  """Return the JSON that the tool prints."""
   assert tool.main([*map(str, args), '--json']) == 0, capsys.readouterr().err
   return json.loads(capsys.readouterr().out)
 
 
 def fails(capsys, *args):
-  """The tool's error."""
+  """Return the error that the tool prints."""
   assert tool.main(list(map(str, args))) == 1
   out, err = capsys.readouterr()
   last = err.splitlines()[-1]
@@ -80,7 +80,7 @@ def fails(capsys, *args):
 
 
 def save_model(path, num_classes=4, seed=0, **fields):
-  """A model with a random head, 8 px, whose predictions differ."""
+  """Save a model for 8 px with a random head, so that its predictions differ by image."""
   model = create_model('ViT-Ti/8', num_classes=num_classes, image_size=8, **TINY | fields)
   rng = np.random.default_rng(seed)
   init = model.init(jax.random.key(seed), np.zeros((1, 8, 8, 3)))['params']
@@ -122,7 +122,7 @@ def test_averaged_parameters(capsys, tmp_path, digits_dir):
 
 
 def test_every_score_equals_plain_loops(run, capsys, tmp_path):
-  """Over all of the split, in batches that do not divide it."""
+  """The batches do not divide the split, and every image of it counts."""
   report = evaluate(
     capsys, f'--checkpoint={run}', '--split=test', '--batch_size=112', f'--out={tmp_path}'
   )
@@ -174,7 +174,9 @@ def test_what_is_written(run, capsys, tmp_path):
   assert rows == [{k: str(v) for k, v in c.items()} for c in report['classes']]
   picture = cv2.imread(str(out / 'confusion.png'))
   assert min(picture.shape[:2]) > 500 and len(np.unique(picture)) > 50
-  evaluate(capsys, f'--checkpoint={run}', '--split=test[:9]', f'--out={out}')  # takes their place
+  evaluate(
+    capsys, f'--checkpoint={run}', '--split=test[:9]', f'--out={out}'
+  )  # replaces the earlier files
   assert json.loads((out / 'evaluation.json').read_text())['images'] == 9
   assert (out / 'per_class.csv').read_text().count('\n') == 11
 
@@ -224,7 +226,7 @@ def test_the_computation_of_a_run_in_bfloat16(run, capsys, tmp_path):
 
 @pytest.fixture(scope='module')
 def real(tmp_path_factory):
-  """ImageNet with ReaL labels in small; the model, and what each image's labels are.
+  """Write a small ImageNet with ReaL labels. Return it, its model and the labels of each image.
 
   The labels follow from the model's predictions.
   """
@@ -272,7 +274,9 @@ def real(tmp_path_factory):
 
     def _generate_examples(self):
       for i, image in enumerate(images):
-        png = cv2.imencode('.png', image[..., ::-1])[1].tobytes()  # lossless, read by its content
+        png = cv2.imencode('.png', image[..., ::-1])[
+          1
+        ].tobytes()  # PNG, which is lossless; the format is read from the content
         yield i, {'image': png, 'original_label': 7, 'real_label': labels[i], 'file_name': f'{i}'}
 
   Real(data_dir=str(root), file_format='array_record').download_and_prepare()
@@ -285,9 +289,9 @@ def test_real_labels(real, capsys, tmp_path):
   report = evaluate(capsys, *base, '--labels=real', f'--out={tmp_path}')
   assert (tmp_path / 'confusion.png').stat().st_size > 1000
   assert (report['dataset'], report['split']) == ('imagenet2012_real', 'validation')
-  assert (report['images'], report['skipped'], report['correct']) == (7, 2, 3)  # of 0, 1 and 5
+  assert (report['images'], report['skipped'], report['correct']) == (7, 2, 3)  # images 0, 1 and 5
   assert report['accuracy'] == 3 / 7 and report['loss'] is None
-  assert report['top5_accuracy'] == 5 / 7  # 2 and 7 too
+  assert report['top5_accuracy'] == 5 / 7  # images 2 and 7, too
   images, right = np.zeros(1000, int), np.zeros(1000, int)
   for i, several in enumerate(labels):
     images[several] += 1
@@ -297,7 +301,7 @@ def test_real_labels(real, capsys, tmp_path):
   assert report['classes'][labels[5][1]]['name'] == class_names.imagenet_names(1000)[labels[5][1]]
   assert [(c['class'], c['prediction'], c['images']) for c in report['confusions']] == sorted(
     (labels[i][0], order[i, 0], 1) for i in (4, 7)
-  )  # the wrong ones with one label
+  )  # wrong predictions for images with one label
   for args in (
     ['--dataset=imagenet2012', '--labels=real'],
     ['--dataset=imagenet2012_real'],
@@ -340,7 +344,7 @@ def test_the_loss_of_several_labels_is_that_of_sigmoids(real, capsys):
 
 @pytest.fixture
 def folder(tmp_path):
-  """13 images of the classes a, b, c, d; the validation ones are of a, b, c; and a model."""
+  """Write 13 images of classes a to d (val has only a, b and c), and a model. Return the folder."""
   for i in range(13):
     split, label = ('train', 'abcd'[i % 4]) if i < 4 else ('val', 'abc'[i % 3])
     path = tmp_path / 'images' / split / label / f'{i}.png'
@@ -512,7 +516,7 @@ def test_ctrl_c(folder, capsys, monkeypatch):
   def make(*args, **kwargs):
     step = make_step(*args, **kwargs)
 
-    def interrupted(params, batch):  # while it is compiled, and images are being read
+    def interrupted(params, batch):  # Ctrl-C comes while the program compiles and images are read
       os.kill(os.getpid(), signal.SIGINT)
       return step(params, batch)
 

@@ -61,7 +61,9 @@ def test_command_line_other_size_and_dtype(tmp_path, capsys):
   images = random_images(model, 2)
   want = expected(model, load_params(CHECKPOINT, model), images, closed=False)
   names = dict(jax=jax, np=np, images=images)
-  exec('\n'.join(line.strip() for line in how.splitlines()[1:]), names)  # as the user is told
+  exec(
+    '\n'.join(line.strip() for line in how.splitlines()[1:]), names
+  )  # the program that the tool prints
   np.testing.assert_array_equal(names['probabilities'], want)
   metadata = json.loads((tmp_path / 'vit.stablehlo.json').read_text())
   assert metadata['dtype'] == 'bfloat16' and metadata['weights'] == 'vit.stablehlo.npz'

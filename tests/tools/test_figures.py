@@ -31,7 +31,7 @@ def album(tmp_path):
 
 
 def run(capsys, tmp_path, *args):
-  """Returns (exit code, lines of output, error, {picture: its pixels})."""
+  """Run the tool. Return (exit code, lines of output, error, {picture: its pixels})."""
   out = tmp_path / 'out'
   code = tool.main([*map(str, args), f'--out={out}'])
   text, error = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""The predict tool: what it prints, of which images, and when it cannot."""
+"""The predict tool prints predictions of the images it is given, and errors for the others."""
 
 import io
 import json
@@ -29,7 +29,7 @@ def loaded():
 
 @pytest.fixture
 def album(tmp_path):
-  """Five images among other files; returns the folder."""
+  """Write five images among other files. Return the folder."""
   for i, (name, kind) in enumerate(
     [
       ('b.JPG', 'JPEG'),
@@ -164,7 +164,7 @@ def test_labels(album, capsys):
 
 
 def test_a_training_run(album, tmp_path, capsys):
-  """Its checkpoint and config say it all: fields of the model, preprocessing, loss, names."""
+  """Model fields, preprocessing, loss and names all come from the checkpoint and its config."""
   model = create_model('ViT-Ti/8', num_classes=10, image_size=32, activation='gelu', **TINY)
   params = load_params(DATA / 'vit_token.npz', model)
   workdir = tmp_path / 'run'
@@ -300,7 +300,7 @@ def test_progress(album, capsys, monkeypatch):
 
 
 def test_a_closed_pipe(album):
-  """Nobody reads the second line."""
+  """The reader closes the pipe after the first line."""
   command = [
     sys.executable,
     '-m',

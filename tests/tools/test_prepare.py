@@ -35,7 +35,7 @@ def test_help(capsys):
 
 @pytest.fixture
 def arrays_builder(monkeypatch):
-  """A dataset whose images are arrays, which only TensorFlow can encode."""
+  """Return a dataset whose images are arrays, which only TensorFlow can encode."""
   import tensorflow_datasets as tfds
 
   class OnlyArrays(tfds.core.GeneratorBasedBuilder):
@@ -62,7 +62,7 @@ def arrays_builder(monkeypatch):
   return OnlyArrays
 
 
-def test_a_data_set_that_only_tensorflow_can_prepare(arrays_builder, tmp_path, capsys, monkeypatch):
+def test_a_dataset_that_only_tensorflow_can_prepare(arrays_builder, tmp_path, capsys, monkeypatch):
   monkeypatch.setitem(sys.modules, 'tensorflow', None)  # as if it were not installed
   assert prepare.main(['only_arrays', f'--data_dir={tmp_path}']) == 1
   last = capsys.readouterr().err.strip().splitlines()[-1]
@@ -70,7 +70,7 @@ def test_a_data_set_that_only_tensorflow_can_prepare(arrays_builder, tmp_path, c
     'error: Only TensorFlow can prepare only_arrays, and it is not installed. '
     "Run pip install 'vit_jax[prepare]'. Training does not need it."
   )
-  # Nothing is left that could be taken for the data set.
+  # Nothing is left that could be mistaken for the dataset.
   assert not os.path.exists(tmp_path / 'only_arrays' / '1.0.0')
 
 

@@ -28,7 +28,7 @@ def run(*arguments):
 
 
 def load(path, image_size, patch=8, num_classes=10, **overrides):
-  """(model, parameters) of a checkpoint that needs no more changes."""
+  """Return (model, parameters) of a checkpoint that must fit without changes."""
   model = create_model(
     f'ViT-Ti/{patch}', num_classes=num_classes, image_size=image_size, **overrides
   )
@@ -81,14 +81,14 @@ def test_every_kind_of_file(source, overrides, out, tmp_path, capsys, caplog):
     f'npz does not keep {", ".join(unusual)} of {DATA / source}. Pass it to create_model when you '
     'load the file.'
   )
-  # And nothing is left to be resized.
+  # Loading it resizes nothing more.
   assert caplog.messages == [warning] * bool(unusual and out.suffix == '.npz')
   if out.suffix != '.npz':
     assert read_checkpoint(out).metadata.image_size == (64, 48)
 
 
 def test_timm_reads_what_timm_wrote_and_back(tmp_path):
-  """Larger and back again is the identity where the old points are among the new: 4 -> 7 -> 4."""
+  """4 -> 7 -> 4 is the identity, because the new points include the old ones."""
   larger, back = tmp_path / 'larger.safetensors', tmp_path / 'back.safetensors'
   assert run(DATA / 'timm_tiny', larger, '--image_size=56') == 0
   assert run(larger, back, '--image_size=32') == 0
@@ -123,7 +123,7 @@ def config(data_dir, **changes):
 
 
 def test_a_run_and_a_run_from_it(tmp_path, digits_dir, capsys, monkeypatch):
-  """The workdir, its checkpoints/ and a step are the same; training goes on at the new size."""
+  """The workdir, checkpoints/ and a step give the same file, from which a run starts."""
   workdir, out = tmp_path / 'run', tmp_path / 'resized'
   train_lib.train(config(digits_dir), workdir)
   old = read_arrays(workdir)
@@ -156,7 +156,7 @@ def test_a_run_and_a_run_from_it(tmp_path, digits_dir, capsys, monkeypatch):
 
 
 def enlarge(x, axis):
-  """Twice as many points, bilinear between pixel centers."""
+  """Return images of twice the size, bilinear between pixel centers."""
   x = np.moveaxis(x, axis, -1)
   edged = np.concatenate([x[..., :1], x, x[..., -1:]], -1)
   pairs = [0.75 * x + 0.25 * edged[..., :-2], 0.75 * x + 0.25 * edged[..., 2:]]
@@ -164,7 +164,7 @@ def enlarge(x, axis):
 
 
 def test_larger_patches_of_larger_images_give_the_same_tokens(tmp_path):
-  """FlexiViT: equal when every patch is enlarged by itself, near when the image is."""
+  """FlexiViT tokens are equal if each patch is enlarged on its own, and close if the image is."""
   assert (
     run(DATA / 'vit_token.npz', tmp_path / 'p16.npz', '--image_size=64', '--patch_size=16') == 0
   )
@@ -290,8 +290,8 @@ def test_what_is_there_stays(tmp_path, capsys):
   assert read_arrays(out)[POSITIONS].shape == (1, 65, 32)
 
 
-def test_a_size_that_was_recorded_need_not_be_told(tmp_path, capsys):
-  """An npz file records nothing, an Orbax directory does."""
+def test_a_recorded_size_need_not_be_given(tmp_path, capsys):
+  """An Orbax directory records the image size. An npz file does not."""
   for name in ('a.npz', 'a'):
     assert run(DATA / 'hybrid_1_1.npz', tmp_path / name, '--image_size=64,48') == 0
   capsys.readouterr()

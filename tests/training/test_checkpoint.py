@@ -43,7 +43,7 @@ def test_round_trip_is_bitwise(tmp_path):
 
 
 def test_a_save_holds_the_state_of_its_call(tmp_path):
-  """The step donates its buffers, so what is written must not be what they become."""
+  """The step donates its buffers, so later values in them must not reach the checkpoint."""
   c = Checkpoints(tmp_path)
   step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
   s = {'w': jnp.zeros((1000, 1000))}
@@ -105,7 +105,7 @@ def test_missing_parts_are_found(tmp_path, damage):
 
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_whatever_file_is_damaged_the_state_is_right_or_refused(tmp_path):
-  """Each file of a checkpoint lost, emptied, cut to half or with a bit flipped."""
+  """Each file of a checkpoint is lost, emptied, cut to half, or has a bit flipped."""
   big = {'w': jnp.asarray(np.random.default_rng(0).normal(size=(99, 70)), jnp.float32), **state()}
   c = Checkpoints(tmp_path / 'good')
   for k in (1, 2):
@@ -141,7 +141,7 @@ def test_whatever_file_is_damaged_the_state_is_right_or_refused(tmp_path):
 
 
 def test_a_checkpoint_out_of_reach_is_not_called_damaged(tmp_path):
-  """Whatever the operating system cannot do, but that a file is not there, may pass."""
+  """Any error of the operating system, except a missing file, may be temporary."""
   c = Checkpoints(tmp_path)
   c.save(1, state(), {})
   c.close()

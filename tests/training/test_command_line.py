@@ -1,4 +1,4 @@
-"""How a program that trains ends."""
+"""A training program ends with an exit code and an explanation in its last line."""
 
 import errno
 

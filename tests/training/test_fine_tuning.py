@@ -28,7 +28,7 @@ def config(data_dir, **fields):
 
 @pytest.fixture(scope='module')
 def pretrained(digits_dir, tmp_path_factory):
-  """A run of six steps that keeps an average."""
+  """Return the workdir and metrics of a run of six steps that keeps an average."""
   workdir = tmp_path_factory.mktemp('pretrained') / 'run'
   return workdir, train(config(digits_dir, average=0.9), workdir)
 
@@ -50,13 +50,13 @@ def test_the_average_is_evaluated_resumed_and_exported(pretrained, digits_dir, t
 
   half, resumed = config(digits_dir, average=0.9), tmp_path / 'resumed'
   half.total_steps = 3
-  half.schedule = c.schedule = 'steps'  # does not know the last step
+  half.schedule = c.schedule = 'steps'  # does not depend on the last step
   train(half, resumed)
   assert train(c, resumed)['eval/average_loss'] == train(c, tmp_path / 'whole')['eval/average_loss']
 
 
 def test_fine_tuning_at_a_higher_resolution(pretrained, digits_dir, tmp_path):
-  """From a run, with a new head and resized positions; the blocks that are frozen stay."""
+  """Start from a run, with a new head and resized positions. Frozen blocks do not change."""
   workdir, _ = pretrained
   c = config(
     digits_dir,

@@ -1,4 +1,4 @@
-"""Training that leaves out the images of a file of ids."""
+"""Training leaves out the images that a file of ids lists."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def config(data_dir, ids, **fields):
 
 @pytest.fixture
 def ids(digits_dir, tmp_path):
-  """A file that names training images 3, 17, 59 and 700."""
+  """Return a file that lists the training images 3, 17, 59 and 700."""
   path = tmp_path / 'ids.txt'
   path.write_text(
     format_ids(
@@ -69,7 +69,7 @@ def test_the_images_never_come_and_all_others_do(ids, digits_dir):
   with whole.train_batches(0) as batches:
     everything = set().union(*(pixels(next(batches)) for _ in range(4)))
   assert len(everything) == 60 and len(seen) == 57 and seen < everything
-  with inputs.train_batches(2) as batches:  # as a run goes on
+  with inputs.train_batches(2) as batches:  # as in a resumed run
     later = next(batches)
   with inputs.train_batches(0) as batches:
     np.testing.assert_array_equal([next(batches)['image'] for _ in range(3)][2], later['image'])
@@ -91,7 +91,7 @@ def test_without(digits_dir):
     without(source, np.arange(5))
 
 
-def test_ids_of_another_data_set(ids, shapes, tmp_path):
+def test_ids_of_another_dataset(ids, shapes, tmp_path):
   with pytest.raises(
     InputError, match='^The ids in .* belong to digits/1.0.0, not to shapes/1.2.0. '
   ):

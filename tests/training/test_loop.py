@@ -1,4 +1,4 @@
-"""The run as a whole, in this process on 8 simulated devices."""
+"""Whole training runs, in this process on 8 simulated devices."""
 
 import json
 import pathlib
@@ -111,7 +111,7 @@ def test_epochs_and_no_evaluation(tmp_path, data_dir):
 
 
 def test_stopping_anywhere_changes_nothing(tmp_path, data_dir, monkeypatch):
-  """At a step, within an evaluation (4 batches after step 3), and right before the last."""
+  """Stop after a step, in an evaluation (4 batches after step 3), and before the last step."""
   c = config(data_dir, eval_every=3, save_every=2)
   whole, parts = tmp_path / 'whole', tmp_path / 'parts'
   train_lib.train(c, whole)
@@ -120,7 +120,7 @@ def test_stopping_anywhere_changes_nothing(tmp_path, data_dir, monkeypatch):
   interrupted(monkeypatch, 4, c, parts)  # two steps, then the second batch of the evaluation
   assert saved(parts) == [1, 2, 3]
   assert not any('eval/accuracy' in r for r in lines(parts))
-  interrupted(monkeypatch, 2, c, parts)  # again, in the evaluation that the restart makes up for
+  interrupted(monkeypatch, 2, c, parts)  # in the evaluation again, which the restart makes up for
   assert saved(parts) == [1, 2, 3]
   interrupted(monkeypatch, 5, c, parts)  # at the step after it
   assert [r['step'] for r in lines(parts) if 'eval/accuracy' in r] == [3]
@@ -141,7 +141,7 @@ def test_a_finished_run_says_so(tmp_path, data_dir):
   assert (tmp_path / 'metrics.jsonl').read_text() == before
 
 
-def test_more_steps_go_on_from_the_end_and_changes_are_told(tmp_path, data_dir):
+def test_more_steps_continue_from_the_end_and_changes_are_logged(tmp_path, data_dir):
   train_lib.train(config(data_dir), tmp_path)
   train_lib.train(config(data_dir, total_steps=8, lr=2e-3), tmp_path)
   assert saved(tmp_path) == [6, 8]
@@ -157,7 +157,7 @@ def test_a_non_finite_loss_names_the_step_and_keeps_the_good_checkpoint(tmp_path
   c = config(data_dir, save_every=3, total_steps=40, lr=1e38, clip_norm=0.0, log_every=20)
   with pytest.raises(ValueError, match=r'is (nan|inf) at step [3-9]. The checkpoint of step \d '):
     train_lib.train(c, tmp_path)
-  c.update(lr=1e39)  # the first loss is finite, what its update leaves is not
+  c.update(lr=1e39)  # the first loss is finite, but the parameters after its update are not
   c.save_every = 1
   with pytest.raises(ValueError, match=r'The update of step 1 is not finite in params/'):
     train_lib.train(c, tmp_path / 'at once')

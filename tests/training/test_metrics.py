@@ -11,7 +11,7 @@ def lines(workdir):
 
 
 def events(workdir):
-  """(step, tag, value) of all event files, read as TFRecords of Event protos."""
+  """Return (step, tag, value) of all event files, read as TFRecords of Event protos."""
   for path in sorted((workdir / 'tensorboard').iterdir()):
     data, at = path.read_bytes(), 0
     while at < len(data):

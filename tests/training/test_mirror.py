@@ -9,7 +9,7 @@ from vit_jax.training.mirror import WorkdirMirror
 
 @pytest.fixture
 def store(tmp_path):
-  """A directory that is not a local pathlib.Path, as a bucket is not."""
+  """Return a directory that, like a bucket, is not a pathlib.Path."""
   return epath.Path(tmp_path / 'bucket')
 
 

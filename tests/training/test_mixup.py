@@ -49,7 +49,7 @@ def test_each_step_draws_its_own_mixture_from_beta():
   assert abs(shares.mean() - want.mean()) < 3 * want.std() / 20
 
 
-def test_an_unreadable_image_is_mixed_into_none():
+def test_an_unreadable_image_is_not_mixed_into_another():
   step, init = setup(mixup=0.8)
   data = batch()
   data['mask'][5] = False

@@ -9,7 +9,7 @@ from vit_jax.training.objectives import supervised
 
 
 def test_label_smoothing_is_for_training_only():
-  """Without dropout, only the smoothing tells the two apart."""
+  """Without dropout, only the smoothing distinguishes training from evaluation."""
   params = small_step.with_head(small_step.setup()[1]()).params
   batch = jax.tree.map(jnp.asarray, small_step.batch())
   model = small_step.MODEL.clone(dropout=0.0)

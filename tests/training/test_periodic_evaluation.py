@@ -1,4 +1,4 @@
-"""What is evaluated during a run: at which steps, on record once, made up for after a restart."""
+"""Evaluations during a run come at the right steps, once each, and after a restart if missed."""
 
 import json
 
@@ -58,7 +58,7 @@ def test_few_shot_accuracy_of_the_last_step_is_that_of_the_checkpoint(run, digit
 
 
 def test_what_a_kill_cut_off_is_made_up_for(run, digits_dir):
-  """The run ends with step 4 saved and its few-shot metrics not on record."""
+  """The run ends with step 4 saved, but without its few-shot metrics."""
   workdir, metrics = run
   path = workdir / 'metrics.jsonl'
   lines = path.read_text().splitlines()
@@ -71,9 +71,9 @@ def test_what_a_kill_cut_off_is_made_up_for(run, digits_dir):
     == again['fewshot/digits_5shot']
     == metrics['fewshot/digits_5shot']
   )
-  assert len(on_record(workdir, 'eval/accuracy')) == 2  # this one was there
+  assert len(on_record(workdir, 'eval/accuracy')) == 2  # this one was written before
 
 
-def test_few_shot_data_are_looked_for_before_the_first_step(digits_dir, tmp_path):
+def test_few_shot_data_is_opened_before_the_first_step(digits_dir, tmp_path):
   with pytest.raises(InputError, match="Unknown dataset 'digitz'. Did you mean digits"):
     train(config(digits_dir, fewshot='digitz'), tmp_path / 'run')

@@ -1,4 +1,4 @@
-"""config.figures_every: which figures a run draws and when, and that training stays the same."""
+"""config.figures_every draws the right figures at the right steps, and does not change training."""
 
 import json
 import struct

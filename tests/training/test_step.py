@@ -74,7 +74,7 @@ def test_step_metrics_are_of_the_batch_before_the_update():
 
 @pytest.mark.parametrize('accumulate', [2, 4, 8])
 def test_accumulation_equals_the_large_batch(accumulate):
-  """Dropout on: masks belong to examples, so the parts draw what the whole would."""
+  """With dropout: masks depend on the example, so the passes draw the masks of the whole batch."""
   data = batch()
   once, state = setup()
   parts, _ = setup(accumulate)
@@ -85,7 +85,7 @@ def test_accumulation_equals_the_large_batch(accumulate):
 
 
 def test_eight_devices_give_the_loss_of_one():
-  """pmap over 8 devices, with accumulation and dropout, beside one device: 5 steps."""
+  """Five steps of pmap over 8 devices, with accumulation and dropout, equal those of one device."""
   assert jax.device_count() == 8
   step, state = setup()
   one = jax.jit(step)
@@ -103,7 +103,7 @@ def test_eight_devices_give_the_loss_of_one():
 
 
 def test_the_step_compiles_once():
-  """The state keeps the sharding that it was put with, of which a program is a function."""
+  """The state keeps its sharding. With another one, the second step would compile again."""
   step, state = setup()
   partitioner = PmapPartitioner(32)
   state = partitioner.put(state)
@@ -190,7 +190,7 @@ def test_average_is_the_weighted_mean_of_the_parameters_after_each_step():
 
 
 def test_average_of_the_papers_factor_is_exact_at_both_ends():
-  """In float32: the first step leaves nothing of zeros, and equal parameters stay as they are."""
+  """In float32, the first average is the first parameters, and equal parameters stay equal."""
   params = {'a': jnp.array([1e-3, -2.0, 3e4])}
   first = step_lib._averaged({'a': jnp.zeros(3)}, params, jnp.array(0), 0.9999)
   np.testing.assert_allclose(first['a'], params['a'], rtol=1e-6)
@@ -207,7 +207,7 @@ def test_average_of_the_papers_factor_is_exact_at_both_ends():
   ],
 )
 def test_only_the_last_blocks_are_trained(blocks, want):
-  """They get the gradients that they get among all, the others stay, and have no moments."""
+  """Trained blocks get the same gradients as in full training. Frozen ones have no moments."""
   trainable = trainable_filter(small_step.MODEL, blocks)
   (full, init_full), (part, init) = small_step.setup(), small_step.setup(trainable=trainable)
   state = small_step.with_head(init())
@@ -229,7 +229,7 @@ def test_only_the_last_blocks_are_trained(blocks, want):
 
 
 def test_a_linear_probe_computes_no_backward_pass():
-  """Its products are the forward pass's, the head's gradient and no other."""
+  """Its only products are those of the forward pass and the gradient of the head."""
   flops = lambda trainable: (
     jax.jit(small_step.setup(trainable=trainable)[0])
     .lower(small_step.setup(trainable=trainable)[1](), small_step.batch())

@@ -6,7 +6,7 @@ from vit_jax.training.throughput import ThroughputMeter
 
 @pytest.fixture
 def now(monkeypatch):
-  """The clock, to be set."""
+  """Return a list whose element is the time of all clocks."""
   now = [100.0]
   monkeypatch.setattr(throughput.time, 'perf_counter', lambda: now[0])
   monkeypatch.setattr(throughput.time, 'time', lambda: 1e9 + now[0])
@@ -35,7 +35,7 @@ def test_meter_counts_images_devices_and_waiting(now):
 
 
 def test_goodput_is_the_share_of_all_time_spent_on_steps(now):
-  """Started 30 s ago, of which 6 went into steps that were kept; then killed, started again."""
+  """The run started 30 s ago, was killed after 6 productive seconds, and has restarted."""
   meter = ThroughputMeter(
     batch_size=32, num_devices=4, peak_images=40.0, started=1e9 + 70, productive=6.0
   )

@@ -1,4 +1,4 @@
-"""What is written into a workdir besides checkpoints and metrics."""
+"""A workdir also gets the time of the first start and the config."""
 
 import json
 

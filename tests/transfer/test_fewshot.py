@@ -43,7 +43,7 @@ def test_the_command_line(digits_dir, tmp_path, capsys):
 
   folder = write_photos(tmp_path, {'ant': 12, 'bee': 12})
   assert fewshot.main([*arguments, f'--dataset={folder}', '--shots=1', '--seeds=1']) == 0
-  assert capsys.readouterr().out.split()[-1] == '-'  # no standard deviation of one
+  assert capsys.readouterr().out.split()[-1] == '-'  # a single draw has no standard deviation
   assert fewshot.main([*arguments, f'--dataset={folder},digits']) == 0
   rows = [line.split() for line in capsys.readouterr().out.splitlines()]
   assert rows[0] == ['dataset', 'shots', 'test', 'images', 'accuracy', 'std']
@@ -62,7 +62,7 @@ def test_the_command_line_says_what_is_missing(tmp_path, digits_dir, capsys):
   checkpoint = f'--checkpoint={FILES}/vit_token.npz'
   assert fewshot.main([checkpoint, '--dataset=digits,dtd', f'--data_dir={digits_dir}']) == 1
   out, err = capsys.readouterr()
-  assert out == ''  # before anything is computed
+  assert out == ''  # the error comes before any computation
   assert err == (
     f'error: The dataset dtd is not prepared in {digits_dir}. Prepare it with '
     f'`python -m vit_jax.tools.prepare dtd --data_dir={digits_dir}`.\n'

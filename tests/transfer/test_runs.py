@@ -10,7 +10,7 @@ from vit_jax.transfer.vtab import task_config
 
 @pytest.fixture
 def trained(monkeypatch):
-  """The datasets that were trained on. Training on the one named in `stop` is interrupted."""
+  """Return a list that collects the datasets trained on. Training on `stop` is interrupted."""
 
   class Trained(list):
     stop = None
@@ -37,7 +37,7 @@ def test_finished_tasks_are_not_run_again(tmp_path, trained):
     lib.run_all(configs, tmp_path)
   assert trained == ['vtab/pets', 'vtab/dtd']
   assert not (tmp_path / 'pets' / 'checkpoints').exists()
-  assert (tmp_path / 'svhn' / 'checkpoints' / '2500').exists()  # what goes on from here
+  assert (tmp_path / 'svhn' / 'checkpoints' / '2500').exists()  # the call that continues from here
   (tmp_path / 'svhn' / 'checkpoints' / '2500').rmdir()
   trained.stop = None
   results = lib.run_all(configs, tmp_path, keep=True)
@@ -48,7 +48,7 @@ def test_finished_tasks_are_not_run_again(tmp_path, trained):
     ('svhn', 0.3, 711),
   ]
   assert (tmp_path / 'svhn' / 'checkpoints' / '2500').exists()
-  # Where the data lie does not matter; what is trained does.
+  # The location of the data does not matter. The fields that change the training do.
   configs['pets'].data_dir = '/elsewhere'
   assert lib.run_all(configs, tmp_path) == results
   configs['dtd'].lr = 0.003
@@ -86,7 +86,7 @@ def test_a_run_that_diverges_has_a_result(tmp_path, trained):
 
 
 def test_results_of_earlier_versions(tmp_path, trained):
-  """They say 0 and '' for "not set", and do not have the fields that came later."""
+  """They have 0 and '' for "not set", and lack the fields that were added later."""
   config = task_config('pets', {'model': 'ViT-B/16'})
   fields = {f: OLD_SPELLINGS.get(f, v) if v is None else v for f, v in config.items()}
   del fields['registers'], fields['mixup']
@@ -100,7 +100,7 @@ def test_results_of_earlier_versions(tmp_path, trained):
 
 
 def test_the_averaged_parameters_count(tmp_path, monkeypatch):
-  (tmp_path / 'pets').mkdir()  # as train does
+  (tmp_path / 'pets').mkdir()  # train returns both
   metrics = {'eval/accuracy': 0.5, 'eval/average_accuracy': 0.6, 'eval/examples': 10.0}
   monkeypatch.setattr(lib, 'train', lambda config, workdir: metrics)
   config = task_config('pets', {'model': 'ViT-B/16'})
@@ -111,7 +111,7 @@ def test_a_cut_run_of_another_config(tmp_path):
   config = task_config('pets', {'model': 'ViT-B/16'})
   (tmp_path / 'pets' / 'checkpoints' / '500').mkdir(parents=True)
   (tmp_path / 'pets' / 'config.json').write_text(json.dumps(dict(config.items())))
-  assert lib.read_results({'pets': config}, tmp_path) == {}  # it would go on
+  assert lib.read_results({'pets': config}, tmp_path) == {}  # training would continue
   config.lr = 0.003
   with pytest.raises(InputError) as e:
     lib.read_results({'pets': config}, tmp_path)

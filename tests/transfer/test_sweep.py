@@ -1,4 +1,4 @@
-"""The sweep over learning rates: configs, bookkeeping, and whole sweeps really trained."""
+"""The sweep over learning rates: its configs, its bookkeeping, and whole sweeps."""
 
 import json
 import os
@@ -26,7 +26,7 @@ SPLITS = Splits('train[:90%]', 'train[90%:]', 'train', 'test')
 
 
 def tiny(data_dir, **fields):
-  """Twenty steps of a ViT with 4 patches and one block on handwritten digits."""
+  """Return the config of 20 steps of a ViT with 4 patches and one block on digits."""
   c = finetune('ViT-Ti/4', 'digits')
   c.update(
     dict(
@@ -132,7 +132,7 @@ LRS = (1e-4, 0.02, 1e30)
 
 @pytest.fixture(scope='module')
 def swept(digits_dir, tmp_path_factory):
-  """A whole sweep, one of whose learning rates diverges: its workdir and what it returned."""
+  """Return the workdir and the results of a sweep with a learning rate that diverges."""
   workdir = tmp_path_factory.mktemp('sweep')
   return workdir, lib.sweep(tiny(digits_dir), workdir, lrs=LRS, splits=SPLITS, seeds=2)
 
@@ -152,7 +152,7 @@ def test_the_protocol(swept, digits_dir, tmp_path):
   assert json.loads((workdir / 'results.json').read_text()) == found
   best = f'seed_{int(np.argmax(accuracies))}'
   assert found['checkpoint'] == str(workdir / best)
-  # Each run is a plain one of its config.
+  # Each run equals a plain training run with its config.
   alone = tmp_path / 'alone'
   c = tiny(digits_dir, lr=0.02, seed=1, train_split='train', eval_split='test')
   assert train(c, alone)['eval/accuracy'] == accuracies[1]
@@ -177,7 +177,7 @@ def times(workdir):
 
 @pytest.fixture
 def again(swept, tmp_path):
-  """A copy of the sweep's workdir, for tests that change it."""
+  """Return a copy of the sweep's workdir, for tests that change it."""
   shutil.copytree(swept[0], tmp_path / 'again')
   return tmp_path / 'again', swept[1]
 
@@ -193,14 +193,16 @@ def without_paths(found):
 def test_what_is_done_is_not_done_again(again, digits_dir):
   workdir, found = again
   before = times(workdir)
-  (workdir / 'lr_0.02' / 'checkpoints' / '20').mkdir(parents=True)  # killed before it was discarded
+  (workdir / 'lr_0.02' / 'checkpoints' / '20').mkdir(
+    parents=True
+  )  # the sweep was killed before it removed this checkpoint
   assert without_paths(call(workdir, digits_dir, log_every=2)) == without_paths(found)
   assert times(workdir) == before
   assert sorted(d.parent.name for d in workdir.glob('*/checkpoints')) == ['seed_0', 'seed_1']
 
 
 def test_a_run_that_was_cut_goes_on(again, digits_dir):
-  """As after kill -9: no result, and the first of two checkpoints."""
+  """After a kill -9, there is no result, and only the first of two checkpoints."""
   workdir, found = again
   (workdir / 'seed_1' / 'result.json').unlink()
   shutil.rmtree(workdir / 'seed_1' / 'checkpoints' / '20')
@@ -220,11 +222,11 @@ def test_results_and_runs_of_another_config(again, digits_dir):
     call(workdir, digits_dir, batch_size=32)
   with pytest.raises(InputError, match='seed_0/result.json has lr=0.02, not 0.0001. Give'):
     call(workdir, digits_dir, (1e-4,))
-  for seed in ('seed_0', 'seed_1'):  # its learning rate is not the one of the cut run
+  for seed in ('seed_0', 'seed_1'):  # the run that was cut has another learning rate
     (workdir / seed / 'result.json').unlink()
   with pytest.raises(InputError, match='seed_0 has lr=0.02, not 0.0001. Give another'):
     call(workdir, digits_dir, (1e-4,))
-  shutil.rmtree(workdir / 'seed_0' / 'checkpoints')  # nothing would go on from it
+  shutil.rmtree(workdir / 'seed_0' / 'checkpoints')  # no run would continue from it
   shutil.rmtree(workdir / 'seed_1')
   configs = lib.final_configs(tiny(digits_dir), 0.01, 2, SPLITS)
   assert runs.read_results(configs, workdir) == {}
@@ -244,7 +246,7 @@ def test_when_a_final_run_diverges(again, digits_dir):
   workdir, _ = again
   shutil.rmtree(workdir / 'seed_0')
   shutil.rmtree(workdir / 'seed_1')
-  path = workdir / 'lr_1e+30' / 'result.json'  # as if it had gone well there
+  path = workdir / 'lr_1e+30' / 'result.json'  # as if it had not diverged there
   path.write_text(path.read_text().replace('"diverged"', '"accuracy": 1, "examples": 1, "was"'))
   with pytest.raises(
     InputError,
@@ -266,7 +268,7 @@ def command_line(digits_dir, workdir, *flags):
 
 
 def test_the_command_line(swept, digits_dir, tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr(lib.hosts, 'start', lambda *_: None)  # conftest has started jax
+  monkeypatch.setattr(lib.hosts, 'start', lambda *_: None)  # conftest has initialized JAX
   monkeypatch.chdir(ROOT)
   workdir = tmp_path / 'w'
   assert lib.main(command_line(digits_dir, workdir, '--lrs=.02', '--seeds=1', '--discard')) == 0
@@ -345,7 +347,7 @@ def wait_for(process, words):
 
 @pytest.mark.slow
 def test_stopped_again_and_again(digits_dir, tmp_path):
-  """SIGTERM in a run, SIGTERM before the first step of the next one, kill -9; then to the end."""
+  """Stop in a run, before the first step of the next one, and by kill -9. Then finish."""
   flags = ('--config.total_steps=1500', '--config.save_every=100', '--lrs=.01', '--seeds=1')
   workdir, result = tmp_path / 'w', tmp_path / 'w' / 'lr_0.01' / 'result.json'
   process = start(workdir, digits_dir, *flags)
@@ -358,7 +360,7 @@ def test_stopped_again_and_again(digits_dir, tmp_path):
   assert 'Resuming from step' in process.log()
   process.send_signal(signal.SIGTERM)
   assert process.wait(120) == 42, process.log()
-  # jax's runtime looks for signals once a second, and a step takes milliseconds.
+  # JAX's runtime checks for signals once a second, and a step takes milliseconds.
   assert int(re.search(r'Stopped at step (\d+) of 1500', process.log())[1]) < 300
   first = result.stat().st_mtime_ns
   process = start(workdir, digits_dir, *flags)
@@ -377,7 +379,7 @@ def test_stopped_again_and_again(digits_dir, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes(digits_dir, tmp_path, swept):
-  """The results of one; process 0 alone writes and tells; a learning rate diverges on both."""
+  """Two processes give the results of one. Only process 0 writes files and prints."""
   workdir = tmp_path / 'w'
   for words in ('run 3 of 3: seed 0, lr=0.02 on train, test test\n', 'test test: already done'):
     port, job = free_port(), []

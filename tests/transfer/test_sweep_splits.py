@@ -15,7 +15,7 @@ def config(data_dir, **fields):
   return c
 
 
-def test_splits_are_those_of_the_data_set(digits_dir):
+def test_splits_are_those_of_the_dataset(digits_dir):
   c = config(digits_dir)
   assert find_splits(c) == SPLITS
   c.eval_split = 'test[:50%]'

@@ -1,4 +1,4 @@
-"""The command that transfers a checkpoint to VTAB-1k: configs, bookkeeping, table, a real run."""
+"""The command for VTAB-1k: its configs, its bookkeeping, its table, and a real run."""
 
 import jax
 import numpy as np
@@ -45,7 +45,7 @@ def test_the_protocol():
 
 
 def test_the_model_is_that_of_the_checkpoint(tmp_path):
-  """Whatever its size, head and classes; the head is new: zeros, without a hidden layer."""
+  """The model may have any size, head and classes. The new head is zero, without hidden layer."""
   path = tmp_path / 'model.npz'
   pretrained = create_model(
     'ViT-Ti/8',
@@ -138,7 +138,7 @@ def test_means_and_table():
 
 @pytest.fixture
 def runs(monkeypatch):
-  """The tasks that were trained; the one named in `stop` is interrupted."""
+  """Return a list that collects the trained tasks. The one named in `stop` is interrupted."""
 
   class Runs(list):
     stop = None
@@ -160,7 +160,7 @@ def runs(monkeypatch):
 
 def test_the_command_line(tmp_path, runs, vtab_dir, capsys, monkeypatch):
   monkeypatch.setattr(vtab, 'checkpoint_fields', lambda path: {'model': 'ViT-B/16'})
-  monkeypatch.setattr(vtab.hosts, 'start', lambda: None)  # conftest's process has started jax
+  monkeypatch.setattr(vtab.hosts, 'start', lambda: None)  # conftest has initialized JAX
   partly = tmp_path / 'data'
   write_dataset(partly, 'kitti')
   arguments = ['--checkpoint=x.npz', f'--workdir={tmp_path}/runs', '--set=batch_size=64']
@@ -182,7 +182,7 @@ def test_the_command_line(tmp_path, runs, vtab_dir, capsys, monkeypatch):
     x.split() for x in capsys.readouterr().out.splitlines()
   ]
   again = [*arguments, f'--data_dir={vtab_dir}', f'--workdir={tmp_path}/high', '--set=lr=9.']
-  for _ in range(2):  # trained, and read
+  for _ in range(2):  # trained now, and read from an earlier result
     assert vtab.main([*again, '--tasks=pets,dtd']) == 1
     out, err = capsys.readouterr()
     assert ['pets', 'natural', '-', '-'] in [x.split() for x in out.splitlines()]
@@ -193,8 +193,8 @@ def test_the_command_line(tmp_path, runs, vtab_dir, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_a_checkpoint_is_really_transferred(tmp_path, capsys, monkeypatch):
-  """To 1,000 copies of four images, on which all 711 of the test set are told apart."""
-  monkeypatch.setattr(vtab.hosts, 'start', lambda: None)  # conftest's process has started jax
+  """Training on 1,000 copies of four images classifies all 711 test images correctly."""
+  monkeypatch.setattr(vtab.hosts, 'start', lambda: None)  # conftest has initialized JAX
   write_dataset(tmp_path / 'data', 'kitti')
   model = create_model(
     'ViT-Ti/8', num_classes=7, image_size=16, num_layers=2, representation_size=192
