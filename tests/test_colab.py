@@ -83,9 +83,9 @@ def test_offline_it_goes_on_with_the_tiny_model_and_tunes_it(offline, digits_dir
   assert '5 classes, 71,685 parameters' in text(notebook, 'load')
   test = open_source('digits', 'test', digits_dir)
   labels = [x['label'] for x in map(test.__getitem__, range(30)) if x['label'] < 5][:6]
-  found = re.findall(r'picture (\d): (\d) (\d+\.\d)%', text(notebook, 'classify'))
-  assert [int(label) for _, label, _ in found] == labels
-  assert all(float(probability) > 80 for *_, probability in found)
+  predictions = re.findall(r'picture (\d): (\d) (\d+\.\d)%', text(notebook, 'classify'))
+  assert [int(label) for _, label, _ in predictions] == labels
+  assert all(float(probability) > 80 for *_, probability in predictions)
   log = text(notebook, 'finetune')
   assert 'Replaced the head of 5 classes with a new head of 10 classes, initialized to zero.' in log
   before, after = re.search(r'before: (.*)%, after: (.*)%', log).groups()

@@ -46,9 +46,9 @@ def test_a_run_resumes_as_the_run_it_was(workdir, digits_dir):
   train(config('quickstart.py', FLAGS, digits_dir), workdir)
   lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
   for expected in map(json.loads, (RUN / 'uninterrupted.jsonl').read_text().splitlines()):
-    found = {k: v for line in lines if line['step'] == expected['step'] for k, v in line.items()}
+    metrics = {k: v for line in lines if line['step'] == expected['step'] for k, v in line.items()}
     for name, value in expected.items():
-      assert found[name] == pytest.approx(value, rel=1e-5), f'{name} at step {expected["step"]}'
+      assert metrics[name] == pytest.approx(value, rel=1e-5), f'{name} at step {expected["step"]}'
 
 
 def test_a_run_is_loaded(workdir):

@@ -35,9 +35,9 @@ def test_round_trip_is_bitwise(tmp_path):
   assert c.restore(state()) is None
   c.save(7, state(), {'model': 'ViT-B/16'})
   c.wait()
-  got, about = c.restore(jax.eval_shape(state))
-  assert about['model'] == 'ViT-B/16'
-  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(state()), strict=True):
+  restored, metadata = c.restore(jax.eval_shape(state))
+  assert metadata['model'] == 'ViT-B/16'
+  for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(state()), strict=True):
     assert a.dtype == b.dtype and np.array_equal(a, b)
   c.close()
 

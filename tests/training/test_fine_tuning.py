@@ -42,10 +42,10 @@ def test_the_average_is_evaluated_resumed_and_exported(pretrained, digits_dir, t
   params = load_params(workdir, model)
   step = jax.jit(step_lib.make_eval_step(supervised(model)))
   with Inputs(c).eval_batches() as batches:
-    found = evaluate(step, params, batches)
-  assert found['examples'] == metrics['eval/average_examples'] == 100
-  assert found['accuracy'] == metrics['eval/average_accuracy']
-  assert found['loss'] == pytest.approx(metrics['eval/average_loss'], rel=1e-5)
+    averaged = evaluate(step, params, batches)
+  assert averaged['examples'] == metrics['eval/average_examples'] == 100
+  assert averaged['accuracy'] == metrics['eval/average_accuracy']
+  assert averaged['loss'] == pytest.approx(metrics['eval/average_loss'], rel=1e-5)
   assert metrics['eval/loss'] != metrics['eval/average_loss']
 
   half, resumed = config(digits_dir, average=0.9), tmp_path / 'resumed'

@@ -267,6 +267,6 @@ def test_a_run_goes_on_on_another_mesh(tmp_path, data_dir):
       tmp_path / str(i) / 'checkpoints' / str(step),
     )
     train_lib.train(config(data_dir, parallel='mesh', **fields, **options), tmp_path / str(i))
-    found = {r['step']: r['train/loss'] for r in lines(tmp_path / str(i)) if 'train/loss' in r}
-    assert sorted(found) == list(range(step + 1, 7))
-    np.testing.assert_allclose([found[k] for k in found], [want[k] for k in found], rtol=1e-5)
+    losses = {r['step']: r['train/loss'] for r in lines(tmp_path / str(i)) if 'train/loss' in r}
+    assert sorted(losses) == list(range(step + 1, 7))
+    np.testing.assert_allclose([losses[k] for k in losses], [want[k] for k in losses], rtol=1e-5)

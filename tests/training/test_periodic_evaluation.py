@@ -50,9 +50,9 @@ def test_few_shot_accuracy_of_the_last_step_is_that_of_the_checkpoint(run, digit
     ReadOptions(batch_size=64),
     data_dir=digits_dir,
   )
-  found = fewshot(partitioner.put(load_params(workdir, model)))
-  assert set(found) == {f'fewshot/digits_{k}shot' for k in (1, 5, 10, 25)}
-  for name, value in found.items():
+  accuracies = fewshot(partitioner.put(load_params(workdir, model)))
+  assert set(accuracies) == {f'fewshot/digits_{k}shot' for k in (1, 5, 10, 25)}
+  for name, value in accuracies.items():
     assert metrics[name] == pytest.approx(value, abs=1 / 360)  # an image may be at the border
   assert metrics['fewshot/digits_25shot'] > 0.25  # chance is .1
 

@@ -145,11 +145,11 @@ def test_evaluation_counts_every_example_once(examples):
 
   partitioner = PmapPartitioner(32)
   step = step_lib.make_eval_step(supervised(MODEL))
-  found = evaluate(partitioner.eval_step(step), partitioner.put(params), padded())
+  metrics = evaluate(partitioner.eval_step(step), partitioner.put(params), padded())
   losses = cross_entropy(logits, data['label'])
-  assert found['examples'] == examples
-  assert found['accuracy'] == (logits.argmax(-1) == data['label']).sum() / examples
-  np.testing.assert_allclose(found['loss'], losses.mean(), rtol=1e-5)
+  assert metrics['examples'] == examples
+  assert metrics['accuracy'] == (logits.argmax(-1) == data['label']).sum() / examples
+  np.testing.assert_allclose(metrics['loss'], losses.mean(), rtol=1e-5)
 
 
 def test_a_stopped_evaluation_gives_nothing():

@@ -93,7 +93,7 @@ def test_bad_learning_rates(text, words):
 
 
 def test_table():
-  found = {
+  results = {
     'splits': SPLITS._asdict(),
     'best_lr': 0.01,
     'mean': 0.98,
@@ -109,7 +109,7 @@ def test_table():
     'checkpoint': 'w/seed_1',
   }
   assert (
-    lib.table(found)
+    lib.table(results)
     == """\
 learning rate   dev accuracy   on train[90%:] (1,000 images), trained on train[:90%]
 0.01                   97.12   best
@@ -123,8 +123,8 @@ std                     0.10   of the sample (n - 1)
 
 best checkpoint: w/seed_1"""
   )
-  assert 'std' not in lib.table(found | {'std': None})
-  assert 'checkpoint' not in lib.table(found | {'checkpoint': None})
+  assert 'std' not in lib.table(results | {'std': None})
+  assert 'checkpoint' not in lib.table(results | {'checkpoint': None})
 
 
 LRS = (1e-4, 0.02, 1e30)
@@ -138,20 +138,20 @@ def swept(digits_dir, tmp_path_factory):
 
 
 def test_the_protocol(swept, digits_dir, tmp_path):
-  workdir, found = swept
-  low, high, diverged = found['lrs']
+  workdir, results = swept
+  low, high, diverged = results['lrs']
   assert (low['lr'], high['lr'], diverged['lr']) == LRS
-  assert low['accuracy'] < 0.4 < high['accuracy'] and found['best_lr'] == 0.02
+  assert low['accuracy'] < 0.4 < high['accuracy'] and results['best_lr'] == 0.02
   assert {low['examples'], high['examples']} == {144}
   assert diverged['diverged'].lower().startswith('the ') and 'accuracy' not in diverged
-  assert [(x['seed'], x['examples']) for x in found['seeds']] == [(0, 360), (1, 360)]
-  accuracies = [x['accuracy'] for x in found['seeds']]
+  assert [(x['seed'], x['examples']) for x in results['seeds']] == [(0, 360), (1, 360)]
+  accuracies = [x['accuracy'] for x in results['seeds']]
   assert accuracies[0] != accuracies[1]
-  assert found['mean'] == pytest.approx(np.mean(accuracies))
-  assert found['std'] == pytest.approx(np.std(accuracies, ddof=1))
-  assert json.loads((workdir / 'results.json').read_text()) == found
+  assert results['mean'] == pytest.approx(np.mean(accuracies))
+  assert results['std'] == pytest.approx(np.std(accuracies, ddof=1))
+  assert json.loads((workdir / 'results.json').read_text()) == results
   best = f'seed_{int(np.argmax(accuracies))}'
-  assert found['checkpoint'] == str(workdir / best)
+  assert results['checkpoint'] == str(workdir / best)
   # Each run equals a plain training run with its config.
   alone = tmp_path / 'alone'
   c = tiny(digits_dir, lr=0.02, seed=1, train_split='train', eval_split='test')
@@ -186,28 +186,28 @@ def call(workdir, digits_dir, lrs=LRS, **fields):
   return lib.sweep(tiny(digits_dir, **fields), workdir, lrs=lrs, splits=SPLITS, seeds=2)
 
 
-def without_paths(found):
-  return {k: v for k, v in found.items() if k != 'checkpoint'}
+def without_paths(results):
+  return {k: v for k, v in results.items() if k != 'checkpoint'}
 
 
 def test_what_is_done_is_not_done_again(again, digits_dir):
-  workdir, found = again
+  workdir, results = again
   before = times(workdir)
   (workdir / 'lr_0.02' / 'checkpoints' / '20').mkdir(
     parents=True
   )  # the sweep was killed before it removed this checkpoint
-  assert without_paths(call(workdir, digits_dir, log_every=2)) == without_paths(found)
+  assert without_paths(call(workdir, digits_dir, log_every=2)) == without_paths(results)
   assert times(workdir) == before
   assert sorted(d.parent.name for d in workdir.glob('*/checkpoints')) == ['seed_0', 'seed_1']
 
 
 def test_a_run_that_was_cut_goes_on(again, digits_dir):
   """After a kill -9, there is no result, and only the first of two checkpoints."""
-  workdir, found = again
+  workdir, results = again
   (workdir / 'seed_1' / 'result.json').unlink()
   shutil.rmtree(workdir / 'seed_1' / 'checkpoints' / '20')
   before = {p: t for p, t in times(workdir).items() if p.parent.name != 'seed_1'}
-  assert without_paths(call(workdir, digits_dir)) == without_paths(found)
+  assert without_paths(call(workdir, digits_dir)) == without_paths(results)
   assert 'from step 10 of 20' in (workdir / 'seed_1' / 'log.txt').read_text()
   assert before.items() <= times(workdir).items()
 
@@ -373,8 +373,8 @@ def test_stopped_again_and_again(digits_dir, tmp_path):
   assert 'run 1 of 2: lr=0.01 on train[:90%], dev train[90%:]: already done' in process.log()
   assert re.search(rf'Resuming from step \d+ of 1,500 \({workdir}/seed_0\)', process.log())
   assert result.stat().st_mtime_ns == first
-  found = json.loads((workdir / 'results.json').read_text())
-  assert out == lib.table(found) + '\n' and found['mean'] > 0.8
+  results = json.loads((workdir / 'results.json').read_text())
+  assert out == lib.table(results) + '\n' and results['mean'] > 0.8
 
 
 @pytest.mark.slow
@@ -400,11 +400,11 @@ def test_two_processes(digits_dir, tmp_path, swept):
       )
     outs = [process.communicate(timeout=200)[0] for process in job]
     assert [p.returncode for p in job] == [0, 0], job[0].log() + job[1].log()
-    found = json.loads((workdir / 'results.json').read_text())
-    assert outs[0].endswith(lib.table(found) + '\n') and 'accuracy' not in outs[1]
+    results = json.loads((workdir / 'results.json').read_text())
+    assert outs[0].endswith(lib.table(results) + '\n') and 'accuracy' not in outs[1]
     assert words in job[0].log() and 'run 3' not in job[1].log()
   for mine, alone in zip(
-    found['lrs'][:1] + found['seeds'], swept[1]['lrs'][1:2] + swept[1]['seeds'], strict=False
+    results['lrs'][:1] + results['seeds'], swept[1]['lrs'][1:2] + swept[1]['seeds'], strict=False
   ):
     assert abs(mine['accuracy'] - alone['accuracy']) <= 2 / mine['examples']
-  assert found['lrs'][1]['diverged'] == swept[1]['lrs'][2]['diverged']
+  assert results['lrs'][1]['diverged'] == swept[1]['lrs'][2]['diverged']

@@ -56,7 +56,7 @@ def train(config: ConfigDict, workdir: AnyPath) -> dict[str, float]:
   """Train to the last step, starting from the newest checkpoint in `workdir` if there is one.
 
   Args:
-    config: the fields of `vit_jax.config.default_config`.
+    config: the fields of `vit_jax.config.fields.default_config`.
     workdir: receives checkpoints/, metrics.jsonl, tensorboard/, figures/, config.json and log.txt.
       The same for all processes. An epath.Path if it lies in an object store (gs://).
 

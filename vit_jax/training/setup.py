@@ -30,7 +30,7 @@ def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training
   """Make the computation that a config describes.
 
   Args:
-    c: the fields of `vit_jax.config.default_config`.
+    c: the fields of `vit_jax.config.fields.default_config`.
     num_classes: width of the head.
     total_steps: length of the run, for the learning-rate schedule.
 
