@@ -127,11 +127,12 @@ class PeriodicEvaluation:
       return False
     monitor.write(step, metrics)
     accuracies = ', '.join(
-      f'{100 * metrics[fewshot.metric(shots)]:.2f}% ({shots})' for shots in fewshot.protocol.shots
+      f'{100 * metrics[fewshot.metric(shots)]:.2f}% ({shots}-shot)'
+      for shots in fewshot.protocol.shots
     )
     seconds = duration(time.perf_counter() - start)
     log.info(
-      'step %d: few-shot accuracy on %s %s in %s', step, fewshot.dataset, accuracies, seconds
+      'step %d: few-shot accuracy on %s: %s, in %s', step, fewshot.dataset, accuracies, seconds
     )
     return True
 
