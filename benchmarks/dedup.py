@@ -1,8 +1,8 @@
 """Measure recall and precision of duplicate detection, and the time and memory of the join.
 
-    python -m benchmarks.dedup recall                  # tiles of photographs, clothes
-    python -m benchmarks.dedup embedding --checkpoint=PATH    # a model checks the pairs
-    python -m benchmarks.dedup scale                   # 10,000, 100,000, 1,000,000 hashes
+    python -m benchmarks.dedup recall                       # on photographs and clothes
+    python -m benchmarks.dedup embedding --checkpoint=PATH  # with a model that checks the pairs
+    python -m benchmarks.dedup scale                        # join up to 1,000,000 hashes
 
 The photographs come from scikit-learn and Matplotlib, and from scikit-image if it is installed.
 They are cut into tiles. The clothes are Fashion-MNIST (Debian's dataset-fashion-mnist), and are
@@ -100,7 +100,7 @@ def scaled(image, factor):
 
 
 def cropped(image, share, rng):
-  """Return a random crop without `share` of the height and of the width."""
+  """Return a random crop that is smaller by `share` of the height and of the width."""
   height, width = image.shape[:2]
   h, w = round(height * (1 - share)), round(width * (1 - share))
   y, x = rng.integers(height - h + 1), rng.integers(width - w + 1)
@@ -170,7 +170,7 @@ def speed():
   jpegs = make_jpegs(16)
   times = []
   for function in (lambda x: x, train_hashes, against_hashes):
-    function(decode_image(jpegs[0]))  # imports
+    function(decode_image(jpegs[0]))  # warm up
     start = time.process_time()
     for data in jpegs:
       function(decode_image(data))
@@ -190,7 +190,7 @@ def cell(pairs, count, threshold):
 
 
 def embedding(checkpoint, image_size, tests):
-  """Print recall and precision of the pairs that a maximum embedding distance keeps."""
+  """Print recall and precision of the pairs within each maximum embedding distance."""
   model, params, _ = load_model(checkpoint, image_size=image_size)
   rng = np.random.default_rng(0)
   train = [alter(image, rng) for alter in KINDS.values() for image in tests]
@@ -204,21 +204,21 @@ def embedding(checkpoint, image_size, tests):
   )
   print('| threshold | ' + ' | '.join(f'distance {d:g}' for d in DISTANCES) + ' | any |')
   print('|---' * (2 + len(DISTANCES)) + '|')
-  pairs[:, 0] %= len(tests)  # now the number of the image that each is a copy of
+  pairs[:, 0] %= len(tests)  # the index of the image of which this is a copy
   for threshold in THRESHOLDS:
     near = [pairs[(distances <= d) & (pairs[:, 2] <= threshold)] for d in (*DISTANCES, 2)]
     print(f'| {threshold} | ' + ' | '.join(cell(p, len(train), threshold) for p in near) + ' |')
 
 
 def scale(train_count, against_count, variants, threshold):
-  """Join random hashes in the pipeline of tools.dedup, and print a row of the table."""
+  """Join random hashes with the pipeline of vit_jax.dedup, and print a row of the table."""
   beam = import_beam()
   rng = np.random.default_rng(0)
   train = rng.integers(0, 2**64, train_count, dtype=np.uint64)
   tests = rng.integers(0, 2**64, (against_count, variants), dtype=np.uint64)
   planted = rng.choice(train_count, train_count // 1000, replace=False)
   train[planted] = tests[np.arange(len(planted)) % against_count, 0]
-  for row in planted:  # at most `threshold` bits away
+  for row in planted:  # flip at most `threshold` bits
     for bit in rng.choice(64, rng.integers(threshold + 1), replace=False):
       train[row] ^= np.uint64(1 << int(bit))
   side = lambda hashes, images: [

@@ -1,4 +1,4 @@
-"""Compare exported files with the model itself: size, time to write and to start, speed.
+"""Compare exported files with the model itself: size, time to write, time to start, and speed.
 
   python -m benchmarks.export --model=ViT-S/16 --batch_size=8
 
@@ -29,7 +29,7 @@ T = TypeVar('T')
 
 
 def timed(f: Callable[..., T], *args: Any, **kwargs: Any) -> tuple[T, float]:
-  """Return the result of a call and how many seconds it took."""
+  """Call a function. Return its result and the seconds that it took."""
   start = time.perf_counter()
   result = f(*args, **kwargs)
   return result, time.perf_counter() - start

@@ -1,12 +1,13 @@
-"""Measure the input pipeline: images per second of CPU time, compared with the same job in tf.data.
+"""Measure the input pipeline in images per second of CPU time, and compare it with tf.data.
 
     python -m benchmarks.input
     python -m benchmarks.input --tf_python=/path/to/an/environment/with/tensorflow/bin/python
 
-The job: 500 x 375 JPEGs in memory -> inception crop at 224 px, flip -> batches of 64, two threads.
-The rows of the table take turns, round by round, so that other load on the machine affects all of
-them. The figures are medians over the rounds. CPU time counts every thread of the process. tf.data
-returns float32 in [-1, 1]; ours returns uint8, which the training step scales on the device.
+The job is to turn 500 x 375 JPEGs in memory into inception crops at 224 px, flip them, and make
+batches of 64, with two threads. The rows of the table take turns, round by round, so that other
+load on the machine affects all of them. The figures are medians over the rounds. CPU time counts
+every thread of the process. tf.data returns float32 in [-1, 1]. Our pipeline returns uint8, which
+the train step scales on the device.
 
 vit_jax is imported inside functions, because TensorFlow's interpreter runs this file without it.
 """
@@ -29,12 +30,12 @@ import numpy as np
 
 HEIGHT, WIDTH, SIZE, BATCH, THREADS = 375, 500, 224, 64, 2
 
-# A job makes a number of images; it returns when it began to wait if it waited at its end.
+# A job makes this many images. If it waited at its end, it returns the time when it began to wait.
 Job = Callable[[int], float | None]
 
 
 def make_jpegs(count: int, seed: int = 0) -> list[bytes]:
-  """Make JPEGs of quality 90 whose contrast falls with frequency as in photographs: 70-115 KB."""
+  """Make JPEGs of 70-115 KB whose contrast falls with frequency, as in photographs."""
   import simplejpeg
 
   rng = np.random.default_rng(seed)
@@ -78,7 +79,7 @@ def thread_pool_job(
 
 
 class Memory:
-  """A source of ImageNet's size that repeats the JPEGs."""
+  """A source that repeats the JPEGs and has as many images as ImageNet."""
 
   multi_label = False
 
@@ -93,7 +94,7 @@ class Memory:
 
 
 def pipeline(jpegs: list[bytes]) -> Any:
-  """Return batches of the whole training pipeline: shuffle, preset, batches, read-ahead."""
+  """Return batches from the whole training pipeline: shuffle, preset, batching, read-ahead."""
   from vit_jax.data.batch import ReadOptions
   from vit_jax.data.pipeline import train_batches
   from vit_jax.data.preprocess import make_train_preprocess
@@ -104,7 +105,7 @@ def pipeline(jpegs: list[bytes]) -> Any:
 
 
 def waiting_share(batches: Iterator[Any], rate: float, steps: int = 60) -> float:
-  """Return the share of its time that a device which trains `rate` images/s waits for data."""
+  """Return the share of time that a device waits for data if it trains `rate` images/s."""
   next(batches)
   waited = 0.0
   begun = time.perf_counter()
@@ -123,7 +124,7 @@ def pipeline_job(jpegs: list[bytes]) -> Job:
   def run(count: int) -> float:
     for _ in range(count // BATCH):
       next(batches)
-    # Wait until the pipeline has read ahead as far as before the round: only then has it made
+    # Wait until the pipeline has read ahead as far as before the round. Only then has it made
     # `count` images.
     end, idle = time.perf_counter(), 0
     while idle < 8:
@@ -176,7 +177,7 @@ def timed(job: Job, count: int) -> tuple[float, float]:
 
 
 def start_tf(python: str, jpegs: list[bytes]) -> Callable[[int], tuple[float, float]]:
-  """Start this file in another interpreter; return the function that runs a round there."""
+  """Start this file in another interpreter. Return a function that runs a round there."""
   process = subprocess.Popen(
     [python, __file__, '--serve_tf'],
     stdin=subprocess.PIPE,
@@ -195,9 +196,9 @@ def start_tf(python: str, jpegs: list[bytes]) -> Callable[[int], tuple[float, fl
 
 
 def serve_tf() -> None:
-  """Run rounds of tf.data as the process on the other side of the pipe asks for them."""
+  """Run rounds of tf.data when the process at the other end of the pipe asks for them."""
   job = tf_data_job(pickle.load(sys.stdin.buffer))
-  while sys.stdin.buffer.peek(1):  # empty when the other side has ended
+  while sys.stdin.buffer.peek(1):  # empty when the other process has ended
     pickle.dump(timed(job, pickle.load(sys.stdin.buffer)), sys.stdout.buffer)
     sys.stdout.flush()
 

@@ -4,11 +4,11 @@
     --config.num_epochs=4 --workdir=runs/fashion_mnist_mpp
   python -m benchmarks.mpp --checkpoint=runs/fashion_mnist_mpp --out=pictures/mpp.png
 
-Fine-tunes the checkpoint, which was trained without labels, on 1 % of the training images. Trains
-the same model from scratch on the same images, for as many steps and for four times as many, all
-with Adam. Evaluates each on the 10,000 test images, at the learning rate that was best on the last
-1,000 training images. With --out, draws the patches that the checkpoint fills in. If it is stopped,
-the same command continues.
+This fine-tunes the checkpoint, which was trained without labels, on 1 % of the training images. It
+also trains the same model from scratch on the same images, for as many steps and for four times as
+many steps, all with Adam. Each is evaluated on the 10,000 test images, at the learning rate that
+was best on the last 1,000 training images. With --out, the patches that the checkpoint fills in are
+drawn. If the benchmark is interrupted, run the same command again to continue.
 """
 
 import argparse
@@ -39,7 +39,7 @@ WAYS = {
   'fine-tuned': (True, 1),
   'from scratch': (False, 1),
   'from scratch, 4 times the steps': (False, 4),
-}  # (whether it starts from the checkpoint, multiple of --steps)
+}  # {name: (True to start from the checkpoint, multiple of --steps)}
 
 
 def config(pretrained, steps, **fields):
@@ -101,7 +101,7 @@ def run(configs, workdir):
 
 
 def predict_patches(checkpoint, count):
-  """Return images, their corrupted and their filled-in versions: (count, H, W, 3) uint8 each."""
+  """Return images, corrupted images and filled-in images, (count, H, W, 3) uint8 each."""
   c = ConfigDict(checkpoint_run(checkpoint).config)
   model = masked_patches.make_model(
     create_model(c.model, num_classes=0, image_size=c.image_size, **model_overrides(c)),
@@ -115,7 +115,7 @@ def predict_patches(checkpoint, count):
   return images, *fill_in(model, params, images, jax.random.key(0))
 
 
-def by_place_alone(checkpoint):
+def accuracy_from_position(checkpoint):
   """Return the accuracy of predicting the commonest color at each position.
 
   No predictor that ignores the image does better.
@@ -178,7 +178,7 @@ def main():
   if checkpoint_run(args.checkpoint).config['mpp_target'] == 'mean_color':
     print(
       'predicting the commonest color at each position is right for %.1f %% of the patches'
-      % (100 * by_place_alone(args.checkpoint))
+      % (100 * accuracy_from_position(args.checkpoint))
     )
   results = compare(args.checkpoint, args.workdir, args.steps, args.seeds)
   print('| | lr | accuracy, % |\n|---|---|---|')

@@ -1,19 +1,20 @@
-"""Times whole training and inference steps beside timm's and Hugging Face's, on the same device.
+"""Compare training and inference steps with those of timm and Hugging Face, on the same device.
 
     python -m benchmarks.step --model=ViT-B/16 --batch_size=8 --dtype=float32 \\
         --torch_python=/path/to/an/environment/with/torch/timm/transformers/bin/python
 
-Our step is that of vit_jax.training.loop on one device: uint8 images in, Adam with weight decay and
-clipping, the state donated. The peers take uint8 images too, scale them on the device, and use
-cross-entropy, fused AdamW, clip_grad_norm_ and SDPA. For bfloat16 they train under autocast, and
-infer with bfloat16 weights.
+Our step is that of vit_jax.training.loop on one device: it takes uint8 images, uses Adam with
+weight decay and clipping, and donates the state. The other implementations take uint8 images too,
+scale them on the device, and use cross-entropy, fused AdamW, clip_grad_norm_ and SDPA. For bfloat16
+they train under autocast, and infer with bfloat16 weights.
 
 Each implementation runs in a process of its own, with as many threads as this process may use. The
 processes take turns, round by round: one computes while the others wait, so that other load on the
-machine affects all of them. Figures are medians over the rounds. TFLOP/s count the model's own
+machine affects all of them. The figures are medians over the rounds. TFLOP/s count the model's own
 operations (vit_jax.models.flops). The peak is the faster of two large matrix products, measured in
-the same rounds. CPU-s count all threads, including those that wait in a loop, as OpenMP's do. On a
-busy machine they are comparable only with OMP_WAIT_POLICY=passive, and wall times not even then.
+the same rounds. CPU-s count all threads, including those that wait in a loop, as OpenMP's threads
+do. On a busy machine, CPU times are comparable only with OMP_WAIT_POLICY=passive, and wall times
+are never comparable.
 """
 
 import argparse
@@ -119,7 +120,7 @@ def torch_model(job):
 
 
 def torch_steps(job):
-  """Return the same as `jax_steps`, of timm or transformers."""
+  """Return the same as `jax_steps`, but for timm or transformers."""
   import importlib
 
   import numpy as np
@@ -190,8 +191,8 @@ def make_batch(rng, job):
 
 
 def serve(job):
-  """Run an implementation: say hello, then answer step counts, or 'matmul', with the times."""
-  answers, sys.stdout = sys.stdout, sys.stderr  # keeps what libraries print out of the answers
+  """Run an implementation: print its properties, then answer step counts or 'matmul' with times."""
+  answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print, but not into the answers
   answer = lambda value: print(json.dumps(value), file=answers, flush=True)
   start = time.perf_counter()
   run, kind, versions, matmul, memory = (jax_steps if job['way'] == 'ours' else torch_steps)(job)
@@ -222,7 +223,7 @@ class Worker:
       stdout=subprocess.PIPE,
       stderr=self._errors,
       text=True,
-      # So that all processes fit on one GPU.
+      # Without preallocation, all processes fit on one GPU.
       env=os.environ | {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'},
     )
     self.hello = self._read()
@@ -247,7 +248,7 @@ class Worker:
 
 
 def start_workers(ways, torch_python, job):
-  """Start the implementations, and print why if one cannot be started."""
+  """Start the implementations. If one cannot be started, print the reason."""
   workers = {}
   for way in ways:
     try:
@@ -258,7 +259,7 @@ def start_workers(ways, torch_python, job):
 
 
 def measure(workers, rounds, round_seconds):
-  """Return {way: rounds of (seconds, CPU seconds) per step}, {library: seconds per matmul}."""
+  """Return {way: [(seconds, CPU seconds) of a step, ...]} and {library: [matmul seconds, ...]}."""
   times = {way: [] for way in workers}
   matmuls = {}
   counts = {way: max(1, round(round_seconds / worker(1)[0])) for way, worker in workers.items()}
@@ -270,7 +271,7 @@ def measure(workers, rounds, round_seconds):
       if library not in products:
         matmuls.setdefault(library, []).append(workers[way]('matmul')[0])
         products.add(library)
-      time.sleep(0.2)  # idle threads spin for a while
+      time.sleep(0.2)  # wait until idle threads stop spinning
   return times, matmuls
 
 

@@ -1,4 +1,4 @@
-"""Measure the value of pretraining: a small ViT on a few digits, fine-tuned and from scratch.
+"""Measure the value of pretraining, with a small ViT on a few digits, fine-tuned or from scratch.
 
   python -m benchmarks.transfer --checkpoint=runs/fashion_mnist --out=pictures/transfer.png
 
@@ -9,9 +9,9 @@ is compared with
 - the checkpoint with new position embeddings instead of resized ones
 - a linear probe, which trains only the head of the checkpoint
 
-Each of them has its own learning rate: the one with the best accuracy on the training images from
-the 1,000th on, after training on the first 400. An interrupted benchmark resumes if the same
-command is run again.
+Each method has its own learning rate: the one that gives the best accuracy on training images 1,000
+and up, after training on the first 400. If the benchmark is interrupted, run the same command again
+to continue.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Method(NamedTuple):
   """A way to train on digits."""
 
   lrs: tuple[float, ...]  # learning rates to choose from
-  steps: int = 1  # factor of STEPS
-  fields: Mapping[str, Any] = {}  # of the config
+  steps: int = 1  # multiple of STEPS
+  fields: Mapping[str, Any] = {}  # config fields
 
 
 FINE_TUNING, SCRATCH = (0.003, 0.01, 0.03), (1e-4, 3e-4, 1e-3, 3e-3)

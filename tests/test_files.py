@@ -43,7 +43,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-  """Return (address, directory) of a web site."""
+  """Serve a directory as a web site. Return (address, directory)."""
   monkeypatch.setenv('no_proxy', '*')
   monkeypatch.setattr(files, '_TIMEOUT', 5)
   directory = tmp_path / 'site'
@@ -128,7 +128,7 @@ def test_damage_is_named_by_its_address(site):
   [
     ('none.npz', 'Cannot download .*/none.npz: HTTP 404 File not found. Check the address.'),
     ('broken.npz', 'Cannot download .*/broken.npz: HTTP 500 .*. Try again later.'),
-    ('none', 'none has neither model.safetensors nor model.safetensors.index.json. For another'),
+    ('none', 'none has neither model.safetensors nor model.safetensors.index.json. To load an'),
   ],
 )
 def test_what_is_not_there_is_named(site, path, words):
@@ -182,7 +182,9 @@ def test_paths(monkeypatch, tmp_path):
   assert files.user_path('~/a') == tmp_path / 'a' and files.user_path('a') == pathlib.Path('a')
   assert files.local_path('a') == files.local_path('~/a') == tmp_path / 'a'
   assert files.is_remote('gs://bucket/a') and not files.is_remote(tmp_path)
-  with pytest.raises(InputError, match='^Cannot write to gs://bucket/a: it is an address. Write'):
+  with pytest.raises(
+    InputError, match='^Cannot write to gs://bucket/a: it is a remote address. Write'
+  ):
     files.local_path('gs://bucket/a')
 
 

@@ -259,7 +259,10 @@ QUICK = '--config=configs/quickstart.py'
       [QUICK, 'batch_size=3'],
       "error: Unknown argument 'batch_size=3'. Flags look like --config.batch_size=256.",
     ),
-    ([QUICK, '--num_devices=4'], '--num_devices=4, but this job has 1'),
+    (
+      [QUICK, '--num_devices=4'],
+      '--num_devices is 4, but this job has 1 device(s) in 1 process(es). ',
+    ),
     (
       [QUICK, '--config.dataset=cifar10', '--config.data_dir=nowhere'],
       'python -m vit_jax.tools.prepare cifar10 --data_dir=nowhere',

@@ -30,22 +30,22 @@ class Interrupted(Exception):
   """The run was asked to stop and has saved a checkpoint. The same command continues it."""
 
 
-def unknown(what: str, value: object, choices: Iterable[object]) -> InputError:
+def unknown(kind: str, value: object, choices: Iterable[object]) -> InputError:
   """Return the error for a value that is not among the choices.
 
   Args:
-    what: the kind of value, such as 'loss'.
+    kind: the kind of value, such as 'loss'.
     value: the value that was given.
     choices: the values that exist.
   """
   names = [str(choice) for choice in choices]
   near = difflib.get_close_matches(str(value), names, 1)
   hint = f' Did you mean {near[0]!r}?' if near else ''
-  return InputError(f'Unknown {what} {value!r}.{hint} Available: {", ".join(names)}.')
+  return InputError(f'Unknown {kind} {value!r}.{hint} Available: {", ".join(names)}.')
 
 
 def shortlist(items: Iterable[str], most: int = 10) -> str:
-  """Join items for an error message: all of them, or the first `most` and a count of the rest."""
+  """Join items for an error message. After the first `most` items, give a count of the rest."""
   items = list(items)
   rest = f' and {len(items) - most} more' if len(items) > most else ''
   return '; '.join(items[:most]) + rest
@@ -64,9 +64,9 @@ def last_line(error: BaseException) -> str:
 def reason(error: BaseException) -> str:
   """Return in one line why an operation on a file failed.
 
-  This is the operating system's own message, such as 'No space left on device', if `error` has it
-  or if TensorStore reports its code somewhere in the chain of causes. Otherwise it is the first
-  line of TensorStore's message in the chain, or of `error` itself. A long line is cut in the
+  The reason is the operating system's own message, such as 'No space left on device', if `error`
+  has it or if TensorStore reports its errno somewhere in the chain of causes. Otherwise it is the
+  first line of TensorStore's message in the chain, or of `error` itself. A long line is cut in the
   middle, because its end names the cause.
   """
   if isinstance(error, OSError) and error.strerror:
@@ -74,7 +74,7 @@ def reason(error: BaseException) -> str:
   for cause in _chain(error):
     if code := _tensorstore_code(cause):
       return os.strerror(code)
-    if re.match('[A-Z_]+: ', str(cause)):  # TensorStore's own message, without its callers' words
+    if re.match('[A-Z_]+: ', str(cause)):  # TensorStore's own message, not a caller's
       error = cause
   line = first_line(error).split(' [tensorstore_spec=')[0]
   return line if len(line) <= _LINE else f'{line[:60]} ... {line[-140:]}'
@@ -118,6 +118,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _tensorstore_code(error: BaseException) -> int | None:
-  """Return the errno in TensorStore's message, whose other words vary between versions."""
+  """Return the errno in TensorStore's message. The rest of the message varies between versions."""
   code = re.search(r"os_error_code='(\d+)'", str(error))
   return int(code[1]) if code else None

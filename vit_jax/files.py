@@ -25,7 +25,7 @@ _PUBLIC_BUCKETS = 'https://storage.googleapis.com/'  # serves public gs:// files
 
 
 class Missing(InputError):
-  """The server answered, but the file does not exist, or not for this user."""
+  """The server answered, but the file does not exist or this user may not read it."""
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -34,7 +34,7 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 
 
 def user_path(path: str | os.PathLike[str]) -> pathlib.Path:
-  """Return a local path as the user means it: with ~ replaced by the home directory."""
+  """Return a local path with ~ replaced by the home directory."""
   return pathlib.Path(path).expanduser()
 
 
@@ -42,18 +42,18 @@ def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
   """Return the absolute path of a file to write.
 
   Raises:
-    InputError: `path` is an address.
+    InputError: `path` is a remote address.
   """
   if is_remote(path):
     raise InputError(
-      f'Cannot write to {os.fspath(path)}: it is an address. Write to a local path and copy the '
-      'result there.'
+      f'Cannot write to {os.fspath(path)}: it is a remote address. Write to a local path '
+      'and copy the result there.'
     )
   return user_path(path).absolute()
 
 
 def make_directory(path: str | os.PathLike[str]) -> pathlib.Path:
-  """Return a local directory to write to. It is created if it does not exist.
+  """Return a local directory to write to, and create it if it does not exist.
 
   Raises:
     InputError: the directory cannot be created or written to.
@@ -75,7 +75,7 @@ def check_new(path: pathlib.Path, force: bool = False) -> None:
 
 
 def write_whole(path: AnyPath, text: str) -> None:
-  """Write a text file, local or remote, that a kill or a full disk never leaves half written."""
+  """Write a text file, local or remote. A kill or a full disk never leaves half a file."""
   replacement = path.with_suffix('.tmp')
   replacement.write_text(text)
   replacement.replace(path)
@@ -106,14 +106,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 def download(address: str, target: pathlib.Path) -> None:
   """Copy the file at `address` to `target`, a megabyte at a time.
 
-  https:// needs no other package, nor does gs:// for public buckets. Private gs:// buckets need the
-  package gcsfs, and s3:// needs s3fs. Everything that fsspec can open works, with the login of its
-  package.
+  https:// addresses and public gs:// buckets need no other package. Private gs:// buckets need the
+  package gcsfs, and s3:// needs s3fs. Every address that fsspec can open works, with the login of
+  its package.
 
   Raises:
     Missing: the file does not exist.
-    InputError: the download failed, or a package is missing. It is raised within a minute and names
-      the address or the package.
+    InputError: the download failed, or a package is missing. The error is raised within a minute
+      and names the address or the package.
   """
   log.info('Downloading %s.', address)
   scheme, rest = address.split('://', 1)
@@ -168,7 +168,7 @@ def _file_system(address: str) -> tuple[Any, str]:
   from fsspec.asyn import sync
 
   fs, name = fsspec.url_to_fs(address)
-  if fs.async_impl:  # its own retries would go on for minutes
+  if fs.async_impl:  # fsspec's own retries would go on for minutes
     sync(fs.loop, fs._info, name, timeout=_TIMEOUT)
   return fs, name
 

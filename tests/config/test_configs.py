@@ -1,4 +1,4 @@
-"""The files in configs/."""
+"""Every file in configs/ builds its model and agrees with its recipe."""
 
 import pytest
 

@@ -15,7 +15,7 @@ def test_every_field_of_a_model_is_in_the_config():
   fields = {f.name: f.default for f in dataclasses.fields(VisionTransformer)}
   overrides = model_overrides(default_config())
   given = {f: v for f, v in overrides.items() if f in fields and f != 'dtype'}
-  for field, value in given.items():  # with the same defaults
+  for field, value in given.items():  # the config and the model have the same defaults
     assert value == fields[field] or (value is None and not fields[field])
   assert not set(fields) - set(overrides) - FROM_THE_NAME
 

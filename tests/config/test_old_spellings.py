@@ -8,7 +8,7 @@ from vit_jax.config.fields import default_config, mixup, rand_augment
 from vit_jax.config.flags import define_config, parse_config
 from vit_jax.config.old_spellings import OLD_SPELLINGS, normalize, upgrade
 
-# What each field's default was before "not set" became None, where the type tells it: 0, '' or ().
+# The default of each type before "not set" became None: 0, '' or ().
 BY_TYPE = {int: 0, float: 0.0, str: '', tuple: ()}
 OTHERS = {'trained_blocks': -1, 'rand_augment': (0, 0), 'profile_steps': (0, 0), 'clip_norm': 0.0}
 

@@ -7,7 +7,7 @@ from vit_jax.config.fields import mixup, model_overrides, rand_augment
 
 
 def test_the_papers_imagenet_recipe():
-  """Table 3, last row."""
+  """The numbers are those in the last row of table 3."""
   c = load('vit_b16')
   assert (c.model, c.dataset, c.num_epochs, c.batch_size) == ('ViT-B/16', 'imagenet2012', 300, 4096)
   assert (c.lr, c.schedule, c.warmup_steps) == (3e-3, 'cosine', 10_000)
@@ -64,7 +64,7 @@ def test_table_4(arg, steps, warmup, size):
 
 
 def test_recipes_fit_their_model():
-  """ResNets have no hidden layer in the head and no dropout; hybrids have their ViT's width."""
+  """ResNets have no hidden layer in the head and no dropout. Hybrids have their ViT's width."""
   bit, hybrid = load('pretrain', 'BiT-R101x1'), load('pretrain', 'R50+ViT-L/16')
   assert (bit.representation_size, bit.dropout, hybrid.representation_size) == (None, 0, 1024)
   model = create_model(bit.model, num_classes=7, **model_overrides(bit))
@@ -90,7 +90,7 @@ def test_recipes_fit_their_model():
 def test_augreg_levels(level, p, operations):
   c = load('augreg', f'S/16,{level}')
   assert (c.model, c.augment, mixup(c), rand_augment(c)) == ('ViT-S/16', level, p, operations)
-  c.mixup, c.rand_augment = 0.3, (1, 7)  # a config's own come first
+  c.mixup, c.rand_augment = 0.3, (1, 7)  # the config's own values take precedence
   assert (mixup(c), rand_augment(c)) == (0.3, (1, 7))
 
 

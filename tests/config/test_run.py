@@ -63,15 +63,15 @@ def test_the_run_that_wrote_a_checkpoint(tmp_path):
   [
     (None, '{} is not the workdir of a run: it has no config.json. Check the path.'),
     ('{', 'Cannot read {}/config.json: Expecting property name enclosed in double quotes: line 1'),
-    ('[]', '{}/config.json is not the config of a run: it names no model and no dataset.'),
-    ('{"model": "a"}', '{}/config.json is not the config of a run: it names no model and no d'),
+    ('[]', '{}/config.json is not the config of a run: it does not name a model and a dataset.'),
+    ('{"model": "a"}', '{}/config.json is not the config of a run: it does not name a model a'),
     (
       '{"model": "a", "dataset": "b", "lr": "x"}',
       "Cannot read {}/config.json: Could not override field 'lr'",
     ),
   ],
 )
-def test_what_is_no_run(tmp_path, text, words):
+def test_directories_that_are_not_runs(tmp_path, text, words):
   if text is not None:
     (tmp_path / 'config.json').write_text(text)
   with pytest.raises(InputError) as e:
@@ -94,7 +94,7 @@ def test_a_damaged_line_of_metrics(tmp_path, line):
   path.write_text(TEXT + line + '\n')
   with pytest.raises(InputError) as e:
     read_curves(path)
-  assert str(e.value) == f'Cannot read {path}: line 4 is damaged, it holds no metrics.'
+  assert str(e.value) == f'Cannot read {path}: line 4 is damaged. Remove it to read the rest.'
 
 
 def test_curves(tmp_path):
@@ -154,7 +154,7 @@ def test_a_run_without_a_checkpoint_starts_as_the_file_says(tmp_path):
   assert keep_recorded(c, tmp_path / 'none', ()) == []
   record(tmp_path, lr=0.001)
   assert keep_recorded(c, tmp_path, ()) == [] and c.lr == default_config().lr
-  assert keep_recorded(c, tmp_path / 'config.json', ()) == []  # a file, which train refuses
+  assert keep_recorded(c, tmp_path / 'config.json', ()) == []  # not a directory
 
 
 def test_fields_that_may_change_exist():

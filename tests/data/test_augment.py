@@ -1,4 +1,4 @@
-"""RandAugment: every operation against its definition and Pillow, and the scale of magnitudes."""
+"""RandAugment: compare operations with their definitions and Pillow, and check magnitudes."""
 
 import concurrent.futures
 import math
@@ -28,7 +28,7 @@ IMAGES = {
 }
 FACTORS = (0.0, 0.1, 1.0, 1.9, 2.8, 5.5)
 EXACT = 0
-ROUNDED = 1  # Pillow cuts off where this rounds
+ROUNDED = 1  # Pillow truncates, but ours rounds
 
 
 def pillow(image, function, *arguments):
@@ -59,7 +59,7 @@ def test_enhancements_equal_pillow_to_a_level(image, factor):
     (augment.contrast, ImageEnhance.Contrast),
   ):
     assert_close(function(image, factor), enhance(image, kind, factor), ROUNDED)
-  # Where the gray or smooth value is rounded to its other side, a level there is |1 - factor| here.
+  # If the gray or smooth value is rounded differently by 1, the result differs by |1 - factor|.
   for function, kind in (
     (augment.color, ImageEnhance.Color),
     (augment.sharpness, ImageEnhance.Sharpness),
@@ -83,7 +83,7 @@ def test_solarize_add_adds_to_the_dark_half():
 
 
 def moved(image, source):
-  """Each pixel (y, x) from the nearest to source(y, x), FILL from outside; in float64.
+  """Move pixels in float64: each (y, x) gets the pixel nearest to source(y, x), or FILL outside.
 
   The second result is False where the place lies within .01 of the middle between two pixels.
   """
@@ -139,7 +139,7 @@ def test_cutout_fills_one_square_around_any_pixel():
   np.testing.assert_allclose(counts / n, 1 / 70, atol=4.5 * np.sqrt(1 / 70 / n))
 
 
-# --- magnitudes
+# --- Magnitudes
 
 
 GRAY = np.full((224, 224, 3), 100, np.uint8)
@@ -253,7 +253,7 @@ def test_pixels_are_in_proportion_to_the_image():
   assert max(areas) == 60 * 60
 
 
-# --- drawing
+# --- Drawing operations
 
 
 def test_operations_are_drawn_alike_and_may_repeat(monkeypatch):

@@ -1,4 +1,4 @@
-"""The catalog, compared with TFDS, and the description of datasets that it does not have."""
+"""Compare the catalog with TFDS, and describe datasets that are not in it."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from vit_jax.data.splits import split_ranges
 from vit_jax.errors import InputError
 
 NOT_IN_TFDS = {'imagenet21k'}
-UNLABELED = {'clevr', 'dsprites', 'kitti'}  # by one class an image
+UNLABELED = {'clevr', 'dsprites', 'kitti'}  # datasets without one class per image
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_splits_do_not_overlap(name):
 
 @pytest.mark.parametrize('name', sorted(set(catalog.names()) - NOT_IN_TFDS))
 def test_classes_and_pixels_are_those_of_tfds(name, tmp_path):
-  """TFDS knows the number of images only of what it has prepared, or may download."""
+  """TFDS knows the number of images only for datasets that it prepared or may download."""
   entry = catalog.lookup(name)
   options = {'config': entry.config} if entry.config else {}
   builder = prepare.builder_class(name)
@@ -57,7 +57,7 @@ def test_classes_and_pixels_are_those_of_tfds(name, tmp_path):
     pytest.skip("TFDS's code for it needs TensorFlow")
   info = builder(data_dir=str(tmp_path), **options).info
   sizes = {split: info.splits[split].num_examples for split in info.splits}
-  if name != 'caltech101':  # its versions differ by one image
+  if name != 'caltech101':  # versions of TFDS differ by one image
     assert sizes in ({}, dict(entry.splits))
   height, width, _ = info.features['image'].shape
   assert entry.pixels == (height if height == width else None)

@@ -1,4 +1,4 @@
-"""Decoding: values against Pillow, damaged files, boxes against slices of the whole image."""
+"""Compare decoded images with Pillow, and boxes with slices. Refuse damaged files."""
 
 import io
 import struct
@@ -21,7 +21,7 @@ def pillow_rgb(data):
   return np.asarray(Image.open(io.BytesIO(data)).convert('RGB'))
 
 
-# --- formats and colors
+# --- Formats and colors
 
 
 def test_png_variants_give_exact_rgb():
@@ -138,13 +138,15 @@ def test_malformed_exif_leaves_the_image_as_stored(exif):
   np.testing.assert_array_equal(decode_image(data, apply_exif=True), decode_image(data))
 
 
-# --- damage
+# --- Damage
 
 
 FILES = {
   'baseline': encode(IMAGE, 'JPEG', quality=90),
   'progressive': encode(IMAGE, 'JPEG', quality=90, progressive=True),
-  'thumbnail': jpeg_with_exif(encode(IMAGE[:16, :16], 'JPEG')),  # an image end near the start
+  'thumbnail': jpeg_with_exif(
+    encode(IMAGE[:16, :16], 'JPEG')
+  ),  # an end-of-image marker near the start
   'gray': encode(IMAGE[..., 0], 'JPEG'),
   'cmyk': encode(Image.fromarray(IMAGE).convert('CMYK'), 'JPEG'),
   'png': encode(IMAGE, 'PNG'),
@@ -192,7 +194,7 @@ def test_bytes_after_the_image_are_ignored(name, decoder):
     (b'RIFF\x08\0\0\0WEBPVP8 ', 'damaged WebP'),
   ],
 )
-def test_what_is_no_image_is_named(data, message, decoder):
+def test_files_that_are_not_images(data, message, decoder):
   for function in DECODERS.values():
     with pytest.raises(ValueError, match=message):
       function(data)
@@ -241,11 +243,11 @@ def test_flipped_bits_of_a_jpeg_raise_or_give_a_whole_array(decoder):
       refused += 1
     else:
       assert crop.size and crop.dtype == np.uint8
-  assert refused > 20  # JPEG has no checksum: most flipped bits just change pixels
+  assert refused > 20  # JPEG has no checksum, so most flipped bits only change pixels
 
 
 def test_extraneous_bytes_are_refused_where_they_are_read(decoder):
-  # Harmless here, but also the only sign that most flipped bits leave.
+  # They are harmless here, but often they are the only sign of a flipped bit.
   data = FILES['baseline']
   damaged = data[:-2] + bytes(9) + data[-2:]
   for part in ('image', 'bottom'):
@@ -253,7 +255,7 @@ def test_extraneous_bytes_are_refused_where_they_are_read(decoder):
       DECODERS[part](damaged)
 
 
-# --- partial JPEG decoding
+# --- Partial JPEG decoding
 
 
 def jpeg_kinds(image):
@@ -271,13 +273,13 @@ def jpeg_kinds(image):
 )
 def test_crop_equals_the_slice_of_the_whole_image(height, width, decoder):
   rng = np.random.default_rng(0)
-  noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)  # no two pixels alike
+  noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)  # all pixels differ
   for kind, data in jpeg_kinds(noise):
     whole = simplejpeg.decode_jpeg(data, 'RGB')
     for _ in range(60):
       h, w = int(rng.integers(height)) + 1, int(rng.integers(width)) + 1
       if rng.random() < 0.3:
-        h, w = min(h, 3), min(w, 3)  # the smallest boxes meet every place in a block
+        h, w = min(h, 3), min(w, 3)  # the smallest boxes lie at every offset in a block
       y, x = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
       box = y, x, h, w
       crop = decode_crop(data, lambda *size, box=box: box)

@@ -1,4 +1,4 @@
-"""The digits dataset: its pixels, its splits, and its preparation at first use."""
+"""The digits dataset: pixels, splits, and preparation at first use."""
 
 import concurrent.futures
 import os
@@ -27,7 +27,7 @@ def test_digits_are_those_of_scikit_learn(digits_dir):
     np.testing.assert_allclose(image, bunch.images[index] / 16 * 255, atol=0.5)
     assert example['label'] == bunch.target[index]
   assert image.max() == 255
-  # The split is part of what accuracies mean: it must never change.
+  # Accuracies depend on the split, so it must never change.
   assert [train[i]['label'] for i in range(10)] == [2, 8, 2, 6, 6, 7, 1, 9, 8, 5]
   counts = np.bincount([example['label'] for example in read_all(test)])
   assert counts.tolist() == [31, 35, 39, 33, 44, 29, 40, 40, 28, 41]

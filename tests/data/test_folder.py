@@ -1,4 +1,4 @@
-"""A folder of images: the order of its files, its slices, and its errors."""
+"""Folders of images: order of the files, slices and errors."""
 
 import os
 import pickle
@@ -44,7 +44,7 @@ def test_a_folder(photos, monkeypatch):
 
 
 def test_slices_of_a_folder_are_samples_of_all_classes(tmp_path):
-  """Any cuts give each image to one slice; the files lie by class, the slices have all classes."""
+  """Each image is in exactly one slice, and every slice has all classes."""
   for name in 'abcd':
     (tmp_path / 'train' / name).mkdir(parents=True)
     for i in range(50):

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST from their four files: pixels, labels, names, and damaged files."""
+"""Prepare MNIST and Fashion-MNIST from their four files, and refuse damaged files."""
 
 import gzip
 import struct
@@ -20,7 +20,7 @@ def write_idx(path, array):
 
 @pytest.fixture
 def files(tmp_path):
-  """The four files of a dataset of 7 and 3 images; and the images and labels by split."""
+  """Write the four files of a dataset of 7 and 3 images. Return images and labels by split."""
   rng, made = np.random.default_rng(0), {}
   (tmp_path / 'files').mkdir()
   for (split, names), size in zip(idx.FILES.items(), (7, 3)):

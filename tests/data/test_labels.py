@@ -1,4 +1,4 @@
-"""Images with several labels: reading them, and their batches."""
+"""Read images with several labels, and batch them."""
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ NAMES = ['disc', 'ring', 'star', 'bar', 'dot']
 
 
 def classes(i):
-  """None, one, two or three labels."""
+  """Return zero to three labels for image i."""
   return sorted({i % 5, (i + 3) % 5, (2 * i) % 5})[: i % 4]
 
 
@@ -30,7 +30,7 @@ def preprocess(data, rng):
 
 @pytest.fixture(scope='module')
 def several(tmp_path_factory):
-  """data_dirs with a Sequence of ClassLabel, a vector of integers, and one of floats."""
+  """Return data_dirs with a Sequence of ClassLabel, an integer vector and a float vector."""
   root = tmp_path_factory.mktemp('several')
   write_shapes(
     root / 's',

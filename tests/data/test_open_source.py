@@ -1,4 +1,4 @@
-"""Datasets by their names: catalog, TFDS, folder."""
+"""Open and describe datasets by name: from the catalog, TFDS and folders."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The pipeline's laws: what a batch is does not depend on how, where or after what it is made."""
+"""A batch depends only on the seed and the step, not on how, where or when it is made."""
 
 import itertools
 import os
@@ -20,7 +20,7 @@ SEED = 7
 
 
 class Numbers(Source):
-  """Record i is the text of i, its label i % 10; some records are damaged."""
+  """A source whose image i is the text of i, with label i % 10. Some records are damaged."""
 
   num_classes = 10
 
@@ -43,7 +43,7 @@ class Numbers(Source):
 
 
 def preprocess(data, rng):
-  """Returns a (2, 2, 3) image: the record's number in row 0, random draws in row 1."""
+  """Return a (2, 2, 3) image with the image's number in row 0 and random draws in row 1."""
   if data == b'damaged':
     raise ValueError('image is truncated')
   number = int(data)
@@ -66,7 +66,7 @@ def failing_preprocess(data, rng):
 
 
 def numbers(batch):
-  """Returns the record of each row."""
+  """Return the image's number for each row."""
   return (batch['image'][:, 0, 0, 0].astype(int) * 256 + batch['image'][:, 0, 1, 0]).tolist()
 
 
@@ -163,12 +163,12 @@ def test_each_epoch_is_a_new_permutation_even_across_batches():
 
 
 @pytest.mark.parametrize('n', [1, 2, 3])
-def test_tiny_data_sets_and_batches_longer_than_an_epoch(n):
+def test_tiny_datasets_and_batches_longer_than_an_epoch(n):
   order = [x for b in take(3, Numbers(n)) for x in numbers(b)]
   assert all(sorted(order[i : i + n]) == list(range(n)) for i in range(0, 24 - 24 % n, n))
 
 
-def test_neighbouring_seeds_have_nothing_in_common():
+def test_neighboring_seeds_have_nothing_in_common():
   # Epoch e of seed s must not be epoch e - 1 of seed s + 1, as with a plain seed + epoch.
   n = 40
   epochs = {}
@@ -196,7 +196,7 @@ def test_augmentation_draws_are_uniform():
 
 
 def test_order_and_draws_are_pinned():
-  # Runs resume across versions of this package and of Grain only while these stay the same.
+  # Runs resume across versions of this package and of Grain only if these stay the same.
   (batch,) = take(1, Numbers(1000), start_step=300)
   assert numbers(batch) == [699, 343, 319, 287, 296, 165, 995, 240]
   assert batch['image'][0, 1].tolist() == [[197, 205, 114], [81, 123, 166]]
@@ -290,7 +290,7 @@ def test_bad_records_are_those_of_delivered_batches():
     Numbers(64, damaged={1, 63}), preprocess, batch_size=8, max_bad_records=2
   ) as batches:
     next(batches)
-    time.sleep(0.2)  # the rest is ready, but nobody has seen it
+    time.sleep(0.2)  # more batches are ready but not delivered
     assert batches.bad_records == {'numbers/1'}
     list(batches)
     assert batches.bad_records == {'numbers/1', 'numbers/63'}
@@ -305,13 +305,13 @@ def test_other_exceptions_reach_next(workers):
 
 
 def test_an_input_error_is_no_damaged_record():
-  def unlabelled(data, rng):
+  def unlabeled(data, rng):
     if data == b'3':
       raise InputError('this split has no labels')
     return preprocess(data, rng)
 
   with pytest.raises(InputError) as e:
-    list(evaluate(Numbers(9), unlabelled, batch_size=8, max_bad_records=9))
+    list(evaluate(Numbers(9), unlabeled, batch_size=8, max_bad_records=9))
   assert str(e.value) == 'this split has no labels'
 
 
@@ -404,7 +404,7 @@ def test_real_images_by_all_presets(tmp_path):
       opened[i]['label'] for i in range(50)
     )
     assert all(b['image'].shape == (10, 16, 16, 3) and b['image'].std() > 30 for b in made)
-    # Row by row it is the image of the order, preprocessed with the generator of the order.
+    # Each row is the image that the order gives, preprocessed with the generator of the order.
     order = TrainOrder(50, 0)
     for g in (0, 7, 49):
       np.testing.assert_array_equal(

@@ -1,4 +1,4 @@
-"""Preparing datasets, as a library. tests/tools/test_prepare.py has the command and its errors."""
+"""Prepare datasets from Python. tests/tools/test_prepare.py tests the command and its errors."""
 
 import pytest
 

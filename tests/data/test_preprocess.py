@@ -1,4 +1,4 @@
-"""Preprocessing: values against NumPy references, boxes against their distributions."""
+"""Compare preprocessing with NumPy references, and boxes with their distributions."""
 
 import concurrent.futures
 import pickle
@@ -23,7 +23,7 @@ from vit_jax.errors import InputError
 
 
 def reference_resize(image, height, width):
-  """Half-pixel bilinear in float64, not rounded."""
+  """Resize bilinearly with half-pixel centers in float64, without rounding."""
   image = image.astype(np.float64)
   for axis, size in ((0, height), (1, width)):
     old = image.shape[axis]
@@ -60,7 +60,7 @@ def test_resize_equals_float64_reference(old, new):
 
 
 def uniformity(samples):
-  """Kolmogorov-Smirnov statistic against U(0, 1), times sqrt(n): above 1.95 with p = .001."""
+  """Return sqrt(n) times the Kolmogorov-Smirnov statistic against U(0, 1): > 1.95 at p = .001."""
   samples = np.sort(samples)
   grid = np.arange(len(samples) + 1) / len(samples)
   distance = max((grid[1:] - samples).max(), (samples - grid[:-1]).max())
@@ -138,7 +138,7 @@ def test_inception_box_is_inside_any_image(height, width):
   for _ in range(300):
     y, x, h, w = inception_box(height, width, rng)
     assert 0 <= y <= height - h and 0 <= x <= width - w and h >= 1 and w >= 1
-  if max(height, width) >= 400:  # no box of the wanted aspect covers 5 %: the whole image
+  if max(height, width) >= 400:  # no box in the aspect range covers 5 %, so it is the whole image
     assert (y, x, h, w) == (0, 0, height, width)
 
 

@@ -1,4 +1,4 @@
-"""The interface of a dataset."""
+"""A new data format needs three methods."""
 
 import pytest
 

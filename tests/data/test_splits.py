@@ -1,4 +1,4 @@
-"""Split expressions in TFDS notation."""
+"""Read split expressions in TFDS notation."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Parts of a source, and the place of an index in parts laid end to end."""
+"""Select examples of a source, and locate an index in concatenated parts."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""Sources of TFDS datasets: both file formats, splits, and errors for damaged files."""
+"""Read TFDS datasets in both file formats, with splits, and refuse damaged files."""
 
 import concurrent.futures
 import json
@@ -27,7 +27,7 @@ from vit_jax.errors import InputError
 
 @pytest.fixture
 def tfrecords(shapes, tmp_path):
-  """A TFRecord data_dir that the test may damage."""
+  """Return a data_dir of TFRecord files that the test may damage."""
   shutil.copytree(os.path.join(shapes[1], 'shapes'), tmp_path / 'shapes')
   return tmp_path
 
@@ -124,7 +124,9 @@ def shard(tfrecords, index=1):
 
 def test_a_missing_shard(tfrecords):
   shard(tfrecords).unlink()
-  with pytest.raises(InputError, match=f'The dataset lacks its file {shard(tfrecords)}. Prepare'):
+  with pytest.raises(
+    InputError, match=f'The file {shard(tfrecords)} of the dataset is missing. Prep'
+  ):
     open_source('shapes', 'train', str(tfrecords))
 
 

@@ -1,4 +1,4 @@
-"""The directory of a prepared dataset: which version and config is found, and what is missing."""
+"""Find the directory of a prepared dataset, by version and config, or explain its absence."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from vit_jax.errors import InputError
 def test_the_newest_or_the_named_version_is_read(shapes, tmp_path):
   for version in ('1.2.0', '1.10.0', '1.9.0'):
     shutil.copytree(os.path.join(shapes[0], 'shapes', '1.2.0'), tmp_path / 'shapes' / version)
-  (tmp_path / 'shapes' / '2.0.0').mkdir()  # of a preparation that did not end
+  (tmp_path / 'shapes' / '2.0.0').mkdir()  # from a preparation that was interrupted
   assert find_directory('shapes', str(tmp_path)).endswith('/1.10.0')
   assert find_directory('shapes:1.9.0', str(tmp_path)).endswith('/1.9.0')
   assert find_directory('shapes/1.9.0', str(tmp_path)).endswith('/1.9.0')

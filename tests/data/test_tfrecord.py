@@ -1,4 +1,4 @@
-"""Random access into TFRecord files. Damaged files are tested with the datasets that they hold."""
+"""Read TFRecord files by random access. test_tfds.py tests damaged files."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""VTAB-1k as data: labels, splits, and reading of every task's real features."""
+"""VTAB-1k: labels, splits, and reading every task with the real features."""
 
 import json
 
@@ -17,11 +17,11 @@ from vit_jax.data.splits import split_ranges
 from vit_jax.errors import InputError
 from vit_jax.transfer import vtab
 
-# Labels, by hand.
+# Labels, computed by hand.
 
 
 def features(**lists):
-  """{'objects/type': [0, 1]} and the like as the features of a tf.train.Example."""
+  """Return values such as {'objects/type': [0, 1]} as the features of a tf.train.Example."""
   from tensorflow_datasets.proto import tf_example_pb2
 
   example = tf_example_pb2.Example()
@@ -70,7 +70,7 @@ def test_clevr_distance(depths, label):
   ],
 )
 def test_kitti_distance(objects, label):
-  """(type, meters): cars, vans and trucks count (0, 1, 2), pedestrians and the rest do not."""
+  """Cars, vans and trucks (types 0, 1, 2) count. Pedestrians and other objects do not."""
   assert data.kitti_distance(
     features(
       objects__type=[kind for kind, _ in objects],
@@ -184,7 +184,7 @@ def test_dsprites_are_black_and_white(vtab_dir):
   ],
 )
 def test_augmentation(vtab_dir, name, crop, flip):
-  """Without a crop, training differs from evaluation at most by a mirror."""
+  """Without a crop, training images equal evaluation images or their mirror images."""
   c = vtab.task_config(name, {'model': 'ViT-Ti/8'})
   assert (c.image_size, c.resize_size, c.flip) == (
     384,

@@ -1,4 +1,4 @@
-"""Every model name of the paper and of the published checkpoints, and names that are wrong."""
+"""Create every model of the paper and of the published checkpoints, and refuse wrong names."""
 
 import math
 
@@ -11,7 +11,7 @@ from vit_jax import create_model, load_params, save_params
 from vit_jax.models.sizes import VARIANTS
 from vit_jax.pretrained.load import abstract_params
 
-# Published counts: 1000 classes at 224 px; BiT: 21,843 classes.
+# Published counts, for 1000 classes at 224 px. BiT has 21,843 classes.
 PUBLISHED = {
   'ViT-Ti/16': 5_717_416,
   'ViT-S/16': 22_050_664,
@@ -34,7 +34,7 @@ PUBLISHED = {
   'BiT-R152x2': 321_728_979,
   'BiT-R152x4': 1_107_299_923,
 }
-# The paper's others and the sizes that followed: counted by formula.
+# The paper's other models and later sizes. A formula counts their parameters.
 OTHERS = [
   'ViT-g/14',
   'ViT-G/14',
@@ -47,7 +47,7 @@ OTHERS = [
 
 
 def formula(model):
-  """Parameters of a model with 1000 classes (BiT: 21,843), written out by hand."""
+  """Return the number of parameters with 1000 classes (BiT: 21,843), by a hand-written formula."""
   if not hasattr(model, 'variant'):
     n = model.resnet.width
     count, channels = 7 * 7 * 3 * n, n
@@ -75,7 +75,7 @@ def formula(model):
 
 
 def shallow(model):
-  """The same model with one block, and one unit of width 1 in each stage of its ResNet."""
+  """Return the model with one block, and one unit of width 1 in each stage of its ResNet."""
   changes = {}
   if model.resnet:
     changes['resnet'] = model.resnet._replace(units=(1,) * len(model.resnet.units), width=64)

@@ -1,4 +1,4 @@
-"""Counts of operations against the traced program, the compiler's count and published figures."""
+"""Compare operation counts with the traced program, the compiler and published figures."""
 
 import math
 
@@ -15,7 +15,7 @@ SMALL = dict(hidden_dim=24, mlp_dim=40, num_heads=2, num_layers=2)
 
 
 def products(jaxpr):
-  """Operations of the matrix products and convolutions of a traced program."""
+  """Return the operations of all matrix products and convolutions of a traced program."""
   total = 0
   for equation in jaxpr.eqns:
     name, params = equation.primitive.name, equation.params
@@ -75,7 +75,7 @@ def test_counts_a_resnet_of_any_size(image_size):
 
 
 def test_the_gradient_takes_twice_the_forward_pass():
-  """But for the first layer: the image needs no gradient."""
+  """The first layer is the exception, because the image needs no gradient."""
   model = create_model('ViT-Ti/8', num_classes=7, image_size=32, **SMALL)
   variables, images = abstract(model)
   gradient = jax.grad(lambda v, x: model.apply(v, x).sum())
@@ -111,7 +111,7 @@ def test_vit_b16_by_hand():
 
 @pytest.mark.parametrize('name', ['ViT-B/16', 'R50+ViT-B/16'])
 def test_the_compiler_counts_about_as_much(name):
-  """It adds the elementwise work, and leaves out a convolution's products with padding."""
+  """The compiler adds elementwise work, and leaves out a convolution's products with padding."""
   model = create_model(name, num_classes=1000, num_layers=4)
   counted = jax.jit(model.apply).lower(*abstract(model)).cost_analysis()['flops']
   assert counted == pytest.approx(forward_flops(model), rel=0.01)

@@ -12,7 +12,7 @@ SIZES = dict(hidden_dim=16, mlp_dim=32, num_heads=2, num_layers=3)
 
 
 def trained(model, last_blocks):
-  """The parts of the model that hold a trained parameter."""
+  """Return the parts of the model that hold a trained parameter."""
   names = filter(trainable_filter(model, last_blocks), named_leaves(abstract_params(model))[0])
   return {re.match('(Transformer/)?[^/]+', name)[0] for name in names}
 

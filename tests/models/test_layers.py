@@ -1,4 +1,4 @@
-"""Dropout and stochastic depth: how often, for whom, and that nothing else changes."""
+"""Dropout and stochastic depth: rates, dependence on the example, and nothing else changes."""
 
 import functools
 
@@ -25,7 +25,7 @@ def mini(num_layers=3, **overrides):
 
 @functools.cache
 def params(**overrides):
-  """Of a model whose logits show every branch: biases and the head are not zero."""
+  """Return random parameters. Biases and the head are not zero, so logits show every branch."""
   tree = jax.jit(mini(**overrides).init)(jax.random.key(0), IMAGES)['params']
   rng = np.random.default_rng(1)
   return jax.tree.map(lambda x: x + rng.normal(0, 0.3, x.shape).astype(x.dtype), tree)
@@ -38,7 +38,7 @@ def test_branches_of_whole_examples_are_dropped_and_the_rest_rescaled(rate, dtyp
   keys = jax.random.split(jax.random.key(0), n)
   branch = jnp.arange(1.0, 7.0).reshape(1, 2, 3).repeat(n, axis=0).astype(dtype)
   drop = lambda *inputs: StochasticDepth(3)(*inputs)
-  for function in (drop, jax.jit(drop)):  # the rate a number, and traced
+  for function in (drop, jax.jit(drop)):  # with the rate as a number and traced
     out = function(branch, keys, np.float32(rate))
     assert out.dtype == dtype
     kept = np.asarray(out[:, 0, 0] != 0)
@@ -48,7 +48,8 @@ def test_branches_of_whole_examples_are_dropped_and_the_rest_rescaled(rate, dtyp
       out.astype(np.float32), expected, rtol=1e-6 if dtype == jnp.float32 else 2**-8
     )
   other = StochasticDepth(4)(branch, keys, np.float32(rate))[:, 0, 0] != 0
-  assert abs((kept & other).mean() - (1 - rate) ** 2) < 4 * np.sqrt(0.25 / n)  # each site by itself
+  # Sites are independent of each other.
+  assert abs((kept & other).mean() - (1 - rate) ** 2) < 4 * np.sqrt(0.25 / n)
 
 
 def test_off_is_the_branch_itself():
@@ -58,7 +59,7 @@ def test_off_is_the_branch_itself():
 
 
 def test_rates_rise_linearly_from_zero():
-  """Seen in how often a block adds nothing: it drops both of its branches, each by itself."""
+  """A block adds nothing if it drops both branches, so the rate shows in how often it does."""
   model, n = mini(num_layers=4), 2000
   tree = params(num_layers=4)
   apply = jax.jit(
@@ -73,7 +74,7 @@ def test_rates_rise_linearly_from_zero():
   )
   seen = apply(jnp.repeat(IMAGES[:1], n, axis=0))['intermediates']['Transformer']
   after = [np.asarray(seen[f'encoderblock_{i}']['__call__'][0][:, 0]) for i in range(4)]
-  assert np.ptp(after[0], axis=0).max() < 1e-5  # all images are one, and the first block drops none
+  assert np.ptp(after[0], axis=0).max() < 1e-5  # equal images, and the first block drops none
   for i, rate in ((1, RATE / 3), (2, 2 * RATE / 3), (3, RATE)):
     unchanged = np.abs(after[i] - after[i - 1]).max(axis=1) < 1e-6
     assert abs(unchanged.mean() - rate**2) < 4 * np.sqrt(rate**2 * (1 - rate**2) / n), i
@@ -97,7 +98,7 @@ def test_a_function_of_the_example_not_of_the_batch(overrides):
   halves = jnp.concatenate([apply(order[:4]), apply(order[4:])])
   np.testing.assert_allclose(halves, whole, atol=1e-5)
   np.testing.assert_allclose(apply(order[::-1]), whole[::-1], atol=1e-5)
-  assert len(np.unique(np.round(whole, 4), axis=0)) > 4  # the same image, other branches
+  assert len(np.unique(np.round(whole, 4), axis=0)) > 4  # same image, other branches
   assert np.abs(whole - apply(order, 1)).max() > 1e-3
 
 
@@ -133,7 +134,7 @@ def test_scan_and_remat_change_nothing(overrides, transform):
 
 
 def test_the_mean_over_draws_is_the_whole_model_where_it_is_linear():
-  """Where the last block adds a constant, dropping and rescaling leave the mean as it is."""
+  """If the last block adds a constant, dropping and rescaling do not change the mean."""
   model = mini(num_layers=2)
   tree = params(num_layers=2)
   zero = jax.tree.map(jnp.zeros_like, tree['Transformer']['encoderblock_1'])

@@ -1,4 +1,4 @@
-"""Masked patch prediction: corruption, targets, that nothing leaks, that it learns."""
+"""Masked patch prediction: corruption, targets and learning. Masked pixels do not leak."""
 
 import math
 
@@ -52,7 +52,7 @@ def test_corruption_statistics(rate):
     assert abs(share - want) < 4 * math.sqrt(want * (1 - want) / total)
   assert np.abs(corrupted.mean(0) - rate).max() < 4 * math.sqrt(rate * (1 - rate) / count)
   others = ((source - place) % patches)[corrupted & (source >= 0) & (source != place)]
-  share = np.bincount(others, minlength=patches)[1:] / len(others)  # of each of the 19 others
+  share = np.bincount(others, minlength=patches)[1:] / len(others)  # of each other patch
   assert np.abs(share - 1 / 19).max() < 5 * math.sqrt(1 / 19 / len(others))
 
 
@@ -65,13 +65,13 @@ def test_an_image_is_corrupted_by_its_own_key():
 @pytest.mark.parametrize('target', mpp.TARGETS)
 def test_targets_are_those_of_a_loop(target):
   images, stride = pictures(size=3, side=24), 8
-  found = np.asarray(mpp.make_targets(jnp.asarray(images), stride, target))
+  targets = np.asarray(mpp.make_targets(jnp.asarray(images), stride, target))
   for b, image in enumerate(images):
     for n in range(9):
       row, column = divmod(n, 3)
       patch = image[row * 8 : row * 8 + 8, column * 8 : column * 8 + 8].astype(float)
       if target == 'patch':
-        np.testing.assert_allclose(found[b, n], patch.reshape(-1) / 127.5 - 1, atol=1e-6)
+        np.testing.assert_allclose(targets[b, n], patch.reshape(-1) / 127.5 - 1, atol=1e-6)
         continue
       side = 8 if target == 'mean_color' else 2
       want = []
@@ -79,7 +79,7 @@ def test_targets_are_those_of_a_loop(target):
         for x in range(0, 8, side):
           red, green, blue = np.floor(patch[y : y + side, x : x + side].mean((0, 1)) / 256 * 8)
           want.append(red * 64 + green * 8 + blue)
-      np.testing.assert_array_equal(found[b, n], want)
+      np.testing.assert_array_equal(targets[b, n], want)
 
 
 def setup(target='mean_color', **fields):
@@ -127,7 +127,7 @@ def test_the_loss_is_of_corrupted_patches_alone(target, shape):
 
 
 def test_what_is_masked_reaches_no_output():
-  """Other pixels under every [mask], of patches that replace no other: the same bits come out."""
+  """Outputs do not depend on pixels under [mask], unless their patch replaces another one."""
   model, params = setup()
   corrupted, source = map(np.asarray, mpp.corruption(keys(BATCH), 16, 0.5))
   images = pictures()
@@ -146,11 +146,11 @@ def test_without_corruption_it_is_the_vision_transformer():
   model, params = setup(head='gap')
   images = to_input(jnp.asarray(pictures()))
   body = {k: v for k, v in params.items() if k not in mpp.ADDED}
-  want = vit(head='gap').apply({'params': body}, images)  # the mean of the patches
+  want = vit(head='gap').apply({'params': body}, images)  # head='gap': the mean over the patches
   kernel = jnp.eye(16, 512)
   probe = params | {'patch_head': {'kernel': kernel, 'bias': jnp.zeros(512)}}
-  found = model.apply({'params': probe}, images)[:, :, 0, :16].mean(1)
-  np.testing.assert_allclose(found, want, atol=1e-5)
+  mean = model.apply({'params': probe}, images)[:, :, 0, :16].mean(1)
+  np.testing.assert_allclose(mean, want, atol=1e-5)
   assert set(params) - set(body) == set(mpp.ADDED)
 
 
@@ -164,7 +164,7 @@ def test_without_corruption_it_is_the_vision_transformer():
   ],
 )
 def test_every_layout_gives_the_same_steps(fields):
-  """One device, eight by pmap, and a mesh with accumulation, with dropout and stochastic depth."""
+  """Compare one device, eight with pmap, and a mesh with accumulation, all with dropout."""
   model = mpp.make_model(vit(dropout=0.1, stochastic_depth=0.2, **fields), 'mean_color', 0.5)
   schedule = lambda _: 1e-2
   optimizer = optim.make_optimizer(schedule, optim.OptimizerConfig())
@@ -182,7 +182,7 @@ def test_every_layout_gives_the_same_steps(fields):
     'mask': np.ones(BATCH, bool),
     'example': np.arange(BATCH, dtype=np.int32),
   }
-  found = []
+  runs = []
   for partitioner, accumulate in (
     (None, 1),
     (PmapPartitioner(BATCH), 1),
@@ -193,10 +193,10 @@ def test_every_layout_gives_the_same_steps(fields):
     for k in range(3):
       state, metrics = step(state, batch(k))
       losses.append([float(metrics[m]) for m in ('loss', 'accuracy', 'grad_norm')])
-    found.append(losses)
-  for other in found[1:]:
-    np.testing.assert_allclose(other, found[0], rtol=1e-5, atol=1.5 / (BATCH * 8))  # one color
-    np.testing.assert_allclose(np.array(other)[:, ::2], np.array(found[0])[:, ::2], rtol=1e-5)
+    runs.append(losses)
+  for other in runs[1:]:
+    np.testing.assert_allclose(other, runs[0], rtol=1e-5, atol=1.5 / (BATCH * 8))  # one color
+    np.testing.assert_allclose(np.array(other)[:, ::2], np.array(runs[0])[:, ::2], rtol=1e-5)
 
 
 def config(data_dir, **fields):
@@ -218,14 +218,14 @@ def pretrained(digits_dir, tmp_path_factory):
 
 @pytest.mark.slow
 def test_it_learns_real_images(digits_dir, tmp_path):
-  """Better than the commonest color at every place, the best that needs no other patch."""
+  """It beats the commonest color at every position, which is the best guess without the image."""
   images = np.stack([decode_image(x['image']) for x in open_source('digits', 'test', digits_dir)])
   colors = np.asarray(mpp.make_targets(jnp.asarray(images), 2, 'mean_color'))[..., 0]
   commonest = np.mean([np.bincount(c).max() / len(c) for c in colors.T])
   metrics = train(config(digits_dir, total_steps=2500, log_every=500, **LARGER), tmp_path / 'run')
   assert metrics['eval/accuracy'] > commonest + 0.04
   assert metrics['eval/examples'] == 360
-  assert metrics['fewshot/digits_5shot'] > 0.3  # of the representation; chance is .1
+  assert metrics['fewshot/digits_5shot'] > 0.3  # chance is .1
 
 
 def test_fine_tuning_starts_from_its_checkpoint(pretrained, digits_dir, tmp_path):
@@ -238,12 +238,12 @@ def test_fine_tuning_starts_from_its_checkpoint(pretrained, digits_dir, tmp_path
     tmp_path / 'run',
   )
   log = (tmp_path / 'run' / 'log.txt').read_text()
-  assert 'Dropped the arrays that only predict masked patches.' in log
+  assert 'Dropped the arrays that only masked patch prediction uses.' in log
   assert 'Added a new head of 10 classes, initialized to zero.' in log
 
 
 def test_tools_open_its_workdir(pretrained, caplog):
-  """As a model without head, whatever head the config has for labels."""
+  """They open it as a model without a head, whatever head the config has for labels."""
   loaded, _ = load_checkpoint(str(pretrained[0]), dtype='float32')
   assert loaded.model.num_classes == 0 and not loaded.model.representation_size
   assert 'all zeros' not in caplog.text

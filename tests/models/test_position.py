@@ -16,7 +16,7 @@ IMAGES = np.random.default_rng(0).uniform(-1, 1, (3, 16, 24, 3)).astype(np.float
 
 
 def tiny(**overrides):
-  """Two blocks over a grid of 2 x 3 patches."""
+  """Return a model of two blocks over a grid of 2 x 3 patches."""
   return create_model(
     'ViT-Ti/8',
     **{
@@ -29,7 +29,7 @@ def tiny(**overrides):
 
 
 def draw(model, seed=0):
-  """Parameters that are nowhere zero, so that every one of them matters."""
+  """Draw parameters without zeros, so that every one of them matters."""
   leaves, tree = jax.tree.flatten(abstract_params(model))
   rng = np.random.default_rng(seed)
   return jax.tree.unflatten(tree, [rng.normal(0, 0.3, x.shape).astype(np.float32) for x in leaves])
@@ -43,7 +43,7 @@ def test_sincos2d():
   table = sincos2d((3, 5), 8)
   assert table.shape == (15, 8)
   np.testing.assert_array_equal(table[0], [0, 0, 1, 1, 0, 0, 1, 1])
-  y, x = 2, 4  # the last row; frequencies 1 and 1e-4
+  y, x = 2, 4  # the last row, at frequencies 1 and 1e-4
   want = [
     np.sin(x),
     np.sin(x * 1e-4),
@@ -55,7 +55,7 @@ def test_sincos2d():
     np.cos(y * 1e-4),
   ]
   np.testing.assert_allclose(table[14], want, atol=1e-6)
-  table = sincos2d((6, 6), 64).reshape(6, 6, 64)  # products depend on the offset alone
+  table = sincos2d((6, 6), 64).reshape(6, 6, 64)  # products depend only on the offset
   np.testing.assert_allclose(
     np.sum(table[0, 0] * table[1, 3]), np.sum(table[4, 2] * table[5, 5]), rtol=1e-5
   )
@@ -93,7 +93,7 @@ def test_parameters_added(kind, at, added):
 
 
 def copy_to_blocks(params, source, name):
-  """Moves the encoder's one embedding `source` into each block, as `name`."""
+  """Move the encoder's one embedding `source` into each block, under `name`."""
   encoder = dict(params['Transformer'])
   table = encoder.pop(source)
   for i in range(2):

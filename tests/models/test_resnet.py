@@ -1,4 +1,4 @@
-"""BiT and the hybrids' ResNets."""
+"""BiT and the ResNets of hybrids."""
 
 import jax
 import jax.numpy as jnp

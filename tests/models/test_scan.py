@@ -39,7 +39,7 @@ def test_a_value_of_none_is_none_in_every_block():
 
 @pytest.mark.parametrize('remat, count', [('none', 8), ('dots', 8), ('full', 12)])
 def test_only_full_recomputes_products(remat, count):
-  """Each block has one product forward, one backward, and a third where it is recomputed."""
+  """Each block has one product forward, one backward, and a third if it is recomputed."""
   run = lambda z: apply_blocks(apply, z, INPUTS, scan=False, remat=remat).sum()
   one = 2 * Z.shape[0] * 3 * 3
   assert products(jax.make_jaxpr(jax.grad(run))(Z).jaxpr) == count * one

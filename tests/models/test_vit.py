@@ -58,7 +58,7 @@ def test_logits_equal_the_original_implementation(file, overrides):
 
 
 def test_bfloat16_products_are_of_bfloat16():
-  """All products, forward and backward, but those of the head, which are float32."""
+  """All products, forward and backward, are bfloat16 except those of the head, in float32."""
   model = mini(dtype=jnp.bfloat16)
   loss = lambda params, x: model.apply({'params': params}, x).sum()
   images = jnp.zeros((5, 32, 32, 3))
@@ -83,7 +83,7 @@ def test_bfloat16_gradients_stay_near_float32():
   whole = np.sqrt(sum(np.sum(np.square(x)) for x in full))
   for x, y in zip(half, full, strict=True):
     assert x.dtype == jnp.float32
-    # The keys' biases have no gradient but rounding, hence the second term.
+    # The gradient of the keys' biases is only rounding error, hence the second term.
     assert np.linalg.norm(x - y) < 0.03 * np.linalg.norm(y) + 0.002 * whole
 
 
@@ -118,7 +118,7 @@ def test_initialization():
 
 
 def test_patches_can_be_permuted_with_their_positions():
-  """Attention is permutation-equivariant: only the position embedding knows the order."""
+  """Attention is permutation-equivariant. Only the position embedding depends on the order."""
   model = mini(head='gap')
   params = load_params(FILES / 'vit_gap.npz', model)
   images = np.load(FILES / 'vit_gap.io.npz')['image']
@@ -163,7 +163,7 @@ def test_dropout_is_a_function_of_the_example_not_of_the_batch():
   halves = jnp.concatenate([apply(images[:4], order[:4]), apply(images[4:], order[4:])])
   np.testing.assert_allclose(halves, whole, atol=1e-5)
   np.testing.assert_allclose(apply(images[::-1], order[::-1]), whole[::-1], atol=1e-5)
-  assert np.abs(whole[0] - whole[1]).max() > 1e-3  # the same image, other masks
+  assert np.abs(whole[0] - whole[1]).max() > 1e-3  # same image, other masks
   assert np.abs(whole - apply(images, order, seed=1)).max() > 1e-3
   assert np.array_equal(
     model.apply({'params': params}, images), mini().apply({'params': params}, images)

@@ -9,7 +9,7 @@ def test_interconnects():
 
 
 def test_a_chip_of_two_devices():
-  """A TPU v3 chip has 123 TFLOP/s, 32 GiB and 900 GB/s."""
+  """A TPU v3 chip has 123 TFLOP/s, 32 GiB and 900 GB/s, and JAX counts it as two devices."""
   assert find_device('TPU v3') == (61.5e12, 16 * 2**30, 450e9)
 
 

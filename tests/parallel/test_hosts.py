@@ -1,4 +1,4 @@
-"""Two hosts, as two processes of four simulated devices each: real processes, real signals."""
+"""Run two hosts as two real processes of four simulated devices each, with real signals."""
 
 import signal
 
@@ -24,7 +24,7 @@ from vit_jax.parallel import hosts
 
 @pytest.fixture(scope='module')
 def two(start, tmp_path_factory):
-  """An uninterrupted run of two hosts: its workdir, logs, processes."""
+  """Run two hosts without interruption. Return the workdir, logs and processes."""
   workdir = tmp_path_factory.mktemp('two')
   job = start(workdir, '--num_devices=8')
   return workdir, end(job, [0, 0]), job
@@ -32,7 +32,7 @@ def two(start, tmp_path_factory):
 
 @pytest.mark.slow
 def test_two_hosts_equal_one(two, start, tmp_path):
-  """2 x 4 devices: the records, losses and evaluations of 1 x 8."""
+  """2 x 4 devices give the same metrics, losses and evaluations as 1 x 8 devices."""
   workdir, (log, other_log), job = two
   alone = start(tmp_path, devices=(8,))
   end(alone, [0])
@@ -49,18 +49,18 @@ def test_two_hosts_equal_one(two, start, tmp_path):
   assert first | second == reads(alone[0]) and len(first | second) == STEPS * ROWS
 
   assert 'step 30/30' in log and log.rstrip().splitlines()[-1].endswith('/tensorboard')
-  # Other processes log nothing but warnings.
+  # Other processes log only warnings.
   warnings = [line for line in other_log.splitlines() if 'Gloo' not in line]
   assert all('process 1: Skipped record' in line for line in warnings), other_log
   skipped = log.count('Skipped record') + len(warnings)
-  assert skipped == 4 + 1  # 3 of train once, 1 of val in each evaluation
+  assert skipped == 4 + 1  # 3 in train, counted once, and 1 in val in each evaluation
   assert len(list((workdir / 'tensorboard').iterdir())) == 1
   assert (workdir / 'log.txt').read_text() in log
 
 
 @pytest.mark.slow
 def test_sigterm_to_one_host_saves_on_both(two, start, tmp_path):
-  """The same step, exit code 42; SLURM then starts the job again, and nothing is different."""
+  """Both save at the same step and exit with 42. SLURM starts the job again with equal results."""
   job = start(tmp_path)
   wait_for_step(job, tmp_path, 5)
   job[1].send_signal(signal.SIGTERM)
@@ -80,7 +80,7 @@ def test_sigterm_to_one_host_saves_on_both(two, start, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_host_ends_the_other(two, start, tmp_path):
-  """Within a minute, and a start of both goes on; here with the state cut over the hosts."""
+  """The other ends within a minute, and both can resume. The state is sharded over the hosts."""
   reached = 0
   for killed in (1, 0):
     clock, job = Clock(), start(tmp_path, '--config.parallel=mesh', '--config.mesh=(1,8)')
@@ -118,8 +118,8 @@ FAILURES = {
   ),
   'more processes': (
     dict(own=((), ('--num_processes=3',))),
-    'Process 1 failed: --num_processes=3 on this process, but 2 on process 0. Use the same',
-    'error: --num_processes=3 on this process, but 2 on process 0. Use the same',
+    'Process 1 failed: --num_processes is 3 on this process, but 2 on process 0. Use the same',
+    'error: --num_processes is 3 on this process, but 2 on process 0. Use the same',
   ),
   'fewer devices': (dict(devices=(4, 2)), 'error: Process ', 'error: Process '),
   'a process that never comes': (
@@ -134,14 +134,14 @@ FAILURES = {
         ),
       ),
     ),
-    'error: Not all processes of this job met at localhost:',
+    'error: Not all processes of this job connected to localhost:',
   ),
 }
 
 
 @pytest.fixture(scope='module')
 def failures(start, tmp_path_factory):
-  """All of FAILURES, started at once: most of their time they wait."""
+  """Start all FAILURES at once, because they wait most of the time."""
   workdir = tmp_path_factory.mktemp('failures')
   return {name: start(workdir / name, **options) for name, (options, *_) in FAILURES.items()}
 

@@ -1,4 +1,4 @@
-"""A mesh splits evenly, and a step communicates no more than the design says."""
+"""A mesh splits the state evenly, and a step communicates no more than it needs to."""
 
 import functools
 import re
@@ -27,14 +27,14 @@ def compiled(partitioner, **options):
 
 
 def collectives(program):
-  """[(kind, shape of the result)] of the compiled program."""
-  found = re.findall(
+  """Return [(kind, shape of the result)] for the collectives of the compiled program."""
+  operations = re.findall(
     r'^ *(?:ROOT )?%\S+ = (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|'
     r'collective-permute)(?:-start)?\(',
     program.as_text(),
     re.MULTILINE,
   )
-  return [(kind, shapes) for shapes, kind in found]
+  return [(kind, shapes) for shapes, kind in operations]
 
 
 def test_data_parallelism_only_reduces():
@@ -44,13 +44,13 @@ def test_data_parallelism_only_reduces():
 
 @pytest.mark.parametrize('accumulate, scan', [slow(1, False), (2, True)])
 def test_fsdp_gathers_parameters_and_never_the_batch(accumulate, scan):
-  found = collectives(
+  operations = collectives(
     compiled(MeshPartitioner(BATCH, accumulate, (2, 4)), accumulate=accumulate, scan=scan)
   )
-  kinds = {kind for kind, _ in found}
+  kinds = {kind for kind, _ in operations}
   assert 'all-gather' in kinds
   assert kinds <= {'all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all'}
-  for kind, shapes in found:
+  for kind, shapes in operations:
     assert 'u8[' not in shapes, (kind, shapes)  # pixels
     for shape in re.findall(r'\w+\[([\d,]*)\]', shapes):
       # Activations are examples x 17 tokens x channels; the position embedding is 17 x 64.
@@ -65,14 +65,14 @@ def test_memory_falls_with_remat_and_accumulation():
     .memory_analysis()
     .temp_size_in_bytes
   )
-  deep = dict(num_layers=6, scan=True)  # a CPU program without a loop merges what is computed again
+  deep = dict(num_layers=6, scan=True)  # without a loop, XLA on CPUs merges recomputed values
   none, dots, full = (temp(remat=remat, **deep) for remat in ('none', 'dots', 'full'))
   assert full < dots < none
   assert temp(accumulate=4, **deep) < none
 
 
 def test_h14_is_cut_evenly():
-  """Bytes per device of parameters and moments fall as 1 / fsdp."""
+  """The bytes per device of parameters and moments are proportional to 1 / fsdp."""
   model = create_model('ViT-H/14', num_classes=1000)
   params = abstract_params(model)
   total = sum(x.size for x in jax.tree.leaves(params))

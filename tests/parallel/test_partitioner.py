@@ -20,23 +20,23 @@ from vit_jax.pretrained.load import abstract_params
 def losses(partitioner, step, init, steps):
   state = partitioner.init(init)
   before = jax.tree.map(lambda x: x.sharding, state)
-  train_step, found = partitioner.train_step(step), []
+  train_step, steps_metrics = partitioner.train_step(step), []
   for k in range(steps):
     state, metrics = train_step(state, batch(k))
-    found.append([float(metrics['loss']), float(metrics['grad_norm'])])
+    steps_metrics.append([float(metrics['loss']), float(metrics['grad_norm'])])
   assert jax.tree.map(lambda x: x.sharding, state) == before  # compiled once
-  return np.array(found), state
+  return np.array(steps_metrics), state
 
 
 @pytest.fixture(scope='module')
 def alone():
-  """20 steps on one device, with dropout."""
+  """Train for 20 steps on one device, with dropout."""
   step, init = setup()
-  step, state, found = jax.jit(step), init(), []
+  step, state, steps_metrics = jax.jit(step), init(), []
   for k in range(20):
     state, metrics = step(state, batch(k))
-    found.append([float(metrics['loss']), float(metrics['grad_norm'])])
-  return np.array(found)
+    steps_metrics.append([float(metrics['loss']), float(metrics['grad_norm'])])
+  return np.array(steps_metrics)
 
 
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
@@ -58,9 +58,9 @@ def test_every_mesh_gives_the_losses_of_one_device(alone, mesh, accumulate):
   partitioner = (
     MeshPartitioner(BATCH, accumulate, mesh) if mesh else PmapPartitioner(BATCH, accumulate)
   )
-  found, state = losses(partitioner, *setup(accumulate), steps=20)
-  np.testing.assert_allclose(found[:, 0], alone[:, 0], rtol=1e-5)
-  np.testing.assert_allclose(found[:, 1], alone[:, 1], rtol=1e-4)
+  metrics, state = losses(partitioner, *setup(accumulate), steps=20)
+  np.testing.assert_allclose(metrics[:, 0], alone[:, 0], rtol=1e-5)
+  np.testing.assert_allclose(metrics[:, 1], alone[:, 1], rtol=1e-4)
   if mesh:
     kernel = state.opt_state[1].mu['head']['kernel']  # (64, 16)
     assert kernel.addressable_shards[0].data.shape == (64 // mesh[1], 16)
@@ -72,8 +72,8 @@ def test_every_mesh_gives_the_losses_of_one_device(alone, mesh, accumulate):
 def test_scan_and_remat_change_no_loss(alone, fields):
   step, init = setup(**fields)
   assert jax.tree.structure(jax.eval_shape(init)) == jax.tree.structure(jax.eval_shape(setup()[1]))
-  found, _ = losses(MeshPartitioner(BATCH, mesh=(4, 2)), step, init, steps=6)
-  np.testing.assert_allclose(found[:, 0], alone[:6, 0], rtol=1e-5)
+  metrics, _ = losses(MeshPartitioner(BATCH, mesh=(4, 2)), step, init, steps=6)
+  np.testing.assert_allclose(metrics[:, 0], alone[:6, 0], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -106,10 +106,10 @@ def test_scan_goes_with_every_kind_of_block(fields):
 @pytest.mark.slow
 def test_bfloat16_moment_is_smaller_and_near(alone):
   step, init = setup(moment_dtype='bfloat16')
-  found, state = losses(MeshPartitioner(BATCH, mesh=(4, 2)), step, init, steps=6)
+  metrics, state = losses(MeshPartitioner(BATCH, mesh=(4, 2)), step, init, steps=6)
   assert state.opt_state[1].mu['cls'].dtype == jnp.bfloat16
   assert state.opt_state[1].nu['cls'].dtype == jnp.float32
-  np.testing.assert_allclose(found[:, 0], alone[:6, 0], rtol=1e-2)
+  np.testing.assert_allclose(metrics[:, 0], alone[:6, 0], rtol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -125,16 +125,16 @@ def test_gather_step_gives_every_row_in_order(make):
       'label': b['label'],
     }
   )
-  found, data = gathered(state.params, small_step.batch()), small_step.batch()
-  np.testing.assert_array_equal(found['label'], data['label'])
+  gathered_rows, data = gathered(state.params, small_step.batch()), small_step.batch()
+  np.testing.assert_array_equal(gathered_rows['label'], data['label'])
   want = small_step.MODEL.apply(
     {'params': jax.device_get(state.params)}, to_input(jnp.asarray(data['image']))
   )
-  np.testing.assert_allclose(found['logits'], want, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(gathered_rows['logits'], want, rtol=1e-4, atol=1e-5)
 
 
 def test_previous_rows_go_over_the_shards():
-  """Row i gets row i - 1 of the whole batch, the first row the last one."""
+  """Row i gets row i - 1 of the whole batch, and the first row gets the last one."""
   x = np.arange(16 * 3).reshape(16, 3)
   shard = Shard('data', 8)
   mapped = jax.pmap(shard.previous_rows, axis_name='data')(x.reshape(8, 2, 3))

@@ -1,4 +1,4 @@
-"""A process that hangs is ended; one that goes on, or is done, is not."""
+"""The watchdog ends a process that hangs, but not one that makes progress or has finished."""
 
 import subprocess
 import sys

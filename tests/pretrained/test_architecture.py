@@ -1,4 +1,4 @@
-"""A checkpoint's arrays tell which model it is of."""
+"""Infer the model from the arrays of a checkpoint."""
 
 from flax import traverse_util
 import pytest
@@ -35,9 +35,9 @@ def abstract(name, **fields):
 )
 def test_every_kind_of_name(name, has_size):
   model, arrays = abstract(name, num_classes=1000)
-  found_name, found = infer_model(arrays)
-  assert found_name == name and ('image_size' in found) == has_size
-  assert create_model(found_name, **found) == model
+  inferred_name, inferred = infer_model(arrays)
+  assert inferred_name == name and ('image_size' in inferred) == has_size
+  assert create_model(inferred_name, **inferred) == model
 
 
 @pytest.mark.parametrize(
@@ -63,22 +63,26 @@ def test_every_kind_of_name(name, has_size):
 )
 def test_every_field(fields):
   model, arrays = abstract('ViT-Ti/8', **dict(num_classes=10, image_size=32) | TINY | fields)
-  name, found = infer_model(arrays)
-  assert create_model(name, **{'image_size': 32} | found) == model
+  name, inferred = infer_model(arrays)
+  assert create_model(name, **{'image_size': 32} | inferred) == model
 
 
 def test_a_size_that_is_nearly_in_the_table():
   _, arrays = abstract('ViT-S/16', num_classes=10, num_layers=4)
-  name, found = infer_model(arrays)
-  assert name == 'ViT-S/16' and found['num_layers'] == 4 and 'hidden_dim' not in found
+  name, inferred = infer_model(arrays)
+  assert name == 'ViT-S/16' and inferred['num_layers'] == 4 and 'hidden_dim' not in inferred
 
 
 def test_what_only_the_file_tells():
   _, arrays = abstract('ViT-Ti/8', num_classes=10, image_size=(16, 24), **TINY)  # 6 patches
   assert 'image_size' not in infer_model(arrays)[1]
   metadata = Metadata(activation='gelu', norm_eps=1e-12, image_size=(16, 24))
-  _, found = infer_model(arrays, metadata)
-  assert (found['activation'], found['norm_eps'], found['image_size']) == ('gelu', 1e-12, (16, 24))
+  _, inferred = infer_model(arrays, metadata)
+  assert (inferred['activation'], inferred['norm_eps'], inferred['image_size']) == (
+    'gelu',
+    1e-12,
+    (16, 24),
+  )
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_another_number_of_classes_gets_a_new_head_and_says_so(warnings):
 
 
 def test_a_new_head_can_be_asked_for(warnings):
-  """As many classes need not be the same ones; both layers of a pretraining head go."""
+  """Classes may differ even if their number is equal. Both layers of a pretraining head go."""
   head = load_params(DATA / 'vit_token.npz', mini(), new_head=True)['head']
   assert head['kernel'].shape == (32, 10) and not head['kernel'].any()
   params = load_params(DATA / 'vit_pre_logits.npz', mini(), new_head=True)
@@ -143,11 +143,11 @@ def test_other_learned_positions_are_resized_too(tmp_path, warnings, overrides, 
 def test_a_recorded_image_size_tells_grids_of_one_length_apart(tmp_path, warnings):
   wide, high = tiny(image_size=(8, 32)), tiny(image_size=(32, 8))
   params = random_params(wide)
-  save_params(params, tmp_path / 'told', 'timm', model=wide)
-  new = load_params(tmp_path / 'told', high)['Transformer']['posembed_input']['pos_embedding']
+  save_params(params, tmp_path / 'wide', 'timm', model=wide)
+  new = load_params(tmp_path / 'wide', high)['Transformer']['posembed_input']['pos_embedding']
   assert not np.array_equal(new, params['Transformer']['posembed_input']['pos_embedding'])
   assert 'from 2x8 patches to a grid of 8x2 patches.' in warnings()[-1]
-  assert_same_bits(load_params(tmp_path / 'told', wide), params)
-  save_params(params, tmp_path / 'untold.npz')
-  assert_same_bits(load_params(tmp_path / 'untold.npz', high), params)
+  assert_same_bits(load_params(tmp_path / 'wide', wide), params)
+  save_params(params, tmp_path / 'unknown.npz')
+  assert_same_bits(load_params(tmp_path / 'unknown.npz', high), params)
   assert warnings()[-1].endswith('Assumed that its 16 positions are a grid of 8x2.')

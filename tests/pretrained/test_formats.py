@@ -17,7 +17,7 @@ def test_class_names_are_kept_and_placeholders_are_not(tmp_path):
     save_params(params, tmp_path / format, format, class_names=list('abcde'))
     assert read_class_names(tmp_path / format) == list('abcde')
   save_params(params, tmp_path / 'none', 'hf')
-  assert read_class_names(tmp_path / 'none') is None  # transformers wants LABEL_0, ... there
+  assert read_class_names(tmp_path / 'none') is None  # transformers needs LABEL_0, ...
   assert read_class_names(DATA / 'hf_tiny') is read_class_names(DATA / 'vit_token.npz') is None
   with pytest.raises(ValueError, match='There are 2 class names, but the head has 5 outputs.'):
     save_params(params, tmp_path / 'two', 'hf', class_names=['a', 'b'])
@@ -32,7 +32,9 @@ def test_numbers_that_are_not_finite_are_damage(tmp_path, value):
   np.savez(tmp_path / 'a.npz', **arrays)
   save_file(tensors, tmp_path / 'a.safetensors')
   for name, where in (('a.npz', 'embedding/kernel'), ('a.safetensors', 'encoder_norm/bias')):
-    with pytest.raises(ValueError, match=f'{name} is damaged: not finite in .*{where}'):
+    with pytest.raises(
+      ValueError, match=f'{name} is damaged: it has numbers that are not finite in .*{where}'
+    ):
       load_params(tmp_path / name, mini())
   with pytest.raises(
     ValueError, match='Cannot write .*b.npz: the parameters are not finite in embedding/kernel.'

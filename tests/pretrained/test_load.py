@@ -32,8 +32,11 @@ DATA = FILES
   ids=lambda x: x if isinstance(x, str) else '',
 )
 def test_logits_equal_those_of_the_program_that_wrote_the_file(file, model, warnings):
-  """dinov2_tiny is a Dinov2WithRegistersModel of transformers 5.23 (its pooled output), timm_*
-  are VisionTransformers of timm 1.0.31, saved by these libraries with random parameters."""
+  """Compare with logits from the libraries that saved the files, with random parameters.
+
+  dinov2_tiny is a Dinov2WithRegistersModel of transformers 5.23 (its pooled output), and timm_* are
+  VisionTransformers of timm 1.0.31.
+  """
   params = load_params(DATA / file, model)
   io = np.load(
     (DATA / file).parent / 'io.npz'

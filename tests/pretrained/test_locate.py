@@ -13,11 +13,11 @@ DATA = FILES
   [
     (b'', 'as a checkpoint: it is empty. Download it again.'),
     (b'<html>not found</html>', 'as a checkpoint: it is a web page. Download it again.'),
-    (b'\x80\x04K\x01.', 'is a pickle of PyTorch, .* Convert it to safetensors.'),
+    (b'\x80\x04K\x01.', 'is a PyTorch pickle, .* Convert it to safetensors.'),
     (b'hello, world, hello', 'is not a checkpoint of a known format. Give an npz file, a safe'),
   ],
 )
-def test_what_is_no_checkpoint_is_told_apart(tmp_path, content, words):
+def test_files_that_are_not_checkpoints(tmp_path, content, words):
   path = tmp_path / 'bad.ckpt'
   path.write_bytes(content)
   with pytest.raises(ValueError, match=f'bad.ckpt.*{words}'):
@@ -29,12 +29,12 @@ def test_missing_files_and_empty_directories_are_named(tmp_path):
     with pytest.raises(ValueError, match=f'Cannot read .*{name}: no such file. Check the path.'):
       read_arrays(tmp_path / name)
   with pytest.raises(
-    ValueError, match='has no checkpoint. It needs model.safetensors, or what a training run or'
+    ValueError, match='has no checkpoint. Give a directory with model.safetensors, or one that'
   ):
     read_arrays(tmp_path)
   (tmp_path / 'pytorch_model.bin').write_bytes(b'')
   with pytest.raises(
-    ValueError, match='pytorch_model.bin is a pickle of .* Convert it to safetensors.'
+    ValueError, match='pytorch_model.bin is a PyTorch pickle.* Convert it to safetensors.'
   ):
     read_arrays(tmp_path)
 

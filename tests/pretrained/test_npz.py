@@ -47,7 +47,7 @@ def test_prefixes(tmp_path, prefix, caplog):
   }
   arrays = {prefix + k: v for k, v in np.load(DATA / 'vit_token.npz').items()}
   if prefix:
-    arrays[others[prefix]] = np.int32(7)  # what else is in such a file
+    arrays[others[prefix]] = np.int32(7)  # other content of such a file
   read = read_arrays(save(tmp_path / 'a.npz', arrays))
   expected = read_arrays(DATA / 'vit_token.npz')
   np.testing.assert_equal(read, expected)
@@ -147,7 +147,7 @@ def test_a_file_of_pytorch_is_not_opened(tmp_path):
     with zipfile.ZipFile(tmp_path / name, 'w') as archive:
       archive.writestr('archive/data.pkl', b'\x80\x02}q\x00.')
     with pytest.raises(
-      ValueError, match=f'{name} is a pickle of PyTorch.* Convert it to safetensors.'
+      ValueError, match=f'{name} is a PyTorch pickle.* Convert it to safetensors.'
     ):
       read_arrays(tmp_path / name)
 

@@ -19,7 +19,7 @@ MODEL = create_model(
 
 
 def save_steps(workdir, params, steps):
-  """What a training run leaves behind."""
+  """Save checkpoints as a training run does."""
   (workdir / 'checkpoints').mkdir(parents=True)
   checkpoints = Checkpoints(workdir / 'checkpoints')
   for step in steps:
@@ -60,7 +60,7 @@ def test_what_is_written_holds_parameters_and_what_was_said_of_them(tmp_path):
     format='orbax',
   )
   doubled = jax.tree.map(lambda x: 2 * x, params)
-  save_params(jax.device_put(doubled), tmp_path / 'p')  # replaces its like
+  save_params(jax.device_put(doubled), tmp_path / 'p')  # replaces the directory
   np.testing.assert_equal(load_params(tmp_path / 'p', MODEL), doubled)
 
 
@@ -89,7 +89,7 @@ def test_a_lost_or_changed_record_is_found(tmp_path):
   said = json.loads(meta.read_text())
   meta.write_text(json.dumps(said | {'fingerprint': {'w': said['fingerprint']['w'] + 1}}))
   with pytest.raises(
-    ValueError, match='is damaged: it differs from what was saved in w. Use another checkpoint.'
+    ValueError, match='is damaged: w changed after it was saved. Use another checkpoint.'
   ):
     read_arrays(tmp_path / 'p')
   meta.unlink()
@@ -103,7 +103,7 @@ def test_no_directory_of_another_kind_is_replaced(tmp_path):
   run = save_steps(tmp_path / 'run', {'w': np.ones(4, np.float32)}, [3])
   for path in (run, run / 'checkpoints', run / 'checkpoints' / '3'):
     with pytest.raises(
-      ValueError, match='already exists, and is not a directory of parameters. Choose another path.'
+      ValueError, match='already exists and is not a directory of parameters. Choose another path.'
     ):
       write_arrays({'w': np.ones(4, np.float32)}, path)
   assert read_arrays(run)['w'].tolist() == [3, 3, 3, 3]
@@ -132,5 +132,7 @@ def test_relative_paths(tmp_path, monkeypatch):
 
 def test_a_run_that_saved_nothing_is_no_checkpoint(tmp_path):
   (tmp_path / 'checkpoints').mkdir()
-  with pytest.raises(ValueError, match='has no checkpoint. It needs model.safetensors, or'):
+  with pytest.raises(
+    ValueError, match='has no checkpoint. Give a directory with model.safetensors, or'
+  ):
     read_arrays(tmp_path)

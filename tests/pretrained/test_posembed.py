@@ -1,9 +1,10 @@
-"""Resized position embeddings and patch kernels.
+"""Resize position embeddings and patch kernels.
 
-data/posembed_resize.npz: what the published code computes. data/posembed_timm.npz: what timm
-1.0.31 with torch 2.15 computes of standard normal arrays, by `resample_abs_pos_embed(x, new, old,
-prefix, interpolation=mode)`, modes 'bilinear' and 'bicubic', antialiased by default; and by
-`resample_patch_embed(kernel, new, 'bilinear', antialias=False)`, transposed to (p, p, C, D).
+data/posembed_resize.npz holds results of the published code. data/posembed_timm.npz holds results
+of timm 1.0.31 with torch 2.15 for standard normal arrays: those of `resample_abs_pos_embed(x, new,
+old, prefix, interpolation=mode)`, with the modes 'bilinear' and 'bicubic', which are antialiased by
+default, and those of `resample_patch_embed(kernel, new, 'bilinear', antialias=False)`, transposed
+to (p, p, C, D).
 """
 
 import re
@@ -27,17 +28,17 @@ def noise(*shape, seed=0):
 
 
 def resize_grid(grid, new, method='bilinear'):
-  """(h, w, D) -> (h', w', D)."""
+  """Resize (h, w, D) to (h', w', D)."""
   rows = resize_posembed(grid.reshape(1, -1, grid.shape[-1]), new, grid.shape[:2], 0, method)
   return rows.reshape(*new, -1)
 
 
 def references(file, kind):
-  """(the numbers in a name, input, reference) of every case in `file`."""
+  """Yield (the numbers in a name, input, reference) for every case in `file`."""
   with np.load(DATA / file) as arrays:
     for name in arrays.files:
-      case, what = name.split(':')
-      if what == kind:
+      case, part = name.split(':')
+      if part == kind:
         yield case, [int(n) for n in re.findall(r'\d+', case)], arrays[f'{case}:in'], arrays[name]
 
 
@@ -62,7 +63,7 @@ def test_values_of_timm(method):
 
 
 def test_all_square_pairs_against_scipy_where_it_is_right():
-  """SciPy zeroes the last row and column of exactly 42 of the 2,256 pairs; ours of none."""
+  """SciPy zeroes the last row and column for exactly 42 of the 2,256 pairs, and ours for none."""
   assert len(PAIRS) == 2256
   zeroed = []
   for old, new in PAIRS:
@@ -83,7 +84,7 @@ def test_all_square_pairs_against_scipy_where_it_is_right():
 
 @pytest.mark.parametrize('old, new', SHAPES)
 def test_linear_functions_stay_linear(old, new):
-  """With the corners aligned, coordinates of the corners' unit square are reproduced."""
+  """If corners are aligned, coordinates that run from 0 to 1 between the corners are kept."""
   coordinates = lambda grid: np.stack(
     np.meshgrid(*(np.linspace(0, 1, n) for n in grid), indexing='ij'), axis=-1
   )
@@ -112,7 +113,7 @@ class TestEveryMethod:
     np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=0, atol=1e-14)
     if method != 'bicubic':
       assert weights.min() >= 0
-    if method != 'bilinear':  # aligned corners may step over a row where the grid shrinks
+    if method != 'bilinear':  # aligned corners may skip a row if the grid shrinks
       assert np.abs(weights).max(axis=(0, 1)).min() > 0
 
   def test_flips_and_transposes_commute(self, old, new, method):
@@ -135,7 +136,7 @@ class TestEveryMethod:
 
 
 def test_round_trips():
-  """Every old point is among the new ones when (new - 1) is a multiple of (old - 1)."""
+  """Every old point is also a new point if (new - 1) is a multiple of (old - 1)."""
   grid = noise(4, 7, 2)
   larger = resize_grid(grid, (10, 19))
   np.testing.assert_allclose(larger[::3, ::3], grid, rtol=0, atol=1e-15)
@@ -208,7 +209,7 @@ def test_errors(shape, arguments, words):
 
 
 def enlarge(x, size):
-  """Bilinear between pixel centers without antialiasing, (h, w, C) -> (*size, C), written anew."""
+  """Resize (h, w, C) to (*size, C), bilinear between pixel centers without antialiasing."""
   for axis, new in enumerate(size):
     old = x.shape[axis]
     at = (np.arange(new) + 0.5) * old / new - 0.5
@@ -236,7 +237,7 @@ def test_tokens_do_not_change_when_patches_are_enlarged(old, new):
 
 @pytest.mark.parametrize('old, new', [((8, 8), (4, 4)), ((8, 8), (5, 3)), ((4, 6), (7, 3))])
 def test_no_other_kernel_is_nearer_for_smaller_patches(old, new):
-  """E (<x, w> - <B x, v>)^2 over white noise x is |w - B^T v|^2: least at the resized kernel."""
+  """The result minimizes the mean of (<x, w> - <B x, v>)^2 over white noise x, |w - B^T v|^2."""
   kernel = noise(*old, 1, 1)
   basis = np.eye(old[0] * old[1]).reshape(*old, -1)
   b_t = enlarge(basis, new).reshape(-1, old[0] * old[1]).T

@@ -17,7 +17,7 @@ TINY = dict(hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=2)
 
 
 def noise_of(model):
-  """Random arrays in the shapes of a model."""
+  """Return random arrays in the shapes of a model."""
   rng = np.random.default_rng(0)
   return {
     name: rng.normal(size=x.shape).astype(np.float32)
@@ -70,7 +70,7 @@ def test_rows_and_columns_are_resized_alone():
   assert_others_equal(old, new, rows)
   np.testing.assert_allclose(new[rows][::2], old[rows], atol=1e-6)
   np.testing.assert_allclose(new[rows][1::2], (old[rows][1:] + old[rows][:-1]) / 2, atol=1e-6)
-  # The same as the embedding that both make: bilinear is linear in rows and in columns.
+  # This equals resizing their combination, because bilinear interpolation is separable.
   whole = lambda x: np.concatenate(
     [np.repeat(x[rows][:, None], 3, 1), np.repeat(x[columns][None], len(x[rows]), 0)], -1
   )
@@ -91,9 +91,9 @@ def test_a_grid_may_be_turned():
   [
     (
       {'pos_embedding': 'sincos2d'},
-      'no position embedding was learned. It takes images of any size.',
+      'the model has no learned position embedding. It takes images of any size.',
     ),
-    ({'pos_embedding': 'none'}, 'no position embedding was learned'),
+    ({'pos_embedding': 'none'}, 'the model has no learned position embedding'),
     ({'pos_embedding': 'relative'}, 'Relative positions are for one sequence length'),
     ({'pos_embedding': 'relative', 'pos_embedding_at': 'shared'}, 'Relative positions are for one'),
   ],
@@ -103,11 +103,11 @@ def test_models_without_a_learned_grid(overrides, words):
   with pytest.raises(InputError, match=words):
     resize_arrays(noise_of(model), NewSize(64))
   if overrides['pos_embedding'] != 'relative':
-    new = resize_arrays(noise_of(model), NewSize(64, patch_size=16))  # that is something to do
+    new = resize_arrays(noise_of(model), NewSize(64, patch_size=16))  # the patch size can change
     assert new['embedding/kernel'].shape == (16, 16, 3, 32)
 
 
-def test_a_grid_that_is_no_square_must_be_told():
+def test_a_grid_that_is_not_square_must_be_given():
   arrays = resize_arrays(read_arrays(DATA / 'vit_token.npz'), NewSize((32, 48)))
   with pytest.raises(
     InputError, match='Its 24 patches do not make a square grid. Give old_image_size, the HEIGHT,W'

@@ -26,7 +26,7 @@ def infer(arrays, metadata):
 
 
 def copy(source, directory, change=lambda tensors: tensors, config=True):
-  """Writes the changed tensors of a reference, with or without its config.json."""
+  """Write the changed tensors of a reference, with or without its config.json."""
   directory.mkdir(exist_ok=True)
   save_file(change(load_file(source)), directory / 'model.safetensors', metadata={'format': 'pt'})
   if config:
@@ -49,14 +49,12 @@ def test_what_these_libraries_wrote_is_written_as_it_was(tmp_path, name, kind):
   if name == 'hf_tiny':
     write_arrays(arrays, tmp_path / 'x', 'hf', metadata=metadata)  # timm has no such norm_eps
   else:
-    write_arrays(
-      arrays, tmp_path / 'timm', 'timm', metadata=metadata
-    )  # by way of the other formats
+    write_arrays(arrays, tmp_path / 'timm', 'timm', metadata=metadata)  # via the other formats
     write_arrays(read_arrays(tmp_path / 'timm'), tmp_path / 'x.npz')
     write_arrays(read_arrays(tmp_path / 'x.npz'), tmp_path / 'orbax')
     write_arrays(read_arrays(tmp_path / 'orbax'), tmp_path / 'x', kind, metadata=metadata)
   old, new = (load_file(d / 'model.safetensors') for d in (DATA / name, tmp_path / 'x'))
-  if name == 'dinov2_tiny':  # not kept: only masked pretraining uses it
+  if name == 'dinov2_tiny':  # dropped, because only masked pretraining uses it
     old['embeddings.mask_token'] = np.zeros((1, 16), np.float32)
   assert old.keys() == new.keys()
   for key in old:
@@ -146,7 +144,9 @@ def test_heads_come_from_the_model_the_config_or_the_width(tmp_path):
   assert read_arrays(TIMM)[name].shape == (32, 2, 16)
   assert read_arrays(TIMM, num_heads=4)[name].shape == (32, 4, 8)
   directory = copy(TIMM, tmp_path / 'x', config=False)
-  with pytest.raises(ValueError, match='and width 32 has no usual one. Give num_heads, or put'):
+  with pytest.raises(
+    ValueError, match='and no usual number is known for width 32. Give num_heads, or'
+  ):
     read_arrays(directory)
   with pytest.raises(
     ValueError, match=r'shape \(32, 32\) does not fit 5 attention heads. Give another'
@@ -223,8 +223,8 @@ def test_another_normalization_of_the_pixels_is_named_and_kept(tmp_path, source,
   load_params(tmp_path / kind, infer(arrays, metadata))
   assert [r.getMessage() for r in caplog.records] == [
     f'{tmp_path / kind} expects images normalized as (x - mean) / std with x in [0, 1], '
-    f'mean {mean} and std {std}. Normalize them so, or use load_model, which adapts the model to '
-    'images in [-1, 1].'
+    f'mean {mean} and std {std}. Normalize your images in the same way, or use '
+    'load_model, which adapts the model to images in [-1, 1].'
   ]
 
 

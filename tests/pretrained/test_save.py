@@ -97,19 +97,19 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   'path, format, words',
   [
-    ('a.safetensors', None, 'Cannot choose the names in .*. Give the format timm or hf.'),
+    ('a.safetensors', None, 'Cannot choose the names in .*. Give the format: timm or hf.'),
     ('a', 'onnx', "Unknown format 'onnx'. Available: npz, timm, hf, orbax."),
     (
       'gs://bucket/a.npz',
       None,
-      'Cannot write to gs://bucket/a.npz: it is an address. Write to a local path and',
+      'Cannot write to gs://bucket/a.npz: it is a remote address. Write to a local path and',
     ),
     (
       'file/a.npz',
       None,
       'Cannot write .*file/a.npz: (File exists|Not a directory). Choose another path.',
     ),
-    ('full', 'orbax', 'already exists, and is not a directory of parameters.'),
+    ('full', 'orbax', 'already exists and is not a directory of parameters.'),
   ],
 )
 def test_where_nothing_can_be_written_it_says_why(tmp_path, path, format, words):

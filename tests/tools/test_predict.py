@@ -221,10 +221,8 @@ def test_a_training_run(album, tmp_path, capsys):
   )
   (workdir / 'config.json').write_text('{"model": 3}')
   assert tool.main(command) == 1
-  assert (
-    f'error: {workdir}/config.json is not the config of a run: it names no model and no dataset.'
-    in (capsys.readouterr().err)
-  )
+  error = f'error: {workdir}/config.json is not the config of a run: it does not name a model and a'
+  assert f'{error} dataset.' in capsys.readouterr().err
 
 
 def test_a_pytorch_checkpoint_brings_its_activation(album, capsys):

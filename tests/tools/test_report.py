@@ -8,7 +8,10 @@ from vit_jax.tools import report as tool
   [
     (None, '{} is not the workdir of a run: it has no config.json. Check the path.'),
     ('{', 'Cannot read {}/config.json: Expecting property name enclosed in double quotes'),
-    ('{"a": 1}', '{}/config.json is not the config of a run: it names no model and no dataset.'),
+    (
+      '{"a": 1}',
+      '{}/config.json is not the config of a run: it does not name a model and a dataset.',
+    ),
   ],
 )
 def test_no_run(tmp_path, capsys, content, words):

@@ -78,8 +78,8 @@ def test_every_kind_of_file(source, overrides, out, tmp_path, capsys, caplog):
     if k == 'norm_eps' or (k, v) == ('activation', 'gelu')
   ]
   warning = (
-    f'npz does not keep {", ".join(unusual)} of {DATA / source}. Pass it to create_model when you '
-    'load the file.'
+    f'npz does not keep {", ".join(unusual)} of {DATA / source}. Pass this to create_model when '
+    'you load the file.'
   )
   # Loading it resizes nothing more.
   assert caplog.messages == [warning] * bool(unusual and out.suffix == '.npz')
@@ -213,8 +213,8 @@ def test_a_file_that_does_not_tell_its_heads_and_activation(tmp_path, capsys):
   capsys.readouterr()
   assert run(source, tmp_path / 'out.safetensors', '--image_size=64', '--num_heads=2') == 1
   assert capsys.readouterr().err == (
-    f'error: {source} has no config.json that records its activation. Put one beside it, or '
-    'write npz.\n'
+    f'error: {source} has no config.json that records its activation. Put a config.json beside '
+    'it, or write npz.\n'
   )
 
 
@@ -234,7 +234,7 @@ def test_a_file_that_does_not_tell_its_heads_and_activation(tmp_path, capsys):
     (
       'vit_token.npz',
       ['--image_size=32'],
-      'Nothing to resize, because it already has 4x4 patches of 8x8 pixels.',
+      'Nothing to resize, because the model already has 4x4 patches of 8x8 pixels.',
     ),
     (
       'vit_token.npz',

@@ -57,7 +57,7 @@ _FRACTIONS = ('label_smoothing', 'average')
 
 
 def check_config(config: ConfigDict) -> None:
-  """Raise InputError for values that no data or device could make right.
+  """Raise InputError if a value is invalid for any dataset and any devices.
 
   Old spellings of "not set" are first replaced by None, in place.
   """

@@ -1,8 +1,8 @@
 """Every config field with its default.
 
 A file in configs/ starts from `default_config()` and sets what its experiment changes. Any field
-can also be set on the command line, such as `--config.batch_size=256`. Setting a field that is not
-here, or a value of another type, is an error.
+can also be set on the command line, such as `--config.batch_size=256`. It is an error to set a
+field that is not listed here, or to give a value of the wrong type.
 
 None means "not set". It never means zero: `--config.mixup=0` turns mixup off, whatever
 `config.augment` says. In counters of steps or bad images, 0 means "never" or "none".
@@ -32,7 +32,7 @@ AUGREG = {
 def default_config() -> ConfigDict:
   """Return a config with all fields at their defaults.
 
-  The defaults are those of ViT-B/16 on ImageNet where a recipe says nothing else.
+  The defaults train ViT-B/16 on ImageNet, without dropout and without a hidden layer in the head.
   """
   c = ConfigDict()
 
@@ -43,12 +43,12 @@ def default_config() -> ConfigDict:
   # Side of the square input images, in pixels.
   c.image_size = 224
   # Number of blocks, width of a token, width of an MLP's hidden layer, and number of attention
-  # heads. None: as the model's name says.
+  # heads. None: the model's name decides.
   c.num_layers = placeholder(int)
   c.hidden_dim = placeholder(int)
   c.mlp_dim = placeholder(int)
   c.num_heads = placeholder(int)
-  # Stages of a hybrid's ResNet, 3 or 4. None: as many as its stride asks for.
+  # Stages of a hybrid's ResNet, 3 or 4. None: 4 if its stride is a multiple of 32, else 3.
   c.resnet_stages = placeholder(int)
   # The head reads the class token ('token'), the mean over the patches ('gap'), or attention
   # pooling over the patches ('map').
@@ -63,8 +63,8 @@ def default_config() -> ConfigDict:
   c.stochastic_depth = 0.0
   # Position embedding: 'learned', 'learned2d', 'relative', 'sincos2d' or 'none' (paper D.4).
   c.pos_embedding = 'learned'
-  # Where it is added: once before the blocks ('stem'), in every block with parameters of its own
-  # ('every'), or in every block with the same parameters ('shared').
+  # Where the position embedding is added: once before the blocks ('stem'), in every block with
+  # parameters of its own ('every'), or in every block with the same parameters ('shared').
   c.pos_embedding_at = 'stem'
   # Attention over all patches ('full'), or along rows and then along columns ('axial', paper D.6).
   c.attention = 'full'
@@ -89,7 +89,7 @@ def default_config() -> ConfigDict:
   c.init_from = placeholder(str)
   # Start with a head of zeros, even if the checkpoint's head has as many classes.
   c.new_head = False
-  # Train the last this many blocks and the head. 0 trains the head alone. None: train everything.
+  # Number of last blocks to train, with the head. 0: only the head. None: train everything.
   c.trained_blocks = placeholder(int)
 
   # ---- Data ----
@@ -121,12 +121,12 @@ def default_config() -> ConfigDict:
   # AugReg's level of RandAugment and mixup: 'none', 'light1', ..., 'strong2'.
   c.augment = 'none'
   # RandAugment's number of operations per image and their magnitude, up to 30. (0, 0) turns it
-  # off. None: as the level says.
+  # off. None: config.augment decides.
   c.rand_augment = placeholder(tuple)
   # Names of the operations that RandAugment draws from. None: all 16.
   c.augment_ops = placeholder(tuple)
   # p of Beta(p, p), from which mixup draws the weights of two images and labels. 0 turns mixup
-  # off. None: as the level says.
+  # off. None: config.augment decides.
   c.mixup = placeholder(float)
 
   # ---- Loss ----
@@ -180,7 +180,7 @@ def default_config() -> ConfigDict:
 
   # Length of training, in epochs. It is used if total_steps is None.
   c.num_epochs = 300.0
-  # Length of training, in steps. None: as num_epochs says.
+  # Length of training, in steps. None: num_epochs decides.
   c.total_steps = placeholder(int)
 
   # ---- Devices and memory ----
@@ -272,18 +272,18 @@ MODEL_FIELDS = (
 def model_overrides(config: Config) -> dict[str, Any]:
   """Return the arguments of `create_model` besides name, number of classes and image size."""
   overrides = {field: config[field] for field in MODEL_FIELDS}
-  if config['pretext']:  # trains no head of labels
+  if config['pretext']:  # a pretext task has no head for labels
     overrides['representation_size'] = None
   return overrides
 
 
 def mixup(config: Config) -> float:
-  """Return p of mixup's Beta(p, p): the config's own, else that of its level of augmentation."""
+  """Return p of mixup's Beta(p, p): config.mixup if it is set, else that of config.augment."""
   return AUGREG[config['augment']][0] if config['mixup'] is None else config['mixup']
 
 
 def rand_augment(config: Config) -> tuple[int, int]:
-  """Return RandAugment's number of operations and magnitude: the config's own, else its level's."""
+  """Return config.rand_augment if it is set, else the (operations, magnitude) of config.augment."""
   if config['rand_augment'] is None:
     return AUGREG[config['augment']][1]
   return tuple(config['rand_augment'])

@@ -31,7 +31,8 @@ def parse_config(flag_values: flags.FlagValues, argv: Sequence[str]) -> ConfigDi
   """Parse a command line and return its config. Old spellings of "not set" become None.
 
   Raises:
-    InputError: an unknown flag or field, a value of another type, or no config that loads.
+    InputError: a flag or field is unknown, a value has the wrong type, or no config is given or it
+      fails to load.
   """
   # Config files written for earlier versions import `vit_jax.recipes`.
   sys.modules['vit_jax.recipes'] = recipes
@@ -68,7 +69,7 @@ def field_value(text: str) -> tuple[str, Any]:
   """Parse a FIELD=VALUE argument: 'registers=4' -> ('registers', 4), 'head=gap' -> ('head', 'gap').
 
   Raises:
-    ValueError: the text has no equals sign, as argparse expects of a type.
+    ValueError: the text has no equals sign. (argparse reports a ValueError as a bad argument.)
   """
   field, equals, value = text.partition('=')
   if not equals:
@@ -79,11 +80,11 @@ def field_value(text: str) -> tuple[str, Any]:
     return field, value
 
 
-field_value.__name__ = 'FIELD=VALUE'  # argparse shows it in its messages
+field_value.__name__ = 'FIELD=VALUE'  # argparse shows this name in its messages
 
 
 def _input_error(e: Exception) -> InputError:
-  """Put a failure to read the flags or the config file into one sentence."""
+  """Return the InputError that explains why the flags or the config file cannot be read."""
   line = last_line(e)
   missing = re.search(r"No such file or directory: '([^']*)'", line)
   if missing:

@@ -1,11 +1,11 @@
-"""Read configs in which "not set" is spelled 0, '', -1 or (), as it was before it became None."""
+"""Read old configs, which spell "not set" as 0, '', -1 or () instead of None."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-# How each field spelled "not set".
+# The value that meant "not set" in each field.
 OLD_SPELLINGS = {
   'num_layers': 0,
   'hidden_dim': 0,
@@ -39,7 +39,7 @@ _MEANS_OFF = ('mixup', 'rand_augment')
 
 
 def normalize(config: ConfigDict) -> None:
-  """Replace old spellings of "not set" by None, in place, where they cannot mean anything else."""
+  """Replace old spellings of "not set" by None, in place, unless they may mean something else."""
   for field, old in OLD_SPELLINGS.items():
     if field in config and field not in _MEANS_OFF and config[field] == old:
       config[field] = None

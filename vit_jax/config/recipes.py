@@ -41,7 +41,7 @@ def pretrain(model: str, data: str = 'imagenet2012') -> ConfigDict:
     data: 'imagenet2012', 'imagenet21k' or 'jft'.
 
   Raises:
-    InputError: unknown data.
+    InputError: the data is unknown.
   """
   c = default_config()
   c.model = model
@@ -60,7 +60,7 @@ def pretrain(model: str, data: str = 'imagenet2012') -> ConfigDict:
     c.weight_decay, c.dropout = 0.1, 0.0
   else:
     raise unknown('pretraining data', data, ('imagenet2012', 'imagenet21k', 'jft'))
-  if data != 'imagenet2012':  # as in the released code: a binary loss per class, from "no" for all
+  if data != 'imagenet2012':  # a binary loss per class; at first, the bias says "no" to all
     c.loss, c.head_bias_init, c.schedule, c.clip_norm = 'sigmoid', -10.0, 'linear', None
   if model.startswith('BiT-'):
     c.dropout = 0.0
@@ -70,19 +70,19 @@ def pretrain(model: str, data: str = 'imagenet2012') -> ConfigDict:
 def augreg(model: str, level: str = 'medium2', data: str = 'imagenet2012') -> ConfigDict:
   """Return the recipe for pretraining at one of AugReg's levels of augmentation.
 
-  It is that of arXiv 2106.10270, sections 3.2 to 3.4: batch size 4096, 300 epochs, Adam with betas
-  (0.9, 0.999), cosine decay from 1e-3 after 10,000 steps of warmup, gradients clipped to norm 1,
-  images of 224 pixels, and a head without a hidden layer. The paper also tries weight_decay 0.03,
-  dropout and stochastic_depth of 0.1 with either weight decay, and 30 epochs on ImageNet-21k.
+  The recipe is from arXiv 2106.10270, sections 3.2 to 3.4: batch size 4096, 300 epochs, Adam with
+  betas (0.9, 0.999), cosine decay from 1e-3 after 10,000 steps of warmup, gradients clipped to norm
+  1, images of 224 pixels, and a head without a hidden layer. The paper also tries weight_decay
+  0.03, dropout and stochastic_depth of 0.1 with either weight decay, and 30 epochs on ImageNet-21k.
 
   Args:
-    model: name for create_model, or as in the paper's tables, such as 'S/16' or 'R26+S/32'.
+    model: name for create_model, or a name from the paper's tables, such as 'S/16' or 'R26+S/32'.
     level: 'none', 'light1', 'light2', 'medium1', 'medium2', 'strong1' or 'strong2'. The default is
       that of the released configuration for S/16 and larger models.
     data: 'imagenet2012' or 'imagenet21k'.
 
   Raises:
-    InputError: unknown level or data.
+    InputError: the level or the data is unknown.
   """
   if level not in AUGREG:
     raise unknown('level of augmentation', level, AUGREG)
@@ -97,7 +97,7 @@ def augreg(model: str, level: str = 'medium2', data: str = 'imagenet2012') -> Co
   return c
 
 
-# Steps, steps of warmup, and a learning rate, which is one of those that the paper chose from.
+# Steps, steps of warmup, and one of the learning rates that the paper chose from.
 _FINETUNE = {
   'imagenet2012': (20_000, 500, 0.03),
   'cifar10': (10_000, 500, 0.01),
@@ -105,7 +105,7 @@ _FINETUNE = {
   'oxford_iiit_pet': (500, 100, 0.01),
   'oxford_flowers102': (500, 100, 0.01),
 }
-_OTHER = (2500, 500, 0.01)  # as for the tasks of VTAB
+_OTHER = (2500, 500, 0.01)  # for all other datasets, as for the tasks of VTAB
 
 
 def learning_rates(dataset: str) -> tuple[float, ...]:
@@ -117,7 +117,8 @@ def learning_rates(dataset: str) -> tuple[float, ...]:
 # Image sizes on ImageNet in table 2, where the parameters are averaged.
 _IMAGENET_PIXELS = {'ViT-L/16': 512, 'ViT-H/14': 518}
 
-# Bound on the number of images, steps, steps of warmup, steps at which the learning rate drops.
+# Upper bound on the number of images, steps, steps of warmup, steps at which the learning rate
+# drops.
 _HYPERRULE = [
   (20_000, 500, 100, (200, 300, 400)),
   (500_000, 10_000, 500, (3000, 6000, 9000)),
@@ -156,7 +157,7 @@ def bit_hyperrule(
 ) -> ConfigDict:
   """Return the BiT paper's recipe for fine-tuning ResNets without a search.
 
-  It is the rule of arXiv 1912.11370, section 3.3: SGD with momentum 0.9, batch size 512, and a
+  The rule is in arXiv 1912.11370, section 3.3: SGD with momentum 0.9, batch size 512, and a
   peak learning rate of 0.003 that drops by a factor of 10 at three steps. The number of images
   decides how long to train and whether to use mixup. Their size decides the image size.
 

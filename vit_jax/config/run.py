@@ -19,8 +19,8 @@ from vit_jax.files import AnyPath, user_path
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values
 
 CONFIG, METRICS, CHECKPOINTS = 'config.json', 'metrics.jsonl', 'checkpoints'
-# Fields that do not change what is trained: where things lie, how the devices are used, what is
-# logged, saved and evaluated on the way.
+# Fields that do not change what is trained. They say where data lies, how the devices are used, and
+# what is logged, saved and evaluated on the way.
 MAY_CHANGE = (
   'data_dir',
   'max_bad_records',
@@ -75,10 +75,10 @@ def read_run(workdir: AnyPath) -> Run:
 def complete(recorded: Mapping[str, Any]) -> dict[str, Any]:
   """Return the value of every config field of a run, from the fields that it recorded.
 
-  Fields that are missing have their defaults. Fields that no longer exist are left out.
+  Missing fields get their defaults. Fields that no longer exist are left out.
 
   Raises:
-    TypeError: a field has a value of another type.
+    TypeError: a field has a value of the wrong type.
   """
   config = default_config()
   config.update({field: value for field, value in upgrade(recorded).items() if field in config})
@@ -123,20 +123,20 @@ def read_config(workdir: AnyPath) -> dict[str, Any]:
   except (OSError, ValueError) as e:
     raise InputError(f'Cannot read {path}: {last_line(e)}.') from e
   if not isinstance(config, dict) or not {'model', 'dataset'} <= config.keys():
-    raise InputError(f'{path} is not the config of a run: it names no model and no dataset.')
+    raise InputError(f'{path} is not the config of a run: it does not name a model and a dataset.')
   return upgrade(config)
 
 
 def keep_recorded(config: ConfigDict, workdir: AnyPath, given: Container[str]) -> list[str]:
-  """Let a resumed run be the run it was: set config fields to the values it recorded, in place.
+  """Set config fields, in place, to the values that the run recorded before it was interrupted.
 
   Fields in `given` and in MAY_CHANGE keep the value they have in `config`. Nothing changes if
   there is no checkpoint to resume from.
 
   Args:
-    config: the config that the run is to be resumed with.
+    config: the config to resume the run with.
     workdir: the directory of the run.
-    given: fields whose new value the user asked for, on the command line.
+    given: fields that the user set on the command line.
 
   Returns:
     A sentence for each field that changed.
@@ -150,7 +150,7 @@ def keep_recorded(config: ConfigDict, workdir: AnyPath, given: Container[str]) -
     recorded = read_run(workdir).config
   except InputError:
     raise
-  except Exception as e:  # OSError, or what the package of a remote file system raises
+  except Exception as e:  # OSError, or any error of a remote file system's package
     raise InputError(
       f'Cannot read the workdir {workdir}: {reason(e)}. Give another with --workdir=DIR.'
     ) from e
@@ -188,7 +188,7 @@ def _parse_line(line: str, path: AnyPath, number: int) -> dict[str, float]:
       return metrics
   except (ValueError, TypeError, AttributeError):
     pass
-  raise InputError(f'Cannot read {path}: line {number} is damaged, it holds no metrics.')
+  raise InputError(f'Cannot read {path}: line {number} is damaged. Remove it to read the rest.')
 
 
 def read_curves(workdir: str | os.PathLike) -> dict[str, Curve]:

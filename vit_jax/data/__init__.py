@@ -1,1 +1,1 @@
-"""Datasets: read, decode, preprocess and batch labeled images."""
+"""Read, decode, preprocess and batch labeled images."""

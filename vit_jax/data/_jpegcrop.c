@@ -1,12 +1,12 @@
-// Decodes one box of a JPEG, leaving out the inverse transform, upsampling and colour conversion
-// of the pixels around it, which are half of an inception crop's work. Optional: without it
-// vit_jax.data.decode decodes the whole image and slices.
+// Decodes one box of a JPEG. It skips the inverse transform, upsampling and color conversion of the
+// pixels around the box, which are half of the work of an inception crop. This extension is
+// optional: without it, vit_jax.data.decode decodes the whole image and slices it.
 //
-// The pixels are those of a whole decode, and any warning of libjpeg is an error, as there. The
-// rows below the box are not read, which is a tenth of the time: a file that ends there is still
-// refused, for it lacks the end marker; damage that shows only below the box is not seen.
+// The pixels equal those of a whole decode, and any warning of libjpeg is an error here too. The
+// rows below the box are not read, which saves a tenth of the time. A file that ends in these rows
+// is still refused, because it has no end marker. Other damage below the box is not noticed.
 //
-// Needs libjpeg-turbo 1.5 or later (jpeg_crop_scanline, jpeg_skip_scanlines).
+// It needs libjpeg-turbo 1.5 or later (jpeg_crop_scanline, jpeg_skip_scanlines).
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -22,7 +22,7 @@
 #define MAX_ROWS 4
 
 typedef struct {
-  struct jpeg_error_mgr base;  // first, so that libjpeg's pointer to it is a pointer to us
+  struct jpeg_error_mgr base;  // first, so that a pointer to it is a pointer to this struct
   jmp_buf escape;
   char message[JMSG_LENGTH_MAX];
 } ErrorManager;
@@ -42,7 +42,8 @@ static void fail(ErrorManager *errors, const char *message) {
   longjmp(errors->escape, 1);
 }
 
-// Whether the end marker follows the last byte read: nowhere else can its two bytes occur there.
+// Returns 1 if the end marker follows the last byte read. Its two bytes cannot occur
+// inside entropy-coded data.
 static int has_end_marker(j_decompress_ptr cinfo) {
   if (cinfo->unread_marker == JPEG_EOI) return 1;
   const unsigned char *start = cinfo->src->next_input_byte;
@@ -51,7 +52,7 @@ static int has_end_marker(j_decompress_ptr cinfo) {
   return 0;
 }
 
-// Fills out (height, width, 3) with RGB; 0, or -1 and a message in errors->message.
+// Fills out, (height, width, 3), with RGB. Returns 0, or -1 with a message in errors->message.
 static int decode(const unsigned char *data, size_t size, JDIMENSION y, JDIMENSION x,
                   JDIMENSION height, JDIMENSION width, unsigned char *out, ErrorManager *errors) {
   struct jpeg_decompress_struct cinfo;
@@ -69,7 +70,7 @@ static int decode(const unsigned char *data, size_t size, JDIMENSION y, JDIMENSI
   jpeg_read_header(&cinfo, TRUE);
   cinfo.out_color_space = JCS_RGB;
   jpeg_start_decompress(&cinfo);
-  // Subtracted, not added: these are unsigned, and a sum could wrap around.
+  // Subtract instead of add, because a sum of unsigned numbers could wrap around.
   if (height < 1 || height > cinfo.output_height || y > cinfo.output_height - height ||
       width < 1 || width > cinfo.output_width || x > cinfo.output_width - width)
     fail(errors, "the box is outside the image");
@@ -120,7 +121,7 @@ static PyObject *decode_box(PyObject *self, PyObject *args) {
 
 static PyMethodDef methods[] = {
     {"decode_box", decode_box, METH_VARARGS,
-     "decode_box(data, out, y, x, height, width): fills out (height, width, 3) uint8 with RGB."},
+     "decode_box(data, out, y, x, height, width): fill out, (height, width, 3) uint8, with RGB."},
     {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_jpegcrop", NULL, 0, methods};

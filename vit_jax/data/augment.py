@@ -2,12 +2,14 @@
 
 A few operations are applied to an image, one after the other, each drawn from the same sixteen. One
 magnitude controls the strength of all of them: OPERATIONS turns it into angles, factors and
-thresholds. The scale is the published one, which once ended at 10. Magnitude 0 is not the identity:
-Posterize then keeps one bit, and Brightness keeps a tenth. From 10 on, Solarize does nothing.
+thresholds. The scale is the published one, which originally ended at 10. Magnitude 0 is not the
+identity: Posterize then keeps one bit, and Brightness keeps a tenth. From magnitude 10 on, Solarize
+does nothing.
 
-The operations do what their names do in Pillow. Two differ from the published TensorFlow code. Its
-Contrast starts from the number of pixels / 256 (196 at 224 px) instead of the mean gray. Its
-Solarize has thresholds in uint8, where 256 is 0, so at magnitudes 10 and 20 it inverts everything.
+The operations give the same results as the Pillow operations of the same names. Two differ from the
+published TensorFlow code. Its Contrast starts from the number of pixels / 256 (196 at 224 px)
+instead of the mean gray. Its Solarize stores the threshold as uint8, which turns 256 into 0, so at
+magnitudes 10 and 20 it inverts everything.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +24,7 @@ from vit_jax.errors import InputError, unknown
 
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
-FILL = 128  # value of pixels from outside the image, and of those that Cutout covers
+FILL = 128  # value of pixels outside the image and of those that Cutout covers
 _MAX_MAGNITUDE = 30  # the largest magnitude in the paper
 _VALUES = np.arange(256)
 
@@ -91,7 +93,7 @@ def _check_arguments(
   return names
 
 
-# Operations on single values: a table holds the results of 0..255.
+# Operations on single values. A table holds the result for each value from 0 to 255.
 
 
 def autocontrast(image: np.ndarray) -> np.ndarray:
@@ -105,7 +107,7 @@ def autocontrast(image: np.ndarray) -> np.ndarray:
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
-  """Make the values of each channel about equally frequent, by Pillow's integer arithmetic."""
+  """Make the values of each channel about equally frequent, with Pillow's integer arithmetic."""
   tables = []
   for histogram in _histograms(image):
     below = histogram.cumsum() - histogram
@@ -120,17 +122,17 @@ def invert(image: np.ndarray) -> np.ndarray:
 
 
 def posterize(image: np.ndarray, bits: int) -> np.ndarray:
-  """Keep the upper `bits` bits of every value, 1 to 8."""
+  """Keep the upper `bits` bits (1 to 8) of every value."""
   return _look_up(image, _VALUES & (256 - 2 ** (8 - bits)))
 
 
 def solarize(image: np.ndarray, threshold: int) -> np.ndarray:
-  """Invert the values that are at least `threshold`."""
+  """Invert the values that are greater than or equal to `threshold`."""
   return _look_up(image, np.where(threshold <= _VALUES, 255 - _VALUES, _VALUES))
 
 
 def solarize_add(image: np.ndarray, addition: int) -> np.ndarray:
-  """Add to the values below 128, up to 255."""
+  """Add `addition` to the values below 128, but not beyond 255."""
   return _look_up(image, np.where(_VALUES < 128, np.minimum(_VALUES + addition, 255), _VALUES))
 
 
@@ -151,14 +153,14 @@ def _look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 
 def _histograms(image: np.ndarray) -> list[np.ndarray]:
-  """Return (256,) counts of the values of each channel."""
+  """Return one histogram, (256,) counts, for each channel."""
   return [
     cv2.calcHist([image], [channel], None, [256], [0, 256]).ravel().astype(np.int64)
     for channel in range(3)
   ]
 
 
-# Operations on several values: the channels of a pixel, or neighboring pixels.
+# Operations that combine several values: the channels of a pixel, or neighboring pixels.
 
 
 def color(image: np.ndarray, factor: float) -> np.ndarray:
@@ -168,7 +170,7 @@ def color(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
-  """Scale the distance from a smoothed image: 0 gives that, 1 the image. The border stays."""
+  """Scale the distance from a smoothed image: 0 gives it, 1 the image. The border stays."""
   smooth = cv2.filter2D(image, -1, _SMOOTH)
   out = cv2.addWeighted(image, factor, smooth, 1 - factor, 0)
   for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
@@ -179,7 +181,7 @@ def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 
 
-# Operations that move pixels: they take the nearest pixel, and FILL from outside.
+# Operations that move pixels. They take the nearest pixel, or FILL outside the image.
 
 
 def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
@@ -214,7 +216,7 @@ def cutout(image: np.ndarray, half: int, rng: np.random.Generator) -> np.ndarray
 
 
 def _warp(image: np.ndarray, matrix: Sequence[Sequence[float]]) -> np.ndarray:
-  """Move pixels by a (2, 3) matrix from (x, y, 1) of the result to (x, y) of the image."""
+  """Move pixels. The (2, 3) matrix maps (x, y, 1) in the result to (x, y) in the image."""
   return cv2.warpAffine(
     image,
     np.asarray(matrix, np.float64),
@@ -225,7 +227,7 @@ def _warp(image: np.ndarray, matrix: Sequence[Sequence[float]]) -> np.ndarray:
   )
 
 
-# The strength of each operation at a magnitude; m = magnitude / 10.
+# The strength of each operation. m is magnitude / 10.
 
 
 def _random_sign(value: float, rng: np.random.Generator) -> float:
@@ -233,7 +235,7 @@ def _random_sign(value: float, rng: np.random.Generator) -> float:
 
 
 def _pixels(number: float, image: np.ndarray) -> float:
-  """Scale a number of pixels from images of 224 px, which RandAugment assumes, to this image."""
+  """Scale a number of pixels for this image. RandAugment assumes images of 224 pixels."""
   return number * min(image.shape[:2]) / 224
 
 

@@ -11,15 +11,15 @@ Array = Any  # an np.ndarray on the host, a jax.Array in a step
 
 
 class Batch(TypedDict):
-  """Images on their way from the input pipeline to a step; b is the number of rows.
+  """A batch of images, on the way from the input pipeline to a step. b is the number of rows.
 
-  The input pipeline makes all of the fields, as NumPy arrays. Nothing is added on the way.
+  The input pipeline makes all of the fields, as NumPy arrays. No field is added later.
   """
 
   image: Array  # (b, S, S, 3) uint8; zeros where mask is False
   label: Array  # (b,) int32; if images have several labels, multi-hot (b, K) uint8
   mask: Array  # (b,) bool; False where there is no readable image
-  # (b,) int32. In training: the row in the global batch, to which dropout and mixup belong. In
+  # (b,) int32. In training: the row in the global batch, which determines dropout and mixup. In
   # evaluation: the index of the image in its split.
   example: Array
 
@@ -36,8 +36,8 @@ class ReadOptions:
     num_threads: number of threads that read and preprocess, in each worker if there are any.
       Defaults to one per CPU, shared among the workers.
     num_workers: number of worker processes. With 0, threads of this process do the work.
-    max_bad_records: number of different records that may be damaged before it is an error. A
-      damaged record leaves zeros and a False mask in its row.
+    max_bad_records: number of damaged records to skip. One more is an error. A damaged record
+      leaves zeros and a False mask in its row.
 
   Raises:
     InputError: batch_size is not a positive multiple of process_count.

@@ -16,14 +16,14 @@ class DatasetInfo:
   Attributes:
     train_split: in TFDS notation.
     eval_split: in TFDS notation, or 'none' if there is nothing to evaluate on.
-    flip: whether training mirrors images at random. False where left and right matter (digits).
+    flip: True if training mirrors images at random. False if left and right matter (digits).
     preset: preprocessing preset for training from scratch: 'inception' for photographs of any size,
       'bit' for images that are small or of one size. Fine-tuning uses 'bit' for every dataset.
-    tune_split: the part of the training data on which hyperparameters are tried (paper section 4.1,
-      appendix B.1.1).
-    dev_split: the part of the training data that chooses among hyperparameters.
-    num_classes: number of classes, or None if only the files tell.
-    splits: number of images in each split, or empty if only the files tell.
+    tune_split: the training data on which hyperparameters are tried (paper section 4.1, appendix
+      B.1.1).
+    dev_split: the training data on which these trials are evaluated, to choose among them.
+    num_classes: number of classes, or None if only the files show it.
+    splits: number of images in each split, or empty if only the files show it.
     pixels: side of the images if all are squares of one size, else None.
     config: the TFDS config that this entry describes, or None if it describes all of them.
   """
@@ -77,7 +77,7 @@ _DATASETS = {
   ),
   'cifar10': _small(10, 50_000, 10_000, 32, dev_percent=2),
   'cifar100': _small(100, 50_000, 10_000, 32, dev_percent=2),
-  'clevr': DatasetInfo(  # Only the tasks of VTAB label clevr, dsprites and kitti.
+  'clevr': DatasetInfo(  # Only VTAB's tasks define labels for clevr, dsprites and kitti.
     'train', 'validation', preset='bit', splits=dict(train=70_000, validation=15_000, test=15_000)
   ),
   'diabetic_retinopathy_detection': DatasetInfo(
@@ -114,7 +114,7 @@ _DATASETS = {
     dev_split='validation',
     splits=dict(train=1880, validation=1880, test=1880),
   ),
-  'eurosat': DatasetInfo(  # There is one split. The slices are those of VTAB.
+  'eurosat': DatasetInfo(  # It has one split. The slices are those of VTAB.
     'train[:80%]',
     'train[80%:]',
     preset='bit',
@@ -134,7 +134,7 @@ _DATASETS = {
     num_classes=1000,
     splits=dict(train=1_281_167, validation=50_000, test=100_000),
   ),
-  # Prepared by a builder of the user. There is no official validation split.
+  # Users prepare this dataset with a builder of their own. It has no official validation split.
   'imagenet21k': DatasetInfo(
     'train[51200:]',
     'train[:51200]',
@@ -174,7 +174,7 @@ _DATASETS = {
     splits=dict(train=262_144, validation=32_768, test=32_768),
     pixels=96,
   ),
-  'resisc45': DatasetInfo(  # There is one split. The slices are those of VTAB.
+  'resisc45': DatasetInfo(  # It has one split. The slices are those of VTAB.
     'train[:80%]',
     'train[80%:]',
     preset='bit',

@@ -1,8 +1,9 @@
-"""Names of ImageNet's classes, in the order of the published heads (sorted WordNet ids).
+"""Look up the names of ImageNet's classes, in the order of the published heads.
 
-A name is the first lemma that WordNet has for a class, with further lemmas where two classes would
-otherwise have the same name. 1,150 classes of ImageNet-21k share all their lemmas with another
-class, so their names end in their id: 'game (n02152991)'.
+The published heads sort the classes by WordNet id. A name is the first lemma that WordNet has for a
+class, with further lemmas where two classes would otherwise have the same name. 1,150 classes of
+ImageNet-21k share all their lemmas with another class, so their names end in their id:
+'game (n02152991)'.
 """
 
 from collections.abc import Sequence
@@ -26,8 +27,8 @@ def readable_names(names: Sequence[str], num_labels: int, num_classes: int) -> l
   """Return a name for each class of a model, which may have more classes than its dataset.
 
   Args:
-    names: names of the dataset's classes. If they are WordNet ids in order, or there are none,
-      ImageNet's names take their place where these are known.
+    names: names of the dataset's classes. If they are sorted WordNet ids, or if the list is empty,
+      ImageNet's names replace them, provided that `num_labels` is that of an ImageNet.
     num_labels: number of classes of the dataset.
     num_classes: number of classes of the model. Those without a name become 'class 17'.
   """

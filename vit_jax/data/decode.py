@@ -1,12 +1,12 @@
 """Decode JPEG, PNG and WebP files to RGB pixels, strictly.
 
-A file that is cut short or visibly damaged raises ValueError; part of an image is never returned.
+A file that is cut short or visibly damaged raises ValueError. Part of an image is never returned.
 The messages complete the sentence "Cannot read x: ...".
 
-JPEG has no checksum. Most flipped bits only change pixels, and nearly all others show up as
+JPEG has no checksum. Most flipped bits only change pixels. Nearly all others cause the warning
 "extraneous bytes before marker", so every warning of the decoder counts as damage, although some of
-these files look right. PNG chunks are checked against their CRC, WebP files against their stated
-length. Bytes after the end of the image are ignored.
+these files look right. PNG chunks are checked against their CRC, and WebP files against their
+stated length. Bytes after the end of the image are ignored.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ Box = tuple[int, int, int, int]  # y, x, height, width in pixels
 
 _PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 _ORIENTATION_TAG = 0x0112
-# EXIF orientation -> (swap the axes first?, flip code of cv2: 1 x, 0 y, -1 both)
+# {EXIF orientation: (True to swap the axes first, flip code of cv2: 1 for x, 0 for y, -1 for both)}
 _ORIENTATIONS = {
   2: (False, 1),
   3: (False, -1),
@@ -48,11 +48,11 @@ class _JpegHeader(NamedTuple):
 
 
 def decode_image(data: bytes, *, apply_exif: bool = False) -> np.ndarray:
-  """Decode a JPEG, PNG or WebP file. Its content tells which it is, not its name.
+  """Decode a JPEG, PNG or WebP file. The content decides the format, not the name.
 
   Args:
     data: the bytes of the file.
-    apply_exif: rotate the image as its EXIF orientation says, as viewers do. It is off for TFDS
+    apply_exif: rotate the image as its EXIF orientation says, as viewers do. This is off for TFDS
       datasets, so that pixels agree with published pipelines.
 
   Returns:
@@ -86,9 +86,9 @@ def decode_crop(
   """Decode the box that choose_box(height, width) returns: (box height, box width, 3) uint8.
 
   The result equals a slice of decode_image(data). For ordinary JPEGs, the optional C extension
-  computes only the box. It reads the file down to the last row of the box and looks for the end
-  marker, so it always refuses a file that is cut short, but may miss other damage that decode_image
-  would find.
+  decodes only the box. It reads the file down to the last row of the box and then looks for the end
+  marker. So it always refuses a file that is cut short, but may miss other damage that decode_image
+  would detect.
 
   Args:
     data: the bytes of the file.
@@ -161,7 +161,7 @@ def _jpeg_header(data: bytes) -> _JpegHeader:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-  """Yield (marker, payload) up to the first scan; stop early if the file is damaged."""
+  """Yield (marker, payload) up to the first scan. Stop early if the file is damaged."""
   position = 2
   while position + 4 <= len(data) and data[position] == 0xFF:
     marker = data[position + 1]
@@ -178,7 +178,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-  """Yield (type, payload) up to IEND; raise ValueError for a short file or a wrong CRC."""
+  """Yield (type, payload) up to IEND. Raise ValueError for a short file or a wrong CRC."""
   position = len(_PNG_SIGNATURE)
   kind = b''
   while kind != b'IEND':
@@ -195,7 +195,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-  """Yield (type, payload); raise ValueError if the file is cut short."""
+  """Yield (type, payload). Raise ValueError if the file is cut short."""
   file_end = 8 + int.from_bytes(data[4:8], 'little')
   position = 12
   while position < file_end:
@@ -210,7 +210,7 @@ def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _exif_orientation(exif: bytes) -> int:
-  """Return the orientation of an EXIF block, 1 to 8. The default is 1: as stored."""
+  """Return the orientation in an EXIF block, 1 to 8. The default is 1, which is as stored."""
   order = {b'II*\0': '<', b'MM\0*': '>'}.get(exif[:4])
   if order is None or len(exif) < 8:
     return 1

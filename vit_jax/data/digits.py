@@ -1,4 +1,4 @@
-"""Prepare scikit-learn's handwritten digits as a TFDS dataset: it needs no download."""
+"""Prepare scikit-learn's handwritten digits as a TFDS dataset, without a download."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PERMUTATION_SEED = 0
 
 
 def prepare(data_dir: str) -> None:
-  """Write the dataset under data_dir as ArrayRecord. Several processes may do so at once.
+  """Write the dataset under data_dir as ArrayRecord. Several processes may call this at once.
 
   TFDS writes into a temporary directory and renames it, so readers see all of it or nothing.
 
@@ -29,11 +29,11 @@ def prepare(data_dir: str) -> None:
   """
   builder = builder_class()(data_dir=data_dir, file_format='array_record')
   try:
-    # TFDS prints progress bars and banners, which a tenth of a second of work does not need.
+    # TFDS prints progress bars and banners. This takes a tenth of a second and needs none.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
       builder.download_and_prepare()
   except OSError:
-    # Renaming onto a directory that is not empty fails: another process was faster.
+    # Renaming fails if the target is not empty, because another process was faster.
     if not os.path.exists(os.path.join(builder.data_dir, 'dataset_info.json')):
       raise
 

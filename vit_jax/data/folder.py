@@ -18,13 +18,13 @@ EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp')
 class _ClassFolder(NamedTuple):
   directory: str
   label: int
-  files: np.ndarray  # (n,) bytes, sorted: as str, the 14 million of ImageNet-21k would take 1 GB
+  files: np.ndarray  # (n,) bytes, sorted. As str, ImageNet-21k's 14 million would take 1 GB.
 
 
 class FolderSource(Source):
   """Images in one directory per class, in the order of their names.
 
-  The classes are those of train, sorted by name, for every split. EXIF orientation applies.
+  In every split, the classes are those of train, sorted by name. EXIF orientation applies.
   """
 
   apply_exif = True
@@ -84,7 +84,7 @@ class FolderSource(Source):
 
 
 def is_folder(dataset: str) -> bool:
-  """Return whether `dataset` is a path: it starts with /, ./, ../ or ~, or has a train/ inside."""
+  """Return True if `dataset` is a path: it starts with /, ./, ../ or ~, or contains train/."""
   return dataset.startswith(('/', './', '../', '~')) or os.path.isdir(
     os.path.join(dataset, 'train')
   )
@@ -109,10 +109,10 @@ def split_names(directory: str) -> list[str]:
 
 
 def sample(size: int, start: int, stop: int) -> np.ndarray:
-  """Return the images that the slice [start:stop] of a split takes: (stop - start,) int, ascending.
+  """Return the images in the slice [start:stop] of a split, as (stop - start,) int, ascending.
 
   `start` and `stop` count in a fixed random order of all `size` files, as in a dataset that TFDS
-  has shuffled. The files themselves lie by class, so their last 10 % would have other classes.
+  has shuffled. The files are sorted by class, so their last 10 % would lack most classes.
   """
   # RandomState, unlike Generator, promises the same permutation in every NumPy version.
   return np.sort(np.random.RandomState(0).permutation(size)[start:stop])
@@ -124,7 +124,7 @@ def _subdirectories(directory: str) -> list[str]:
 
 
 def _list_classes(directory: str, class_names: list[str]) -> list[_ClassFolder]:
-  """Return the class folders in `directory` that have images, sorted."""
+  """Return the class folders in `directory` that have images, sorted by name."""
   labels = {name: label for label, name in enumerate(class_names)}
   classes = []
   for name in _subdirectories(directory):

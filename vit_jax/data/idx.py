@@ -41,19 +41,19 @@ CLASS_NAMES = {
 
 
 def has_files(name: str, directory: str) -> bool:
-  """Return whether the dataset is one of these and its four files are in the directory."""
+  """Return True if `name` is one of the two datasets and its four files are in the directory."""
   return name in CLASS_NAMES and all(
     os.path.exists(os.path.join(directory, file)) for pair in FILES.values() for file in pair
   )
 
 
 def prepare(name: str, files_dir: str, data_dir: str) -> str:
-  """Write 'mnist' or 'fashion_mnist' as TFDS would, as ArrayRecord; return its directory.
+  """Write 'mnist' or 'fashion_mnist' as ArrayRecord, like TFDS. Return the directory.
 
   Args:
     name: 'mnist' or 'fashion_mnist'.
-    files_dir: holds train-images-idx3-ubyte.gz and the three others, as on the dataset's page or in
-      Debian's package dataset-fashion-mnist.
+    files_dir: directory of train-images-idx3-ubyte.gz and the three other files, as on the
+      dataset's page or in Debian's package dataset-fashion-mnist.
     data_dir: directory of TFDS datasets.
 
   Raises:
@@ -61,7 +61,7 @@ def prepare(name: str, files_dir: str, data_dir: str) -> str:
     OSError: data_dir cannot be written.
   """
   builder = _builder_class(name, files_dir)(data_dir=data_dir, file_format='array_record')
-  # TFDS prints banners about downloads, but there are none.
+  # TFDS prints banners about downloads, but nothing is downloaded.
   with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
     builder.download_and_prepare()
   return os.fspath(builder.data_dir)
@@ -94,13 +94,13 @@ def read_idx(path: str) -> np.ndarray:
 def _builder_class(dataset: str, files_dir: str) -> type[tfds.core.GeneratorBasedBuilder]:
   import tensorflow_datasets as tfds
 
-  # Not registered, because a builder of TFDS has the name already.
+  # This class is not registered, because TFDS has a builder of the same name.
   class Idx(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A replacement of TFDS's builder, which needs TensorFlow to encode the images."""
+    """A replacement for TFDS's builder, which needs TensorFlow to encode the images."""
 
     name = dataset
     VERSION = tfds.core.Version('3.0.1')
-    RELEASE_NOTES = {'3.0.1': 'The version of TFDS. The records are in the order of the files.'}
+    RELEASE_NOTES = {'3.0.1': 'Same version as in TFDS. Records are in the order of the files.'}
 
     def _info(self) -> tfds.core.DatasetInfo:
       return tfds.core.DatasetInfo(

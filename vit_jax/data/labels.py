@@ -1,4 +1,4 @@
-"""Read the label of a TFDS record: which feature it is, and which classes it names."""
+"""Find the label among the features of a TFDS dataset, and read it from a record."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ class Labels:
 
   Attributes:
     image_key: name of the feature that holds the encoded image.
-    read: function (features) -> class indices of the record: one, or any number if multi_label.
-      It can be pickled, and raises IndexError or ValueError for a record without a label.
+    read: function (features) -> list of class indices. The list has one element, or any number if
+      multi_label. The function can be pickled. It raises IndexError or ValueError for a record
+      without a label.
     num_classes: indices lie in [0, num_classes).
     class_names: names of the classes, or None.
-    multi_label: whether a record may have any number of classes instead of one.
+    multi_label: True if a record may have any number of classes instead of one.
   """
 
   image_key: str
@@ -48,7 +49,7 @@ def supervised_labels(info: tfds.core.DatasetInfo) -> Labels:
   """
   import tensorflow_datasets as tfds
 
-  features: Any = info.features  # a FeaturesDict, which TFDS declares as any feature
+  features: Any = info.features  # a FeaturesDict, but TFDS declares a more general type
   supervised_keys: Any = info.supervised_keys
   for keys in (supervised_keys, ('image', 'label')):
     if isinstance(keys, Sequence) and len(keys) >= 2 and set(keys[:2]) <= set(features):

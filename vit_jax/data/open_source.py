@@ -1,4 +1,4 @@
-"""Open a dataset by its name: choose the reader, list its splits, look up its defaults."""
+"""Open a dataset by its name, list its splits, and look up its defaults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def open_source(dataset: str, split: str, data_dir: str | None = None) -> Source
   Args:
     dataset: one of
       - a TFDS name: 'cifar10', 'eurosat/rgb', 'imagenet2012:5.1.0';
-      - 'digits', which needs no download (it is written to data_dir when first used);
+      - 'digits', which needs no download and is written to data_dir at first use;
       - a task of VTAB-1k: 'vtab/clevr_count' (see `vtab_tasks`);
       - the path of a folder that holds {train,val}/<class>/*.jpg (see `folder.is_folder`).
     split: in TFDS notation: 'train', 'test[:16]', 'train[:98%]', 'train+validation'.
@@ -33,7 +33,7 @@ def open_source(dataset: str, split: str, data_dir: str | None = None) -> Source
 
 
 def split_names(dataset: str, data_dir: str | None = None) -> list[str]:
-  """Return the names of a dataset's splits; raise InputError like `open_source`."""
+  """Return the names of a dataset's splits. Raise InputError like `open_source`."""
   if is_folder(dataset):
     return folder.split_names(dataset)
   if dataset.startswith('vtab/'):

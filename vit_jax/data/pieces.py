@@ -1,4 +1,4 @@
-"""Pieces of batches: the unit of work of one thread of the input pipeline."""
+"""Read pieces of batches, the unit of work of a thread of the input pipeline."""
 
 from typing import NamedTuple
 
@@ -40,7 +40,7 @@ class Pieces:
     options: ReadOptions,
     start_step: int = 0,
   ):
-    """Read one image, to learn the shape of all.
+    """Read one image to get the shape of all images.
 
     Args:
       source: labeled, encoded images.
@@ -50,7 +50,7 @@ class Pieces:
       start_step: number of the first batch.
 
     Raises:
-      InputError: more images at the beginning of the source are damaged than may be.
+      InputError: more than max_bad_records images at the beginning of the source are damaged.
     """
     self.rows = options.rows
     self.image_shape = _image_shape(source, preprocess, options.max_bad_records)
@@ -62,7 +62,7 @@ class Pieces:
     self._per_batch = -(-self.rows // PIECE_ROWS)
 
   def __len__(self) -> int:
-    return 2**60  # endless; the reader of an evaluation counts batches
+    return 2**60  # never ends; in evaluation, the reader counts the batches
 
   def __getitem__(self, index: int) -> Piece:
     batch, piece = divmod(index, self._per_batch)
@@ -80,16 +80,16 @@ class Pieces:
   def empty_labels(self, rows: int) -> np.ndarray:
     """Return an uninitialized array for the labels of this many images."""
     if self._source.multi_label:
-      # Multi-hot, not a padded list of classes: the largest number of labels of an image is known
-      # only after reading all. A byte for each of 18,000 classes adds an eighth to an image's
-      # 150,000 bytes.
+      # Labels are multi-hot instead of a padded list of classes, because the largest number of
+      # labels per image is known only after reading all images. A byte for each of 18,000 classes
+      # adds an eighth to an image's 150,000 bytes.
       return np.empty((rows, self._source.num_classes), np.uint8)
     return np.empty(rows, np.int32)
 
   def _read(
     self, g: int, damaged: list[Damaged]
   ) -> tuple[np.ndarray | np.uint8, int | np.ndarray, bool]:
-    """Return (image, label, mask) of example g. Append its record to `damaged` if it is."""
+    """Return (image, label, mask) of example g. If its record is damaged, append to `damaged`."""
     index = self._order.index(g)
     if index is not None:
       try:
@@ -119,8 +119,8 @@ def too_many_damaged(record: Damaged, count: int) -> InputError:
   """Return the error for the first damaged record beyond max_bad_records.
 
   Args:
-    record: that record.
-    count: number of damaged records, this one included.
+    record: the first damaged record beyond max_bad_records.
+    count: number of damaged records, including this one.
   """
   others = f', after {count - 1} other(s)' if count > 1 else ''
   return InputError(

@@ -1,9 +1,9 @@
-"""Batches of preprocessed images, made in the background.
+"""Make batches of preprocessed images in the background.
 
 Batch k of training is a pure function of (seed, k), whatever the number of threads, worker
 processes or hosts (see `vit_jax.data.order`). So there is no iterator state to save: a run resumes
-at step k by asking for batch k. Hosts take their rows of a batch only after the order is decided.
-Epochs need not end where batches end.
+at step k by asking for batch k. The order is decided for the global batch, and each host then takes
+its rows. An epoch may end inside a batch.
 """
 
 from __future__ import annotations
@@ -85,20 +85,21 @@ def eval_batches(source: Source, preprocess: Preprocess, options: ReadOptions) -
 class Batches(Iterator[Batch]):
   """An iterator of batches that are made ahead in the background.
 
-  The background work goes on until `close` or the end of a `with` block. An exception there is
-  raised by `next`: an InputError that names the record if more than max_bad_records are damaged.
+  The background work goes on until `close` or the end of a `with` block. `next` raises an exception
+  of the background work. If more than max_bad_records records are damaged, this is an InputError
+  that names the last one.
 
   Attributes:
     bad_records: names of the damaged records in the batches delivered so far.
   """
 
   def __init__(self, pieces: Pieces, options: ReadOptions, examples: Iterable[np.ndarray]):
-    """Start the background work; `train_batches` and `eval_batches` call this.
+    """Start the background work. Use `train_batches` or `eval_batches` instead.
 
     Args:
       pieces: the pieces of all batches, in order.
-      options: threads, workers and how many records may be damaged.
-      examples: the field 'example' of each batch. The batches end with it.
+      options: number of threads, workers and tolerated damaged records.
+      examples: the field 'example' of each batch. The iterator ends when `examples` ends.
     """
     self.bad_records: set[str] = set()
     self._max_bad_records = options.max_bad_records
@@ -112,7 +113,7 @@ class Batches(Iterator[Batch]):
       name='batches',
     )
     thread.start()
-    # Runs once: by close, when nobody holds this object any more, or when the program ends.
+    # This runs once: in `close`, when this object is garbage-collected, or when the program ends.
     self._halt = weakref.finalize(self, _halt, self._queue, self._stop, thread)
 
   def __next__(self) -> Batch:
@@ -140,7 +141,7 @@ class Batches(Iterator[Batch]):
     log.warning('Skipped record %s: %s', record.name, record.reason)
 
   def close(self) -> None:
-    """Stop the background work, after what is being read at the moment."""
+    """Stop the background work. The images that are being read are finished first."""
     self._halt()
 
   def __enter__(self) -> Batches:
@@ -152,7 +153,7 @@ class Batches(Iterator[Batch]):
 
 def _halt(batches: queue.Queue, stop: threading.Event, thread: threading.Thread) -> None:
   stop.set()
-  while not batches.empty():  # the thread may be waiting for room, for one batch at most
+  while not batches.empty():  # make room: the thread may be waiting to put one batch
     batches.get_nowait()
   thread.join()
   while not batches.empty():
@@ -167,9 +168,9 @@ def _produce(
   batches: queue.Queue,
   stop: threading.Event,
 ) -> None:
-  """Put each batch, with its damaged records, into a queue; at the end None or an exception.
+  """Put each batch with its damaged records into a queue, and at the end None or an exception.
 
-  This is the background thread.
+  This function runs in the background thread.
   """
   iterator = None
   try:
@@ -180,7 +181,7 @@ def _produce(
         break
       batches.put(batch)
     end = None
-  except BaseException as e:  # whatever it is, the consumer must hear of it
+  except BaseException as e:  # every exception must reach the consumer
     end = e
   finally:
     if iterator is not None:
@@ -192,7 +193,7 @@ def _produce(
 def _assemble(
   iterator: Iterator[Piece], pieces: Pieces, example: np.ndarray, stop: threading.Event
 ) -> tuple[Batch, list[Damaged]] | None:
-  """Return (batch, damaged records) from the next pieces, or None when asked to stop."""
+  """Return (batch, damaged records) from the next pieces, or None if `stop` is set."""
   images = np.empty((pieces.rows, *pieces.image_shape), np.uint8)
   labels = pieces.empty_labels(pieces.rows)
   mask = np.empty(pieces.rows, bool)
@@ -211,7 +212,7 @@ def _assemble(
 
 def _read_ahead(pieces: Pieces, options: ReadOptions) -> grain.IterDataset:
   """Return the pieces in order, made by threads of this process or of worker processes."""
-  import grain  # slow, since it imports Orbax: commands import this file for --help
+  import grain  # slow, because it imports Orbax, and commands import this file for --help
 
   num_threads, num_workers = options.num_threads, options.num_workers
   if num_threads is None:
@@ -223,7 +224,7 @@ def _read_ahead(pieces: Pieces, options: ReadOptions) -> grain.IterDataset:
   )
   if num_workers:
     if not flags.FLAGS.is_parsed():
-      flags.FLAGS.mark_as_parsed()  # Grain reads flags of its own; outside app.run nobody parsed
+      flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which only app.run parses
     dataset = dataset.mp_prefetch(
       grain.MultiprocessingOptions(num_workers=num_workers), worker_init_fn=_init_worker
     )

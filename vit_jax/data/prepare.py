@@ -1,4 +1,4 @@
-"""Prepare a TFDS dataset: download it, and write it as ArrayRecord or TFRecord."""
+"""Download a TFDS dataset and write it as ArrayRecord or TFRecord."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger('vit_jax')
 
-MANUAL_SUBDIR = os.path.join('downloads', 'manual')  # where TFDS looks for files of the user
+MANUAL_SUBDIR = os.path.join(
+  'downloads', 'manual'
+)  # where TFDS expects files that the user downloaded
 _NOT_IN_TFDS = {
-  'imagenet21k': 'ImageNet-21k is not in TFDS (image-net.org gives the images out on request).',
+  'imagenet21k': 'ImageNet-21k is not in TFDS. Request the images from image-net.org.',
   'jft_300m': 'JFT-300M is not public.',
 }
 
@@ -39,7 +41,7 @@ def prepare(
   manual_dir: str | None = None,
   download_dir: str | None = None,
 ) -> str:
-  """Download and write a TFDS dataset, unless it is there already; return its directory.
+  """Download and write a TFDS dataset, unless it is already prepared. Return its directory.
 
   Args:
     name: 'name' or 'name/config', either with ':version'.
@@ -66,7 +68,7 @@ def prepare(
 
   from_files = idx.has_files(name, manual_dir) and file_format == 'array_record'
   if not from_files and importlib.util.find_spec('tensorflow') is None:
-    log.warning('Trying without TensorFlow, which most datasets need to be prepared.')
+    log.warning('TensorFlow is not installed. Most datasets need it to be prepared. Trying anyway.')
   try:
     if from_files:
       return idx.prepare(name, manual_dir, data_dir)
@@ -106,7 +108,7 @@ def builder_class(name: str) -> type[tfds.core.DatasetBuilder] | None:
 
 
 def manual_download(name: str, manual_dir: str) -> str | None:
-  """Return a sentence on the files that the user must download into manual_dir, or None."""
+  """Return a sentence about the files that the user must download into manual_dir, or None."""
   instructions = getattr(builder_class(name), 'MANUAL_DOWNLOAD_INSTRUCTIONS', None)
   if not instructions:
     return None
@@ -133,7 +135,7 @@ def _unknown_dataset(name: str, names: list[str]) -> InputError:
 
 
 def _missing_package(name: str, error: ImportError) -> str:
-  """Return the sentences that say which package to install."""
+  """Return an error message that names the package to install."""
   if 'tensorflow' in str(error).lower():
     return (
       f'Only TensorFlow can prepare {name}, and it is not installed. Run '

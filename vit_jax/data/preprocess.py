@@ -1,7 +1,7 @@
-"""Preprocess encoded images: the (H, W, 3) uint8 pixels that a model trains or is evaluated on.
+"""Preprocess encoded images into (H, W, 3) uint8 pixels for training and evaluation.
 
-An image is decoded (`decode`), cropped and resized here, and in training also flipped and augmented
-(`augment`). Pixels stay uint8; the step on the device maps them to [-1, 1].
+An image is decoded (`decode`), cropped and resized. In training it is also flipped and augmented
+(`augment`). Pixels stay uint8. The step maps them to [-1, 1] on the device.
 
 There are two presets: 'inception' for pretraining from scratch (section 4.1 of the ViT paper) and
 'bit' for fine-tuning (section 3 of the BiT paper).
@@ -23,9 +23,9 @@ Preprocess = Callable[[bytes, np.random.Generator], np.ndarray]
 
 
 class EvalPreprocess(Protocol):
-  """The preprocessing of evaluation: a `Preprocess` that needs no randomness.
+  """Preprocessing for evaluation: a `Preprocess` that needs no randomness.
 
-  It takes an encoded image, or one that is decoded already, (height, width, 3) uint8.
+  It takes an encoded image, or an image that is already decoded, (height, width, 3) uint8.
   """
 
   def __call__(
@@ -60,10 +60,10 @@ def make_train_preprocess(
   Args:
     preset: 'inception' or 'bit'.
     image_size: S.
-    resize_size: only for 'bit'. Defaults to S * 448 / 384; `bit_sizes` has the BiT paper's rule.
+    resize_size: only for 'bit'. Defaults to S * 448 / 384. `bit_sizes` has the BiT paper's rule.
     flip: mirror the image left to right with probability 1/2.
     apply_exif: rotate images as their EXIF orientation says.
-    augment: applied to the (S, S, 3) uint8 image at the end.
+    augment: function that is applied to the (S, S, 3) uint8 image at the end.
 
   Raises:
     InputError: the preset is unknown, image_size is less than 1, or resize_size is less than
@@ -100,8 +100,8 @@ def make_eval_preprocess(
     apply_exif: rotate encoded images as their EXIF orientation says.
 
   Raises:
-    InputError: the preset is unknown, image_size is less than 1, or, for 'inception', it is not a
-      square or greater than resize_size.
+    InputError: the preset is unknown or image_size is less than 1. For 'inception', also if
+      image_size is not a square or is greater than resize_size.
   """
   height, width = image_size if isinstance(image_size, Sequence) else (image_size, image_size)
   if preset == 'bit':
@@ -119,7 +119,7 @@ def make_eval_preprocess(
 
 
 def _check_sizes(preset: str, image_size: int, resize_size: int | None) -> int:
-  """Return resize_size or its default; raise InputError if the arguments do not fit."""
+  """Return resize_size or its default. Raise InputError if the arguments do not fit."""
   if preset not in PRESETS:
     raise unknown('preset', preset, PRESETS)
   if image_size < 1:
@@ -137,7 +137,7 @@ def _check_sizes(preset: str, image_size: int, resize_size: int | None) -> int:
 def bit_sizes(height: int, width: int) -> tuple[int, int]:
   """Return (resize_size, image_size) by the BiT paper's rule, for images of this size in pixels.
 
-  All images of a batch have one size, so follow the rule for the typical image of the dataset.
+  All images of a batch have one size, so pass the size of a typical image of the dataset.
   """
   return (160, 128) if height * width < 96 * 96 else (512, 480)
 
@@ -153,8 +153,8 @@ def inception_box(
 
   The aspect (width / height) is uniform in its range. Then the box's height is uniform over the
   integers that keep its area in range and its width inside the image. So the area is not uniform:
-  its mean is .343 of a large image, not .525. A box that rounding puts out of range is drawn
-  again. After 100 attempts the box is the whole image.
+  its mean is .343 of a large image, not .525. If rounding puts a box out of range, another one is
+  drawn. After 100 attempts the box is the whole image.
 
   Args:
     height: height of the image in pixels.
@@ -175,7 +175,7 @@ def inception_box(
     high = min(high, height, math.ceil((width + 0.5) / ratio) - 1)
     h = int(rng.integers(low, high, endpoint=True)) if low < high else high
     w = round(h * ratio)
-    if h * w < smallest:  # The width was rounded: one row more or less makes up for it.
+    if h * w < smallest:  # The width was rounded. One row more or less makes up for it.
       h += 1
     elif h * w > largest:
       h -= 1
@@ -189,8 +189,8 @@ def inception_box(
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
   """Resize (H, W, 3) uint8 bilinearly: half-pixel centers, no antialias, rounded to nearest."""
   use_one_opencv_thread()
-  # OpenCV interpolates uint8 in 11-bit fixed point (off by up to .8) but uint16 in float32. This
-  # is exact to rounding, and faster than converting to float32 and back.
+  # OpenCV interpolates uint8 in 11-bit fixed point (off by up to .8), but uint16 in float32. uint16
+  # is exact up to rounding, and faster than converting to float32 and back.
   return cv2.resize(image.astype(np.uint16), (width, height)).astype(np.uint8)
 
 
@@ -232,7 +232,7 @@ def _evaluate(
 
 
 def _resize_and_crop(image: np.ndarray, size: int, resize_size: int) -> np.ndarray:
-  """Resize the short side to resize_size, and return the center of size x size."""
+  """Resize the short side to resize_size, and return the center of size x size pixels."""
   scale = resize_size / min(image.shape[:2])
   height, width = (round(side * scale) for side in image.shape[:2])
   y, x = (height - size) // 2, (width - size) // 2

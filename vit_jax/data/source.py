@@ -34,8 +34,8 @@ class Source(abc.ABC):
   Attributes:
     num_classes: labels lie in [0, num_classes).
     class_names: names of the classes, or None.
-    multi_label: whether an image may have any number of labels instead of one.
-    apply_exif: whether images are to be rotated as their EXIF orientation says.
+    multi_label: True if an image may have any number of labels instead of one.
+    apply_exif: True if images must be rotated as their EXIF orientation says.
   """
 
   num_classes: int
@@ -54,7 +54,7 @@ class Source(abc.ABC):
     Raises:
       IndexError: the index is out of range.
       ValueError: the example is damaged. The message completes "Cannot read x: ...".
-      InputError: something is wrong that skipping this example would not cure.
+      InputError: a problem that skipping this example would not solve.
     """
 
   def label(self, index: int) -> int | np.ndarray:
@@ -63,4 +63,4 @@ class Source(abc.ABC):
 
   @abc.abstractmethod
   def location(self, index: int) -> str:
-    """Return where the example is stored: a path, or a file and the number of a record in it."""
+    """Return the place of the example: a path, or a file and the number of a record in it."""

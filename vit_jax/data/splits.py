@@ -9,7 +9,7 @@ from vit_jax.errors import InputError, last_line, unknown
 
 
 def named_splits(split: str) -> set[str]:
-  """Return the names in a split expression: 'train[:9]+test' -> {'train', 'test'}."""
+  """Return the split names in an expression: 'train[:9]+test' -> {'train', 'test'}."""
   return set(re.findall(r'(?:^|\+)\s*([\w-]+)', split))
 
 
@@ -21,8 +21,8 @@ def split_ranges(split: str, shards: Mapping[str, list[int]]) -> list[tuple[str,
     shards: for each split of the dataset, the number of examples in each of its files.
 
   Raises:
-    InputError: the notation is wrong, a split is unknown, a slice is out of bounds, or no example
-      is selected.
+    InputError: the notation is wrong, a split is unknown, a slice is out of bounds, or no examples
+      are selected.
   """
   import tensorflow_datasets as tfds
 

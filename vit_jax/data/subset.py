@@ -1,4 +1,4 @@
-"""Parts of a source, chosen by index, and the place of an index in parts laid end to end."""
+"""Select examples of a source by index, and locate an index in concatenated parts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Subset(Source):
   """The examples of a source at some indices, in the order of the indices."""
 
   def __init__(self, source: Source, indices: np.ndarray):
-    """Wrap `source`; `indices` is (n,) int, each in [0, len(source))."""
+    """Select the examples at `indices`, (n,) int, each in [0, len(source))."""
     self._source, self._indices = source, indices
     self.num_classes, self.class_names = source.num_classes, source.class_names
     self.multi_label, self.apply_exif = source.multi_label, source.apply_exif
@@ -32,12 +32,12 @@ class Subset(Source):
     return self._source.label(int(self._indices[index]))
 
   def location(self, index: int) -> str:
-    """Return where the example is stored."""
+    """Return the place where the example is stored."""
     return self._source.location(int(self._indices[index]))
 
 
 def without(source: Source, indices: np.ndarray) -> Subset:
-  """Return the source without the examples at `indices`, (n,) int; the others keep their order.
+  """Return the source without the examples at `indices`, (n,) int. The others keep their order.
 
   Raises:
     InputError: nothing remains.
@@ -51,16 +51,16 @@ def without(source: Source, indices: np.ndarray) -> Subset:
 
 
 def evenly(source: Source, count: int) -> Subset:
-  """Return `count` examples, evenly spaced over the source; all of them if it has fewer."""
+  """Return `count` examples, evenly spaced over the source, or all of them if it has fewer."""
   count = min(count, len(source))
   return Subset(source, np.linspace(0, len(source) - 1, count).round().astype(int))
 
 
 class Concatenation:
-  """The lengths of parts that lie end to end, such as the files of a split."""
+  """Maps an index into concatenated parts, such as the files of a split, to the part and offset."""
 
   def __init__(self, lengths: Iterable[int]):
-    """Remember where each part ends."""
+    """Compute the end of each part."""
     self._ends = list(itertools.accumulate(lengths))
 
   def __len__(self) -> int:

@@ -1,6 +1,6 @@
-"""Read datasets that TFDS has prepared, in either of its file formats, by random access.
+"""Read datasets that TFDS has prepared as TFRecord or ArrayRecord, by random access.
 
-TensorFlow is never imported. TFDS is only asked where the records of a split are stored.
+TensorFlow is never imported. TFDS only says where the records of a split are stored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MAX_OPEN_FILES = 65536
 
 
 class _File(NamedTuple):
-  """A file of a split, of which the split takes the records from `first` on."""
+  """A file that holds records of a split, starting at record `first`."""
 
   path: str
   first: int
@@ -62,17 +62,21 @@ class TfdsSource(Source):
     self.num_classes = self._labels.num_classes
     self.class_names = self._labels.class_names
     self.multi_label = self._labels.multi_label
-    split_ranges(split, {name: s.shard_lengths for name, s in info.splits.items()})  # checks it
+    split_ranges(
+      split, {name: s.shard_lengths for name, s in info.splits.items()}
+    )  # checks the split
     files = info.splits[split].file_instructions
     self._files = [_File(os.fspath(f.filename), f.skip, f.examples_in_shard) for f in files]
     self._records = Concatenation(f.take for f in files)
     for file in self._files:
       if not os.path.exists(file.path):
-        raise InputError(f'The dataset lacks its file {file.path}. Prepare the dataset again.')
+        raise InputError(
+          f'The file {file.path} of the dataset is missing. Prepare the dataset again.'
+        )
     _allow_open_files()
-    self._open_nothing()
+    self._reset_readers()
 
-  def _open_nothing(self) -> None:
+  def _reset_readers(self) -> None:
     self._readers: dict[str, _Reader] = {}  # by path; added when a file is first read
     self._locks = {file.path: threading.Lock() for file in self._files}
 
@@ -81,7 +85,7 @@ class TfdsSource(Source):
 
   def __setstate__(self, state: dict[str, Any]) -> None:
     vars(self).update(state)
-    self._open_nothing()
+    self._reset_readers()
 
   def __len__(self) -> int:
     return len(self._records)
@@ -144,7 +148,7 @@ class TfdsSource(Source):
 
 
 class _ArrayRecordReader:
-  """An ArrayRecord file, read record by record."""
+  """An ArrayRecord file whose records are read one by one."""
 
   def __init__(self, path: str):
     from array_record.python import array_record_module  # pyright: ignore
@@ -153,7 +157,7 @@ class _ArrayRecordReader:
       path, options='readahead_buffer_size:0', file_reader_buffer_size=32768
     )
     if not self._reader.ok():
-      self._reader.close()  # only this raises the error that opening ran into
+      self._reader.close()  # raises the error that opening the file ran into
 
   def num_records(self) -> int:
     return self._reader.num_records()

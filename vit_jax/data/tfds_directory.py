@@ -1,4 +1,4 @@
-"""Find the directory of a dataset that TFDS has prepared, or explain why there is none."""
+"""Find the directory of a dataset that TFDS has prepared, or explain why it is missing."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def find_directory(dataset: str, data_dir: str | None = None) -> str:
 
 
 def read_info(directory: str) -> tfds.core.DatasetInfo:
-  """Return the description of the dataset in a directory; raise InputError if it is damaged."""
+  """Return the description of the dataset in a directory. Raise InputError if it is damaged."""
   from google.protobuf import json_format
   import tensorflow_datasets as tfds
 
@@ -72,7 +72,7 @@ def read_info(directory: str) -> tfds.core.DatasetInfo:
 
 
 def _newest(directory: str, version: str | None) -> str | None:
-  """Return the directory of the newest version that matches 'x.y.z' (numbers or *)."""
+  """Return the directory of the newest version that matches a version with numbers or *."""
   versions = [v for v in _versions(directory) if fnmatch.fnmatchcase(v, version or '*')]
   return os.path.join(directory, versions[-1]) if versions else None
 
@@ -90,7 +90,7 @@ def _versions(directory: str) -> list[str]:
 
 
 def _default_config(root: str) -> str | None:
-  """Return the config that TFDS noted as the default beside the configs it prepared."""
+  """Return the default config, which TFDS records when it prepares a dataset with configs."""
   path = os.path.join(root, '.config', 'metadata.json')
   if not os.path.exists(path):
     return None
@@ -108,7 +108,7 @@ def _prepare_digits(data_dir: str) -> None:
 
 
 def _missing(dataset: str, name: str, config: str | None, data_dir: str) -> InputError:
-  """Return the error for a dataset that is not there, or raise it if TFDS does not know it."""
+  """Return the error for a missing dataset. Raise InputError if TFDS does not know the name."""
   root = os.path.join(data_dir, name)
   directory = os.path.join(root, config or _default_config(root) or '')
   if os.path.isdir(root):

@@ -12,18 +12,18 @@ _FOOTER = 4  # bytes: masked CRC32C of the payload
 
 
 def index_records(fd: int) -> np.ndarray:
-  """Return where the payloads of an open TFRecord file lie.
+  """Return the offsets and lengths of the payloads of an open TFRecord file.
 
-  Only the headers of the records are read, which takes about 2 us each.
+  This reads only the headers of the records, which takes about 2 us each.
 
   Args:
     fd: file descriptor, open for reading.
 
   Returns:
-    (n, 2) int64: offset and length of each payload in bytes.
+    (n, 2) int64, the offset and length of each payload in bytes.
 
   Raises:
-    ValueError: the headers do not add up to the file's size: it is cut short or damaged.
+    ValueError: the file is cut short or damaged. The headers do not add up to its size.
   """
   size = os.fstat(fd).st_size
   spans = []
@@ -41,7 +41,7 @@ def index_records(fd: int) -> np.ndarray:
 
 
 class TFRecordReader:
-  """A TFRecord file, indexed when it is opened. Many threads may call `read` at once.
+  """A TFRecord file that is indexed when it is opened. Many threads may call `read` at once.
 
   The headers must agree with the file's size. The checksums of the payloads are not verified:
   CRC32C in NumPy would take a fifth of the time that decoding a JPEG takes, and the parser and the
@@ -51,7 +51,7 @@ class TFRecordReader:
   _fd: int | None = None
 
   def __init__(self, path: str):
-    """Open and index a file; raise OSError, or ValueError if it is damaged."""
+    """Open and index a file. Raise OSError, or ValueError if the file is damaged."""
     self._fd = os.open(path, os.O_RDONLY)
     try:
       self._spans = index_records(self._fd)
@@ -64,7 +64,7 @@ class TFRecordReader:
     return len(self._spans)
 
   def read(self, index: int) -> bytes:
-    """Return the payload of a record; raise ValueError if the file has been cut short."""
+    """Return the payload of a record. Raise ValueError if the file has been cut short."""
     if self._fd is None:
       raise ValueError('the file is closed')
     offset, length = self._spans[index].tolist()

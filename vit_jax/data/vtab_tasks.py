@@ -1,6 +1,6 @@
-"""The 19 tasks of VTAB-1k (arXiv 1910.04867): 1,000 images to train on, a full test set.
+"""Define the 19 tasks of VTAB-1k (arXiv 1910.04867): 1,000 training images and a full test set.
 
-A task is a dataset of the name 'vtab/TASK'. Its splits are train800, val200, train800val200 (on
+A task is a dataset with the name 'vtab/TASK'. Its splits are train800, val200, train800val200 (on
 which the reported model is trained) and test.
 """
 
@@ -39,11 +39,11 @@ class Task:
     num_classes: labels lie in [0, num_classes).
     val: the 200 images of val200, in TFDS notation. train800 is 'train[:800]'.
     test: the test images, in TFDS notation.
-    crop: whether training crops at random, from images 7/6 the size. `crop` and `flip` are the
+    crop: True if training crops at random, from images 7/6 the size. `crop` and `flip` are the
       values tuned for VTAB.
-    flip: whether training mirrors images at random.
+    flip: True if training mirrors images at random.
     label: the feature that is the label, or a function from other features to [label].
-    binary: whether pixels are 0 and 1 instead of 0 and 255.
+    binary: True if pixels are 0 and 1 instead of 0 and 255.
   """
 
   group: str
@@ -58,7 +58,7 @@ class Task:
 
   @property
   def splits(self) -> dict[str, str]:
-    """Splits of the task, as splits of the dataset in TFDS notation."""
+    """The splits of the task, as splits of its dataset in TFDS notation."""
     return {
       'train800': 'train[:800]',
       'val200': self.val,
@@ -98,13 +98,13 @@ def clevr_count(features: Features) -> list[int]:
 
 
 def clevr_distance(features: Features) -> list[int]:
-  """Return which of 6 ranges holds the distance of the closest object from the camera."""
+  """Return the range, of 6, that holds the distance from the camera to the closest object."""
   depths = features['objects/pixel_coords'].float_list.value[2::3]  # (x, y, depth) of each object
   return [_range(min(depths), (0, 8, 8.5, 9, 9.5, 10, 100))]
 
 
 def kitti_distance(features: Features) -> list[int]:
-  """Return how far the closest vehicle is: 0 up to 8 m, 1 up to 20 m, 2 farther, 3 no vehicle."""
+  """Return the distance of the closest vehicle: 0 to 8 m, 1 to 20 m, 2 farther, 3 no vehicle."""
   types = features['objects/type'].int64_list.value
   depths = features['objects/location'].float_list.value[2::3]  # (x, y, z) of each object, in m
   vehicles = [z for kind, z in zip(types, depths, strict=True) if kind < 3]  # car, van, truck
@@ -165,12 +165,12 @@ TASKS = {
   'smallnorb_azimuth': _SMALLNORB(num_classes=18, flip=False, label='label_azimuth'),
   'smallnorb_elevation': _SMALLNORB(num_classes=9, label='label_elevation'),
 }
-# Versions of TFDS differ in one image of Caltech101 that is drawn for training.
+# In some versions of TFDS, one training image of Caltech101 is a test image.
 _OTHER_SIZES = {'caltech101': {'train': 3059, 'test': 6085}}
 
 
 def find_task(name: str) -> Task:
-  """Return the task of a name; raise InputError if there is none."""
+  """Return the task of a name. Raise InputError if there is none."""
   if name not in TASKS:
     raise unknown('VTAB task', name, TASKS)
   return TASKS[name]
@@ -185,8 +185,8 @@ def open_task(name: str, split: str, data_dir: str | None = None) -> Source:
     data_dir: as for `open_source`.
 
   Raises:
-    InputError: there is no such task or split, or the dataset is not prepared, or it has another
-      size than the dataset of the benchmark.
+    InputError: there is no such task or split, the dataset is not prepared, or its size differs
+      from that of the benchmark's dataset.
   """
   task = find_task(name)
   if split not in task.splits:
@@ -199,7 +199,7 @@ def open_task(name: str, split: str, data_dir: str | None = None) -> Source:
 
 
 def _check_sizes(task: Task, info: tfds.core.DatasetInfo, directory: str) -> None:
-  """Raise InputError if a split has another size, and so its slices would be other images."""
+  """Raise InputError if a split has another size, because its slices would be other images."""
   sizes = _catalog_entry(task).splits
   for name in sorted(set().union(*map(named_splits, task.splits.values()))):
     size = info.splits[name].num_examples if name in info.splits else 0
@@ -217,14 +217,14 @@ def _labels(task: Task, info: tfds.core.DatasetInfo, directory: str) -> Labels:
   labels = feature_labels(info, task.label) if task.label in features else None
   if labels is None or labels.num_classes != task.num_classes:
     raise InputError(
-      f'{directory} has no feature {task.label} of {task.num_classes} classes. Prepare the dataset '
-      'again.'
+      f'{directory} has no feature {task.label} with {task.num_classes} classes. Prepare the '
+      'dataset again.'
     )
   return labels
 
 
 class _BinarySource(TfdsSource):
-  """A source whose pixels are 0 and 1; they become 0 and 255."""
+  """A source whose pixels are stored as 0 and 1, and returned as 0 and 255."""
 
   def __getitem__(self, index: int) -> Example:
     example = super().__getitem__(index)

@@ -16,7 +16,7 @@ from vit_jax.models.position import PositionEmbedding, RelativePosition
 
 
 def split_lines(x: jax.Array, grid: tuple[int, int], axis: str) -> jax.Array:
-  """Make a sequence of each line of the grid: (B, H * W, D) -> (B * H, W, D) for axis='row'.
+  """Turn each line of the grid into a sequence: (B, H * W, D) -> (B * H, W, D) for axis='row'.
 
   For axis='column' the result is (B * W, H, D).
   """
@@ -27,7 +27,7 @@ def split_lines(x: jax.Array, grid: tuple[int, int], axis: str) -> jax.Array:
 
 
 def join_lines(x: jax.Array, grid: tuple[int, int], axis: str) -> jax.Array:
-  """Undo `split_lines`: (B * H, W, D) for axis='row', (B * W, H, D) otherwise -> (B, H * W, D)."""
+  """Undo `split_lines`: (B * H, W, D), or (B * W, H, D) for columns -> (B, H * W, D)."""
   (h, w), d = grid, x.shape[-1]
   if axis == 'row':
     return x.reshape(-1, h * w, d)

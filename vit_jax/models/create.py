@@ -36,10 +36,10 @@ def create_model(
 
   Args:
     name: one of
-      - 'ViT-<size>/<patch>', e.g. 'ViT-B/16', with a size of Ti S B L H g G e (table 1) and any
-        patch size in pixels.
-      - '<resnet>+ViT-<size>/<stride>', e.g. 'R50+ViT-B/16', a hybrid with R26, R50, R101 or R152,
-        or with R, which is the stem of a ResNet alone.
+      - 'ViT-<size>/<patch>', e.g. 'ViT-B/16', where the size is Ti, S, B, L, H, g, G or e (see
+        `sizes`), and the patch size is any number of pixels.
+      - '<resnet>+ViT-<size>/<stride>', e.g. 'R50+ViT-B/16', a hybrid. The ResNet is R26, R50, R101
+        or R152, or R for only the stem of a ResNet.
       - 'BiT-<resnet>x<width>', e.g. 'BiT-R50x1'.
     num_classes: width of the head. With 0 the model has no head and returns its representation
       (B, D).
@@ -48,7 +48,7 @@ def create_model(
     **overrides: fields of `VisionTransformer` (head, dropout, dtype, pos_embedding, ...) or of its
       `Variant` (hidden_dim, mlp_dim, num_heads, num_layers). None keeps the value that the name
       implies. A hybrid also takes resnet_stages: 4, or 3 to move the blocks of stage 4 into stage 3
-      (section 4.1). The default is 3 when the stride is not a multiple of 32.
+      (section 4.1). The default is 4 if the stride is a multiple of 32, else 3.
 
   Returns:
     A Flax module. model.apply({'params': params}, images) returns logits (B, num_classes).
@@ -115,7 +115,7 @@ def _create_vision_transformer(
 
 
 def _resnet(backbone: str, stages: int | None, stride: int) -> ResNet:
-  """Return the ResNet of a hybrid, with the units of stage 4 in stage 3 when it has 3 stages."""
+  """Return the ResNet of a hybrid. With 3 stages, the units of stage 4 move into stage 3."""
   if backbone == 'R':
     return ResNet(())
   units = RESNET_UNITS[backbone]
@@ -132,7 +132,7 @@ def _patch_size(backbone: str | None, resnet: ResNet | None, stride: int) -> int
 
 
 def _without_defaults(overrides: dict[str, Any]) -> dict[str, Any]:
-  """Leave out the defaults of a ViT, because a config has the same fields for every model."""
+  """Return the overrides that are not defaults of a ViT. A config has these for every model."""
   defaults = {f.name: f.default or None for f in dataclasses.fields(VisionTransformer)}
   is_default = lambda field, value: field in defaults and defaults[field] == (value or None)
   return {k: v for k, v in overrides.items() if k == 'dtype' or not is_default(k, v)}
@@ -141,14 +141,14 @@ def _without_defaults(overrides: dict[str, Any]) -> dict[str, Any]:
 def _check_fields(
   name: str, overrides: dict[str, Any], model: type[nn.Module], more: tuple[str, ...]
 ) -> None:
-  """Raise InputError when the model has no field of a given name."""
+  """Raise InputError if an override is not a field of the model."""
   fields = [f.name for f in dataclasses.fields(model) if f.name not in _FROM_THE_NAME]
   for field in sorted(set(overrides) - set(fields)):
     raise unknown(f'{name} field', field, [*fields, *more])
 
 
 def _check_values(name: str, overrides: dict[str, Any]) -> None:
-  """Raise InputError when a value of a ViT's field, or a combination of them, is impossible."""
+  """Raise InputError if a field of a ViT, or a combination of fields, has an impossible value."""
   for field, choices in _CHOICES.items():
     if field in overrides and overrides[field] not in choices:
       raise unknown(field, overrides[field], choices)
@@ -163,7 +163,7 @@ def _check_values(name: str, overrides: dict[str, Any]) -> None:
   if get('attention') == 'axial':
     if get('head') == 'token' or get('registers'):
       raise InputError(
-        "attention='axial' works on the grid of patches alone. "
+        "attention='axial' works only on the grid of patches. "
         "Use head='gap' or 'map', and no registers."
       )
     if get('pos_embedding') == 'relative' and place == 'shared':

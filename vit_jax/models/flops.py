@@ -1,9 +1,9 @@
 """Count the floating-point operations of a model from its fields.
 
 The count covers matrix products, convolutions and the products of attention. A multiply-add counts
-as 2. It leaves out elementwise work (norms, softmax, activations and sums: 1-2 % of a ViT) and
-operations that are repeated to save memory (remat), because MFU measures useful work. XLA's own
-count does not serve, because it counts the body of a scan once.
+as 2. Elementwise work is left out (norms, softmax, activations and sums: 1-2 % of a ViT), and so
+are operations that are repeated to save memory (remat), because MFU measures useful work. XLA's own
+count cannot be used, because it counts the body of a scan only once.
 """
 
 from flax import linen as nn
@@ -57,8 +57,8 @@ def _vision_transformer_macs(model: VisionTransformer) -> int:
 def _attention_macs(queries: int, keys: int, d: int, relative: bool = False) -> int:
   """Return the multiply-adds of one attention layer.
 
-  They are four projections, the logits, the weighted sum and, with `relative`, the logits of the
-  offsets.
+  The layer has four projections, the logits, the weighted sum and, with `relative`, the logits of
+  the offsets.
   """
   macs = 2 * (queries + keys) * d * d + 2 * queries * keys * d
   return macs + (queries * (2 * keys - 1) * d if relative else 0)
@@ -70,7 +70,7 @@ def _bit_macs(model: BiT) -> int:
 
 
 def _resnet_macs(resnet: ResNet, image_size: tuple[int, int]) -> tuple[int, int]:
-  """Return (multiply-adds for one image, output channels) of a ResNet without head, v1 or v2."""
+  """Return (multiply-adds for one image, output channels) of a headless ResNet, v1 or v2."""
   h, w = (-(-n // 2) for n in image_size)
   macs, channels = h * w * 7 * 7 * 3 * resnet.width, resnet.width
   h, w = -(-h // 2), -(-w // 2)  # the max-pool

@@ -11,7 +11,7 @@ _ABOVE_THE_BLOCKS = ('Transformer/encoder_norm/', 'MAPHead_0/', 'pre_logits/')
 
 
 def trainable_filter(model: nn.Module, last_blocks: int) -> Callable[[str], bool]:
-  """Return a function that tells from a parameter's name whether it is trained.
+  """Return a function that takes the name of a parameter and returns True if it is trained.
 
   Args:
     model: a model made by `create_model`.

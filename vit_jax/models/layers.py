@@ -19,7 +19,7 @@ ACTIVATIONS = {
   'gelu': lambda x: nn.gelu(x, approximate=False),  # PyTorch's default
   'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),  # OpenAI's CLIP
 }
-fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))  # a number into one key per example
+fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))  # one key per example, and a number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class BlockConfig:
   num_heads: int
   mlp_dim: int
   grid: tuple[int, int]  # rows and columns of patches
-  position: str = 'none'  # position embedding that each block has for itself, one of POSITIONS
+  position: str = 'none'  # each block's own position embedding, one of POSITIONS
   dropout: float = 0.0
   activation: str = 'gelu_tanh'  # one of ACTIVATIONS
   norm_eps: float = 1e-6
@@ -46,9 +46,9 @@ def xavier_uniform(
 
 
 def dropout_mask(keys: jax.Array, shape: tuple[int, ...], rate: float | jax.Array) -> jax.Array:
-  """Draw which elements to keep, a mask (B, *shape), from one key per example.
+  """Draw a mask (B, *shape) of the elements to keep, from one key per example.
 
-  The mask of an example depends on its key alone. So it is the same however the batch is split
+  The mask of an example depends only on its key, so it is the same however the batch is split
   over devices, hosts and accumulation steps. Each 32-bit draw serves two elements, which rounds
   `rate` to a multiple of 2**-16.
   """
@@ -66,7 +66,7 @@ def dropout_mask(keys: jax.Array, shape: tuple[int, ...], rate: float | jax.Arra
 
 
 def repeat_tokens(tokens: jax.Array, x: jax.Array) -> jax.Array:
-  """Repeat learned tokens (1, n, D) for each example of x, (B, L, D), in its type: (B, n, D)."""
+  """Repeat learned tokens (1, n, D) for each example of x, (B, L, D). Returns (B, n, D) like x."""
   return jnp.broadcast_to(tokens.astype(x.dtype), (x.shape[0], *tokens.shape[1:]))
 
 
@@ -85,10 +85,10 @@ class Dropout(nn.Module):
   """Zeroes elements with probability `rate` and rescales the others."""
 
   rate: float
-  site: int  # is folded into the keys, so that no two layers of a block share a mask
+  site: int  # folded into the keys, so that no two layers of a block share a mask
 
   def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
-    """Drop elements of x, (B, ...), by one key per example. Keys of None turn this off."""
+    """Drop elements of x, (B, ...), with one key per example. keys=None turns dropout off."""
     if keys is None or self.rate == 0:
       return x
     keep = dropout_mask(fold_in(keys, self.site), x.shape[1:], self.rate)
@@ -106,7 +106,7 @@ class StochasticDepth(nn.Module):
   def __call__(
     self, branch: jax.Array, keys: jax.Array | None, rate: jax.Array | None
   ) -> jax.Array:
-    """Drop branches, (B, L, D) -> (B, L, D). Keys or a rate of None turn this off."""
+    """Drop branches, (B, L, D) -> (B, L, D). keys=None or rate=None turns this off."""
     if keys is None or rate is None:
       return branch
     keep = dropout_mask(fold_in(keys, self.site), (1, 1), rate)
@@ -130,10 +130,9 @@ class PatchEmbedding(nn.Module):
       'kernel', nn.initializers.lecun_normal(in_axis=(0, 1, 2)), (p, p, c, self.hidden_dim)
     )
     images, kernel = promote_dtype(images, kernel, dtype=self.dtype)
+    # (B, H, W, C) -> (B, N, P * P * C)
     patches = images.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5)
-    patches = patches.reshape(
-      b, (h // p) * (w // p), p * p * c
-    )  # (B, H, W, C) -> (B, N, P * P * C)
+    patches = patches.reshape(b, (h // p) * (w // p), p * p * c)
     x = patches @ kernel.reshape(-1, self.hidden_dim)
     if self.use_bias:
       x += self.param('bias', nn.initializers.zeros, (self.hidden_dim,)).astype(x.dtype)
@@ -192,8 +191,9 @@ class MultiHeadDotProductAttention(nn.Module):
 def attention_logits(q: jax.Array, k: jax.Array) -> jax.Array:
   """Multiply queries (B, H, L, K) by keys (B, H, M, K): (B, H, L, M) in float32.
 
-  Its backward pass multiplies in the type of the queries, as that of every other layer does. JAX's
-  own would multiply in float32, which takes several times as long on bfloat16 matrix units.
+  The backward pass multiplies in the type of the queries, like that of every other layer. JAX's own
+  backward pass would multiply in float32, which takes several times as long on bfloat16 matrix
+  units.
   """
   return jnp.einsum('bhlk,bhmk->bhlm', q, k, preferred_element_type=jnp.float32)
 
@@ -218,8 +218,9 @@ attention_logits.defvjp(_attention_logits_forward, _attention_logits_backward)
 def relative_logits(q: jax.Array, embedding: jax.Array) -> jax.Array:
   """Multiply queries (B, H, L, K) by the embedding (2L-1, H, K) of each key's offset.
 
-  Returns (B, H, L, L) in float32. Element [..., l, m] uses row m - l + L - 1. Padding each row by
-  one and reading the rows one element shorter moves row l by l to the left, without a gather.
+  Returns (B, H, L, L) in float32. Element [..., l, m] uses row m - l + L - 1 of the embedding. Each
+  row of products is padded by one element and read back one element shorter, which shifts row l to
+  the left by l without a gather.
   """
   b, h, l, _ = q.shape
   logits = jnp.einsum('bhlk,nhk->bhln', q, embedding, preferred_element_type=jnp.float32)
@@ -237,7 +238,7 @@ class MlpBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
-    """Apply the MLP: (B, L, D) -> (B, L, D). Keys of None turn dropout off."""
+    """Apply the MLP: (B, L, D) -> (B, L, D). keys=None turns dropout off."""
 
     def dense(x: jax.Array, features: int, name: str) -> jax.Array:
       return nn.Dense(

@@ -21,7 +21,7 @@ from vit_jax.models.vit import VisionTransformer
 TARGETS = ('mean_color', 'small_patch', 'patch')
 ADDED = ('mask_token', 'patch_head')  # parameters that a VisionTransformer does not have
 _COLORS = 512  # 3 bits each of red, green and blue
-# Shares of the corrupted patches that are replaced by [mask] and by another patch. The others stay.
+# Shares of the corrupted patches that become [mask] and another patch. The others stay.
 _MASKED, _OTHER = 0.8, 0.1
 
 
@@ -31,7 +31,7 @@ def corruption(keys: jax.Array, num_patches: int, rate: float) -> tuple[jax.Arra
   Args:
     keys: one key per image, (B,).
     num_patches: number of patches in an image, N.
-    rate: share of the patches of each image that is corrupted. The number is rounded.
+    rate: share of the patches of each image that is corrupted. The number of patches is rounded.
 
   Returns:
     corrupted: (B, N) bool.
@@ -75,7 +75,7 @@ def make_targets(images: jax.Array, stride: int, target: str) -> jax.Array:
 
 
 def _quantize(x: jax.Array) -> jax.Array:
-  """Keep the first 3 bits of each channel: (..., 3) in [0, 255] -> (...) int32 in [0, 512)."""
+  """Keep the upper 3 bits of each channel: (..., 3) in [0, 255] -> (...) int32 in [0, 512)."""
   bits = jnp.clip(x / 32, 0, 7).astype(jnp.int32)
   return (bits[..., 0] * 8 + bits[..., 1]) * 8 + bits[..., 2]
 
@@ -171,8 +171,8 @@ def make_objective(
 
   Args:
     model: the model to train.
-    key: decides, together with the pixels of an image, what is corrupted when the step has no key
-      of its own, as in evaluation.
+    key: used when the step has no key of its own, as in evaluation. Together with the pixels of an
+      image, it decides which patches are corrupted.
   """
   num_patches = math.prod(model.grid)
 

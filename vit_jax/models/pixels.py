@@ -1,4 +1,4 @@
-"""Pixels as the models take them."""
+"""Scale pixels to the range that the models take."""
 
 import jax
 import jax.numpy as jnp

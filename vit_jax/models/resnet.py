@@ -1,4 +1,4 @@
-"""ResNets: BiT (v2, arXiv 1912.11370), and the v1 whose output a hybrid cuts into patches.
+"""ResNets: BiT (v2, arXiv 1912.11370), and the v1 whose output a hybrid splits into patches.
 
 Both have GroupNorm and standardized convolutions, but differ in details: epsilons, padding, and the
 place of the norm. Parameters carry the published names.
@@ -201,7 +201,7 @@ def hybrid_features(images: jax.Array, resnet: ResNet, dtype: DTypeLike) -> jax.
 
 
 class ConvHead(nn.Module):
-  """A 1x1 convolution to the classes, as published heads of BiT are, in float32."""
+  """A 1x1 convolution to the classes in float32, as in the published heads of BiT."""
 
   num_classes: int
   bias_init: float
@@ -230,7 +230,7 @@ class ResNetV2(nn.Module):
   def __call__(self, images: jax.Array) -> jax.Array:
     """Return logits (B, num_classes) in float32, or features (B, C) when num_classes is 0."""
     x = NestedStdConv(self.resnet.width, 7, 2, self.dtype, name='root_block')(images)
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # with zeros, where max_pool pads with -inf
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # pad with zeros; max_pool pads with -inf
     x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding='VALID')
     x = apply_stages(x, self.resnet, v2=True, dtype=self.dtype)
     x = nn.relu(GroupNorm(self.dtype, name='group_norm')(x))

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# The activations of a block that are kept for the backward pass: all of them, the products with
-# weights, or only the block's input. The others are computed again.
+# The activations of a block that are kept for the backward pass: all of them ('none'), the products
+# with weights ('dots'), or only the block's input ('full'). The others are computed again.
 REMAT = {
   'none': lambda apply: apply,
   'dots': lambda apply: jax.checkpoint(
@@ -27,15 +27,15 @@ def apply_blocks(
 ) -> jax.Array:
   """Apply blocks one after the other.
 
-  Parameters stay one tree per block, as on disk. A scan stacks them here, a copy that takes almost
-  no time beside a block.
+  Parameters are kept as one tree per block, as on disk. A scan stacks them here. This copy takes
+  almost no time compared with a block.
 
   Args:
     apply: function (z, inputs of a block) -> z that applies one block.
     z: the tokens, (B, L, D).
     inputs: for each block, a pytree of its parameters and everything else that differs from block
       to block.
-    scan: compile one block and scan over all, instead of compiling each.
+    scan: compile one block and scan over all of them, instead of compiling each one.
     remat: one of REMAT.
 
   Returns:

@@ -1,4 +1,4 @@
-"""Tables of model sizes: those of the paper (table 1), later ones, and ResNets."""
+"""Tables of model sizes: the paper's (table 1), those of later papers, and ResNets."""
 
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ class ResNet(NamedTuple):
 
   @property
   def stride(self) -> int:
-    """The pixels per position of the output: 4 after the stem, and each later stage doubles it."""
+    """The pixels per position of the output: 4 up to stage 1, doubled by each later stage."""
     return 4 * 2 ** max(0, len(self.units) - 1)
 
 

@@ -7,10 +7,10 @@ The code follows the paper's equations:
   z_l  = MLP(LN(z'_l)) + z'_l                    (3)  EncoderBlock
   y    = LN(z_L^0)                               (4)  Encoder, VisionTransformer.pool
 
-Shapes: B images of H x W pixels, N patches, L tokens (the patches, and before them the class token,
-after them the registers), D channels. Parameters carry the names and shapes of the published
+Shapes: B images of H x W pixels, N patches, L tokens (the class token, the patches and the
+registers, in this order), D channels. Parameters carry the names and shapes of the published
 checkpoints. A layer without an explicit name gets the published one from Flax: LayerNorm_0,
-LayerNorm_1, MlpBlock_0, ....
+LayerNorm_1, MlpBlock_0, and so on.
 """
 
 from typing import cast
@@ -93,8 +93,8 @@ class Encoder(nn.Module):
   num_layers: int
   block: BlockConfig
   attention: str  # one of ATTENTIONS
-  position: str  # position embedding outside of the blocks; 'none' when each block has its own
-  share_position: bool  # use it in every block, not only before the first
+  position: str  # position embedding outside the blocks; 'none' if each block has its own
+  share_position: bool  # add `position` in every block, not only before the first
   pre_norm: bool
   stochastic_depth: float
   scan: bool
@@ -182,13 +182,13 @@ class VisionTransformer(nn.Module):
   image_size: tuple[int, int]  # (height, width) in pixels
   num_classes: int  # 0: the model has no head and returns its representation (B, D)
   resnet: ResNet | None = None  # makes the model a hybrid
-  head: str = 'token'  # 'token': the class token (paper); 'gap': the mean of the patches; 'map'
+  head: str = 'token'  # class token (paper); 'gap': mean over the patches; 'map': MAPHead
   representation_size: int | None = None  # width of the hidden layer of the pretraining head
   head_bias_init: float = 0.0
   dropout: float = 0.0
-  stochastic_depth: float = 0.0  # the last block drops branches this often; linear from 0
+  stochastic_depth: float = 0.0  # drop rate in the last block; grows linearly from 0
   pos_embedding: str = 'learned'  # 'learned2d', 'relative', 'sincos2d', 'none' (paper D.4)
-  pos_embedding_at: str = 'stem'  # 'stem': added once; 'every': one per block; 'shared' by blocks
+  pos_embedding_at: str = 'stem'  # 'every': one per block; 'shared': one for all blocks
   attention: str = 'full'  # or 'axial' (paper D.6)
   activation: str = 'gelu_tanh'  # 'gelu', 'quick_gelu'
   norm_eps: float = 1e-6
@@ -196,7 +196,7 @@ class VisionTransformer(nn.Module):
   patch_bias: bool = True
   qkv_bias: bool = True
   layer_scale: float | None = None  # initial value; None or 0: no LayerScale
-  scan: bool = False  # scan over the blocks: compiles only one of them, several times faster
+  scan: bool = False  # compile one block and scan over all, which compiles several times faster
   remat: str = 'none'  # 'dots', 'full': keep fewer activations for the backward pass
   registers: int = 0  # learned tokens after the patches, without position (arXiv 2309.16588)
   dtype: DTypeLike = jnp.float32  # type of the computation; parameters are float32
@@ -220,8 +220,8 @@ class VisionTransformer(nn.Module):
     Args:
       images: (B, H, W, 3) in [-1, 1], where (H, W) is `image_size`.
       train: turns dropout and stochastic depth on, which need rngs={'dropout': key}.
-      examples: (B,) the index of each image in the global batch, by default 0, 1, .... An example
-        gets the same dropout masks on any device and in any pass.
+      examples: (B,) the index of each image in the global batch, by default 0 to B - 1. An example
+        gets the same dropout masks on any device and in any accumulation pass.
 
     Returns:
       (B, num_classes) float32 logits, or the representation (B, D) when num_classes is 0.

@@ -1,4 +1,4 @@
-"""Options of the XLA compiler for the steps."""
+"""Compile train and eval steps with options of the XLA compiler."""
 
 from collections.abc import Callable
 import functools
@@ -30,10 +30,10 @@ def compiler_options(platform: str) -> dict[str, str | bool]:
 
 
 def compile_with(pmapped: Any, options: dict[str, str | bool]) -> Callable[..., Any]:
-  """Return a function of jax.pmap, compiled with options, which jax.pmap itself does not take.
+  """Return a pmapped function that compiles with options, which jax.pmap itself does not take.
 
   Args:
-    pmapped: the function. All calls must have arguments of the same shapes.
+    pmapped: the function that jax.pmap returned. All calls must pass arguments of the same shapes.
     options: options of the compiler.
   """
   # With several processes, a compiled pmap would take each process's batch for the global one.

@@ -77,10 +77,11 @@ def _short(kind: str) -> str:
   return kind.removeprefix('NVIDIA ').removeprefix('Tesla ')
 
 
-# Sources. TPUs: the page of each version under docs.cloud.google.com/tpu/docs. link is half of a
-# chip's bidirectional bandwidth by its ports (4 in a 2-D torus, 6 in a 3-D one); network is
-# that of a pod or host by its chips; v4's links: arXiv 2304.01433, table 4. NVIDIA:
-# NVLink, half of the bidirectional figure in data sheets; one network adapter per GPU, as in a DGX.
+# Sources. TPUs: the page of each version under docs.cloud.google.com/tpu/docs. `link` is half of a
+# chip's bidirectional bandwidth divided by its ports (4 in a 2-D torus, 6 in a 3-D torus).
+# `network` is the bandwidth of a pod or host divided by its chips. v4's links: arXiv 2304.01433,
+# table 4. NVIDIA: `link` is NVLink, half of the bidirectional figure in data sheets. `network` is
+# one network adapter per GPU, as in a DGX.
 _INTERCONNECTS = {
   'TPU v4': Interconnect(50e9, None),
   'TPU v5 lite': Interconnect(50e9, 3.125e9),

@@ -1,9 +1,9 @@
-"""The processes of a job: they find each other, agree on values, and end together.
+"""Start the processes of a job, let them agree on values, and end them together.
 
-A job is one process on a laptop, one per host of a TPU pod, one per GPU or node elsewhere. A step
-needs all of them, so one process alone can neither go on nor stop: a process that fails tells the
-others, and all end. Messages go through JAX's coordination service, which process 0 hosts. JAX has
-no public name for it (Orbax uses the same one).
+A job has one process on a laptop, one per host on a TPU pod, and one per GPU or node elsewhere. A
+step needs all of them, so one process can neither go on nor stop alone: a process that fails tells
+the others, and all of them end. Messages go through JAX's coordination service, which process 0
+hosts. JAX has no public API for it, so this file uses the same private one as Orbax.
 """
 
 import atexit
@@ -27,14 +27,14 @@ from jax._src import distributed
 from vit_jax.errors import InputError, first_line
 from vit_jax.files import AnyPath
 
-_HEARTBEAT_SECONDS = 30  # without a sign of life a process counts as dead, and JAX ends the others
-_AGREE_SECONDS = 600  # for all processes to reach the same point; a dead one is noticed before
+_HEARTBEAT_SECONDS = 30  # a process that is silent for longer is dead, and JAX ends the others
+_AGREE_SECONDS = 600  # for all processes to reach the same point; a dead one is noticed earlier
 _POLL_SECONDS = 1  # between checks for the failure of another process
 _GRACE_SECONDS = 2  # for a process that hears of a failure to fail by itself, with its own message
 _FAILED = 'vit_jax/failed/'  # prefix of keys of the coordination service, one for each process
 
-_num_gathers = itertools.count()  # alike in all processes
-_ending = threading.Event()  # set when this process ends and needs no news of the others
+_num_gathers = itertools.count()  # the same in all processes
+_ending = threading.Event()  # set when this process is ending, to stop watching the others
 
 
 # Start.
@@ -47,7 +47,7 @@ def start(
   num_devices: int | None = None,
   timeout: int = 60,
 ) -> None:
-  """Join the processes of the job. On a single machine, there is only this one.
+  """Connect the processes of the job. On a single machine, there is usually only this one.
 
   Args:
     coordinator_address: 'host:port' of process 0. If None, JAX looks for a cluster (TPU pod, GKE,
@@ -58,7 +58,7 @@ def start(
     timeout: seconds to wait for the other processes. Then this process ends with exit code 1.
 
   Raises:
-    InputError: the processes or devices are not those that were asked for.
+    InputError: the number of processes or devices is not what the arguments say.
   """
   flags = (coordinator_address, num_processes, process_id)
   if None in flags and flags != (None, None, None):
@@ -71,10 +71,10 @@ def start(
       f'--process_id={process_id} is out of range: with --num_processes={num_processes}, '
       f'processes are numbered from 0 to {num_processes - 1}.'
     )
-  where = f'at {coordinator_address}' if coordinator_address else 'where the cluster said'
+  coordinator = coordinator_address or 'process 0'
   message = (
-    f'Not all processes of this job met {where} within {timeout} s. See the logs of the others, '
-    'check the flags, or allow more time with --start_timeout.'
+    f'Not all processes of this job connected to {coordinator} within {timeout} s. See the logs of '
+    'the others, check the flags, or allow more time with --start_timeout.'
   )
   with _deadline(timeout, message):
     _join(coordinator_address, num_processes, process_id, timeout)
@@ -88,15 +88,18 @@ def start(
 
 
 def _stop(*_: Any) -> None:
-  """Handle Ctrl-C: stop in order, as after a preemption. A second Ctrl-C ends at once."""
-  print('\nStopping after this step (Ctrl-C again: at once, without saving)', file=sys.stderr)
+  """Handle Ctrl-C: save and stop, as after a preemption. A second Ctrl-C ends at once."""
+  print(
+    '\nStopping after this step. Press Ctrl-C again to stop at once, without saving.',
+    file=sys.stderr,
+  )
   signal.signal(signal.SIGINT, signal.default_int_handler)
   os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextlib.contextmanager
 def _deadline(seconds: float, message: str) -> Iterator[None]:
-  """End this process if the block takes longer. (JAX would abort with a C++ stack trace.)"""
+  """End this process if the block takes longer. JAX itself would print a C++ stack trace."""
   timer = threading.Timer(seconds, _end, [message])
   timer.daemon = True
   timer.start()
@@ -114,7 +117,7 @@ def _end(message: str) -> None:
 def _join(
   coordinator_address: str | None, num_processes: int | None, process_id: int | None, timeout: int
 ) -> None:
-  """Call jax.distributed.initialize in the way that fits where this process runs."""
+  """Call jax.distributed.initialize with the arguments that this environment needs."""
 
   def initialize(*process: Any, **kwargs: Any) -> None:
     jax.distributed.initialize(
@@ -151,17 +154,17 @@ def _mpi_size() -> int:
 
 
 def _check_size(num_processes: int | None, num_devices: int | None) -> None:
-  """Check that processes and devices are as many as the flags say."""
+  """Raise InputError if the number of processes or devices differs from the flags."""
   count, local = jax.process_count(), jax.local_device_count()
   if num_processes is not None and count != num_processes:
     raise InputError(
-      f'--num_processes={num_processes} on this process, but {count} on process 0. Use the same '
+      f'--num_processes is {num_processes} on this process, but {count} on process 0. Use the same '
       'number everywhere.'
     )
   if num_devices is not None and jax.device_count() != num_devices:
     raise InputError(
-      f'--num_devices={num_devices}, but this job has {jax.device_count()} in {count} process(es). '
-      'Start the missing processes, or change the flag.'
+      f'--num_devices is {num_devices}, but this job has {jax.device_count()} device(s) in {count} '
+      'process(es). Start the missing processes, or change the flag.'
     )
   if jax.device_count() != local * count:
     raise InputError(
@@ -174,7 +177,7 @@ def _check_size(num_processes: int | None, num_devices: int | None) -> None:
 
 
 def gather(value: Any) -> list[Any]:
-  """Return the values of all processes, by process. All must call it at the same points.
+  """Return the values of all processes, by process. All processes must call it together.
 
   Args:
     value: this process's value, anything that JSON can hold.
@@ -211,7 +214,7 @@ def check_shared(directory: AnyPath) -> None:
   """Check that all processes see what process 0 writes to a directory.
 
   Raises:
-    InputError: a process does not.
+    InputError: a process does not see it.
   """
   if jax.process_count() == 1:
     return
@@ -234,7 +237,7 @@ def check_shared(directory: AnyPath) -> None:
 
 
 def fail(message: str) -> None:
-  """Tell the other processes that this one ends, and why, so that they end too."""
+  """Tell the other processes that this one is ending, and why, so that they end too."""
   _ending.set()
   if _alone():
     return
@@ -269,7 +272,7 @@ def _alone() -> bool:
 
 
 def _remote_failure(client: Any) -> str | None:
-  """Return which process failed first and why, or None if none has."""
+  """Return a sentence on the first process that failed, or None if none has failed."""
   failures = client.key_value_dir_get(_FAILED)
   if not failures:
     return None

@@ -18,7 +18,7 @@ def make_partitioner(
     mesh: number of devices along (data, fsdp), for 'mesh' only (see `MeshPartitioner`).
 
   Raises:
-    InputError: there is no such partitioner, or the sizes do not fit the devices.
+    InputError: `parallel` is unknown, or the sizes do not fit the devices.
   """
   if parallel == 'pmap':
     return PmapPartitioner(batch_size, accumulate)

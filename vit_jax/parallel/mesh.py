@@ -78,7 +78,7 @@ class MeshPartitioner(Partitioner):
     return jax.tree.map(lambda x: NamedSharding(self.mesh, self._spec(x.shape)), tree)
 
   def _spec(self, shape: tuple[int, ...]) -> PartitionSpec:
-    """Return how an array of this shape is split: along the largest axis that fsdp divides."""
+    """Return how to split an array of this shape: along the largest axis that fsdp divides."""
     fsdp = self.mesh.shape['fsdp']
     axes = [i for i, n in enumerate(shape) if n % fsdp == 0 and n >= fsdp]
     if fsdp == 1 or not axes:
@@ -91,7 +91,7 @@ class MeshPartitioner(Partitioner):
     return jax.tree.map(lambda x, s: x.update(sharding=s), shapes, self.shardings(shapes))
 
   def init(self, init: Callable[[], State]) -> State:
-    """Compute a state on the devices; each computes its part."""
+    """Compute a state on the devices. Each device computes its part."""
     return jax.jit(init, out_shardings=self.shardings(jax.eval_shape(init)))()
 
   def put(self, state: State) -> State:
@@ -142,7 +142,7 @@ class MeshPartitioner(Partitioner):
     return lambda params, batch: jax.device_get(call(params, batch))
 
   def _jit_replicated(self, step: GatherStep) -> Callable[[Params, Batch], Arrays]:
-    """Compile a function (params, batch) -> arrays that every device gets whole."""
+    """Compile a function (params, batch) -> arrays, each of them whole on every device."""
     compiled = jax.jit(step, out_shardings=self._replicated, compiler_options=self._options)
 
     def call(params: Params, batch: Batch) -> Arrays:
@@ -158,7 +158,7 @@ class MeshPartitioner(Partitioner):
 
 
 def _arrange(data: int, fsdp: int, devices: Sequence[jax.Device]) -> np.ndarray:
-  """Arrange devices as (data, fsdp). Only `data` crosses the slow network between TPU slices."""
+  """Arrange devices as (data, fsdp). Only `data` may cross the slow network between TPU slices."""
   slices = len({getattr(device, 'slice_index', None) for device in devices})
   if slices == 1:
     return mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True)

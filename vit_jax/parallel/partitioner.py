@@ -44,7 +44,7 @@ class Shard:
   def previous_rows(self, x: jax.Array) -> jax.Array:
     """Return for each row the row before it in the global batch: (b, ...) -> (b, ...).
 
-    Before the first row of the global batch comes its last row.
+    The row before the first one is the last row of the global batch.
     """
     if self.axis is None:
       return jnp.roll(x, 1, axis=0)
@@ -63,17 +63,17 @@ GatherStep = Callable[[Params, Batch], Arrays]
 class Partitioner(abc.ABC):
   """Splits the batch, and perhaps the state, over all devices of all processes.
 
-  The functions that it compiles take this process's share of a global batch, as the input pipeline
-  makes it, and parameters or a state that lie where `init` or `put` placed them.
+  The compiled functions take parameters or a state from `init` or `put`, and this process's share
+  of a global batch, as the input pipeline makes it.
 
   Attributes:
     num_devices: number of devices, over all processes.
-    layout: description of the devices, for the log.
+    layout: description of how the devices are used, for the log.
     max_in_flight: number of steps that may run while the host already queues the next one.
   """
 
   def __init__(self, num_devices: int, batch_size: int, accumulate: int):
-    """Check the sizes.
+    """Check that the batch divides over the devices.
 
     Raises:
       InputError: the batch does not divide over devices and accumulation passes.

@@ -20,7 +20,7 @@ class Stopper:
     self._stop = False
 
   def __call__(self) -> bool:
-    """Return True if it is time to stop. That is at the same call in all processes.
+    """Return True if it is time to stop. All processes get True at the same call.
 
     All processes must make the same calls: one in each train or eval step.
     """

@@ -1,4 +1,4 @@
-"""End a process that hangs: a disk, network or device that hangs raises no exception."""
+"""End a process that waits forever for a disk, network or device that has stopped answering."""
 
 import faulthandler
 import os
@@ -12,15 +12,15 @@ from vit_jax.parallel import hosts
 class Watchdog:
   """Ends the process, with exit code 1, after some time without progress.
 
-  It first writes the stacks of all threads and an error to stderr, and tells the other processes of
-  the job. Use it as a context manager.
+  The watchdog first writes the stacks of all threads and an error to stderr, and tells the other
+  processes of the job. Use it as a context manager.
   """
 
   def __init__(self, seconds: float):
-    """Do nothing yet.
+    """Set the time limit. Watching starts when the context manager is entered.
 
     Args:
-      seconds: the time without progress. With 0, nothing is watched.
+      seconds: how long the process may go without progress. 0 turns watching off.
     """
     self._seconds = seconds
     self._closed = threading.Event()

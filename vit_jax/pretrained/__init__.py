@@ -1,1 +1,1 @@
-"""Checkpoints: read every published format as parameters of a model, and write them."""
+"""Read checkpoints of every published format as parameters of a model, and write them."""

@@ -20,12 +20,12 @@ def infer_model(
   """Return the name and the keyword arguments with which `create_model` builds the model.
 
   Arrays and metadata do not always show everything. A learned position embedding is assumed to be
-  added once, not 'shared' by all blocks. Without a learned one, 'sincos2d' is assumed. If nothing
-  shows image_size, it is left out.
+  added once, not 'shared' by all blocks. If there is no learned one, 'sincos2d' is assumed. If
+  nothing shows image_size, it is left out.
 
   Args:
     arrays: {canonical name: array}, or anything with a shape in place of an array.
-    metadata: the file's metadata, from `read_checkpoint`. It wins over the arrays.
+    metadata: the file's metadata, from `read_checkpoint`. It takes precedence over the arrays.
 
   Returns:
     (name, fields) for create_model(name, **fields).
@@ -75,7 +75,7 @@ def _vision_transformer(sizes: ArraySizes) -> tuple[str, Fields]:
 
 
 def _nearest_variant(variant: Variant) -> tuple[str, Fields]:
-  """Return the letter of the nearest size in the table, and the fields that differ from it."""
+  """Return the letter of the nearest variant, and the fields in which `variant` differs."""
   matches = {
     letter: sum(a == b for a, b in zip(variant, known)) for letter, known in VARIANTS.items()
   }
@@ -98,7 +98,7 @@ def _hybrid(
 
 
 def _position(sizes: ArraySizes) -> tuple[Fields, tuple[int, int] | None]:
-  """Return the fields for positions, and the grid (h, w) of patches if the arrays show it."""
+  """Return the position fields, and the grid (h, w) of patches if the arrays show it."""
   names = [name for name in sizes.arrays if re.search(r'posembed_input/|relative_position/', name)]
   if not names:
     return {'pos_embedding': 'sincos2d'}, None

@@ -1,4 +1,4 @@
-"""Sizes of a Vision Transformer, read off the names and shapes of its arrays."""
+"""Infer the sizes of a Vision Transformer from the names and shapes of its arrays."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -34,17 +34,17 @@ class ArraySizes:
 
   @property
   def is_vision_transformer(self) -> bool:
-    """False for a BiT ResNet, or for something else."""
+    """True if the arrays are those of a ViT or hybrid, and False for a BiT ResNet."""
     return PATCHES in self.arrays
 
   @property
   def axial(self) -> bool:
-    """True if the blocks attend along rows and columns."""
+    """True if attention is axial: along rows, then along columns."""
     return 'Transformer/encoderblock_0/row/LayerNorm_0/scale' in self.arrays
 
   @property
   def _block(self) -> str:
-    """The prefix of the first block's arrays; of its first half if the blocks are axial."""
+    """The prefix of the first block's arrays, or of its first half if attention is axial."""
     return 'Transformer/encoderblock_0/' + ('row/' if self.axial else '')
 
   @property
@@ -75,12 +75,12 @@ class ArraySizes:
 
   @property
   def num_classes(self) -> int:
-    """Number of outputs of the head; 0 without a head."""
+    """Number of outputs of the head, or 0 if there is no head."""
     return self._outputs('head')
 
   @property
   def representation_size(self) -> int:
-    """Width of the pre_logits layer; 0 without one."""
+    """Width of the pre_logits layer, or 0 if there is none."""
     return self._outputs('pre_logits')
 
   def _outputs(self, module: str) -> int:
@@ -89,7 +89,7 @@ class ArraySizes:
 
   @property
   def head(self) -> str:
-    """'map', 'token' or 'gap'."""
+    """Kind of head: 'map', 'token' or 'gap'."""
     if 'MAPHead_0/probe' in self.arrays:
       return 'map'
     return 'token' if self.class_token else 'gap'
@@ -126,20 +126,20 @@ class ArraySizes:
 
   @property
   def patch_size(self) -> tuple[int, int]:
-    """(height, width) of a patch: pixels, or positions of a hybrid's ResNet."""
+    """Size of a patch, (height, width), in pixels or in positions of a hybrid's ResNet."""
     height, width = self.shape(PATCHES)[:2]
     return height, width
 
   @property
   def resnet_units(self) -> tuple[int, ...] | None:
-    """Units in each stage of a hybrid's ResNet (empty for the stem alone); None if not a hybrid."""
+    """Units in each stage of a hybrid's ResNet, () if it is only a stem, None for other models."""
     if 'conv_root/kernel' not in self.arrays:
       return None
     return count_units(self.arrays, r'block(\d+)/unit\d+/conv1/kernel')
 
   @property
   def resnet_stride(self) -> int:
-    """Pixels per position of a hybrid's ResNet; 1 if not a hybrid."""
+    """Pixels per position of a hybrid's ResNet, or 1 for other models."""
     return 1 if self.resnet_units is None else ResNet(self.resnet_units).stride
 
   @property
@@ -150,7 +150,7 @@ class ArraySizes:
 
   @property
   def num_patches(self) -> int | None:
-    """Number of patches that have a learned position embedding; None if there is none."""
+    """Number of patches in the learned position embedding, or None if there is none."""
     names = (name for name in self.arrays if name.endswith('posembed_input/pos_embedding'))
     name = next(names, None)  # in the stem or in the first block
     return None if name is None else self.shape(name)[1] - self.class_token
@@ -160,7 +160,7 @@ class ArraySizes:
     return image_size[0] // self.stride[0], image_size[1] // self.stride[1]
 
   def fits(self, image_size: tuple[int, int]) -> bool:
-    """Return True if an image has as many patches as the learned position embedding."""
+    """Return True if an image has as many patches as the learned position embedding has."""
     rows, columns = self.grid(image_size)
     return rows * columns == self.num_patches
 
@@ -170,7 +170,7 @@ def count_units(arrays: Mapping[str, Any], pattern: str) -> tuple[int, ...]:
 
   Args:
     arrays: {canonical name: array}.
-    pattern: matches the name of one array of each unit; its group is the number of the stage.
+    pattern: regular expression for the name of one array per unit. Its group is the stage's number.
   """
   stages = [int(match[1]) for name in arrays if (match := re.fullmatch(pattern, name))]
   return tuple(stages.count(stage) for stage in sorted(set(stages)))

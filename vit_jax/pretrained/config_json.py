@@ -8,7 +8,7 @@ from typing import Any
 from vit_jax.errors import InputError
 from vit_jax.pretrained.metadata import Metadata
 
-# {their name: our name}
+# {name in timm or Hugging Face: our name}
 _ACTIVATIONS = {
   'gelu': 'gelu',
   'gelu_pytorch_tanh': 'gelu_tanh',
@@ -30,7 +30,7 @@ def read_config(text: str | bytes, path: str | os.PathLike[str]) -> Metadata:
     path: the file's path, for errors.
 
   Raises:
-    InputError: the file is not such JSON.
+    InputError: the file is not a model's config.json.
   """
   try:
     config = json.loads(text)
@@ -47,7 +47,7 @@ def read_preprocessor(text: str | bytes, path: str | os.PathLike[str]) -> Metada
   """Read image_mean and image_std from Hugging Face's preprocessor_config.json.
 
   Raises:
-    InputError: the file is not such JSON.
+    InputError: the file is not a preprocessor_config.json.
   """
   try:
     config = json.loads(text)
@@ -59,7 +59,7 @@ def read_preprocessor(text: str | bytes, path: str | os.PathLike[str]) -> Metada
 
 
 def _metadata(config: Json) -> Metadata:
-  """Return the metadata in a config.json, in the format of timm, of Hugging Face or older ones."""
+  """Return the metadata in a config.json of timm, of Hugging Face, or of older versions."""
   args = config.get('model_args') or {}
   pretrained_cfg = config.get('pretrained_cfg') or {}
   architecture = config.get('architecture') or ''
@@ -112,5 +112,5 @@ def _class_names(config: Json, pretrained_cfg: Json) -> list[str] | None:
 
 
 def placeholder_names(num_classes: int) -> list[str]:
-  """Return the class names that transformers writes when it knows none."""
+  """Return the class names that transformers writes when it has no real ones."""
   return [f'LABEL_{i}' for i in range(num_classes)]

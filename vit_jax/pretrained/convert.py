@@ -27,8 +27,8 @@ def convert(
       which gets model.safetensors and config.json, or a .safetensors file.
     format: 'npz', 'timm', 'hf' or 'orbax'. None: npz if `dst` ends in .npz, else orbax.
     spelling: spelling of the names in npz, 'pre_linen' or 'linen'.
-    known: properties that `src` does not record, or records wrongly: num_heads, activation,
-      norm_eps, image_size.
+    known: properties that `src` does not record or records wrongly: num_heads, activation,
+      norm_eps and image_size.
     force: replace what exists at `dst`.
 
   Returns:
@@ -44,8 +44,8 @@ def convert(
   to_torch = format in ('timm', 'hf')
   if to_torch and metadata.activation is None and source_format in ('timm', 'hf'):
     raise InputError(
-      f"{src} has no config.json that records its activation. Give --activation=gelu, timm's and "
-      "Hugging Face's usual one, or --activation=gelu_tanh, the one of the published npz files."
+      f'{src} has no config.json that records its activation. Give --activation=gelu, as is '
+      'usual for timm and Hugging Face, or --activation=gelu_tanh, as in the published npz files.'
     )
   notes = _notes(metadata, format)
   num_classes = arrays['head/bias'].shape[0] if 'head/bias' in arrays else 0
@@ -65,7 +65,7 @@ def convert(
 
 
 def _notes(metadata: Metadata, format: str) -> list[str]:
-  """Return what a reader of the new file should know: what it lacks or what was assumed."""
+  """Return notes on the properties that the new file does not keep or that were assumed."""
   if format == 'npz':
     lost = unpublished(metadata)
     if metadata.custom_normalization:

@@ -1,4 +1,4 @@
-"""Fingerprints of arrays, which detect the flipped bytes that Orbax and TensorStore do not."""
+"""Compute fingerprints of arrays, to detect flipped bytes, which Orbax does not detect."""
 
 from typing import Any
 
@@ -11,7 +11,9 @@ def _fingerprints(leaves: list[jax.Array]) -> list[jax.Array]:
   def one(x: jax.Array) -> jax.Array:
     words = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
     bits = jax.lax.bitcast_convert_type(x, words).astype(jnp.uint32)
-    index = jnp.zeros(x.shape, jnp.uint32)  # in the flat array, without flattening a sharded one
+    index = jnp.zeros(
+      x.shape, jnp.uint32
+    )  # index in the flat array, computed without flattening a sharded one
     for axis, size in enumerate(x.shape):
       index = index * size + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
     # Odd weights are invertible modulo 2**32, so a change in a single word always shows.

@@ -27,7 +27,7 @@ def fit(
 ) -> dict[str, np.ndarray]:
   """Return exactly the arrays that the model expects.
 
-  Only the head and the grid of learned positions may differ from the file; a warning says so.
+  Only the head and the grid of learned positions may differ from the file. A warning then says so.
 
   Args:
     arrays: {canonical name: array} of the file.
@@ -35,10 +35,11 @@ def fit(
     model: the model.
     metadata: the file's metadata.
     path: the file's path, for messages.
-    new_head: replace the head even if the file's has as many classes.
+    new_head: replace the head even if the file's head has as many classes.
 
   Raises:
-    InputError: the arrays do not fit. It lists every one that is missing, extra or misshapen.
+    InputError: the arrays do not fit. The message lists every array that is missing, extra or of
+      another shape.
   """
   arrays = dict(arrays)
   _fit_head(arrays, want, model, path, new_head)
@@ -61,11 +62,11 @@ def fit(
 def absorb_normalization(
   arrays: Mapping[str, np.ndarray], mean: Sequence[float], std: Sequence[float]
 ) -> dict[str, np.ndarray]:
-  """Return a ViT's patch embedding for pixels in [-1, 1] in place of (p - mean) / std.
+  """Return a patch embedding for pixels in [-1, 1] instead of (p - mean) / std.
 
   Args:
     arrays: {canonical name: array}.
-    mean: mean of red, green and blue; of pixels p in [0, 1].
+    mean: mean of red, green and blue, for pixels p in [0, 1].
     std: standard deviation of red, green and blue.
 
   Returns:
@@ -114,7 +115,7 @@ def _fit_head(
 
 
 def _num_classes(head: Iterable[str], arrays: Mapping[str, Any]) -> int:
-  """Return the number of outputs of a head, given the names of its arrays; 0 if there are none."""
+  """Return the number of outputs of a head whose arrays have these names, or 0 if it has none."""
   return max((arrays[name].shape[-1] for name in head if arrays[name].shape), default=0)
 
 
@@ -132,7 +133,7 @@ def _fit_positions(
       continue
     array, shape = arrays[name], want[name].shape
     if array.ndim != len(shape) or array.shape[-1] != shape[-1]:
-      continue  # the file of another model, which `fit` reports
+      continue  # the file is for another model, which `fit` reports
     if name.endswith(('/rows', '/columns')):
       resized, old = _resize_axis(array, shape[0]), f'{len(array)} {name.rsplit("/", 1)[1]}'
     else:
@@ -162,7 +163,8 @@ def _resize_grid(
   """Resize an embedding (1, [1 +] n, D) to the model's `shape`.
 
   Returns:
-    The same array if there is nothing to do or no grid is known. And the old grid in words.
+    (the embedding, the old grid in words). It is the same array if the grids are equal or if the
+    old grid is unknown.
   """
   num_prefix_tokens = shape[1] - model.grid[0] * model.grid[1]
   num_patches = array.shape[1] - num_prefix_tokens
@@ -183,7 +185,7 @@ def _resize_grid(
 
 
 def _recorded_grid(metadata: Metadata, model: nn.Module) -> tuple[int, int] | None:
-  """Return the grid (h, w) of the image size that the file records; None if it records none."""
+  """Return the grid (h, w) for the image size that the file records, or None if it has none."""
   if not metadata.image_size:
     return None
   rows, columns = (s * g // i for s, g, i in zip(metadata.image_size, model.grid, model.image_size))

@@ -48,15 +48,15 @@ def read_checkpoint(
   """Read a checkpoint. Only one copy of it is held in memory.
 
   Args:
-    path: a .npz or .safetensors file; a directory with config.json and model.safetensors or its
-      shards; a training run's workdir, its checkpoints/ or the directory of a step; a path that
-      `write_arrays` wrote. Also https://, gs:// and other addresses that fsspec can open.
+    path: a .npz or .safetensors file, a directory with config.json and model.safetensors or its
+      shards, a training run's workdir, its checkpoints/ or the directory of a step, or a path that
+      `write_arrays` wrote. https://, gs:// and other addresses that fsspec can open work too.
     num_heads: number of attention heads, for a .safetensors file. None: the number in its
       config.json, or else the usual one for its width.
-    num_patches: number of patches that have a position, if it is known. None: the grid is square.
+    num_patches: number of patches that have a position. None: unknown, so the grid must be square.
 
   Raises:
-    InputError: the file is missing, damaged or of an unknown kind, or holds a number that is not
+    InputError: the file is missing, damaged or of an unknown kind, or it holds numbers that are not
       finite.
   """
   with locate(path) as (kind, paths, metadata):
@@ -72,7 +72,8 @@ def read_checkpoint(
     arrays[name] = as_float32(arrays[name], path, name)
   if wrong := _not_finite(arrays):
     raise InputError(
-      f'{path} is damaged: not finite in {shortlist(wrong)}. Use another copy of the checkpoint.'
+      f'{path} is damaged: it has numbers that are not finite in {shortlist(wrong)}. Use another '
+      'copy of the checkpoint.'
     )
   return Checkpoint(arrays, metadata._replace(format=kind))
 
@@ -85,7 +86,7 @@ def write_arrays(
   metadata: Metadata = EMPTY,
   spelling: str = 'pre_linen',
 ) -> None:
-  """Write {canonical name: array}. The path is replaced in one piece.
+  """Write {canonical name: array}. The path is replaced as a whole.
 
   Args:
     arrays: {canonical name: array}.
@@ -94,10 +95,10 @@ def write_arrays(
       metadata.
     format: 'npz', 'timm', 'hf' or 'orbax'. None: npz if the path ends in .npz, orbax if it has no
       suffix.
-    metadata: what the arrays do not show: activation (default 'gelu_tanh'), norm_eps (default
-      1e-6), image_size (needed for a grid that is not square), class_names, model.
-    spelling: spelling of the names in npz. 'pre_linen' is what the original code and timm read; the
-      other one is 'linen'.
+    metadata: properties that the arrays do not show: activation (default 'gelu_tanh'), norm_eps
+      (default 1e-6), image_size (needed for a grid that is not square), class_names, model.
+    spelling: spelling of the names in npz: 'pre_linen', which the original code and timm read, or
+      'linen'.
 
   Raises:
     InputError: the format cannot hold the model, or the path cannot be written.
@@ -128,7 +129,7 @@ def format_for(path: str | os.PathLike[str], format: str | None) -> str:
     if suffix == '.safetensors':
       raise InputError(
         f"Cannot choose the names in {path}: a safetensors file can have timm's or Hugging Face's. "
-        'Give the format timm or hf.'
+        'Give the format: timm or hf.'
       )
     return 'npz' if suffix == '.npz' else 'orbax'
   if format not in FORMATS:
@@ -137,7 +138,7 @@ def format_for(path: str | os.PathLike[str], format: str | None) -> str:
 
 
 def as_float32(array: np.ndarray, path: str | os.PathLike[str], name: str) -> np.ndarray:
-  """Convert half, bfloat16 or double precision to float32. Other types raise InputError."""
+  """Convert half, bfloat16 or double precision to float32. Raise InputError for other types."""
   if array.dtype.kind == 'V' and array.dtype.itemsize == 2:
     array = array.view(jnp.bfloat16)  # NumPy has no name for bfloat16 and saves it as bytes
   if array.dtype.name not in ('float32', 'float16', 'bfloat16', 'float64'):
@@ -153,7 +154,7 @@ def _without_pretext(
   """Drop the arrays that masked patch prediction trains beside the model."""
   kept = {name: array for name, array in arrays.items() if not name.startswith(_PRETEXT)}
   if len(kept) < len(arrays):
-    log.warning('%s: Dropped the arrays that only predict masked patches.', path)
+    log.warning('%s: Dropped the arrays that only masked patch prediction uses.', path)
   return kept
 
 

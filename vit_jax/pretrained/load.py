@@ -34,18 +34,18 @@ def load_params(path: str | os.PathLike[str], model: nn.Module, *, new_head: boo
 
   The file may differ from the model in two ways, and a warning says so:
   - The number of classes. The model then gets a new head of zeros, with bias `head_bias_init`. If
-    the model has no pre_logits layer, the file's is dropped together with the old head.
+    the model has no pre_logits layer, that of the file is dropped together with the old head.
   - The grid of a learned position embedding, which is then resized as in paper section 3.2.
   A warning also names properties in which the file's config.json contradicts the model, such as
   activation and norm_eps.
 
   Args:
-    path: a published .npz file (either dialect); a .safetensors file of timm or Hugging Face, or
-      its directory; an Orbax directory, written by a training run or by `save_params`. Local,
-      https:// or gs://.
+    path: a published .npz file, a .safetensors file of timm or Hugging Face or its directory, or an
+      Orbax directory that a training run or `save_params` wrote. A local path, or an https:// or
+      gs:// address.
     model: the model from `create_model`. It defines which arrays are expected.
-    new_head: use a new head even if the file's head has as many classes, which may be others. This
-      is for fine-tuning (paper section 3.2).
+    new_head: use a new head even if the file's head has as many classes, because they may be other
+      classes. This is for fine-tuning (paper section 3.2).
 
   Returns:
     The parameter tree for model.apply({'params': ...}, images), as NumPy arrays.
@@ -112,7 +112,7 @@ def _expected_arrays(model: nn.Module) -> dict[str, Any]:
 def _warn_of_contradictions(
   path: str | os.PathLike[str], metadata: Metadata, model: nn.Module, num_heads: int | None
 ) -> None:
-  """Warn of metadata that change the outputs but not the shapes of the arrays."""
+  """Warn about metadata that would change the outputs but not the shapes of the arrays."""
   fields = {field: getattr(model, field, None) for field in MODEL_FIELDS}
   for field, value in (fields | {'num_heads': num_heads}).items():
     recorded = getattr(metadata, field)
@@ -130,7 +130,8 @@ def _warn_of_contradictions(
   if metadata.custom_normalization:
     log.warning(
       '%s expects images normalized as (x - mean) / std with x in [0, 1], mean %s and std %s. '
-      'Normalize them so, or use load_model, which adapts the model to images in [-1, 1].',
+      'Normalize your images in the same way, or use load_model, which adapts the model to images '
+      'in [-1, 1].',
       path,
       *metadata.custom_normalization,
     )

@@ -1,4 +1,4 @@
-"""Find out what lies at a path or address: which kind of checkpoint, in which files."""
+"""Find the checkpoint at a path or address: its kind, its files and its metadata."""
 
 from collections.abc import Iterator, Sequence
 import contextlib
@@ -32,7 +32,7 @@ class Location(NamedTuple):
 
 @contextlib.contextmanager
 def locate(path: str | os.PathLike[str]) -> Iterator[Location]:
-  """Yield the checkpoint at a path or address. Files that are downloaded are deleted afterwards.
+  """Yield the checkpoint at a path or address. Downloaded files are deleted afterwards.
 
   Raises:
     InputError: there is no checkpoint, or it is damaged or of an unknown kind.
@@ -76,8 +76,8 @@ def _remote_directory(address: str, directory: pathlib.Path) -> Location:
   elif not get(safetensors.FILE):
     if address.startswith('http'):
       raise InputError(
-        f'{address} has neither {safetensors.FILE} nor {safetensors.INDEX}. For another file, give '
-        'its whole address.'
+        f'{address} has neither {safetensors.FILE} nor {safetensors.INDEX}. To load another file, '
+        'give its whole address.'
       )
     files.check_reachable(address)
     return _directory(epath.Path(address))
@@ -108,7 +108,7 @@ def _local(path: pathlib.Path) -> Location:
 
 
 def _file(path: AnyPath) -> Location:
-  """Return the location of a single file, which its first bytes or its suffix identify."""
+  """Return the location of a single file. Its first bytes or its suffix identify its kind."""
   try:
     with open(path, 'rb') as f:
       start = f.read(64)
@@ -145,6 +145,6 @@ def _directory(path: AnyPath) -> Location:
   if pickles := sorted(path.glob('*.bin')):
     raise pickle_error(pickles[0])
   raise InputError(
-    f'{path} has no checkpoint. It needs {safetensors.FILE}, or what a training run or save_params '
-    'wrote.'
+    f'{path} has no checkpoint. Give a directory with {safetensors.FILE}, or one that a training '
+    'run or save_params wrote.'
   )

@@ -16,19 +16,19 @@ class Metadata(NamedTuple):
   pos_embedding: str | None = None  # 'learned', 'learned2d', 'relative', 'sincos2d', 'none'
   pos_embedding_at: str | None = None  # 'stem', 'every', 'shared'
   image_size: tuple[int, int] | None = None  # pixels, (height, width)
-  image_mean: tuple[float, ...] | None = None  # red, green, blue; of pixels in [0, 1]
+  image_mean: tuple[float, ...] | None = None  # red, green, blue, for pixels in [0, 1]
   image_std: tuple[float, ...] | None = None
   class_names: list[str] | None = None
   model: str | None = None  # as create_model spells it, 'ViT-B/16'
   format: str | None = None  # 'npz', 'timm', 'hf' or 'orbax'
 
   def updated(self, other: 'Metadata') -> 'Metadata':
-    """Return a copy in which the properties that `other` records replace these."""
+    """Return a copy whose properties are replaced by those that `other` records."""
     return self._replace(**{k: v for k, v in other._asdict().items() if v is not None})
 
   @property
   def custom_normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """(mean, std) of the pixels that the model expects; None if they are in [-1, 1], as ours."""
+    """The (mean, std) that the model expects pixels to be normalized with; None for [-1, 1]."""
     if not self.image_mean or not self.image_std:
       return None
     same = {*self.image_mean, *self.image_std} == {0.5}
@@ -41,7 +41,7 @@ PUBLISHED = Metadata(activation='gelu_tanh', norm_eps=1e-6)
 
 
 def unpublished(metadata: Metadata) -> list[str]:
-  """Return 'field=value' for the properties in which a model differs from the published ones.
+  """Return 'field=value' for each property in which a model differs from the published ones.
 
   An npz file has no place for them, so its reader would take the published values.
   """

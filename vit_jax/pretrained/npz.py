@@ -1,7 +1,7 @@
-"""Read and write published `.npz` files: arrays with '/'-separated names.
+"""Read and write published `.npz` files, which hold arrays with '/'-separated names.
 
-Three dialects were published over the years. `canonical` translates them all to one: the names of
-the first published files in linen's spelling, without a prefix, one set of arrays per block.
+Three dialects were published over the years. `canonical` translates all of them to one: the names
+of the first published files in linen's spelling, without a prefix, and one set of arrays per block.
 """
 
 from collections.abc import Mapping
@@ -25,8 +25,8 @@ _PRE_LINEN = {
   'MlpBlock_3': 'MlpBlock_0',
 }
 _FROM_LINEN = {new: old for old, new in _PRE_LINEN.items()}
-# Prefixes of the image model's parameters, longest first: in an image-text model, beside the
-# optimizer's state, and alone.
+# Prefixes of the image model's parameters, longest first: in image-text models, in files with the
+# optimizer's state, and in files of parameters only.
 _PREFIXES = ('params/img/', 'opt/target/', 'params/')
 _BLOCK = 'Transformer/encoderblock'
 log = logging.getLogger('vit_jax')
@@ -38,14 +38,14 @@ def to_linen(name: str) -> str:
 
 
 def to_pre_linen(name: str) -> str:
-  """Invert `to_linen`. Only the blocks had these numbers, not the MAP head."""
+  """Undo `to_linen`. Only the blocks had these numbers, not the MAP head."""
   if not name.startswith(_BLOCK):
     return name
   return '/'.join(_FROM_LINEN.get(part, part) for part in name.split('/'))
 
 
 def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-  """Read an npz file as {canonical name: array}, and verify zip's checksums.
+  """Read an npz file as {canonical name: array}, and verify its zip checksums.
 
   Raises:
     InputError: the file is damaged, or not an npz file of arrays.
@@ -72,9 +72,9 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def pickle_error(path: str | os.PathLike[str]) -> InputError:
-  """Return the error for a file of PyTorch, which is never opened."""
+  """Return the error for a PyTorch file, which is never opened."""
   return InputError(
-    f'{path} is a pickle of PyTorch, which can run any code when it is read. Convert it to '
+    f'{path} is a PyTorch pickle, which can run any code when it is read. Convert it to '
     'safetensors.'
   )
 
@@ -86,8 +86,8 @@ def write_npz(
 
   Args:
     arrays: {canonical name: array}.
-    path: the file, which is replaced in one piece.
-    spelling: 'pre_linen', as in the first published files, which the original code and timm read;
+    path: the file. It is replaced as a whole.
+    spelling: 'pre_linen', as in the first published files, which the original code and timm read,
       or 'linen'.
 
   Raises:
@@ -96,7 +96,7 @@ def write_npz(
   if spelling not in SPELLINGS:
     raise unknown('spelling', spelling, SPELLINGS)
   if spelling == 'pre_linen':
-    # The GroupNorm of that time had four axes. A ResNet that is only a stem was published with one.
+    # The GroupNorm of that time had arrays of four axes, except in ResNets that are only a stem.
     has_stages = any(name.startswith('block1/') for name in arrays)
     arrays = {
       to_pre_linen(k): v[None, None, None] if has_stages and _is_group_norm(k) else v
@@ -109,15 +109,15 @@ def write_npz(
 def canonical(arrays: dict[str, np.ndarray], path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   """Translate the names and shapes of any dialect to the canonical ones.
 
-  The newer dialect has no position for the class token. It gets a row of zeros, which adds nothing
-  to the token.
+  The newer dialect has no position for the class token. The position embedding gets a row of zeros
+  for it, which adds nothing to the token.
 
   Args:
     arrays: {name in the file: array}.
     path: the file's path, for messages.
 
   Raises:
-    InputError: the file holds an array twice, in two spellings.
+    InputError: the file has an array twice, in two spellings.
   """
   prefix = next((p for p in _PREFIXES if any(name.startswith(p) for name in arrays)), '')
   others = [name for name in arrays if not name.startswith(prefix)]
@@ -142,12 +142,12 @@ def canonical(arrays: dict[str, np.ndarray], path: str | os.PathLike[str]) -> di
 
 
 def with_cls_row(positions: np.ndarray) -> np.ndarray:
-  """Put a row of zeros in front: (1, N, D) -> (1, 1 + N, D)."""
+  """Prepend a row of zeros: (1, N, D) -> (1, 1 + N, D)."""
   return np.pad(positions, ((0, 0), (1, 0), (0, 0)))
 
 
 def _unstack(name: str, array: np.ndarray) -> list[tuple[str, np.ndarray]]:
-  """Split an array that `scan` stacked over the blocks, on axis 0, into one per block."""
+  """Split an array that `scan` stacked over the blocks (axis 0) into one array per block."""
   if not name.startswith(f'{_BLOCK}/'):
     return [(name, array)]
   return [(f'{_BLOCK}_{i}{name.removeprefix(_BLOCK)}', x) for i, x in enumerate(array)]

@@ -1,6 +1,6 @@
-"""Read and write parameters in Orbax directories, of a training run or of `save_params`.
+"""Read and write parameters in Orbax directories of training runs and `save_params`.
 
-Orbax does not notice a flipped byte. So a fingerprint of every array is saved, and compared after
+Orbax does not notice a flipped byte. So a fingerprint of every array is saved, and verified after
 reading.
 """
 
@@ -26,7 +26,7 @@ _AVERAGE = 'average'  # the averaged parameters in a training state, if the run 
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> epath.Path | None:
-  """Return the directory of one checkpoint: `path` itself or a run's newest; None if none exists.
+  """Return a checkpoint's directory: `path`, or the newest one of a run, or None.
 
   Args:
     path: a workdir, its checkpoints/, the directory of a step, or a directory of `write_orbax`.
@@ -43,9 +43,9 @@ def find_checkpoint(path: str | os.PathLike[str]) -> epath.Path | None:
 
 
 def read_orbax(path: AnyPath) -> dict[str, np.ndarray]:
-  """Read the parameters, and nothing else, as {canonical name: array}.
+  """Read only the parameters, as {name: array}.
 
-  If the run averages its parameters over the steps, read the average.
+  If the run averages its parameters over the steps, the average is read.
 
   Args:
     path: a directory from `find_checkpoint`.
@@ -58,18 +58,18 @@ def read_orbax(path: AnyPath) -> dict[str, np.ndarray]:
     prefix, arrays = _restore(path)
   except Exception as e:  # Orbax, TensorStore and JSON raise anything for damaged files
     raise _damaged(path, e) from e
-  # One by one, because all at once would hold a second copy.
+  # Compute them one by one. All at once would hold a second copy of the arrays.
   wrong = [k for k, x in arrays.items() if fingerprint({k: x})[k] != saved.get(prefix + k)]
   if wrong:
     raise InputError(
-      f'The checkpoint {path} is damaged: it differs from what was saved in {shortlist(wrong)}. '
-      'Use another checkpoint.'
+      f'The checkpoint {path} is damaged: {shortlist(wrong)} changed after it was saved. Use '
+      'another checkpoint.'
     )
   return arrays
 
 
 def read_metadata(path: AnyPath) -> Metadata:
-  """Read the properties of the model that the run or the writer recorded.
+  """Read the properties of the model that the training run or `write_orbax` recorded.
 
   Raises:
     InputError: the checkpoint is damaged.
@@ -88,17 +88,17 @@ def read_metadata(path: AnyPath) -> Metadata:
 def write_orbax(
   arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str], metadata: Metadata
 ) -> None:
-  """Write parameters as the directory `path`, which is replaced in one piece.
+  """Write parameters as the directory `path`, which is replaced as a whole.
 
   Raises:
-    InputError: `path` holds something else than such a directory, or cannot be written.
+    InputError: `path` exists and is not such a directory, or it cannot be written.
   """
   import orbax.checkpoint as ocp
 
   path = local_path(path)
   if path.exists() and not (path / _PARAMS).is_dir() and (not path.is_dir() or any(path.iterdir())):
     raise InputError(
-      f'{path} already exists, and is not a directory of parameters. Choose another path.'
+      f'{path} already exists and is not a directory of parameters. Choose another path.'
     )
   meta: dict[str, Any] = {
     k: v for k, v in metadata._asdict().items() if v is not None and k != 'format'
@@ -120,7 +120,7 @@ def write_orbax(
 
 
 def _restore(path: AnyPath) -> tuple[str, dict[str, np.ndarray]]:
-  """Return the parameters, and the prefix of their names in the fingerprints."""
+  """Return (prefix of the names in the fingerprints, {name: array})."""
   import orbax.checkpoint as ocp
 
   handler = ocp.PyTreeCheckpointHandler()

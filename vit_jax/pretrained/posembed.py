@@ -1,6 +1,6 @@
 """Resize learned position embeddings and patch kernels for another image or patch size.
 
-Every resize is separable. It multiplies rows and columns by a small (new, old) matrix each, in
+Every resize is separable: rows and columns are each multiplied by a small (new, old) matrix, in
 float64.
 """
 
@@ -33,13 +33,14 @@ def resize_posembed(
       They are not changed.
     method: the interpolation.
       'bilinear': the first and last rows and columns stay where they are (corners aligned), as in
-        the published code. That code's SciPy zoom has a bug: it zeroes the last row and column for
-        some sizes, such as 28 -> 24. This function does not. If there is only one new row, it is
-        the first old one.
+        the published code. The SciPy zoom of that code has a bug: it zeroes the last row and
+        column for some sizes, such as 28 -> 24. This function does not. If there is only one new
+        row, it is the first old row.
       'half_pixel': bilinear between patch centers, antialiased when the grid shrinks. It equals
         timm's 'bilinear' with antialias=True.
-      'bicubic': the same with Keys' cubic, a = -1/2, as in Pillow. It equals timm's default,
-        antialiased. DINOv2's own code uses PyTorch's cubic, a = -3/4, without antialiasing.
+      'bicubic': like 'half_pixel', with Keys' cubic, a = -1/2, as in Pillow. It equals timm's
+        default, antialiased. DINOv2's own code uses PyTorch's cubic, a = -3/4, without
+        antialiasing.
 
   Returns:
     (1, num_prefix_tokens + h' * w', D), a NumPy array of the same dtype. The values do not change
@@ -80,7 +81,7 @@ def resize_patch_embedding(kernel: np.ndarray, new_patch_size: Size) -> np.ndarr
     equal.
 
   Raises:
-    InputError: the kernel has another number of axes, or the size is not positive.
+    InputError: the kernel does not have four axes, or the size is not positive.
   """
   kernel = np.asarray(kernel)
   if kernel.ndim != 4:
@@ -106,7 +107,7 @@ def _resize(x: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 
 def _weights(old: int, new: int, method: str) -> np.ndarray:
-  """Return (new, old) interpolation weights of the old points. Each row sums to 1."""
+  """Return the interpolation weights of the old points, (new, old). Each row sums to 1."""
   if method == 'half_pixel':
     return _half_pixel_weights(old, new, _triangle, widen=True)
   if method == 'bicubic':
@@ -118,15 +119,15 @@ def _weights(old: int, new: int, method: str) -> np.ndarray:
 def _half_pixel_weights(
   old: int, new: int, kernel: Callable[[np.ndarray], np.ndarray], widen: bool
 ) -> np.ndarray:
-  """Return (new, old) weights between points at the centers of cells.
+  """Return interpolation weights between centers of cells, (new, old).
 
-  At the border, weights outside the grid are dropped and the others scaled to sum to 1.
+  At the border, weights outside the grid are dropped and the others are scaled to sum to 1.
 
   Args:
     old: number of old points.
     new: number of new points.
     kernel: weight as a function of the distance.
-    widen: antialias: widen the kernel to the new spacing if that is larger.
+    widen: antialias, by widening the kernel to the new spacing if that is larger.
   """
   scale = old / new
   at = (np.arange(new) + 0.5) * scale - 0.5

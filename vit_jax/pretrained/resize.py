@@ -1,4 +1,4 @@
-"""Resize a whole checkpoint for another image size, patch size, or both."""
+"""Resize a whole checkpoint for another image size, another patch size, or both."""
 
 import dataclasses
 import logging
@@ -23,11 +23,11 @@ _POSITIONS = re.compile(r'.*\bposembed_input/(pos_embedding|rows|columns)')
 
 @dataclasses.dataclass(frozen=True)
 class NewSize:
-  """The sizes that a checkpoint is resized to. A size is a side, or (height, width), in pixels.
+  """Sizes to resize a checkpoint to. Each is a side, or (height, width), in pixels.
 
   Attributes:
     image_size: size of the new images.
-    patch_size: size of the new patches. None: as before.
+    patch_size: size of the new patches. None: the patch size does not change.
     old_image_size: size of the images that the checkpoint is for. None: the recorded size if there
       is one, else a square.
     method: interpolation of the position embedding, see `resize_posembed`.
@@ -51,8 +51,8 @@ def resize_checkpoint(
 
   Args:
     path: a checkpoint in any format that `read_arrays` reads.
-    out: a new file that ends in .npz; or in .safetensors, which then has timm's or Hugging Face's
-      names as in `path`; otherwise a new Orbax directory.
+    out: a new .npz file, a new .safetensors file, with timm's or Hugging Face's names as in `path`,
+      or a new Orbax directory.
     new_size: the new image and patch size.
     num_heads: number of attention heads, for a .safetensors file without a config.json. None: the
       usual one for its width.
@@ -124,7 +124,8 @@ def resize_arrays(arrays: dict[str, np.ndarray], new_size: NewSize) -> dict[str,
   result = {name: resized(name, array) for name, array in arrays.items()}
   if all(result[name] is arrays[name] for name in arrays):
     raise InputError(
-      f'Nothing to resize, because it already has {_by(new_grid)} patches of {_by(stride)} pixels.'
+      f'Nothing to resize, because the model already has {_by(new_grid)} patches of {_by(stride)} '
+      'pixels.'
     )
   return result
 
@@ -151,14 +152,15 @@ def _format_like(path: str | os.PathLike[str], metadata: Metadata, out: pathlib.
       )
     if metadata.activation is None:
       raise InputError(
-        f'{path} has no config.json that records its activation. Put one beside it, or write npz.'
+        f'{path} has no config.json that records its activation. Put a config.json beside it, or '
+        'write npz.'
       )
     return metadata.format
   if out.suffix != '.npz':
     return 'orbax'
   if lost := unpublished(metadata):
     log.warning(
-      'npz does not keep %s of %s. Pass it to create_model when you load the file.',
+      'npz does not keep %s of %s. Pass this to create_model when you load the file.',
       ', '.join(lost),
       path,
     )
@@ -166,7 +168,7 @@ def _format_like(path: str | os.PathLike[str], metadata: Metadata, out: pathlib.
 
 
 def _recorded_size(sizes: ArraySizes, image_size: tuple[int, int] | None) -> tuple[int, int] | None:
-  """Return the image size that a file records if its positions agree, else None."""
+  """Return the image size that a file records, or None if its positions do not agree."""
   if image_size is None or not sizes.is_vision_transformer or not sizes.fits(image_size):
     return None
   rows, columns = sizes.grid(image_size)
@@ -181,14 +183,15 @@ def _check_resizable(sizes: ArraySizes, new_patch: tuple[int, int], has_position
   new_patches = new_patch != sizes.patch_size
   if sizes.resnet_stride > 1 and new_patches:
     raise InputError(
-      "The patch size of a hybrid is fixed, because its patches are positions of its ResNet. Don't "
-      'give a patch size.'
+      'The patch size of a hybrid is fixed, because its patches are positions of its ResNet. Do '
+      'not give a patch size.'
     )
   if not has_positions and any('relative_position/' in name for name in sizes.arrays):
     raise InputError('Relative positions are for one sequence length and cannot be resized.')
   if not has_positions and not new_patches:
     raise InputError(
-      'Nothing to resize, because no position embedding was learned. It takes images of any size.'
+      'Nothing to resize, because the model has no learned position embedding. It takes images '
+      'of any size.'
     )
 
 

@@ -1,7 +1,7 @@
 """Read and write safetensors files and directories in the formats of timm and Hugging Face.
 
-safetensors has no checksum of the arrays. A flipped bit in a number is only noticed if it makes the
-number infinite or NaN. A damaged header and a file of the wrong length are noticed.
+safetensors has no checksum of the arrays. A flipped bit in a number is noticed only if the number
+becomes infinite or NaN. A damaged header or a wrong file length is always noticed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,17 +33,17 @@ def read_safetensors(
   num_heads: int | None = None,
   num_patches: int | None = None,
 ) -> tuple[dict[str, np.ndarray], str]:
-  """Read ({canonical name: array}, 'timm' or 'hf'), one array at a time.
+  """Read a model one array at a time. Return ({canonical name: array}, 'timm' or 'hf').
 
   Args:
     shards: the files that together hold the model.
     metadata: metadata from the config.json.
     num_heads: number of attention heads. None: the number in `metadata`, or else the usual one for
       the width.
-    num_patches: number of patches that have a position, if it is known.
+    num_patches: number of patches that have a position. None: unknown.
 
   Raises:
-    InputError: a file is damaged, or holds a model that we cannot build.
+    InputError: a file is damaged, or holds a model that `create_model` cannot build.
   """
   path = shards[0]
   names = [name for shard in shards for name in _array_names(shard)]
@@ -51,7 +51,7 @@ def read_safetensors(
   if dialect is None:
     raise InputError(
       f"{path} has neither timm's nor Hugging Face's names of a Vision Transformer "
-      f'({", ".join(names[:3])}, ...). Give a checkpoint of one.'
+      f'({", ".join(names[:3])}, ...). Give a checkpoint of a Vision Transformer.'
     )
   if reason := torch_layout.unsupported_part(names):
     raise InputError(f'Cannot load {path}, because create_model cannot build its model: {reason}.')
@@ -88,10 +88,10 @@ def read_metadata(path: AnyPath) -> Metadata:
 
 
 def shard_names(index: AnyPath) -> list[str]:
-  """Return the names of the files that an index of Hugging Face lists.
+  """Return the file names in an index of Hugging Face.
 
   Raises:
-    InputError: the file is not such an index.
+    InputError: the file is not an index of safetensors files.
   """
   try:
     names = sorted(set(json.loads(index.read_text())['weight_map'].values()))
@@ -112,9 +112,9 @@ def write_safetensors(
   Args:
     arrays: {canonical name: array}.
     path: a directory, which gets model.safetensors, config.json and, for hf,
-      preprocessor_config.json; or a .safetensors file, which keeps the config in its metadata.
+      preprocessor_config.json, or a .safetensors file, which keeps the config in its metadata.
     kind: 'timm' or 'hf'.
-    metadata: activation and norm_eps; image_size, for a grid that is not square; class_names.
+    metadata: activation, norm_eps, image_size (needed for a grid that is not square), class_names.
 
   Raises:
     InputError: the format cannot hold the model, or the path cannot be written.
@@ -127,7 +127,7 @@ def write_safetensors(
   else:
     tensors, texts = _to_hf(arrays, metadata)
   path = local_path(path)
-  with contextlib.ExitStack() as stack:  # replaces no file before all are written
+  with contextlib.ExitStack() as stack:  # all files are written before any is replaced
     if path.suffix != '.safetensors':
       for name, text in texts.items():
         stack.enter_context(replacing(path / name)).write_text(text)
@@ -198,8 +198,8 @@ def _usual_num_heads(path: AnyPath, width: int) -> int:
     if size.hidden_dim == width:
       return size.num_heads
   raise InputError(
-    f'{path} does not record its number of attention heads, and width {width} has no usual one. '
-    'Give num_heads, or put its config.json beside it.'
+    f'{path} does not record its number of attention heads, and no usual number is known for width '
+    f'{width}. Give num_heads, or put its config.json beside it.'
   )
 
 

@@ -1,4 +1,4 @@
-"""Save parameters as a checkpoint, in any format."""
+"""Save parameters as a checkpoint of any format."""
 
 import os
 from typing import Any
@@ -20,18 +20,18 @@ def save_params(
   class_names: list[str] | None = None,
   spelling: str = 'pre_linen',
 ) -> None:
-  """Save parameters for other programs to read. `load_params` loads exactly the same bits.
+  """Save parameters for other programs to read. `load_params` loads exactly the same values.
 
   Args:
     params: a parameter tree.
     path: a file for npz; a directory for orbax; for timm and hf, either a directory, which gets
-      model.safetensors and config.json, or a .safetensors file. It is replaced in one piece.
+      model.safetensors and config.json, or a .safetensors file. It is replaced as a whole.
     format: 'npz', 'timm', 'hf' or 'orbax'. None: npz if the path ends in .npz, else orbax.
-    model: the model, which knows what its parameters do not show: the activation (without a model,
-      'gelu_tanh'), norm_eps (1e-6) and the image size (square).
+    model: the model. It has properties that its parameters do not show: the activation (without a
+      model, 'gelu_tanh'), norm_eps (1e-6) and the image size (a square).
     class_names: names in the order of the head's outputs. timm, hf and orbax keep them.
-    spelling: spelling of the names in npz. 'pre_linen' is what the original code and timm read; the
-      other one is 'linen'.
+    spelling: spelling of the names in npz: 'pre_linen', which the original code and timm read, or
+      'linen'.
 
   Raises:
     InputError: the format cannot hold the model, or the path cannot be written.

@@ -1,4 +1,4 @@
-"""Describe a model in a config.json from which timm or Hugging Face's transformers make it."""
+"""Write the config.json from which timm or Hugging Face's transformers build a model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ _TO_HF: dict[str | None, str] = {
   'gelu_tanh': 'gelu_pytorch_tanh',
   'quick_gelu': 'quick_gelu',
 }
-# timm's architecture of each width. model_args holds everything in which the model differs from it.
+# {width: timm's architecture}. model_args holds every difference between it and the model.
 _TIMM_NAMES = {
   192: 'vit_tiny_patch16_224',
   384: 'vit_small_patch16_224',
@@ -24,18 +24,18 @@ _TIMM_NAMES = {
   1024: 'vit_large_patch16_224',
   1280: 'vit_huge_patch14_224',
 }
-# model_args cannot hold norm_eps. timm has two values, and the architecture chooses between them.
+# model_args cannot hold norm_eps. timm has two values, and the architecture decides between them.
 _TIMM_EPS: dict[float | None, str | None] = {1e-6: None, 1e-5: 'vit_base_patch16_clip_224'}
 _HOLD_EVERY_MODEL = 'Write npz or orbax instead, which hold every model.'
 
 
 def timm_config(arrays: Mapping[str, np.ndarray], metadata: Metadata, no_embed_class: bool) -> Json:
-  """Return the config.json with which `timm.create_model('local-dir:DIR')` makes the same model.
+  """Return the config.json from which `timm.create_model('local-dir:DIR')` builds the model.
 
   Args:
     arrays: {canonical name: array}.
     metadata: properties that the arrays do not show.
-    no_embed_class: timm's option: the class token has no position embedding.
+    no_embed_class: timm's option, True if the class token has no position embedding.
 
   Raises:
     InputError: timm's config cannot describe the model.
@@ -89,13 +89,13 @@ def timm_config(arrays: Mapping[str, np.ndarray], metadata: Metadata, no_embed_c
 
 
 def hf_config(arrays: Mapping[str, np.ndarray], metadata: Metadata) -> Json:
-  """Return the config.json with which transformers makes the same model.
+  """Return the config.json from which transformers builds the model.
 
   This is a ViTForImageClassification if there is a head, and a ViTModel if there is none. Without a
   head but with LayerScale, it is a Dinov2Model or Dinov2WithRegistersModel.
 
   Raises:
-    InputError: transformers has no such model.
+    InputError: transformers cannot build the model.
   """
   sizes = ArraySizes(arrays)
   _check_plain(sizes, metadata)
@@ -123,7 +123,7 @@ def hf_config(arrays: Mapping[str, np.ndarray], metadata: Metadata) -> Json:
 
 
 def hf_preprocessor(config: Mapping[str, Any], metadata: Metadata) -> Json:
-  """Return the preprocessor_config.json that goes with the config of `hf_config`."""
+  """Return the preprocessor_config.json that belongs to the config from `hf_config`."""
   height, width = pair(config['image_size'])
   return dict(
     do_normalize=True,
@@ -139,7 +139,7 @@ def hf_preprocessor(config: Mapping[str, Any], metadata: Metadata) -> Json:
 
 
 def _check_plain(sizes: ArraySizes, metadata: Metadata) -> None:
-  """Raise InputError for a model that neither timm nor transformers has."""
+  """Raise InputError for a model that neither timm nor transformers can build."""
   if metadata.activation not in _TO_HF:
     raise unknown('activation', metadata.activation, _TO_HF)
   if metadata.pos_embedding_at not in (None, 'stem'):
@@ -174,7 +174,7 @@ def _check_timm(sizes: ArraySizes, metadata: Metadata) -> None:
   if sizes.num_patches is None and metadata.pos_embedding != 'none':
     raise InputError(
       "The arrays have no position embedding. timm can hold pos_embedding='none' but not "
-      "'sincos2d', which has no parameters either. Give the model to show which one it is."
+      "'sincos2d', which has no parameters either. Give the model, so that this is known."
     )
 
 
@@ -247,7 +247,7 @@ def _mlp_ratio(sizes: ArraySizes) -> float:
 
 
 def _image_size(sizes: ArraySizes, metadata: Metadata) -> tuple[int, int]:
-  """Return the recorded image size if it fits the positions, else the size of a square image."""
+  """Return the recorded image size if it fits the positions, else that of a square grid."""
   if sizes.num_patches is None:
     return metadata.image_size or (224, 224)
   if metadata.image_size and sizes.fits(metadata.image_size):

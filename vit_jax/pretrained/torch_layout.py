@@ -1,4 +1,4 @@
-"""Translate between our arrays and those of timm and Hugging Face: names and layouts.
+"""Translate names and layouts of arrays between ours and those of timm and Hugging Face.
 
 PyTorch stores a dense kernel as (out, in) and a convolution as (out, in, h, w), and does not split
 the heads. So every array differs from ours by a name, a transpose and a reshape.
@@ -76,15 +76,15 @@ _HF_TOKENS = {
   'embeddings.register_tokens': 'registers',
   'embeddings.position_embeddings': POSITIONS,
 }
-# transformers 5 renames modules in memory, and back when it saves. A state_dict that a user saved
-# has these names.
+# {name in memory: name in files} for transformers 5, which renames modules when it loads and saves.
+# A state_dict that a user saved directly has the names in memory.
 _HF_ALIASES = {
   'attention.q_proj': 'attention.attention.query',
   'attention.k_proj': 'attention.attention.key',
   'attention.v_proj': 'attention.attention.value',
   'attention.o_proj': 'attention.output.dense',
 }
-# Names of arrays in models that we cannot build, and the reason.
+# {pattern: reason} for names of arrays in models that create_model cannot build.
 _UNSUPPORTED = {
   r'fc_norm\.': 'it has a LayerNorm after pooling (fc_norm), but our heads have it before',
   r'dist(illation)?_token$|head_dist\.': 'it has a distillation token (DeiT)',
@@ -164,10 +164,10 @@ def patch_kernel_name(kind: str, prefix: str) -> str:
 
 
 def unsupported_part(names: Collection[str]) -> str | None:
-  """Explain why we cannot build the model with these arrays, or return None if no name shows it."""
+  """Return why create_model cannot build a model with these arrays, or None if no name says so."""
   reasons = (
-    f'{why}: {name}'
-    for pattern, why in _UNSUPPORTED.items()
+    f'{reason}: {name}'
+    for pattern, reason in _UNSUPPORTED.items()
     for name in names
     if re.search(pattern, name)
   )
@@ -188,7 +188,7 @@ def from_torch(
     num_heads: number of attention heads.
 
   Raises:
-    InputError: an array cannot be split into heads, or comes twice.
+    InputError: an array cannot be split into heads, or two arrays have the same meaning.
   """
   arrays = {}
   for full_name, whole in tensors:
@@ -204,7 +204,7 @@ def from_torch(
         ) from e
       ours = ours.replace('#', block)
       if ours in arrays:
-        raise InputError(f'Two arrays mean {ours}. One of them is {full_name}.')
+        raise InputError(f'Two arrays mean {ours}. One of them is {full_name}. Remove one of them.')
       arrays[ours] = np.require(array, requirements=['C', 'W'])
   return arrays
 
@@ -227,7 +227,7 @@ def to_torch(arrays: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarra
       unsupported.append(name)
       continue
     theirs, convert = table[pattern]
-    tensors[theirs.replace('#', block)] = convert(array, 0)  # no number of heads is needed
+    tensors[theirs.replace('#', block)] = convert(array, 0)  # needs no number of heads
   if unsupported:
     library = 'timm' if kind == 'timm' else 'Hugging Face'
     raise InputError(
@@ -264,7 +264,7 @@ def _split_projection(name: str, tensor: np.ndarray) -> list[tuple[str, np.ndarr
 
 
 def _fuse_projections(tensors: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-  """Invert `_split_projection` as in timm: fuse q, k, v in the blocks, and k, v in the pooling."""
+  """Undo `_split_projection` as in timm: fuse q, k, v in the blocks, and k, v in the pooling."""
   for name, tensor in tensors.items():
     match = re.fullmatch(r'(.*(?:attn|attn_pool)\.)([qkv])\.(weight|bias)', name)
     letters = 'kv' if match and 'attn_pool' in name else 'qkv'

@@ -1,7 +1,7 @@
 """Translate position embeddings between our layout and those of timm and Hugging Face.
 
-Ours has a row for the class token and none for registers. Theirs may have no row for the class
-token, or rows for the registers as well.
+Our layout has a row for the class token and none for registers. Theirs may have no row for the
+class token, or rows for the registers as well.
 """
 
 from collections.abc import Mapping
@@ -20,8 +20,7 @@ def read_positions(arrays: dict[str, np.ndarray], num_patches: int | None) -> No
 
   Args:
     arrays: {canonical name: array}.
-    num_patches: number of patches in the grid. None: unknown; the grid is then assumed to be
-      square.
+    num_patches: number of patches in the grid. None: unknown, so the grid is assumed to be square.
   """
   positions = arrays.get(POSITIONS)
   if positions is None or positions.ndim != 3:
@@ -44,7 +43,7 @@ def read_positions(arrays: dict[str, np.ndarray], num_patches: int | None) -> No
 
 
 def write_positions(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], bool]:
-  """Return the arrays with timm's layout of positions, and its option no_embed_class.
+  """Return (arrays with timm's layout of positions, value of timm's option no_embed_class).
 
   If the class token's row is all zeros, it is dropped. Otherwise registers get rows of zeros,
   because timm then expects rows for them.
