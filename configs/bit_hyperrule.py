@@ -1,4 +1,4 @@
-r"""Fine-tune a ResNet by BiT's rule: --config=configs/bit_hyperrule.py:MODEL,DATASET
+r"""Fine-tune a ResNet with BiT's rule: --config=configs/bit_hyperrule.py:MODEL,DATASET
 
     python -m vit_jax.main --config=configs/bit_hyperrule.py:BiT-R50x1,cifar10 \
         --config.init_from=BiT-M-R50x1.npz

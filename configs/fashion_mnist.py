@@ -3,7 +3,8 @@
     python -m vit_jax.tools.prepare fashion_mnist --manual_dir=/usr/share/datasets/fashion-mnist
     python -m vit_jax.main --config=configs/fashion_mnist.py
 
-RESULTS.md transfers the result to other data. Debian's package dataset-fashion-mnist has the files.
+RESULTS.md fine-tunes the result on other data. The files are in Debian's package
+dataset-fashion-mnist.
 """
 
 from vit_jax.config import default_config

@@ -31,7 +31,7 @@ def get_config(arg='ViT-B/16,cifar10'):
   c.batch_size, c.schedule = 512, 'cosine'
   c.optimizer, c.momentum = 'sgd', 0.9
   c.weight_decay, c.clip_norm, c.dropout = 0.0, 1.0, 0.0
-  c.new_head = True  # zeros
-  c.preset = 'bit'  # resize, random crop
+  c.new_head = True  # start from a head of zeros
+  c.preset = 'bit'  # resize, then crop at random
   c.eval_every, c.save_every = 500, 500
   return c

@@ -15,5 +15,5 @@ def get_config():
   c.dataset = 'jft_300m'
   c.batch_size, c.total_steps, c.warmup_steps = 4096, 1_000_000, 10_000
   c.lr, c.schedule = 2e-4, 'cosine'
-  c.weight_decay, c.dropout, c.clip_norm = 0.1, 0.0, None  # the paper does not say
+  c.weight_decay, c.dropout, c.clip_norm = 0.1, 0.0, None  # not in the paper
   return c

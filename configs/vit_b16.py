@@ -9,7 +9,7 @@ The argument after the colon is imagenet2012 (the default), imagenet21k or jft.
 from vit_jax.config import default_config
 from vit_jax.errors import unknown
 
-# What differs between the rows of table 3.
+# Fields that differ between the rows of table 3.
 IMAGENET = dict(
   dataset='imagenet2012',
   num_epochs=300.0,
@@ -19,7 +19,7 @@ IMAGENET = dict(
   dropout=0.1,
   clip_norm=1.0,
 )
-# On more classes: a binary loss per class, whose initial bias says "no" for all of them.
+# Datasets with more classes use a binary loss per class. At first, the bias says "no" to all.
 SIGMOID = dict(loss='sigmoid', head_bias_init=-10.0, schedule='linear', clip_norm=None)
 ROWS = {
   'imagenet2012': IMAGENET,

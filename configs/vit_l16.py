@@ -1,4 +1,4 @@
-"""Pretrain ViT-L/16 (paper table 3) on ImageNet, or :imagenet21k or :jft after the file's name."""
+"""Pretrain ViT-L/16 (paper table 3) on ImageNet. For other data, append :imagenet21k or :jft."""
 
 from vit_jax.config.recipes import pretrain
 

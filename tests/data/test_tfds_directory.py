@@ -62,7 +62,10 @@ def test_the_default_data_dir_is_that_of_tfds(shapes, monkeypatch):
     ('coco', 'tools.prepare coco '),  # TFDS's own code for it imports TensorFlow
     ('eurosat/rgbb', "^Unknown eurosat config 'rgbb'. Did you mean 'rgb'\\? Available: rgb, all.$"),
     ('jft_300m', '^JFT-300M is not public. Give the path of a folder'),
-    ('imagenet21k', '^ImageNet-21k is not in TFDS .* Give the path of a folder'),
+    (
+      'imagenet21k',
+      '^ImageNet-21k is not in TFDS. Request the images from image-net.org. Give the path of a f',
+    ),
     (
       'my photos',
       "^'my photos' is neither a dataset name .* nor a folder. For a folder, write ./my photos.$",

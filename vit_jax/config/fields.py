@@ -131,7 +131,7 @@ def default_config() -> ConfigDict:
 
   # ---- Loss ----
 
-  # Cross-entropy: 'softmax', or 'sigmoid' (each class by itself).
+  # Cross-entropy: 'softmax', or 'sigmoid', which treats each class separately.
   c.loss = 'softmax'
   # Weight of the uniform distribution in the target.
   c.label_smoothing = 0.0

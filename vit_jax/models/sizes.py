@@ -15,7 +15,7 @@ class Variant(NamedTuple):
 class ResNet(NamedTuple):
   """Size of a ResNet."""
 
-  units: tuple[int, ...]  # of each stage; empty for the stem alone
+  units: tuple[int, ...]  # units of each stage; empty for only the stem
   width: int = 64  # channels of the stem; stage b = 1, 2, ... has 4 * 2**(b-1) times as many
 
   @property

@@ -310,7 +310,7 @@ class VisionTransformer(nn.Module):
     )
 
   def _positions_in_blocks(self) -> bool:
-    """Return whether each block has a position embedding of its own.
+    """Return True if each block has a position embedding of its own.
 
     Relative positions act inside attention, so 'stem' gives each block its own too.
     """

@@ -30,7 +30,7 @@ from vit_jax.files import AnyPath
 _HEARTBEAT_SECONDS = 30  # a process that is silent for longer is dead, and JAX ends the others
 _AGREE_SECONDS = 600  # for all processes to reach the same point; a dead one is noticed earlier
 _POLL_SECONDS = 1  # between checks for the failure of another process
-_GRACE_SECONDS = 2  # for a process that hears of a failure to fail by itself, with its own message
+_GRACE_SECONDS = 2  # for a process to fail with its own message after another one has failed
 _FAILED = 'vit_jax/failed/'  # prefix of keys of the coordination service, one for each process
 
 _num_gathers = itertools.count()  # the same in all processes
@@ -51,7 +51,7 @@ def start(
 
   Args:
     coordinator_address: 'host:port' of process 0. If None, JAX looks for a cluster (TPU pod, GKE,
-      SLURM, MPI), and this process is alone if there is none.
+      SLURM, MPI). If there is none, this process is the only one.
     num_processes: number of processes, if coordinator_address is given.
     process_id: index of this process, if coordinator_address is given.
     num_devices: number of devices that the whole job must have. Defaults to any number.

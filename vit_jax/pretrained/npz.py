@@ -18,7 +18,7 @@ POSITIONS = 'Transformer/posembed_input/pos_embedding'
 _ROOT_POSITIONS = 'pos_embedding'  # the newer dialect's name
 SPELLINGS = ('pre_linen', 'linen')
 # The original code numbered a block's sublayers together (LayerNorm_0, attention_1,
-# LayerNorm_2, MLP_3). linen numbers each kind by itself.
+# LayerNorm_2, MLP_3). linen numbers each kind separately.
 _PRE_LINEN = {
   'MultiHeadDotProductAttention_1': 'MultiHeadDotProductAttention_0',
   'LayerNorm_2': 'LayerNorm_1',
