@@ -145,7 +145,9 @@ class UnitV1(nn.Module):
     def conv(x: jax.Array, features: int, size: int, stride: int, name: str) -> jax.Array:
       return StdConv(features, size, stride, False, self.dtype, name=name)(x)
 
-    def norm(x: jax.Array, name: str, scale_init=nn.initializers.ones) -> jax.Array:
+    def norm(
+      x: jax.Array, name: str, scale_init: nn.initializers.Initializer = nn.initializers.ones
+    ) -> jax.Array:
       return nn.GroupNorm(32, epsilon=1e-6, dtype=self.dtype, scale_init=scale_init, name=name)(x)
 
     n = self.features

@@ -20,6 +20,7 @@ from vit_jax.training.objectives import Objective
 from vit_jax.training.optim import LearningRate
 
 Metrics = dict[str, jax.Array]
+Sums = tuple[tuple[jax.Array, jax.Array], Params]  # ((loss, accuracy), gradients)
 # Takes the name of a parameter, such as 'Transformer/encoderblock_0/...', and returns True if it is
 # trained (models.freeze.trainable_filter). None instead of a filter means that all are trained.
 TrainableFilter = Callable[[str], bool]
@@ -110,10 +111,12 @@ def make_train_step(
     partner: MixupPartner | None,
     key: jax.Array,
     shard: Shard,
-  ) -> tuple[tuple[jax.Array, jax.Array], Params]:
+  ) -> Sums:
     """Return ((loss, accuracy), gradients): means over the shard's rows, pass by pass."""
 
-    def loss_and_accuracy(trained, batch, partner):
+    def loss_and_accuracy(
+      trained: Params, batch: Batch, partner: MixupPartner | None
+    ) -> tuple[jax.Array, jax.Array]:
       losses, correct = objective(merge_params(trained, frozen), batch, key, partner)
       return jnp.mean(losses * batch['mask']), jnp.mean(correct * batch['mask'])
 
@@ -121,7 +124,7 @@ def make_train_step(
     if accumulate == 1:
       return grad_fn(trained, batch, partner)
 
-    def add_pass(total, part):
+    def add_pass(total: Sums, part: tuple[Batch, MixupPartner | None]) -> tuple[Sums, None]:
       return jax.tree.map(jnp.add, total, grad_fn(trained, *part)), None
 
     zeros = ((jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, trained))
