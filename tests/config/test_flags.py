@@ -24,6 +24,14 @@ def test_fields_on_the_command_line():
   assert given_fields(parse(QUICKSTART)[1]) == set()
 
 
+def test_flags_set_what_a_recipe_left_out():
+  """Every field that a recipe sets to None still takes a value of its type."""
+  recipe = f'--config={ROOT}/configs/vit_b16.py:jft'
+  assert parse(recipe)[0].clip_norm is None
+  assert parse(recipe, '--config.clip_norm=2')[0].clip_norm == 2.0
+  assert parse(recipe, '--config.clip_norm=0')[0].clip_norm is None
+
+
 @pytest.mark.parametrize(
   'arguments, message',
   [

@@ -142,16 +142,16 @@ def test_augreg_of_what_is_not_there(arg, words):
 
 
 @pytest.mark.parametrize(
-  'dataset, steps, drops, mixup, sizes',
+  'dataset, steps, drops, p, sizes',
   [
     ('oxford_flowers102', 500, (200, 300, 400), 0, (512, 480)),  # 2,040 images
     ('cifar10', 10_000, (3000, 6000, 9000), 0.1, (160, 128)),
     ('imagenet2012', 20_000, (6000, 12_000, 18_000), 0.1, (512, 480)),
   ],
 )
-def test_bit_hyperrule(dataset, steps, drops, mixup, sizes):
+def test_bit_hyperrule(dataset, steps, drops, p, sizes):
   c = load('bit_hyperrule', f'BiT-R50x1,{dataset}')
-  assert (c.total_steps, c.lr_drops, c.mixup) == (steps, drops, mixup)
+  assert (c.total_steps, c.lr_drops, mixup(c)) == (steps, drops, p)
   assert (c.resize_size, c.image_size) == sizes
   assert (c.optimizer, c.lr, c.batch_size, c.clip_norm) == ('sgd', 0.003, 512, None)
   check_config(c)

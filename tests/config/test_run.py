@@ -8,6 +8,7 @@ from vit_jax.config.old_spellings import OLD_SPELLINGS
 from vit_jax.config.run import (
   MAY_CHANGE,
   find_run,
+  has_checkpoint,
   keep_recorded,
   read_config,
   read_curves,
@@ -159,3 +160,11 @@ def test_a_run_without_a_checkpoint_starts_as_the_file_says(tmp_path):
 
 def test_fields_that_may_change_exist():
   assert set(MAY_CHANGE) < set(default_config())
+
+
+def test_a_checkpoint_that_was_cut_short_does_not_count(tmp_path):
+  assert not has_checkpoint(tmp_path)
+  (tmp_path / 'checkpoints' / '20.orbax-checkpoint-tmp').mkdir(parents=True)
+  assert not has_checkpoint(tmp_path)
+  (tmp_path / 'checkpoints' / '20').mkdir()
+  assert has_checkpoint(tmp_path)

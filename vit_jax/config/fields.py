@@ -172,6 +172,7 @@ def default_config() -> ConfigDict:
   # Parameters that decay: 'kernels' or 'all'.
   c.decay = 'kernels'
   # Gradients are clipped to this global norm. None: no clipping.
+  c.clip_norm = placeholder(float)  # recipes set None, and flags a number
   c.clip_norm = 1.0
   # Factor, such as 0.9999, of a moving average of the parameters. None: keep no average.
   c.average = placeholder(float)

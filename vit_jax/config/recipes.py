@@ -174,7 +174,8 @@ def bit_hyperrule(
   c.total_steps, c.warmup_steps, c.lr_drops = next(
     rule for bound, *rule in _HYPERRULE if num_images < bound
   )
-  c.mixup = 0.1 if num_images >= 20_000 else 0.0
+  if num_images >= 20_000:
+    c.mixup = 0.1
   c.resize_size, c.image_size = bit_sizes(pixels, pixels) if pixels else (512, 480)
   c.eval_every, c.save_every = 500, 500
   return c

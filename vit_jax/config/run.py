@@ -87,7 +87,8 @@ def complete(recorded: Mapping[str, Any]) -> dict[str, Any]:
 
 def has_checkpoint(workdir: AnyPath) -> bool:
   """Return whether a run in this workdir would resume from a checkpoint."""
-  return any((workdir / CHECKPOINTS).glob('[0-9]*'))
+  # Orbax adds a suffix to the name of a checkpoint that it has not finished.
+  return any(path.name.isdecimal() for path in (workdir / CHECKPOINTS).glob('[0-9]*'))
 
 
 def find_run(checkpoint: AnyPath | None) -> Run | None:

@@ -48,6 +48,10 @@ class PeriodicEvaluation:
     self._config, self._inputs, self._total_steps = c, inputs, total_steps
     self._should_stop, self._watchdog = should_stop, watchdog
     self._eval_step = partitioner.eval_step(step_lib.make_eval_step(objective))
+    self._fewshot: list[FewShot] = []
+    datasets = [name for name in (c.fewshot or '').split(',') if name]
+    if not datasets:
+      return
     represent = partitioner.gather_step(make_represent_step(model))
     protocol = FewShotProtocol(c.image_size, shots=tuple(c.fewshot_shots))
     options = ReadOptions(
@@ -58,8 +62,7 @@ class PeriodicEvaluation:
       max_bad_records=c.max_bad_records,
     )
     self._fewshot = [
-      FewShot(dataset, represent, protocol, options, data_dir=c.data_dir)
-      for dataset in (c.fewshot.split(',') if c.fewshot else ())
+      FewShot(dataset, represent, protocol, options, data_dir=c.data_dir) for dataset in datasets
     ]
     hosts.check_same(
       {f'the number of batches of {x.dataset}': x.num_batches for x in self._fewshot}

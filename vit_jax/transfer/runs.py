@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import json
-import re
 from typing import Any
 
 from etils import epath
@@ -89,7 +88,7 @@ def _train(config: ConfigDict, workdir: AnyPath) -> Result:
 
 def _first_sentence(e: NotFinite) -> str:
   """Return 'The loss is nan at step 7' of 'The loss is nan at step 7. Nothing was saved.'."""
-  return re.split('; |[.] ', str(e))[0].removesuffix('.')
+  return str(e).split('. ')[0].removesuffix('.')
 
 
 def read_results(configs: Mapping[str, ConfigDict], workdir: AnyPath) -> dict[str, Result]:
