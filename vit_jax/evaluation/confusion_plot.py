@@ -34,11 +34,12 @@ def draw_confusions(
     classes = scores.most_confused(pairs, len(names), _DRAWN_OF_MORE)
     title += f'\nthe {len(classes)} of {len(names):,} classes with the most errors'
   counts = scores.confusion_matrix(labels, predictions, classes)
-  _draw(path, counts, [_shorten(names[i]) for i in classes], title)
+  _draw(path, counts, [shorten(names[i], _LONGEST_NAME) for i in classes], title)
 
 
-def _shorten(name: str) -> str:
-  return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + '…'
+def shorten(name: str, length: int) -> str:
+  """Return a name, cut to at most `length` characters."""
+  return name if len(name) <= length else name[: length - 1] + '…'
 
 
 def _draw(path: pathlib.Path, counts: np.ndarray, names: list[str], title: str) -> None:

@@ -23,8 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_jax.errors import InputError, unknown
-from vit_jax.evaluation.losses import LOSSES, to_probabilities
+from vit_jax.evaluation.losses import to_probabilities
 from vit_jax.files import user_path
+from vit_jax.inference.predict import check_classes
 from vit_jax.models.params import Params
 from vit_jax.models.pixels import to_input
 from vit_jax.pretrained.architecture import infer_model
@@ -198,15 +199,7 @@ def _check(
   model: nn.Module, params: Params, loss: str, weights: str, class_names: Sequence[str] | None
 ) -> FlatParams:
   """Return the parameters as {name: array}, or raise InputError if the arguments do not fit."""
-  if not model.num_classes:
-    raise InputError('The model predicts no classes: it has no head (num_classes=0).')
-  if class_names is not None and len(class_names) != model.num_classes:
-    raise InputError(
-      f'There are {len(class_names):,} class names, but the model has {model.num_classes:,} '
-      'classes.'
-    )
-  if loss not in LOSSES:
-    raise unknown('loss', loss, LOSSES)
+  check_classes(model, class_names, loss)
   if weights not in WEIGHTS:
     raise unknown('weights', weights, WEIGHTS)
   flat = jax.device_get(traverse_util.flatten_dict(params, sep='/'))

@@ -152,22 +152,26 @@ def _top_classes(
 
 def _check(model: nn.Module, options: PredictOptions) -> Sequence[str]:
   """Return the names of all classes, or raise InputError if the options do not fit the model."""
-  num_classes = model.num_classes
-  if not num_classes:
-    raise InputError('The model predicts no classes: it has no head (num_classes=0).')
+  check_classes(model, options.class_names, options.loss)
   for name, value in (('top_k', options.top_k), ('batch_size', options.batch_size)):
     if value < 1:
       raise InputError(f'{name} must be at least 1, but it is {value}.')
-  if options.loss not in LOSSES:
-    raise unknown('loss', options.loss, LOSSES)
-  names = options.class_names
-  if names is None:
-    names = readable_names([], num_classes, num_classes)
-  if len(names) != num_classes:
+  if options.class_names is not None:
+    return options.class_names
+  return readable_names([], model.num_classes, model.num_classes)
+
+
+def check_classes(model: nn.Module, class_names: Sequence[str] | None, loss: str) -> None:
+  """Raise InputError if the model predicts no classes, or if names or loss do not fit it."""
+  if not model.num_classes:
+    raise InputError('The model predicts no classes: it has no head (num_classes=0).')
+  if class_names is not None and len(class_names) != model.num_classes:
     raise InputError(
-      f'There are {len(names):,} class names, but the model has {num_classes:,} classes.'
+      f'There are {len(class_names):,} class names, but the model has {model.num_classes:,} '
+      'classes.'
     )
-  return names
+  if loss not in LOSSES:
+    raise unknown('loss', loss, LOSSES)
 
 
 def _map_ahead(

@@ -137,7 +137,7 @@ class Checkpoints:
     saved = metadata['fingerprint']
     wrong = sorted(name for name, x in fingerprint(state).items() if x != saved.get(name))
     if wrong:
-      raise InputError(self._damaged(path, f'differs from what was saved in {shortlist(wrong)}'))
+      raise InputError(self._damaged(path, f'changed after it was saved, in {shortlist(wrong)}'))
     return Restored(state, metadata)
 
   def _check_architecture(self, path: AnyPath, step: int, abstract: Any) -> None:

@@ -7,11 +7,14 @@ import typing
 
 import numpy as np
 
+from vit_jax.evaluation.confusion_plot import shorten
 from vit_jax.figures.draw.canvas import COLORS, count_images, new_figure
 from vit_jax.figures.examples import Examples
 
 if typing.TYPE_CHECKING:
   from matplotlib.figure import Figure
+
+_LONGEST_NAME = 22  # characters above an image
 
 
 def draw_predictions(examples: Examples, names: Sequence[str]) -> Figure:
@@ -32,15 +35,11 @@ def draw_predictions(examples: Examples, names: Sequence[str]) -> Figure:
     grid, examples.images, examples.captions(names), examples.probability, correct
   ):
     axes.imshow(image)
-    title = f'{"✓" if right else "✗"} {_short(predicted)} {100 * probability:.0f} %'
+    title = f'{"✓" if right else "✗"} {shorten(predicted, _LONGEST_NAME)} {100 * probability:.0f} %'
     if not right:
-      title += f'\nlabel: {_short(label)}'
+      title += f'\nlabel: {shorten(label, _LONGEST_NAME)}'
     axes.set_title(title, fontsize=8, parse_math=False, color=COLORS[0 if right else 1])
   figure.suptitle(
     f'{np.count_nonzero(correct)} of {count_images(len(correct))} correct', fontsize=10
   )
   return figure
-
-
-def _short(name: str, most: int = 22) -> str:
-  return name if len(name) <= most else name[: most - 1] + '…'
