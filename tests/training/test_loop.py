@@ -204,7 +204,7 @@ def test_bad_records_stop_the_run_or_are_counted(tmp_path, folder):
 @pytest.mark.parametrize(
   'changes, words',
   [
-    ({'batch_size': 12}, 'batch_size 12 does not divide over 8 devices'),
+    ({'batch_size': 12}, 'batch_size=12 does not divide over 8 devices. Try batch_size=16'),
     ({'batch_size': 24, 'accumulate': 2}, '8 devices x 2 accumulation passes'),
     ({'image_size': 20}, 'image_size 20x20 is not a multiple of the patch size 8'),
     ({'dataset': 'digitz'}, "Unknown dataset 'digitz'. Did you mean digits"),

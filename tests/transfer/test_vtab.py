@@ -150,7 +150,7 @@ def runs(monkeypatch):
     if config.dataset == done.stop:
       raise Interrupted()
     if config.lr > 1:
-      raise NotFinite('the loss is nan at step 7; nothing was saved; try a lower lr')
+      raise NotFinite('The loss is nan at step 7. Nothing was saved. Try a lower lr.')
     done.append(config.dataset)
     return {'eval/accuracy': len(done) / 10, 'eval/examples': 711.0, 'train/loss': 1.0}
 
@@ -186,7 +186,7 @@ def test_the_command_line(tmp_path, runs, vtab_dir, capsys, monkeypatch):
     assert vtab.main([*again, '--tasks=pets,dtd']) == 1
     out, err = capsys.readouterr()
     assert ['pets', 'natural', '-', '-'] in [x.split() for x in out.splitlines()]
-    assert err.splitlines()[-1] == 'error: pets, dtd: the loss is nan at step 7'
+    assert err.splitlines()[-1] == 'error: pets, dtd: The loss is nan at step 7'
   assert vtab.main([*arguments, '--tasks=petz']) == 1
   assert "Unknown VTAB task 'petz'. Did you mean 'pets'?" in capsys.readouterr().err
 
