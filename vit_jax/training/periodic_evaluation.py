@@ -102,9 +102,9 @@ class PeriodicEvaluation:
 
   def _evaluate(self, step: int, monitor: Monitor, params: Params, prefix: str) -> bool:
     """Evaluate parameters and write the metrics. Return False if asked to stop early."""
-    start = time.perf_counter()
-    with self._inputs.eval_batches() as batches:
-      metrics = evaluate(self._eval_step, params, batches, self._stop_check(step))
+    start, should_stop = time.perf_counter(), self._stop_check(step)
+    with self._inputs.eval_batches() as batches:  # reads an image: the watchdog must know of it
+      metrics = evaluate(self._eval_step, params, batches, should_stop)
       bad_records = len(set().union(*hosts.gather(sorted(batches.bad_records))))
     if metrics is None:
       return False
