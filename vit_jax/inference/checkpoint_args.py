@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+import jax
+
 from vit_jax.config.flags import field_value
 from vit_jax.config.run import Run
 from vit_jax.errors import InputError
@@ -122,3 +124,32 @@ def _read_names(path: str, num_classes: int) -> list[str]:
       f'{len(names):,}.'
     )
   return names
+
+
+def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
+  """Add the flags of commands that compute a dataset: --batch_size and --max_bad_records."""
+  parser.add_argument(
+    '--batch_size',
+    type=int,
+    metavar='N',
+    help='number of images computed at once, over all devices (default: 32 per device)',
+  )
+  parser.add_argument(
+    '--max_bad_records',
+    type=int,
+    default=0,
+    metavar='N',
+    help='leave out up to this many damaged images; more are an error (default: %(default)s)',
+  )
+
+
+def batch_size(args: argparse.Namespace) -> int:
+  """Return --batch_size, by default 32 per device.
+
+  Raises:
+    InputError: it is less than 1.
+  """
+  size = 32 * jax.device_count() if args.batch_size is None else args.batch_size
+  if size < 1:
+    raise InputError(f'--batch_size must be at least 1, but it is {size}.')
+  return size

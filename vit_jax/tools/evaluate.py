@@ -16,7 +16,6 @@ import re
 import sys
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import tqdm
 
@@ -100,19 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     help='the short side before the crop of inception, in pixels (default: that of the run, or 8/7 '
     'of the image size)',
   )
-  add(
-    '--batch_size',
-    type=int,
-    metavar='N',
-    help='number of images computed at once, over all devices (default: 32 per device)',
-  )
-  add(
-    '--max_bad_records',
-    type=int,
-    default=0,
-    metavar='N',
-    help='leave out up to this many damaged images; more are an error (default: %(default)s)',
-  )
+  checkpoint_args.add_batch_arguments(parser)
   add('--out', metavar='DIR', help='directory for evaluation.json, per_class.csv and confusion.png')
   add('--json', action='store_true', help='print the content of evaluation.json, not a table')
   return parser
@@ -121,9 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 def _evaluate(args: argparse.Namespace) -> None:
   """Evaluate the checkpoint, then write and print the report."""
   directory = make_directory(args.out) if args.out else None
-  batch_size = 32 * jax.device_count() if args.batch_size is None else args.batch_size
-  if batch_size < 1:
-    raise InputError(f'--batch_size must be at least 1, but it is {batch_size}.')
+  batch_size = checkpoint_args.batch_size(args)
   loaded, run = checkpoint_args.load(args)
   config = run.config if run else {}
   dataset = _choose_dataset(args, config)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import json
 import sys
 
-import jax
 import numpy as np
 import tqdm
 
@@ -67,19 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     help='number of draws of the training images; the accuracy is their mean '
     '(default: %(default)s)',
   )
-  add(
-    '--batch_size',
-    type=int,
-    metavar='N',
-    help='number of images computed at once, over all devices (default: 32 per device)',
-  )
-  add(
-    '--max_bad_records',
-    type=int,
-    default=0,
-    metavar='N',
-    help='leave out up to this many damaged images; more are an error (default: %(default)s)',
-  )
+  checkpoint_args.add_batch_arguments(parser)
   add(
     '--json',
     action='store_true',
@@ -105,9 +92,7 @@ def _run(args: argparse.Namespace) -> None:
       f'The model takes images of {height}x{width} pixels, but few-shot evaluation crops squares. '
       'Use --image_size=N.'
     )
-  batch_size = 32 * jax.device_count() if args.batch_size is None else args.batch_size
-  if batch_size < 1:
-    raise InputError(f'--batch_size must be at least 1, but it is {batch_size}.')
+  batch_size = checkpoint_args.batch_size(args)
   partitioner = MeshPartitioner(batch_size)
   represent = partitioner.gather_step(make_represent_step(model))
   protocol = FewShotProtocol(height, shots=args.shots, seeds=args.seeds)
