@@ -1,6 +1,9 @@
 import collections
+import gc
+import os
 import pathlib
 import shutil
+import sys
 
 import jax
 from jax.experimental import multihost_utils
@@ -101,6 +104,23 @@ def test_missing_parts_are_found(tmp_path, damage):
     (tmp_path / '1' / 'meta' / 'metadata').write_text('{')
   with pytest.raises(ValueError, match='damaged. Delete that directory to start again'):
     Checkpoints(tmp_path).restore(state())
+
+
+def test_a_failed_read_is_told_once(tmp_path, monkeypatch, caplog):
+  """Many arrays are still being read when the first one fails. None of them prints a traceback."""
+  unraisable = []
+  monkeypatch.setattr(sys, 'unraisablehook', unraisable.append)
+  rng = np.random.default_rng(0)
+  many = {f'w{k}': jnp.asarray(rng.normal(size=(64, 400)), jnp.float32) for k in range(60)}
+  c = Checkpoints(tmp_path)
+  c.save(1, many, {})
+  c.wait()
+  os.truncate(data_file(tmp_path), data_file(tmp_path).stat().st_size // 2)
+  for _ in range(5):
+    with pytest.raises(InputError, match='it is damaged. Delete that directory to start again.'):
+      c.restore(many)
+  gc.collect()  # asyncio reports tasks that nobody waits for when they are deleted
+  assert not unraisable and not caplog.records
 
 
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')

@@ -4,9 +4,12 @@ Orbax does not notice a flipped byte. So a fingerprint of every array is saved, 
 reading.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
+import logging
 import os
 import pathlib
+import sys
 import tempfile
 from typing import Any
 
@@ -55,7 +58,8 @@ def read_orbax(path: AnyPath) -> dict[str, np.ndarray]:
   """
   try:
     saved = _read_meta(path)['fingerprint']
-    prefix, arrays = _restore(path)
+    with ignore_late_reads():
+      prefix, arrays = _restore(path)
   except Exception as e:  # Orbax, TensorStore and JSON raise anything for damaged files
     raise _damaged(path, e) from e
   # Compute them one by one. All at once would hold a second copy of the arrays.
@@ -117,6 +121,36 @@ def write_orbax(
       new.rename(path)
   except Exception as e:  # TensorStore raises ValueError, OSError and others for a full disk
     raise InputError(f'Cannot write {path}: {reason(e)}. Choose another path.') from e
+
+
+@contextlib.contextmanager
+def ignore_late_reads() -> Iterator[None]:
+  """Print nothing about other arrays when reading one array of a checkpoint fails.
+
+  Orbax closes its event loop at the first failure. TensorStore's threads still deliver the other
+  arrays to that loop, and Python would print each failed delivery, and each further read that
+  fails, into the middle of the error that matters. This may happen long after the first failure,
+  so the hook and the filter stay in place after a failure.
+  """
+  previous = sys.unraisablehook
+
+  def hook(unraisable: Any) -> None:
+    if not _is_late_read(unraisable.exc_value):
+      previous(unraisable)
+
+  sys.unraisablehook = hook
+  logging.getLogger('asyncio').addFilter(_is_other)  # a second time changes nothing
+  yield
+  sys.unraisablehook = previous
+  logging.getLogger('asyncio').removeFilter(_is_other)
+
+
+def _is_late_read(error: BaseException | None) -> bool:
+  return str(error) == 'Event loop is closed' or 'tensorstore' in str(error).lower()
+
+
+def _is_other(record: logging.LogRecord) -> bool:
+  return not (record.exc_info and _is_late_read(record.exc_info[1]))
 
 
 def _restore(path: AnyPath) -> tuple[str, dict[str, np.ndarray]]:

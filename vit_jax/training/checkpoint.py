@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from vit_jax.errors import InputError, NotFinite, os_error_code, reason, shortlist
 from vit_jax.files import AnyPath
 from vit_jax.pretrained.fingerprint import fingerprint, named_leaves
+from vit_jax.pretrained.orbax import ignore_late_reads
 
 
 class Restored(NamedTuple):
@@ -123,7 +124,8 @@ class Checkpoints:
     )
     try:
       self._check_architecture(path, step, abstract)
-      restored = self._manager.restore(step, args=items)
+      with ignore_late_reads():
+        restored = self._manager.restore(step, args=items)
     except (InputError, jax.errors.JaxRuntimeError):  # the latter if another process has ended
       raise
     except Exception as e:  # Orbax, TensorStore and JSON raise many kinds on damaged files
