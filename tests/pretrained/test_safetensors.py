@@ -185,7 +185,9 @@ def test_heads_come_from_the_model_the_config_or_the_width(tmp_path):
       'conv1.weight',
       'vit.embeddings.patch_embeddings.projection.weight is missing. Download it again.',
     ),
-    (TIMM, 'head.bias', 'decoder.0.bias', r'missing head/bias .* extra decoder.0.bias'),
+    (TIMM, 'head.bias', 'decoder.0.bias', r'Differences: missing head/bias \(10,\)\.$'),
+    (TIMM, 'norm.bias', 'rope.periods', 'it has rotary position embeddings: rope.periods'),
+    (TIMM, 'norm.bias', 'patch_embed.backbone.stem.conv.weight', 'it is a hybrid, which only npz'),
   ],
 )
 def test_files_of_other_models_say_why(tmp_path, source, old, new, words):

@@ -6,7 +6,7 @@ from typing import Any
 
 from vit_jax.errors import InputError
 from vit_jax.models.sizes import RESNET_UNITS, VARIANTS, Variant
-from vit_jax.pretrained.array_sizes import ArraySizes, count_units
+from vit_jax.pretrained.array_sizes import PATCHES, ArraySizes, count_units
 from vit_jax.pretrained.metadata import EMPTY, MODEL_FIELDS, Metadata
 from vit_jax.pretrained.posembed import square_grid
 
@@ -50,6 +50,7 @@ def _bit(arrays: Mapping[str, Any]) -> tuple[str, Fields]:
 
 
 def _vision_transformer(sizes: ArraySizes) -> tuple[str, Fields]:
+  _check_ends(sizes)
   letter, fields = _nearest_variant(sizes.variant)
   patch = sizes.patch_size[0]
   name = f'ViT-{letter}/{patch}'
@@ -72,6 +73,27 @@ def _vision_transformer(sizes: ArraySizes) -> tuple[str, Fields]:
     'layer_scale': 1.0 if sizes.layer_scale else None,
   }
   return name, fields
+
+
+def _check_ends(sizes: ArraySizes) -> None:
+  """Raise InputError if images or features of this kind do not fit our models."""
+  rows, columns = sizes.patch_size
+  colors, width = sizes.shape(PATCHES)[2], sizes.representation_size or sizes.hidden_dim
+  if sizes.resnet_units is None and colors != 3:
+    raise InputError(
+      f'The number of channels of its images is {colors}, but create_model only makes models for '
+      'RGB images.'
+    )
+  if rows != columns:
+    raise InputError(
+      f'Its patches are {rows}x{columns} pixels, but create_model only makes square patches.'
+    )
+  inputs = sizes.shape('head/kernel')[0] if sizes.num_classes else width
+  if inputs != width:
+    raise InputError(
+      f'Its head takes {inputs} features, but the encoder gives {width}. The classifiers of '
+      "Hugging Face's DINOv2 also take the mean of the patches, for which create_model has no head."
+    )
 
 
 def _nearest_variant(variant: Variant) -> tuple[str, Fields]:

@@ -24,6 +24,7 @@ def fit(
   metadata: Metadata,
   path: Path,
   new_head: bool = False,
+  inferred: str | None = None,
 ) -> dict[str, np.ndarray]:
   """Return exactly the arrays that the model expects.
 
@@ -36,6 +37,7 @@ def fit(
     metadata: the file's metadata.
     path: the file's path, for messages.
     new_head: replace the head even if the file's head has as many classes.
+    inferred: description of the model if it was inferred from these arrays, for the error.
 
   Raises:
     InputError: the arrays do not fit. The message lists every array that is missing, extra or of
@@ -51,6 +53,11 @@ def fit(
     for k in sorted(want.keys() & arrays.keys())
     if arrays[k].shape != want[k].shape
   ]
+  if problems and inferred:
+    raise InputError(
+      f'Cannot load {path}: create_model has no model with exactly these arrays. Differences from '
+      f'{inferred}: {shortlist(problems)}.'
+    )
   if problems:
     raise InputError(
       f'{path} does not fit the model. Choose the model that the file was written for. '

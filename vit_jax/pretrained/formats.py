@@ -11,6 +11,7 @@ import numpy as np
 
 from vit_jax.errors import InputError, shortlist, unknown
 from vit_jax.pretrained import npz, orbax, safetensors
+from vit_jax.pretrained.encoder_names import READ_ONLY, describe, is_beside
 from vit_jax.pretrained.locate import locate
 from vit_jax.pretrained.metadata import EMPTY, PUBLISHED, Metadata
 
@@ -61,7 +62,7 @@ def read_checkpoint(
   """
   with locate(path) as (kind, paths, metadata):
     if kind == 'npz':
-      arrays = npz.read_npz(paths[0])
+      arrays = _without_others(npz.read_npz(paths[0]), path)
     elif kind == 'orbax':
       arrays = npz.canonical(_without_pretext(orbax.read_orbax(paths[0]), path), path)
     else:
@@ -156,6 +157,17 @@ def _without_pretext(
   if len(kept) < len(arrays):
     log.warning('%s: Dropped the arrays that only masked patch prediction uses.', path)
   return kept
+
+
+def _without_others(
+  arrays: dict[str, np.ndarray], path: str | os.PathLike[str]
+) -> dict[str, np.ndarray]:
+  """Drop the arrays of modules beside the encoder, such as a decoder."""
+  others = [name for name in arrays if is_beside(name)]
+  if others:
+    modules = describe([name.replace('/', '.') for name in others], '')
+    log.warning(READ_ONLY, path, 'the encoder', modules)
+  return {name: array for name, array in arrays.items() if name not in others}
 
 
 def _not_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:

@@ -94,7 +94,11 @@ def load_model(path: str | os.PathLike[str], name: str | None = None, **override
     fields = {field: value for field, value in fields.items() if field not in _NAME_FIELDS}
   model = create_model(name or inferred_name, **fields | overrides)
   want = _expected_arrays(model)
-  params = traverse_util.unflatten_dict(fit(arrays, want, model, metadata, path), sep='/')
+  inferred = (
+    None if name else ' '.join([inferred_name, *(f'{k}={v!r}' for k, v in overrides.items())])
+  )
+  fitted = fit(arrays, want, model, metadata, path, inferred=inferred)
+  params = traverse_util.unflatten_dict(fitted, sep='/')
   return Loaded(model, params, metadata.class_names)
 
 

@@ -19,6 +19,7 @@ from vit_jax.files import AnyPath, local_path, replacing
 from vit_jax.models.sizes import VARIANTS
 from vit_jax.pretrained import config_json, torch_configs, torch_layout, torch_positions
 from vit_jax.pretrained.array_sizes import PATCHES, ArraySizes
+from vit_jax.pretrained.encoder_names import READ_ONLY, Encoder, describe, find_encoder
 from vit_jax.pretrained.metadata import EMPTY, Metadata
 
 FILE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
@@ -47,21 +48,15 @@ def read_safetensors(
   """
   path = shards[0]
   names = [name for shard in shards for name in _array_names(shard)]
-  dialect = torch_layout.find_dialect(names)
-  if dialect is None:
-    raise InputError(
-      f"{path} has neither timm's nor Hugging Face's names of a Vision Transformer "
-      f'({", ".join(names[:3])}, ...). Give a checkpoint of a Vision Transformer.'
-    )
-  if reason := torch_layout.unsupported_part(names):
-    raise InputError(f'Cannot load {path}, because create_model cannot build its model: {reason}.')
-  kind, prefix = dialect
+  kind, prefix, encoder_names, left_out = _find_encoder(names, path)
   width = _hidden_dim(shards, torch_layout.patch_kernel_name(kind, prefix))
   num_heads = num_heads or metadata.num_heads or _usual_num_heads(path, width)
+  tensors = _read_tensors(shards, encoder_names)
   try:
-    arrays = torch_layout.from_torch(_read_tensors(shards), kind, prefix, num_heads)
+    arrays = torch_layout.from_torch(tensors, kind, prefix, num_heads)
   except InputError as e:
     raise InputError(f'Cannot load {path}: {e}') from e
+  _report_left_out(left_out, prefix, shards)
   if metadata.image_size and PATCHES in arrays:
     rows, columns = ArraySizes(arrays).grid(metadata.image_size)
     num_patches = rows * columns
@@ -189,7 +184,7 @@ def _hidden_dim(shards: Sequence[AnyPath], patch_kernel: str) -> int:
   for shard in shards:
     with _open(shard) as f:
       if patch_kernel in f.keys():  # noqa: SIM118 (the file is not iterable)
-        return f.get_slice(patch_kernel).get_shape()[0]
+        return next(iter(f.get_slice(patch_kernel).get_shape()), 0)
   raise InputError(f'Cannot load {shards[0]}: {patch_kernel} is missing. Download it again.')
 
 
@@ -203,12 +198,39 @@ def _usual_num_heads(path: AnyPath, width: int) -> int:
   )
 
 
-def _read_tensors(shards: Sequence[AnyPath]) -> Iterator[tuple[str, np.ndarray]]:
+def _find_encoder(names: Sequence[str], path: AnyPath) -> Encoder:
+  """Return the encoder in the file `path`; raise InputError if `create_model` cannot build one."""
+  try:
+    encoder = find_encoder(names)
+  except InputError as e:
+    raise InputError(f'Cannot load {path}: {e}') from e
+  if encoder is None:
+    raise InputError(
+      f"Cannot load {path}: it has neither timm's nor Hugging Face's names of a ViT or DINOv2, but "
+      f'names such as {", ".join(names[:3])}. Give a checkpoint of a Vision Transformer.'
+    )
+  if reason := torch_layout.unsupported_part(encoder.names.values()):
+    raise InputError(f'Cannot load {path}, because create_model cannot build its model: {reason}.')
+  return encoder
+
+
+def _read_tensors(
+  shards: Sequence[AnyPath], names: Mapping[str, str]
+) -> Iterator[tuple[str, np.ndarray]]:
+  """Yield the arrays of `names`, {name in the file: new name}, under their new names."""
   for shard in shards:
     with _open(shard) as f:
       for name in f.keys():  # noqa: SIM118
-        tensor = f.get_tensor(name)
-        if not name.endswith('mask_token'):
-          yield name, tensor
-        elif tensor.any():
-          log.warning('%s: Dropped %s, which only masked pretraining uses.', shard, name)
+        if name in names:
+          yield names[name], f.get_tensor(name)
+
+
+def _report_left_out(names: Sequence[str], prefix: str, shards: Sequence[AnyPath]) -> None:
+  """Warn about the arrays that were not read."""
+  if all(name.endswith('mask_token') for name in names):
+    for name, tensor in _read_tensors(shards, dict(zip(names, names))):
+      if tensor.any():  # transformers writes zeros where it has no mask token
+        log.warning('%s: Dropped %s, which only masked pretraining uses.', shards[0], name)
+  else:
+    encoder = f'the encoder {prefix}*' if prefix else 'the encoder'
+    log.warning(READ_ONLY, shards[0], encoder, describe(names, prefix))

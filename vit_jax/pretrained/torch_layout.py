@@ -92,6 +92,8 @@ _UNSUPPORTED = {
   r'\.mlp\.(w12|fc1_g|weights_in)': 'its MLP is gated (SwiGLU)',
   r'\.attn\.norm\.|\.mlp\.norm\.': 'it has a LayerNorm inside attention or the MLP',
   r'rel_pos|relative_position': 'its relative positions differ from ours',
+  r'(^|\.)(rope|rotary)': 'it has rotary position embeddings',
+  r'patch_embed\.backbone\.': 'it is a hybrid, which only npz files hold in our layout',
 }
 
 Convert = Callable[[np.ndarray, int], np.ndarray]  # (array, number of heads) -> array
@@ -143,6 +145,8 @@ _WRITE = {
   'vit': _table(_HF_ENDS + _HF_ATTENTION + _VIT, _HF_TOKENS),
   'dinov2': _table(_HF_ENDS + _HF_ATTENTION + _DINOV2, _HF_TOKENS),
 }
+# The array that shows where the names of an encoder begin.
+_MARKS = {'hf': r'(?<![^.])embeddings\.patch_embeddings\.', 'timm': r'(?<![^.])patch_embed\.proj\.'}
 _PATCH_KERNEL = {
   'timm': 'patch_embed.proj.weight',
   'hf': 'embeddings.patch_embeddings.projection.weight',
@@ -152,10 +156,22 @@ _PATCH_KERNEL = {
 def find_dialect(names: Iterable[str]) -> tuple[str, str] | None:
   """Return ('timm' or 'hf', prefix of the backbone's names), or None if it is neither."""
   for name in names:
-    for mark, kind in (('embeddings.patch_embeddings.', 'hf'), ('patch_embed.proj.', 'timm')):
-      if mark in name:
-        return kind, name[: name.index(mark)]
+    for kind, mark in _MARKS.items():
+      if match := re.search(mark, name):
+        return kind, name[: match.start()]
   return None
+
+
+def encoder_prefixes(names: Iterable[str], kind: str) -> list[str]:
+  """Return the prefix of each encoder's names, in the order of the names."""
+  matches = [(name, re.search(_MARKS[kind], name)) for name in names]
+  return list(dict.fromkeys(name[: match.start()] for name, match in matches if match))
+
+
+def is_known(name: str, kind: str) -> bool:
+  """Return True if an encoder of this kind, or its head, can have an array of this name."""
+  parts = _split_names(name if kind == 'timm' else _saved_name(name))
+  return all(_without_number(part)[0] in _READ[kind] for part in parts)
 
 
 def patch_kernel_name(kind: str, prefix: str) -> str:
@@ -192,16 +208,15 @@ def from_torch(
   """
   arrays = {}
   for full_name, whole in tensors:
-    for name, tensor in _split_projection(full_name.removeprefix(prefix), whole):
+    short = full_name.removeprefix(prefix)
+    parts = _split_projection(short, whole) if is_known(short, kind) else [(short, whole)]
+    for name, tensor in parts:
       pattern, block = _without_number(name if kind == 'timm' else _saved_name(name))
       ours, to_ours, _ = _READ[kind].get(pattern, (full_name, _same, _same))
       try:
         array = to_ours(tensor, num_heads)
       except (ValueError, TypeError, IndexError) as e:
-        raise InputError(
-          f'{full_name} of shape {whole.shape} does not fit {num_heads} attention heads. '
-          'Give another num_heads.'
-        ) from e
+        raise _wrong_shape(full_name, whole.shape, num_heads, to_ours) from e
       ours = ours.replace('#', block)
       if ours in arrays:
         raise InputError(f'Two arrays mean {ours}. One of them is {full_name}. Remove one of them.')
@@ -239,6 +254,18 @@ def to_torch(arrays: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarra
   return {name: np.ascontiguousarray(x) for name, x in tensors.items()}
 
 
+def _wrong_shape(name: str, shape: tuple[int, ...], num_heads: int, to_ours: Convert) -> InputError:
+  """Return the error for an array whose shape does not allow to change its layout."""
+  if to_ours is _conv_to_ours:
+    return InputError(
+      f'{name} has the shape {shape}, but the patch embedding must be a convolution of images, '
+      '(width, colors, height, width). Give a model of images whose patches a convolution embeds.'
+    )
+  return InputError(
+    f'{name} of shape {shape} does not fit {num_heads} attention heads. Give another num_heads.'
+  )
+
+
 def _saved_name(name: str) -> str:
   """Translate a name in a state_dict of transformers 5 to the name in its files."""
   name = re.sub(r'^layers\.(\d+\.)', r'encoder.layer.\1', name)
@@ -255,12 +282,17 @@ def _without_number(name: str) -> tuple[str, str]:
 
 def _split_projection(name: str, tensor: np.ndarray) -> list[tuple[str, np.ndarray]]:
   """Split a fused projection: 'attn.qkv.weight' (3D, D) -> attn.q.weight (D, D), attn.k, attn.v."""
+  names = _split_names(name)
+  if tensor.ndim == 0 or len(tensor) % len(names):
+    return [(name, tensor)]
+  return list(zip(names, np.split(tensor, len(names))))
+
+
+def _split_names(name: str) -> list[str]:
+  """Return the names of the parts of a projection, 'attn.q.weight' and so on, or only `name`."""
   name = re.sub(r'\.(attn|attn_pool)\.([qkv])_proj\.', r'.\1.\2.', name)
   match = re.fullmatch(r'(.*)\.(qkv|kv)\.(weight|bias)', name)
-  if not match or len(tensor) % len(match[2]):
-    return [(name, tensor)]
-  parts = np.split(tensor, len(match[2]))
-  return [(f'{match[1]}.{letter}.{match[3]}', x) for letter, x in zip(match[2], parts)]
+  return [f'{match[1]}.{letter}.{match[3]}' for letter in match[2]] if match else [name]
 
 
 def _fuse_projections(tensors: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
