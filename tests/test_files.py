@@ -1,10 +1,17 @@
 import functools
 import http.server
+import io
 import json
 import logging
+import os
 import pathlib
+import pwd
+import resource
 import shutil
+import socket
+import struct
 import threading
+import zlib
 
 import fsspec
 import numpy as np
@@ -46,6 +53,7 @@ def site(tmp_path, monkeypatch):
   """Serve a directory as a web site. Return (address, directory)."""
   monkeypatch.setenv('no_proxy', '*')
   monkeypatch.setattr(files, '_TIMEOUT', 5)
+  monkeypatch.setattr(files, '_WAIT', 0)
   directory = tmp_path / 'site'
   directory.mkdir()
   handler = functools.partial(Handler, directory=str(directory))
@@ -149,6 +157,7 @@ def test_what_is_not_there_is_named(site, path, words):
 )
 def test_an_address_without_an_answer_is_named(address, words, monkeypatch):
   monkeypatch.setenv('no_proxy', '*')
+  monkeypatch.setattr(files, '_WAIT', 0)
   with pytest.raises(ValueError, match=words):
     read_arrays(address)
 
@@ -174,6 +183,212 @@ def test_other_file_systems_of_fsspec(caplog):
     ValueError, match='Cannot read memory://dir/b.npz: no such file. Check the address.'
   ):
     read_arrays('memory://dir/b.npz')
+
+
+CONTENT = bytes(range(256)) * 1000
+
+
+class Flaky(http.server.BaseHTTPRequestHandler):
+  """Serves CONTENT and breaks the connection. The server's attributes say how."""
+
+  def log_message(self, *args):
+    pass
+
+  def do_GET(self):
+    rules, request = self.server, (self.path, self.headers.get('Range'))
+    rules.requests.append(request)
+    rules.agents.append(self.headers['User-Agent'])
+    if rules.codes:
+      code, headers = rules.codes.pop(0)
+      self.send_response(code)
+      for header in headers.items():
+        self.send_header(*header)
+      self.end_headers()
+      return
+    start, content = 0, rules.content[0] if len(rules.content) == 1 else rules.content.pop(0)
+    span = self.headers.get('Range')
+    same = self.headers.get('If-Range') in (None, rules.etag(content))
+    if span and rules.ranges and same:
+      start = int(span.removeprefix('bytes=').removesuffix('-'))
+      self.send_response(206)
+      self.send_header('Content-Range', f'bytes {start}-{len(content) - 1}/{len(content)}')
+    else:
+      self.send_response(200)
+    if rules.etag(content):
+      self.send_header('ETag', rules.etag(content))
+    self.send_header('Content-Length', str(len(content) - start))
+    self.end_headers()
+    self.wfile.write(content[start : start + rules.most])
+    self.wfile.flush()
+    if rules.reset:  # abort the connection instead of closing it
+      linger = struct.pack('ii', 1, 0)
+      self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+
+@pytest.fixture
+def flaky(monkeypatch):
+  monkeypatch.setenv('no_proxy', '*')
+  monkeypatch.setattr(files, '_TIMEOUT', 5)
+  monkeypatch.setattr(files, '_WAIT', 0)
+  with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Flaky) as server:
+    server.requests, server.agents, server.codes, server.content = [], [], [], [CONTENT]
+    server.most, server.ranges, server.reset = 100_000, True, False
+    server.etag = lambda content: f'"{zlib.crc32(content)}"'
+    server.address = f'http://127.0.0.1:{server.server_address[1]}'
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+@pytest.mark.parametrize('reset', [False, True])
+@pytest.mark.parametrize('etag', [True, False])
+def test_a_broken_download_goes_on_where_it_was(flaky, tmp_path, etag, reset):
+  flaky.reset = reset
+  if not etag:
+    flaky.etag = lambda content: None
+  files.download(f'{flaky.address}/a', tmp_path / 'a')
+  assert (tmp_path / 'a').read_bytes() == CONTENT
+  assert list(tmp_path.iterdir()) == [tmp_path / 'a']
+  assert flaky.requests[0] == ('/a', None) and len(flaky.requests) >= 3
+  if not reset:  # what is on its way when a connection is reset may get lost
+    ranges = [None, 'bytes=100000-', 'bytes=200000-']
+    assert flaky.requests == [('/a', span) for span in ranges]
+
+
+def test_a_file_that_changes_meanwhile_is_read_from_its_start(flaky, tmp_path):
+  flaky.content = [CONTENT, CONTENT[::-1], CONTENT[::-1], CONTENT[::-1]]
+  files.download(f'{flaky.address}/a', tmp_path / 'a')
+  assert (tmp_path / 'a').read_bytes() == CONTENT[::-1]
+  assert [span for _, span in flaky.requests][:2] == [None, 'bytes=100000-']
+
+
+def test_a_server_without_ranges_is_asked_for_the_whole_file_again(flaky, tmp_path):
+  flaky.ranges = False
+  with pytest.raises(InputError) as e:
+    files.download(f'{flaky.address}/a', tmp_path / 'a')
+  assert str(e.value) == (
+    f'The download of {flaky.address}/a ended after 100,000 of 256,000 bytes. Try again.'
+  )
+  assert not list(tmp_path.iterdir()) and len(flaky.requests) == 3
+
+
+def test_a_failed_download_leaves_the_file_that_was_there(flaky, tmp_path):
+  (tmp_path / 'a').write_bytes(b'old')
+  flaky.codes = [(500, {})] * 3
+  with pytest.raises(InputError, match='HTTP 500 Internal Server Error. Try again later.$'):
+    files.download(f'{flaky.address}/a', tmp_path / 'a')
+  assert (tmp_path / 'a').read_bytes() == b'old' and list(tmp_path.iterdir()) == [tmp_path / 'a']
+
+
+def test_a_busy_server_is_asked_again_when_it_says(flaky, tmp_path, monkeypatch):
+  waits = []
+  monkeypatch.setattr(files.time, 'sleep', waits.append)
+  flaky.codes = [(429, {'Retry-After': '3'}), (503, {})]
+  flaky.most = len(CONTENT)
+  files.download(f'{flaky.address}/a', tmp_path / 'a')
+  assert (tmp_path / 'a').read_bytes() == CONTENT and waits == [3, 0]
+
+
+def test_access_that_is_denied_is_not_tried_again(flaky, tmp_path):
+  flaky.codes = [(401, {})]
+  with pytest.raises(InputError) as e:
+    files.download(f'{flaky.address}/a', tmp_path / 'a')
+  assert str(e.value) == (
+    f'Cannot download {flaky.address}/a: HTTP 401 Unauthorized. Check the address and your access '
+    'to it.'
+  )
+  assert len(flaky.requests) == 1
+
+
+@pytest.mark.parametrize(
+  'path, request_path',
+  [
+    ('Müller & Söhne/日本.jpg', '/M%C3%BCller%20&%20S%C3%B6hne/%E6%97%A5%E6%9C%AC.jpg'),
+    ('M%C3%BCller%20a.jpg?q=ä&b=%20', '/M%C3%BCller%20a.jpg?q=%C3%A4&b=%20'),
+    ('100%/a b(1).jpg', '/100%25/a%20b(1).jpg'),
+    ('caf\udce9.jpg', '/caf%E9.jpg'),
+  ],
+)
+def test_addresses_are_quoted_once_and_the_program_gives_its_name(
+  flaky, tmp_path, path, request_path
+):
+  flaky.most = len(CONTENT)
+  files.download(f'{flaky.address}/{path}', tmp_path / 'a')
+  assert flaky.requests == [(request_path, None)]
+  assert [agent.split('/')[0] for agent in flaky.agents] == [
+    'vit_jax (Vision Transformers in JAX) Python-urllib'
+  ]
+
+
+def test_servers_are_quoted_as_domain_names():
+  assert files._quote('https://u@bücher.example:80/a') == 'https://u@xn--bcher-kva.example:80/a'
+  long = 'ä' * 70
+  with pytest.raises(InputError, match=f'^Cannot download https://{long}/a: .*. Check the address'):
+    files._quote(f'https://{long}/a')
+
+
+def test_a_full_disk_is_not_taken_for_a_broken_network(flaky, tmp_path):
+  flaky.most = len(CONTENT)
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+  try:
+    with pytest.raises(files.CannotStore) as e:
+      files.download(f'{flaky.address}/a', tmp_path / 'a')
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert str(e.value) == (
+    f'Cannot store {flaky.address}/a in {tmp_path}: File too large. Free some space there, or set '
+    'TMPDIR to a directory on another disk.'
+  )
+  assert len(flaky.requests) == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_broken_read_of_fsspec_goes_on(tmp_path, monkeypatch):
+  memory = fsspec.filesystem('memory')
+  memory.pipe('/flaky', CONTENT)
+  reads = []
+
+  def open_flaky(path, mode):
+    file = io.BytesIO(CONTENT)
+    file.read = functools.partial(read_or_fail, file)
+    return file
+
+  def read_or_fail(file, size):
+    reads.append(file.tell())
+    if len(reads) % 2 == 0:
+      raise OSError('the connection was reset')
+    return io.BytesIO.read(file, 100_000)
+
+  monkeypatch.setattr(type(memory), 'open', lambda self, path, mode: open_flaky(path, mode))
+  monkeypatch.setattr(files, '_WAIT', 0)
+  files.download('memory://flaky', tmp_path / 'a')
+  assert (tmp_path / 'a').read_bytes() == CONTENT
+  assert reads == [0, 100_000, 100_000, 200_000, 200_000, 256_000, 256_000]
+
+
+def test_no_home(monkeypatch):
+  def unknown(uid):
+    raise KeyError(f'getpwuid(): uid not found: {uid}')
+
+  monkeypatch.delenv('HOME')
+  monkeypatch.setattr(pwd, 'getpwuid', unknown)
+  assert files.user_path('a') == pathlib.Path('a')
+  assert files.user_path('~draft.jpg') == pathlib.Path('~draft.jpg')  # no user has this name
+  with pytest.raises(InputError) as e:
+    files.user_path('~/tensorflow_datasets')
+  assert str(e.value) == (
+    'Cannot find ~/tensorflow_datasets: the home directory of this user is unknown. Set the '
+    'environment variable HOME, or give a path without ~.'
+  )
+
+
+def test_paths_of_any_kind(monkeypatch, tmp_path):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert files.any_path('~/a') == tmp_path / 'a'
+  assert str(files.any_path('gs://bucket/a')) == 'gs://bucket/a'
+  with pytest.raises(InputError) as e:
+    files.any_path('https://host/a')
+  assert str(e.value) == ('https://host/a cannot be written. Give a local path, gs:// or s3://.')
 
 
 def test_paths(monkeypatch, tmp_path):
@@ -208,7 +423,7 @@ def test_text_is_written_whole(tmp_path, monkeypatch):
   files.write_whole(path, 'second')
   assert path.read_text() == 'second' and list(tmp_path.iterdir()) == [path]
 
-  def fill(self, text):
+  def fill(self, text, **options):
     with open(self, 'w') as f:
       f.write(text[:2])
     raise OSError('No space left on device')
@@ -217,6 +432,40 @@ def test_text_is_written_whole(tmp_path, monkeypatch):
   with pytest.raises(OSError, match='No space left'):
     files.write_whole(path, 'third')
   assert path.read_bytes() == b'second'
+
+
+@pytest.mark.parametrize('write', ['write_whole', 'replacing'])
+def test_files_are_on_the_disk_before_they_replace_others(tmp_path, monkeypatch, write):
+  events = []
+  fsync, replace = os.fsync, os.replace
+
+  def record_fsync(descriptor):
+    events.append(('fsync', os.fstat(descriptor).st_ino))
+    fsync(descriptor)
+
+  def record_replace(source, target):
+    events.append(('replace', str(target)))
+    replace(source, target)
+
+  monkeypatch.setattr(os, 'fsync', record_fsync)
+  monkeypatch.setattr(os, 'replace', record_replace)
+  path = tmp_path / f'{"n" * 240}.json'
+  if write == 'write_whole':
+    files.write_whole(path, 'text')
+  else:
+    with files.replacing(path) as temporary:
+      temporary.write_text('text')
+  assert events == [
+    ('fsync', path.stat().st_ino),  # renaming a file keeps its inode
+    ('replace', str(path)),
+    ('fsync', tmp_path.stat().st_ino),
+  ]
+  assert path.read_text() == 'text'
+
+
+def test_text_that_utf8_cannot_hold_is_escaped(tmp_path):
+  files.write_whole(tmp_path / 'a', 'é caf\udce9')
+  assert (tmp_path / 'a').read_bytes() == 'é caf\\udce9'.encode()
 
 
 def test_make_directory(tmp_path):

@@ -11,6 +11,7 @@ from vit_jax.data.source import Example, Source
 from vit_jax.data.splits import named_splits, split_ranges
 from vit_jax.data.subset import Concatenation
 from vit_jax.errors import InputError
+from vit_jax.files import user_path
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp')
 
@@ -41,7 +42,7 @@ class FolderSource(Source):
         train does not have.
     """
     names = split_names(directory)
-    directory = os.path.expanduser(directory)
+    directory = os.fspath(user_path(directory))
     train = os.path.join(directory, 'train')
     self.class_names = _subdirectories(train)
     if not self.class_names:
@@ -96,7 +97,7 @@ def split_names(directory: str) -> list[str]:
   Raises:
     InputError: the folder does not exist, or has no subfolder train.
   """
-  directory = os.path.expanduser(directory)
+  directory = os.fspath(user_path(directory))
   if not os.path.isdir(directory):
     raise InputError(f'There is no folder {directory}. Check the path.')
   names = _subdirectories(directory)

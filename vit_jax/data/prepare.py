@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from vit_jax.data import digits, idx
 from vit_jax.data.folder import is_folder
 from vit_jax.errors import InputError
+from vit_jax.files import user_path
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
@@ -59,8 +60,8 @@ def prepare(
     raise InputError(
       f'{name} is a folder, which needs no preparation. Train on it with --config.dataset={name}.'
     )
-  data_dir = os.path.expanduser(data_dir or default_data_dir())
-  manual_dir = os.path.expanduser(manual_dir or os.path.join(data_dir, MANUAL_SUBDIR))
+  data_dir = os.fspath(user_path(data_dir or default_data_dir()))
+  manual_dir = os.fspath(user_path(manual_dir or os.path.join(data_dir, MANUAL_SUBDIR)))
   instructions = manual_download(name.split(':')[0].split('/')[0], manual_dir)
   if instructions and not (os.path.isdir(manual_dir) and os.listdir(manual_dir)):
     raise InputError(f'Cannot prepare {name} yet. {instructions}')

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from vit_jax.data import digits
 from vit_jax.data.prepare import MANUAL_SUBDIR, builder_class, default_data_dir, manual_download
 from vit_jax.errors import InputError, unknown
+from vit_jax.files import is_remote, user_path
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
@@ -35,11 +36,12 @@ def find_directory(dataset: str, data_dir: str | None = None) -> str:
   Raises:
     InputError: the dataset is unknown, or is not prepared. The message says how to prepare it.
   """
-  data_dir = os.path.expanduser(data_dir or default_data_dir())
-  if '://' in data_dir:
+  data_dir = data_dir or default_data_dir()
+  if is_remote(data_dir):
     raise InputError(
       f'data_dir={data_dir} is not a local directory. Mount it, or copy the dataset.'
     )
+  data_dir = os.fspath(user_path(data_dir))
   match = _NAME.fullmatch(dataset)
   if not match:
     raise InputError(

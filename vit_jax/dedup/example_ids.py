@@ -15,6 +15,7 @@ from vit_jax.data.folder import is_folder
 from vit_jax.data.open_source import open_source, split_names
 from vit_jax.data.splits import named_splits, split_ranges
 from vit_jax.data.subset import Concatenation
+from vit_jax.files import user_path
 
 
 class ExampleId(NamedTuple):
@@ -106,7 +107,7 @@ class ExampleIds:
 def _inspect_folder(directory: str, names: list[str]) -> tuple[dict[str, int], dict[str, str]]:
   """Return {split: number of images}, and {split: that number, and a digest of the file names}."""
   sizes, splits = {}, {}
-  root = os.path.expanduser(directory)
+  root = user_path(directory)
   for name in names:
     images = open_source(directory, name)
     digest = hashlib.sha256()

@@ -50,6 +50,8 @@ def locate(path: str | os.PathLike[str]) -> Iterator[Location]:
         yield _remote_file(address, directory / name)
       else:
         yield _remote_directory(address, directory)
+    except files.CannotStore:
+      raise
     except InputError as e:  # name the address, not the temporary copy
       base = _parent(address) if is_file else address
       raise InputError(str(e).replace(temporary, base)) from e
@@ -95,7 +97,6 @@ def _download_if_exists(address: str, target: pathlib.Path) -> bool:
     files.download(address, target)
     return True
   except files.Missing:
-    target.unlink()
     return False
 
 

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from vit_jax.errors import InputError, reason, shortlist
-from vit_jax.files import AnyPath, local_path
+from vit_jax.files import AnyPath, is_remote, local_path, user_path
 from vit_jax.pretrained.fingerprint import fingerprint, named_leaves
 from vit_jax.pretrained.metadata import Metadata
 
@@ -34,9 +34,9 @@ def find_checkpoint(path: str | os.PathLike[str]) -> epath.Path | None:
   Args:
     path: a workdir, its checkpoints/, the directory of a step, or a directory of `write_orbax`.
   """
-  path = epath.Path(path).expanduser()
-  if '://' not in os.fspath(path):
-    path = epath.Path(os.path.abspath(path))  # Orbax requires an absolute path
+  if not is_remote(path):
+    path = os.path.abspath(user_path(path))  # Orbax requires an absolute path
+  path = epath.Path(path)
   if (path / _META).is_dir() and ((path / _STATE).is_dir() or (path / _PARAMS).is_dir()):
     return path
   if (path / 'checkpoints').is_dir():

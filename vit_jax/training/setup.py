@@ -9,11 +9,14 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.config.fields import mixup, model_overrides
+from vit_jax.errors import InputError
+from vit_jax.files import user_path
 from vit_jax.models import masked_patches
 from vit_jax.models.create import create_model
 from vit_jax.models.freeze import trainable_filter
 from vit_jax.training import optim
 from vit_jax.training import step as step_lib
+from vit_jax.training.log import log
 from vit_jax.training.objectives import Objective, supervised
 
 
@@ -96,12 +99,18 @@ def use_compile_cache(directory: str | None) -> None:
 
   Args:
     directory: where compiled programs are kept. None for JAX's own setting, or else a directory in
-      the user's cache. 'none' to compile always.
+      the user's cache, if the user has a home. 'none' to compile always.
   """
   if directory == 'none':
     return
-  configured = jax.config.jax_compilation_cache_dir  # pyright: ignore (JAX does not declare it)
-  if not directory and not configured:
-    directory = os.path.join(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'vit_jax')
   if directory:
-    jax.config.update('jax_compilation_cache_dir', os.path.expanduser(directory))
+    jax.config.update('jax_compilation_cache_dir', os.fspath(user_path(directory)))
+    return
+  if jax.config.jax_compilation_cache_dir:  # pyright: ignore (JAX does not declare it)
+    return
+  try:
+    cache = user_path(os.environ.get('XDG_CACHE_HOME') or '~/.cache') / 'vit_jax'
+  except InputError as e:
+    log.info('Compiled programs are not kept for the next run. %s', e)
+    return
+  jax.config.update('jax_compilation_cache_dir', os.fspath(cache))
