@@ -268,8 +268,8 @@ class _HttpFile:
       address: what the user calls it.
       hint: added to the error for a file that does not exist.
     """
-    self.address, self.size = address, None
-    self._url, self._hint = url, hint
+    self.address, self._url, self._hint = address, url, hint
+    self.size: int | None = None
     self._response: Any = None
     self._version: str | None = None  # of the file, to notice that it has changed meanwhile
 
@@ -331,7 +331,8 @@ class _FsspecFile:
 
   def __init__(self, address: str):
     """Remember the address."""
-    self.address, self.size = address, None
+    self.address = address
+    self.size: int | None = None
     self._file: Any = None
 
   def open(self, start: int) -> int:
