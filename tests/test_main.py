@@ -125,6 +125,7 @@ def test_polite_stops_save_at_once_and_resume_exactly(tmp_path, data_dir, uninte
     _, log = process.communicate(timeout=120)
     assert process.returncode == 42, log
     assert 'and saved. Run the same command again to continue.' in log and 'Traceback' not in log
+    assert 'SIGTERM caught' not in log and 'Gloo' not in log  # lines that JAX used to print
     steps, unfinished = checkpoints(tmp_path)
     assert not unfinished
     stopped_at.append(steps[-1])

@@ -1,8 +1,10 @@
 """Whole training runs, in this process on 8 simulated devices."""
 
 import json
+import os
 import pathlib
 import shutil
+import signal
 
 import cv2
 import jax
@@ -12,7 +14,9 @@ import pytest
 
 from tests.helpers.jobs import FIGURES, interrupted
 from vit_jax.config.fields import default_config
+from vit_jax.errors import Interrupted
 from vit_jax.training import loop as train_lib
+from vit_jax.training.monitor import Monitor
 
 
 @pytest.fixture(scope='session')
@@ -129,6 +133,32 @@ def test_stopping_anywhere_changes_nothing(tmp_path, data_dir, monkeypatch):
   same(arrays(whole, 6), arrays(parts, 6))
   strip = lambda rows: [{k: v for k, v in r.items() if k not in FIGURES} for r in rows]
   assert strip(lines(whole)) == strip(lines(parts))
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_raises_interrupted_from_python_too(
+  tmp_path, data_dir, monkeypatch, number
+):
+  """As in a notebook, where no command line has set the handlers."""
+  end = Monitor.end
+
+  def end_and_send(self, step, metrics):
+    end(self, step, metrics)
+    if step == 3:
+      os.kill(os.getpid(), number)
+
+  monkeypatch.setattr(Monitor, 'end', end_and_send)
+  before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+  with pytest.raises(Interrupted) as stopped:
+    train_lib.train(config(data_dir), tmp_path)
+  assert str(stopped.value) == (
+    'Stopped at step 3 of 6 and saved. Run the same command again to continue.'
+  )
+  assert saved(tmp_path) == [3]
+  assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+  monkeypatch.undo()
+  train_lib.train(config(data_dir), tmp_path)
+  assert saved(tmp_path) == [3, 6]
 
 
 def test_a_finished_run_says_so(tmp_path, data_dir):

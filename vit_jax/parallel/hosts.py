@@ -13,8 +13,6 @@ import importlib.util
 import itertools
 import json
 import os
-import signal
-import socket
 import sys
 import threading
 import time
@@ -84,17 +82,6 @@ def start(
     watch.start()
     # Runs before JAX's own exit handler, which closes the connection.
     atexit.register(lambda: (_ending.set(), watch.join()))
-  signal.signal(signal.SIGINT, _stop)
-
-
-def _stop(*_: Any) -> None:
-  """Handle Ctrl-C: save and stop, as after a preemption. A second Ctrl-C ends at once."""
-  print(
-    '\nStopping after this step. Press Ctrl-C again to stop at once, without saving.',
-    file=sys.stderr,
-  )
-  signal.signal(signal.SIGINT, signal.default_int_handler)
-  os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextlib.contextmanager
@@ -117,7 +104,10 @@ def _end(message: str) -> None:
 def _join(
   coordinator_address: str | None, num_processes: int | None, process_id: int | None, timeout: int
 ) -> None:
-  """Call jax.distributed.initialize with the arguments that this environment needs."""
+  """Call jax.distributed.initialize with the arguments that this environment needs.
+
+  Without a cluster, this process is alone, and needs no connection.
+  """
 
   def initialize(*process: Any, **kwargs: Any) -> None:
     jax.distributed.initialize(
@@ -135,11 +125,6 @@ def _join(
       raise
     if _mpi_size() > 1:  # Open MPI 5, MPICH, Intel MPI: JAX does not detect them by itself
       initialize(cluster_detection_method='mpi4py')
-      return
-    with socket.socket() as s:  # no cluster: a job of one process
-      s.bind(('localhost', 0))
-      address = f'localhost:{s.getsockname()[1]}'
-    initialize(address, 1, 0)
 
 
 def _mpi_size() -> int:
@@ -239,7 +224,7 @@ def check_shared(directory: AnyPath) -> None:
 def fail(message: str) -> None:
   """Tell the other processes that this one is ending, and why, so that they end too."""
   _ending.set()
-  if _alone():
+  if alone():
     return
   client: Any = distributed.global_state.client
   with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone; JAX ends the others
@@ -256,7 +241,7 @@ def fail(message: str) -> None:
 
 def explain_remote_failure(error: jax.errors.JaxRuntimeError) -> str | None:
   """Explain a JAX error that another process caused. Return None if there is no other process."""
-  if _alone():
+  if alone():
     return None
   with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 may be the one that is gone
     if message := _remote_failure(distributed.global_state.client):
@@ -267,7 +252,8 @@ def explain_remote_failure(error: jax.errors.JaxRuntimeError) -> str | None:
   )
 
 
-def _alone() -> bool:
+def alone() -> bool:
+  """Return True if this is the only process of its job."""
   return distributed.global_state.client is None or distributed.global_state.num_processes == 1
 
 

@@ -20,6 +20,7 @@ from vit_jax.config.flags import config_file, define_config, parse_config
 from vit_jax.errors import InputError, Interrupted
 from vit_jax.files import AnyPath, user_path
 from vit_jax.parallel import hosts
+from vit_jax.parallel.preemption import stop_on_signals
 
 EXIT_INTERRUPTED = 42
 
@@ -103,7 +104,8 @@ def run(
       values.start_timeout,
     )
     try:
-      return work(config, workdir)
+      with stop_on_signals():
+        return work(config, workdir)
     except OSError as e:
       if e.filename:
         raise

@@ -27,7 +27,7 @@ from vit_jax.models.flops import train_flops
 from vit_jax.parallel import hosts
 from vit_jax.parallel.devices import find_device
 from vit_jax.parallel.make_partitioner import make_partitioner
-from vit_jax.parallel.preemption import Stopper
+from vit_jax.parallel.preemption import Stopper, stop_on_signals
 from vit_jax.parallel.watchdog import Watchdog
 from vit_jax.pretrained.load import load_params
 from vit_jax.training.checkpoint import Checkpoints
@@ -69,7 +69,11 @@ def train(config: ConfigDict, workdir: AnyPath) -> dict[str, float]:
   """
   check_config(config)
   use_compile_cache(config.compile_cache)
-  with Watchdog(config.hang_seconds) as watchdog, _Run(config, workdir, watchdog) as run:
+  with (
+    stop_on_signals(),
+    Watchdog(config.hang_seconds) as watchdog,
+    _Run(config, workdir, watchdog) as run,
+  ):
     return run.train()
 
 
@@ -323,12 +327,12 @@ class _Run:
   def _stop(self, step: int, state: TrainState) -> None:
     self._save(step, state)
     self.checkpoints.wait()
-    log.info(
-      'Stopped at step %d of %d and saved. Run the same command again to continue.',
-      step,
-      self.total_steps,
+    message = (
+      f'Stopped at step {step} of {self.total_steps} and saved. Run the same command again to '
+      'continue.'
     )
-    raise Interrupted
+    log.info('%s', message)
+    raise Interrupted(message)
 
   def _finish(self, monitor: Monitor) -> dict[str, float]:
     self.watchdog.progress('finishing the last save')

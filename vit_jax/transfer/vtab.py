@@ -26,6 +26,7 @@ from vit_jax.data.open_source import open_source
 from vit_jax.data.vtab_tasks import GROUPS, TASKS, find_task
 from vit_jax.errors import InputError, last_line
 from vit_jax.parallel import hosts
+from vit_jax.parallel.preemption import stop_on_signals
 from vit_jax.pretrained.architecture import infer_model
 from vit_jax.pretrained.formats import read_checkpoint
 from vit_jax.training import command_line
@@ -146,12 +147,13 @@ def _run(args: argparse.Namespace) -> int:
   failed = {}  # task: why it has no accuracy
   for missing in hosts.gather(missing_data([n for n in tasks if n not in done], args.data_dir)):
     failed |= missing
-  results = run_all(
-    {name: c for name, c in configs.items() if name not in failed},
-    workdir,
-    titles={name: f'{name}: task {i} of {len(tasks)}' for i, name in enumerate(tasks, 1)},
-    keep=args.keep,
-  )
+  with stop_on_signals():
+    results = run_all(
+      {name: c for name, c in configs.items() if name not in failed},
+      workdir,
+      titles={name: f'{name}: task {i} of {len(tasks)}' for i, name in enumerate(tasks, 1)},
+      keep=args.keep,
+    )
   failed |= {name: r['diverged'] for name, r in results.items() if 'diverged' in r}
   if jax.process_index() == 0:
     print(table({name: r for name, r in results.items() if name not in failed}))
