@@ -1,13 +1,16 @@
 """The parts of the pipeline that need no Beam. tests/tools/test_dedup.py runs it on its runners."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 
-from vit_jax.dedup.beam import Chunk, gather, hash_chunk, make_chunks, remove
+from vit_jax.dedup import beam
+from vit_jax.dedup.beam import Chunk, find_matches, gather, hash_chunk, make_chunks, remove
 from vit_jax.dedup.example_ids import ExampleIds
 from vit_jax.errors import InputError
+from vit_jax.parallel.lock import Lock
 
 
 def test_chunks_cover_all_sets_and_number_images_across_them(digits_dir):
@@ -55,3 +58,24 @@ def test_gather_sorts_what_workers_wrote(tmp_path):
   remove(str(parts))
   assert not parts.exists()
   remove(str(parts))  # nothing to do
+
+
+def test_the_parts_of_another_run_stay(tmp_path, monkeypatch):
+  """A second run with the same --out is refused before it removes anything."""
+  monkeypatch.setattr(beam, 'import_beam', lambda: None)
+  monkeypatch.setattr(beam, 'run_pipeline', lambda build, args: (parts / 'part-0').write_text(''))
+  parts = tmp_path / 'ids.txt.parts'
+  parts.mkdir()
+  (parts / 'part-7').write_text('theirs')
+  search = lambda: find_matches(
+    ExampleIds('digits', 'train', None), [], threshold=8, parts=str(parts)
+  )
+  with Lock(tmp_path / 'ids.txt.parts.lock', 'x', ''), pytest.raises(InputError) as error:
+    search()
+  assert str(error.value).startswith(f'{parts} is in use by process {os.getpid()} on ')
+  assert str(error.value).endswith(' UTC. Wait for it to end, or choose another --out.')
+  assert (parts / 'part-7').read_text() == 'theirs'
+  parts.joinpath('part-7').write_text('left by a run that was killed')
+  with pytest.raises(FileNotFoundError):  # this stand-in for Beam makes no directory
+    search()
+  assert not list(tmp_path.iterdir())

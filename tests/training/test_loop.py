@@ -14,7 +14,7 @@ import pytest
 
 from tests.helpers.jobs import FIGURES, interrupted
 from vit_jax.config.fields import default_config
-from vit_jax.errors import Interrupted
+from vit_jax.errors import InputError, Interrupted
 from vit_jax.training import loop as train_lib
 from vit_jax.training.monitor import Monitor
 
@@ -150,15 +150,52 @@ def test_a_signal_saves_and_raises_interrupted_from_python_too(
   monkeypatch.setattr(Monitor, 'end', end_and_send)
   before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
   with pytest.raises(Interrupted) as stopped:
-    train_lib.train(config(data_dir), tmp_path)
+    train_lib.train(config(data_dir, eval_split='none'), tmp_path)
   assert str(stopped.value) == (
     'Stopped at step 3 of 6 and saved. Run the same command again to continue.'
   )
   assert saved(tmp_path) == [3]
   assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-  monkeypatch.undo()
-  train_lib.train(config(data_dir), tmp_path)
-  assert saved(tmp_path) == [3, 6]
+
+
+def test_a_second_run_in_the_workdir_touches_nothing_of_the_first(tmp_path, data_dir, monkeypatch):
+  """Orbax removes unfinished checkpoints when a run starts, which must not be of a living run."""
+  end, messages = Monitor.end, []
+
+  def end_and_start_another(self, step, metrics):
+    end(self, step, metrics)
+    if step == 3:
+      unfinished = tmp_path / 'checkpoints' / '2.orbax-checkpoint-tmp'
+      unfinished.mkdir()
+      before = sorted(tmp_path.rglob('*')), (tmp_path / 'log.txt').read_text()
+      with pytest.raises(InputError) as error:
+        train_lib.train(config(data_dir), tmp_path)
+      messages.append(str(error.value))
+      assert (sorted(tmp_path.rglob('*')), (tmp_path / 'log.txt').read_text()) == before
+      unfinished.rmdir()
+
+  monkeypatch.setattr(Monitor, 'end', end_and_start_another)
+  train_lib.train(config(data_dir, total_steps=4, eval_split='none'), tmp_path)
+  assert len(messages) == 1
+  assert messages[0].startswith(f'The workdir {tmp_path} is in use by process {os.getpid()} on ')
+  assert saved(tmp_path) == [4] and not (tmp_path / 'lock.json').exists()
+
+
+def test_a_run_that_was_taken_for_dead_saves_no_more(tmp_path, data_dir, monkeypatch):
+  end = Monitor.end
+
+  def end_and_lose_the_lock(self, step, metrics):
+    end(self, step, metrics)
+    if step == 4:
+      path = tmp_path / 'lock.json'
+      other = json.loads(path.read_text()) | {'id': 'other', 'host': 'far', 'pid': 7}
+      path.write_text(json.dumps(other))
+
+  monkeypatch.setattr(Monitor, 'end', end_and_lose_the_lock)
+  with pytest.raises(InputError, match='is in use by process 7 on far, which started at 2'):
+    train_lib.train(config(data_dir, save_every=2, eval_split='none'), tmp_path)
+  assert saved(tmp_path) == [2]
+  assert json.loads((tmp_path / 'lock.json').read_text())['pid'] == 7
 
 
 def test_a_finished_run_says_so(tmp_path, data_dir):

@@ -1,10 +1,16 @@
 """A workdir also gets the time of the first start and the config."""
 
 import json
+import os
+import re
+
+import jax
+import pytest
 
 from vit_jax.config import default_config
 from vit_jax.config.old_spellings import OLD_SPELLINGS
-from vit_jax.training.workdir import first_start, write_config
+from vit_jax.errors import InputError
+from vit_jax.training.workdir import first_start, lock_workdir, write_config
 
 
 def test_the_first_start_stays(tmp_path):
@@ -30,3 +36,30 @@ def test_old_spellings_are_no_changes(tmp_path, messages):
   (tmp_path / 'config.json').write_text(json.dumps(old))
   write_config(c, tmp_path)
   assert not messages
+
+
+def test_a_second_run_in_a_workdir_is_refused(tmp_path, monkeypatch):
+  workdir = tmp_path / 'runs' / 'a'
+  with lock_workdir(workdir):
+    assert [path.name for path in workdir.iterdir()] == ['lock.json']
+    with pytest.raises(InputError) as error, lock_workdir(workdir):
+      pass
+    assert re.fullmatch(
+      f'The workdir {workdir} is in use by process {os.getpid()} on \\S+, which started at '
+      r'\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC. Wait for that run to end, stop it, or choose another '
+      'directory with --workdir=DIR.',
+      str(error.value),
+    )
+    monkeypatch.setattr(jax, 'process_index', lambda: 1)
+    with lock_workdir(workdir) as lock:  # the other processes of a job rely on process 0
+      assert lock is None
+  assert not list(workdir.iterdir())
+
+
+def test_a_workdir_that_cannot_be_locked_is_named(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(InputError) as error, lock_workdir(tmp_path / 'file'):
+    pass
+  assert str(error.value) == (
+    f'Cannot write to the workdir {tmp_path}/file: File exists. Choose another with --workdir=DIR.'
+  )

@@ -12,6 +12,7 @@ import functools
 import json
 import logging
 import os
+import pathlib
 import sys
 import textwrap
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ from vit_jax.dedup.bands import Index, find_pairs, make_index
 from vit_jax.dedup.example_ids import ExampleIds
 from vit_jax.dedup.hashes import against_hashes, train_hashes
 from vit_jax.errors import InputError
+from vit_jax.files import is_remote
+from vit_jax.parallel.lock import Lock
 
 HashImage = Callable[[np.ndarray], np.ndarray]  # image -> hashes, (N,) uint64
 PCollection = Any  # apache_beam.PCollection; Beam is an optional dependency
@@ -85,11 +88,11 @@ def find_matches(
     against: the test sets. Their images are numbered consecutively, across all sets.
     threshold: the largest Hamming distance between duplicates.
     parts: directory, or an address such as gs://bucket/parts, that every worker can write to. It
-      is removed at the end.
+      is removed at the end. While it is used, the file `parts`.lock lies beside it.
     beam_args: Beam's own flags, such as --runner=DataflowRunner.
 
   Raises:
-    InputError: Beam is missing or failed, or the data cannot be read.
+    InputError: Beam is missing or failed, the data cannot be read, or another run uses `parts`.
   """
   beam = import_beam()
   make_index(np.empty(0, np.uint64), np.empty(0), threshold)  # refuses a bad threshold early
@@ -112,12 +115,15 @@ def find_matches(
     ]
     _ = lines | beam.Flatten() | beam.io.WriteToText(os.path.join(parts, 'part'))
 
-  remove(parts)  # a run that was killed may have left it
-  try:
-    run_pipeline(build, beam_args)
-    return gather(parts)
-  finally:
-    remove(parts)
+  lock = f'{parts}.lock'
+  advice = 'Wait for it to end, or choose another --out.'
+  with Lock(epath.Path(lock) if is_remote(lock) else pathlib.Path(lock), parts, advice):
+    remove(parts)  # a run that was killed may have left it
+    try:
+      run_pipeline(build, beam_args)
+      return gather(parts)
+    finally:
+      remove(parts)
 
 
 def import_beam() -> Any:

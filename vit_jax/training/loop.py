@@ -26,6 +26,7 @@ from vit_jax.files import AnyPath
 from vit_jax.models.flops import train_flops
 from vit_jax.parallel import hosts
 from vit_jax.parallel.devices import find_device
+from vit_jax.parallel.lock import Lock
 from vit_jax.parallel.make_partitioner import make_partitioner
 from vit_jax.parallel.preemption import Stopper, stop_on_signals
 from vit_jax.parallel.watchdog import Watchdog
@@ -38,7 +39,7 @@ from vit_jax.training.periodic_evaluation import PeriodicEvaluation
 from vit_jax.training.pictures import Pictures
 from vit_jax.training.setup import count_steps, make_training, use_compile_cache
 from vit_jax.training.step import TrainState
-from vit_jax.training.workdir import prepare_workdir, write_config
+from vit_jax.training.workdir import lock_workdir, prepare_workdir, write_config
 
 # Fields that a checkpoint records, because they cannot be inferred from its arrays.
 _RECORDED = (
@@ -71,8 +72,9 @@ def train(config: ConfigDict, workdir: AnyPath) -> dict[str, float]:
   use_compile_cache(config.compile_cache)
   with (
     stop_on_signals(),
+    lock_workdir(workdir) as lock,
     Watchdog(config.hang_seconds) as watchdog,
-    _Run(config, workdir, watchdog) as run,
+    _Run(config, workdir, watchdog, lock) as run,
   ):
     return run.train()
 
@@ -80,9 +82,11 @@ def train(config: ConfigDict, workdir: AnyPath) -> dict[str, float]:
 class _Run:
   """The state of a run: its data, its compiled steps, and where results go."""
 
-  def __init__(self, config: ConfigDict, workdir: AnyPath, watchdog: Watchdog) -> None:
+  def __init__(
+    self, config: ConfigDict, workdir: AnyPath, watchdog: Watchdog, lock: Lock | None
+  ) -> None:
     c = self.config = config
-    self.workdir, self.watchdog = workdir, watchdog
+    self.workdir, self.watchdog, self.lock = workdir, watchdog, lock
     self.mirror = prepare_workdir(workdir)
     self.inputs = Inputs(c)
     hosts.check_same(_must_agree(c, self.inputs))
@@ -299,6 +303,8 @@ class _Run:
       return
     self._check_finite()
     self.watchdog.progress(f'saving step {step}')
+    if self.lock:
+      self.lock.check()
     c = self.config
     if c.max_bad_records:
       self._share_bad_records()

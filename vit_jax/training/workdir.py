@@ -1,5 +1,7 @@
 """The workdir of a training run: prepare it, and write the config into it."""
 
+from collections.abc import Iterator
+import contextlib
 import json
 import pathlib
 import time
@@ -11,10 +13,12 @@ from vit_jax.config.run import CHECKPOINTS, CONFIG, METRICS, read_config
 from vit_jax.errors import InputError, reason
 from vit_jax.files import AnyPath, write_whole
 from vit_jax.parallel import hosts
+from vit_jax.parallel.lock import Lock
 from vit_jax.training.log import log, start_log
 from vit_jax.training.mirror import WorkdirMirror
 
 LOG = 'log.txt'
+_LOCK = 'lock.json'  # exists while a run uses the workdir
 _STARTED = 'started'  # this file says when the run first started
 
 
@@ -27,7 +31,7 @@ def prepare_workdir(workdir: AnyPath) -> WorkdirMirror | None:
   Raises:
     InputError: the workdir cannot be written, or not all processes see the same one.
   """
-  try:
+  with _writing(workdir):
     (workdir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     hosts.check_shared(workdir)
     if jax.process_index():
@@ -37,6 +41,38 @@ def prepare_workdir(workdir: AnyPath) -> WorkdirMirror | None:
     start_log(mirror.directory / LOG)
     mirror.copy()
     return mirror
+
+
+@contextlib.contextmanager
+def lock_workdir(workdir: AnyPath) -> Iterator[Lock | None]:
+  """Keep other runs out of the workdir. Process 0 does so for the whole job.
+
+  Yields:
+    The lock that process 0 holds. None in the other processes.
+
+  Raises:
+    InputError: another run uses the workdir, or it cannot be written.
+  """
+  if jax.process_index():
+    yield None
+    return
+  lock = Lock(
+    workdir / _LOCK,
+    f'The workdir {workdir}',
+    'Wait for that run to end, stop it, or choose another directory with --workdir=DIR.',
+  )
+  with contextlib.ExitStack() as stack:
+    with _writing(workdir):
+      workdir.mkdir(parents=True, exist_ok=True)
+      stack.enter_context(lock)
+    yield lock
+
+
+@contextlib.contextmanager
+def _writing(workdir: AnyPath) -> Iterator[None]:
+  """Turn the errors of writing to the workdir into InputErrors."""
+  try:
+    yield
   except InputError:
     raise
   except Exception as e:  # OSError, or the error of an object store's package
