@@ -7,6 +7,7 @@ that load_params reads.
 """
 
 from vit_jax.config.recipes import finetune
+from vit_jax.data.folder import is_folder
 
 # Steps, steps of warmup and learning rate by dataset. The paper chose the learning rate from four:
 # `python -m vit_jax.transfer.sweep` tries them.
@@ -18,6 +19,9 @@ LENGTHS = {
   'oxford_flowers102': (500, 100, 0.01),
 }
 OTHER = (2500, 500, 0.01)  # for all other datasets, as for the tasks of VTAB
+# A folder is trained for 100 epochs, but at least 50 and at most 2,500 steps. A fifth of them warms
+# up. To choose another length, pass --config.num_epochs=N or --config.total_steps=N.
+FOLDER = (None, None, 0.01)
 
 
 def get_config(arg='ViT-B/16,cifar10'):
@@ -27,7 +31,8 @@ def get_config(arg='ViT-B/16,cifar10'):
   # ImageNet, L/16 has 512 and H/14 has 518 pixels, and both average the parameters (0.9999).
   # All the other numbers of the recipe are here.
   c = finetune(model, dataset)
-  c.total_steps, c.warmup_steps, c.lr = LENGTHS.get(dataset, OTHER)
+  other = FOLDER if is_folder(dataset) else OTHER
+  c.total_steps, c.warmup_steps, c.lr = LENGTHS.get(dataset, other)
   c.batch_size, c.schedule = 512, 'cosine'
   c.optimizer, c.momentum = 'sgd', 0.9
   c.weight_decay, c.clip_norm, c.dropout = 0.0, 1.0, 0.0

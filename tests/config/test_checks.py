@@ -32,6 +32,15 @@ from vit_jax.errors import InputError
     ({'keep_every': 1500}, 'config.keep_every=1500 must be a multiple of config.save_every=1000.'),
     ({'label_smoothing': 1.0}, 'config.label_smoothing must be in [0, 1), got 1.0.'),
     ({'average': 1.0}, 'config.average must be in [0, 1), got 1.0.'),
+    ({'beta2': 1.0}, 'config.beta2 must be in [0, 1), got 1.0.'),
+    ({'lr': float('nan')}, 'config.lr must be a finite number, got nan.'),
+    ({'weight_decay': float('inf')}, 'config.weight_decay must be a finite number, got inf.'),
+    ({'seed': -1}, 'config.seed must not be negative, got -1.'),
+    ({'seed': 2**32}, 'config.seed must be less than 2**32 = 4294967296, got 4294967296.'),
+    (
+      {'fewshot_shots': (5, 0)},
+      'config.fewshot_shots=(5, 0) must be one or more numbers, each at least 1.',
+    ),
     (
       {'profile_steps': (5, 3)},
       'config.profile_steps=(5, 3) must be two numbers: the first and the last step to trace.',

@@ -5,6 +5,7 @@ data/augment.py those of RandAugment, and parallel/mesh.py the mesh.
 """
 
 import difflib
+import math
 
 from ml_collections import ConfigDict
 
@@ -53,7 +54,8 @@ _NOT_NEGATIVE = (
   'resize_size',
   'trained_blocks',
 )
-_FRACTIONS = ('label_smoothing', 'average')
+_FRACTIONS = ('label_smoothing', 'average', 'beta1', 'beta2', 'momentum')
+_SEEDS = 2**32  # jax.random.key repeats its keys after this many seeds
 
 
 def check_config(config: ConfigDict) -> None:
@@ -95,6 +97,11 @@ def _check_numbers(config: ConfigDict) -> None:
   for field in _NOT_NEGATIVE:
     if config[field] is not None and config[field] < 0:
       raise InputError(f'config.{field} must not be negative, got {config[field]}.')
+  for field, value in config.items():
+    if isinstance(value, float) and not math.isfinite(value):
+      raise InputError(f'config.{field} must be a finite number, got {value}.')
+  if config.seed >= _SEEDS:
+    raise InputError(f'config.seed must be less than 2**32 = {_SEEDS}, got {config.seed}.')
   for field in _FRACTIONS:
     if config[field] is not None and not 0 <= config[field] < 1:
       raise InputError(f'config.{field} must be in [0, 1), got {config[field]}.')
@@ -106,6 +113,11 @@ def _check_pairs(config: ConfigDict) -> None:
       f'config.rand_augment={tuple(config.rand_augment)} must be two numbers: how many operations '
       'to apply to an image, and their magnitude.'
     )
+  if not config.fewshot_shots or min(config.fewshot_shots) < 1:
+    raise InputError(
+      f'config.fewshot_shots={tuple(config.fewshot_shots)} must be one or more numbers, each at '
+      'least 1.'
+    )
   steps = config.profile_steps
   if steps is not None and (len(steps) != 2 or not 0 <= steps[0] <= steps[1]):
     raise InputError(
@@ -115,7 +127,7 @@ def _check_pairs(config: ConfigDict) -> None:
 
 
 def _check_length(config: ConfigDict) -> None:
-  if config.total_steps is None and not config.num_epochs:
+  if config.total_steps is None and config.num_epochs == 0:
     raise InputError('config.num_epochs is 0 and config.total_steps is not set. Set one of them.')
 
 

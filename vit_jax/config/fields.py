@@ -151,7 +151,8 @@ def default_config() -> ConfigDict:
   c.optimizer = 'adam'
   # Peak learning rate.
   c.lr = 3e-3
-  # Steps of linear warmup from 0.
+  # Steps of linear warmup from 0. None: a fifth of the run, but at most 500.
+  c.warmup_steps = placeholder(int)
   c.warmup_steps = 10_000
   # Decay after the warmup: 'cosine' to 0, 'linear' to linear_end, or 'steps', which divides the
   # learning rate by 10 at each of lr_drops.
@@ -179,9 +180,12 @@ def default_config() -> ConfigDict:
 
   # ---- Length of training ----
 
-  # Length of training, in epochs. It is used if total_steps is None.
+  # Length of training, in epochs. It is used if total_steps is None. If both are None, a run has
+  # 100 epochs, but at least 50 and at most 2,500 steps.
+  c.num_epochs = placeholder(float)
   c.num_epochs = 300.0
-  # Length of training, in steps. None: num_epochs decides.
+  # Length of training, in steps. None: num_epochs decides. On the command line, num_epochs replaces
+  # the total_steps of a config file.
   c.total_steps = placeholder(int)
 
   # ---- Devices and memory ----

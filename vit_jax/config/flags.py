@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Sequence
+import logging
 import re
 import sys
 from typing import Any
@@ -11,8 +12,12 @@ from ml_collections import ConfigDict, config_flags
 
 from vit_jax.config import recipes
 from vit_jax.config.checks import unknown_field
+from vit_jax.config.length import settle_length
+from vit_jax.config.no_effect import check_effect
 from vit_jax.config.old_spellings import normalize
 from vit_jax.errors import InputError, last_line
+
+log = logging.getLogger('vit_jax')
 
 
 def define_config(flag_values: flags.FlagValues) -> None:
@@ -30,9 +35,11 @@ def define_config(flag_values: flags.FlagValues) -> None:
 def parse_config(flag_values: flags.FlagValues, argv: Sequence[str]) -> ConfigDict:
   """Parse a command line and return its config. Old spellings of "not set" become None.
 
+  A length on the command line replaces that of the config file (see `settle_length`).
+
   Raises:
-    InputError: a flag or field is unknown, a value has the wrong type, or no config is given or it
-      fails to load.
+    InputError: a flag or field is unknown, a value has the wrong type, a field has no effect beside
+      the others, or no config is given or it fails to load.
   """
   # Config files written for earlier versions import `vit_jax.recipes`.
   sys.modules['vit_jax.recipes'] = recipes
@@ -51,6 +58,9 @@ def parse_config(flag_values: flags.FlagValues, argv: Sequence[str]) -> ConfigDi
   if config is None:
     raise InputError('No config. Give one with --config=FILE, such as --config=configs/vit_b16.py.')
   normalize(config)
+  given = given_fields(flag_values)
+  settle_length(config, given)
+  check_effect(config, given)
   return config
 
 
@@ -63,6 +73,23 @@ def config_file(flag_values: flags.FlagValues) -> str:
 def given_fields(flag_values: flags.FlagValues) -> set[str]:
   """Return the config fields that the parsed command line sets."""
   return set(config_flags.get_override_values(flag_values['config']))
+
+
+def learning_rate_hint(flag_values: flags.FlagValues) -> str | None:
+  """Return a hint if the command line changes the batch size but not the learning rate."""
+  given = given_fields(flag_values)
+  if 'batch_size' not in given or 'lr' in given:
+    return None
+  flag: Any = flag_values['config.batch_size']
+  recipe, batch_size, lr = flag.default, flag.value, flag_values['config'].value.lr
+  if recipe == batch_size or not recipe:
+    return None
+  ratio = batch_size / recipe
+  return (
+    f'Hint: config.lr={lr:g} was chosen for batches of {recipe:,} images. For {batch_size:,}, it '
+    f'would be {lr * ratio:.2g} if scaled linearly, and {lr * ratio**0.5:.2g} by the square root. '
+    'Set --config.lr=...'
+  )
 
 
 def field_value(text: str) -> tuple[str, Any]:

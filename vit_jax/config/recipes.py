@@ -5,6 +5,7 @@ import re
 from ml_collections import ConfigDict
 
 from vit_jax.config.fields import AUGREG, default_config
+from vit_jax.data.folder import is_folder
 from vit_jax.data.preprocess import bit_sizes
 from vit_jax.errors import unknown
 from vit_jax.models.sizes import VARIANTS
@@ -106,6 +107,7 @@ _FINETUNE = {
   'oxford_flowers102': (500, 100, 0.01),
 }
 _OTHER = (2500, 500, 0.01)  # for all other datasets, as for the tasks of VTAB
+_FOLDER = (None, None, 0.01)  # the length depends on the number of images (see config/length.py)
 
 
 def learning_rates(dataset: str) -> tuple[float, ...]:
@@ -137,11 +139,14 @@ def finetune(model: str, dataset: str) -> ConfigDict:
   Args:
     model: name for create_model.
     dataset: a TFDS name, or a folder of images. A dataset that is not in the table is trained
-      like the tasks of VTAB.
+      like the tasks of VTAB, and a small folder for 100 epochs.
   """
   c = default_config()
   c.model, c.dataset, c.new_head = model, dataset, True
-  c.total_steps, c.warmup_steps, c.lr = _FINETUNE.get(dataset, _OTHER)
+  if is_folder(dataset):
+    c.num_epochs, (c.total_steps, c.warmup_steps, c.lr) = None, _FOLDER
+  else:
+    c.total_steps, c.warmup_steps, c.lr = _FINETUNE.get(dataset, _OTHER)
   c.optimizer, c.batch_size, c.weight_decay, c.dropout = 'sgd', 512, 0.0, 0.0
   c.preset, c.eval_every, c.save_every = 'bit', 500, 500
   patch = re.search(r'ViT-\w+/(\d+)', model)

@@ -8,13 +8,14 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.config.checks import check_config
+from vit_jax.config.length import count_steps
 from vit_jax.cost.activations import activation_bytes
 from vit_jax.cost.dataset_size import dataset_size
 from vit_jax.cost.memory import tree_bytes
 from vit_jax.errors import unknown
 from vit_jax.models.flops import forward_flops, train_flops
 from vit_jax.parallel.devices import DEVICES, Device, find_device
-from vit_jax.training.setup import count_steps, make_training
+from vit_jax.training.setup import make_training
 
 _DAY = 24 * 3600
 

@@ -8,6 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.config.checks import check_config
+from vit_jax.config.length import count_steps
 from vit_jax.cost.advice import advise
 from vit_jax.cost.compile_step import OutOfMemory, compile_step
 from vit_jax.cost.dataset_size import dataset_size
@@ -16,7 +17,7 @@ from vit_jax.cost.step_speed import StepSpeed, published_limits, step_speed
 from vit_jax.cost.topology import describe_devices, parse_topology
 from vit_jax.models.flops import train_flops
 from vit_jax.parallel.mesh import MeshPartitioner
-from vit_jax.training.setup import count_steps, make_training
+from vit_jax.training.setup import make_training
 
 _CONFIG_FIELDS = ('model', 'batch_size', 'parallel', 'remat', 'scan', 'accumulate', 'moment_dtype')
 

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from vit_jax.config.checks import check_config
+from vit_jax.config.length import count_steps, length_warnings
 from vit_jax.config.run import CHECKPOINTS, METRICS
 from vit_jax.data.pipeline import Batches
 from vit_jax.errors import InputError, Interrupted, NotFinite
@@ -37,7 +38,7 @@ from vit_jax.training.log import log
 from vit_jax.training.monitor import Monitor
 from vit_jax.training.periodic_evaluation import PeriodicEvaluation
 from vit_jax.training.pictures import Pictures
-from vit_jax.training.setup import count_steps, make_training, use_compile_cache
+from vit_jax.training.setup import make_training, use_compile_cache
 from vit_jax.training.step import TrainState
 from vit_jax.training.workdir import lock_workdir, prepare_workdir, write_config
 
@@ -230,6 +231,8 @@ class _Run:
       c.batch_size,
       self.total_steps * c.batch_size / num_images,
     )
+    for warning in length_warnings(c, num_images):
+      log.warning('%s', warning)
 
   def _open_monitor(self, first_step: int) -> Monitor:
     c, device = self.config, find_device(jax.devices()[0].device_kind)

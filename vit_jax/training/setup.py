@@ -9,6 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.config.fields import mixup, model_overrides
+from vit_jax.config.length import count_warmup_steps
 from vit_jax.errors import InputError
 from vit_jax.files import user_path
 from vit_jax.models import masked_patches
@@ -55,7 +56,7 @@ def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training
     kind=c.schedule,
     peak=c.lr,
     total_steps=total_steps,
-    warmup_steps=c.warmup_steps,
+    warmup_steps=count_warmup_steps(c, total_steps),
     linear_end=c.linear_end,
     drops=c.lr_drops,
   )
@@ -87,11 +88,6 @@ def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training
     trainable=trainable,
   )
   return Training(model, objective, init, step)
-
-
-def count_steps(c: ConfigDict, num_images: int) -> int:
-  """Return the length of a run in steps, given the number of training images."""
-  return c.total_steps or max(1, round(c.num_epochs * num_images / c.batch_size))
 
 
 def use_compile_cache(directory: str | None) -> None:

@@ -22,6 +22,8 @@ from ml_collections import ConfigDict
 from vit_jax.config.checks import check_config, unknown_field
 from vit_jax.config.fields import default_config
 from vit_jax.config.flags import field_value
+from vit_jax.config.length import settle_length
+from vit_jax.config.no_effect import check_effect
 from vit_jax.data.open_source import open_source
 from vit_jax.data.vtab_tasks import GROUPS, TASKS, find_task
 from vit_jax.errors import InputError, last_line
@@ -77,10 +79,13 @@ def task_config(name: str, fields: Mapping[str, Any]) -> ConfigDict:
   for field, value in fields.items():
     if field not in c:
       raise unknown_field(field)
+    if field == 'dataset':
+      raise InputError('config.dataset is that of each task. Choose the tasks with --tasks.')
     try:
       c[field] = value
     except TypeError as e:
       raise InputError(f'config.{field}={value!r} has the wrong type. {last_line(e)}.') from e
+  settle_length(c, fields)
   if 'resize_size' not in fields:  # the final size, unless training crops at random
     c.resize_size = round(c.image_size * 448 / 384) if task.crop else c.image_size
   check_config(c)
@@ -141,6 +146,8 @@ def _run(args: argparse.Namespace) -> int:
     **dict(args.set),
   }
   configs = {name: task_config(name, fields) for name in tasks}
+  for config in configs.values():
+    check_effect(config, dict(args.set))
   workdir = command_line.workdir_path(args.workdir)
   hosts.start()
   done = read_results(configs, workdir)
