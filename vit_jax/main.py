@@ -6,11 +6,12 @@ continue), 1 on an error, which the last line explains.
 
 import sys
 
+from absl import flags
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax.config.flags import given_fields
-from vit_jax.config.run import keep_recorded
+from vit_jax.config.flags import given_fields, learning_rate_hint
+from vit_jax.config.run import has_checkpoint, keep_recorded
 from vit_jax.files import AnyPath
 from vit_jax.training import command_line
 from vit_jax.training.log import log, start_log
@@ -20,12 +21,21 @@ from vit_jax.training.loop import train
 def main(argv: list[str], *, last: bool = False) -> int:
   """Run the command line `argv` and return the exit code. `last` is that of `command_line.run`."""
   values = command_line.define_flags()
+  flags.DEFINE_bool(
+    'resume_anyway',
+    False,
+    'Resume the run in the workdir although its model or its training images have changed.',
+    flag_values=values,
+  )
 
   def work(config: ConfigDict, workdir: AnyPath) -> None:
     start_log(None, jax.process_index())
     for note in keep_recorded(config, workdir, given_fields(values)):
       log.info('%s', note)
-    train(config, workdir)
+    hint = learning_rate_hint(values)
+    if hint and not has_checkpoint(workdir):
+      log.info('%s', hint)
+    train(config, workdir, resume_anyway=values.resume_anyway)
 
   return command_line.run(values, argv, __doc__ or '', work, last=last)
 

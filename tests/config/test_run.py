@@ -168,3 +168,31 @@ def test_a_checkpoint_that_was_cut_short_does_not_count(tmp_path):
   assert not has_checkpoint(tmp_path)
   (tmp_path / 'checkpoints' / '20').mkdir()
   assert has_checkpoint(tmp_path)
+
+
+def test_a_resumed_run_keeps_its_length(tmp_path):
+  """A length on the command line replaces it, but not one that earlier versions ignored."""
+  (tmp_path / 'checkpoints' / '20').mkdir(parents=True)
+
+  def resumed(recorded, given, **now):
+    record(tmp_path, **recorded)
+    c = default_config()
+    c.update(now)
+    return keep_recorded(c, tmp_path, given), (c.total_steps, c.num_epochs)
+
+  kept = 'from the run being resumed. The config file now says'
+  assert resumed({'total_steps': 500}, (), total_steps=700) == (
+    [f'config.total_steps: keeping 500 {kept} 700. Pass --config.total_steps=... to change it.'],
+    (500, 300.0),
+  )
+  recorded = {'total_steps': None, 'num_epochs': 10.0}  # was started with --config.num_epochs=10
+  assert resumed(recorded, (), total_steps=500)[1] == (None, 10.0)
+  assert resumed(recorded, {'num_epochs'}, num_epochs=10.0) == ([], (None, 10.0))
+  assert resumed(recorded, {'num_epochs'}, num_epochs=20.0) == ([], (None, 20.0))
+  assert resumed(recorded, {'total_steps'}, total_steps=9)[1] == (9, 10.0)
+  assert resumed({'total_steps': 500}, {'num_epochs'}, num_epochs=20.0) == ([], (None, 20.0))
+  earlier = {'total_steps': 500, 'num_epochs': 10.0}  # trained 500 steps, whatever num_epochs said
+  assert resumed(earlier, {'num_epochs'}, num_epochs=10.0) == (
+    [f'config.total_steps: keeping 500 {kept} None. Pass --config.total_steps=... to change it.'],
+    (500, 10.0),
+  )

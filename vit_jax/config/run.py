@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 import dataclasses
 import json
 import os
@@ -13,6 +13,7 @@ import numpy as np
 
 from vit_jax.config.fields import default_config
 from vit_jax.config.old_spellings import upgrade
+from vit_jax.data.folder import is_folder
 from vit_jax.errors import InputError, last_line, reason
 from vit_jax.files import AnyPath, user_path
 
@@ -155,15 +156,31 @@ def keep_recorded(config: ConfigDict, workdir: AnyPath, given: Container[str]) -
     raise InputError(
       f'Cannot read the workdir {workdir}: {reason(e)}. Give another with --workdir=DIR.'
     ) from e
+  kept = set(recorded) - {*MAY_CHANGE, *_settled(config, recorded, given)}
   notes = []
   for field, value in recorded.items():
-    if field not in MAY_CHANGE and field not in given and config[field] != value:
-      notes.append(
-        f'config.{field}: keeping {value!r} from the run being resumed. The config file now says '
-        f'{config[field]!r}. Pass --config.{field}=... to change it.'
-      )
+    if field in kept and field not in given and config[field] != value:
+      if not (field == 'num_epochs' and recorded['total_steps']):  # has no effect
+        notes.append(
+          f'config.{field}: keeping {value!r} from the run being resumed. The config file now says '
+          f'{config[field]!r}. Pass --config.{field}=... to change it.'
+        )
       config[field] = value
   return notes
+
+
+def _settled(
+  config: ConfigDict, recorded: Mapping[str, Any], given: Container[str]
+) -> Iterator[str]:
+  """Yield the fields that follow the command line although it does not set them by name."""
+  # A new number of epochs replaces the recorded steps. The recorded number does not: earlier
+  # versions ignored it beside total_steps, and the same command continues their run.
+  if 'num_epochs' in given and config.num_epochs != recorded['num_epochs']:
+    yield 'total_steps'
+  # The folder of a dataset may be another one, because disks are mounted elsewhere. What is in it
+  # is checked.
+  if is_folder(config.dataset) and is_folder(recorded['dataset']):
+    yield 'dataset'
 
 
 def read_metrics(path: AnyPath) -> list[dict[str, float]]:

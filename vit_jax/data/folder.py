@@ -91,6 +91,11 @@ def is_folder(dataset: str) -> bool:
   )
 
 
+def absolute_path(dataset: str) -> str:
+  """Return the absolute path of a dataset that is a folder, and the name of any other dataset."""
+  return str(user_path(dataset).absolute()) if is_folder(dataset) else dataset
+
+
 def split_names(directory: str) -> list[str]:
   """Return the names of the splits of a folder.
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vit_jax.data.batch import ReadOptions
+from vit_jax.data.folder import absolute_path
 from vit_jax.data.open_source import describe_dataset, open_source
 from vit_jax.data.pipeline import eval_batches
 from vit_jax.data.preprocess import EvalPreprocess, make_eval_preprocess
@@ -61,6 +62,11 @@ def open_eval_split(config: Mapping[str, Any], image_size: int | None = None) ->
   return EvalSplit(source, preprocess, f'{dataset}, {split}')
 
 
+def is_dataset_of(config: Mapping[str, Any], dataset: str) -> bool:
+  """Return whether a training run, {field: value} or empty, was trained on a dataset."""
+  return bool(config) and absolute_path(config['dataset']) == absolute_path(dataset)
+
+
 def find_eval_split(dataset: str, config: Mapping[str, Any], data_dir: str | None) -> str:
   """Return the name of the split to evaluate on.
 
@@ -73,7 +79,7 @@ def find_eval_split(dataset: str, config: Mapping[str, Any], data_dir: str | Non
   Raises:
     InputError: neither the run nor the dataset has an evaluation split.
   """
-  split = config['eval_split'] if config.get('dataset') == dataset else None
+  split = config['eval_split'] if is_dataset_of(config, dataset) else None
   if not split or split == 'none':
     split = describe_dataset(dataset, data_dir).eval_split
   if split == 'none':

@@ -27,7 +27,7 @@ from vit_jax.data.source import Source
 from vit_jax.errors import InputError, exit_on_error
 from vit_jax.evaluation import per_class_report
 from vit_jax.evaluation.class_check import check_classes
-from vit_jax.evaluation.eval_split import find_eval_split
+from vit_jax.evaluation.eval_split import find_eval_split, is_dataset_of
 from vit_jax.evaluation.predictions import predict_source
 from vit_jax.files import make_directory
 from vit_jax.inference import checkpoint_args
@@ -120,7 +120,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     source,
     checkpoint=args.checkpoint,
     dataset=dataset,
-    trained_on_it=config.get('dataset') == dataset,
+    trained_on_it=is_dataset_of(config, dataset),
   )
   names = _class_names(args, loaded, source)
   loss = checkpoint_args.loss(args, run)

@@ -5,7 +5,7 @@ kill leaves either a whole checkpoint or none. Orbax does not notice a flipped b
 fingerprint of every array is stored beside the state and compared after reading.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import errno
 import pathlib
@@ -97,11 +97,14 @@ class Checkpoints:
         'and run the same command again.'
       )
 
-  def restore(self, like: Any) -> Restored | None:
+  def restore(
+    self, like: Any, check: Callable[[Mapping[str, Any]], None] = lambda metadata: None
+  ) -> Restored | None:
     """Return the newest checkpoint, or None if there is none.
 
     Args:
       like: a tree of arrays or shapes. Those with a sharding are restored with that sharding.
+      check: called with the metadata before the arrays are read. It may raise InputError.
 
     Raises:
       InputError: the checkpoint is of another architecture, damaged, or cannot be reached.
@@ -119,13 +122,14 @@ class Checkpoints:
       ),
       like,
     )
-    items = ocp.args.Composite(
-      state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
-    )
+    items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
     try:
+      only_meta = ocp.args.Composite(meta=ocp.args.JsonRestore())
+      metadata = self._manager.restore(step, args=only_meta)['meta']
+      check(metadata)
       self._check_architecture(path, step, abstract)
       with ignore_late_reads():
-        restored = self._manager.restore(step, args=items)
+        state = self._manager.restore(step, args=items)['state']
     except (InputError, jax.errors.JaxRuntimeError):  # the latter if another process has ended
       raise
     except Exception as e:  # Orbax, TensorStore and JSON raise many kinds on damaged files
@@ -135,7 +139,6 @@ class Checkpoints:
           'again.'
         ) from e
       raise InputError(self._damaged(path, f'cannot be read ({reason(e)})')) from e
-    state, metadata = restored['state'], restored['meta']
     saved = metadata['fingerprint']
     wrong = sorted(name for name, x in fingerprint(state).items() if x != saved.get(name))
     if wrong:

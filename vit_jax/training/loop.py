@@ -19,7 +19,7 @@ import numpy as np
 
 from vit_jax.config.checks import check_config
 from vit_jax.config.length import count_steps, length_warnings
-from vit_jax.config.run import CHECKPOINTS, METRICS
+from vit_jax.config.run import CHECKPOINTS, CONFIG, METRICS
 from vit_jax.data.pipeline import Batches
 from vit_jax.errors import InputError, Interrupted, NotFinite
 from vit_jax.figures.examples import Predictor, Sample
@@ -35,9 +35,11 @@ from vit_jax.pretrained.load import load_params
 from vit_jax.training.checkpoint import Checkpoints
 from vit_jax.training.inputs import Inputs
 from vit_jax.training.log import log
+from vit_jax.training.means import StepMeans
 from vit_jax.training.monitor import Monitor
 from vit_jax.training.periodic_evaluation import PeriodicEvaluation
 from vit_jax.training.pictures import Pictures
+from vit_jax.training.resume import check_data, check_fields, describe_data
 from vit_jax.training.setup import make_training, use_compile_cache
 from vit_jax.training.step import TrainState
 from vit_jax.training.workdir import lock_workdir, prepare_workdir, write_config
@@ -54,16 +56,21 @@ _RECORDED = (
 )
 
 
-def train(config: ConfigDict, workdir: AnyPath) -> dict[str, float]:
+def train(
+  config: ConfigDict, workdir: AnyPath, *, resume_anyway: bool = False, keep: bool = True
+) -> dict[str, float]:
   """Train to the last step, starting from the newest checkpoint in `workdir` if there is one.
 
   Args:
     config: the fields of `vit_jax.config.fields.default_config`.
     workdir: receives checkpoints/, metrics.jsonl, tensorboard/, figures/, config.json and log.txt.
       The same for all processes. An epath.Path if it lies in an object store (gs://).
+    resume_anyway: resume a run although its model or its training images have changed.
+    keep: False if the caller deletes the checkpoints, so that their paths are not printed.
 
   Returns:
-    The final metrics: {'train/loss': ..., 'eval/accuracy': ..., ...}.
+    The final metrics: {'train/loss': ..., 'eval/accuracy': ..., ...}, and 'train/first_loss', the
+    loss of the first step.
 
   Raises:
     Interrupted: after SIGTERM or Ctrl-C, when everything has been saved.
@@ -75,19 +82,25 @@ def train(config: ConfigDict, workdir: AnyPath) -> dict[str, float]:
     stop_on_signals(),
     lock_workdir(workdir) as lock,
     Watchdog(config.hang_seconds) as watchdog,
-    _Run(config, workdir, watchdog, lock) as run,
+    _Run(config, workdir, watchdog, lock, resume_anyway) as run,
   ):
-    return run.train()
+    return run.train(keep)
 
 
 class _Run:
   """The state of a run: its data, its compiled steps, and where results go."""
 
   def __init__(
-    self, config: ConfigDict, workdir: AnyPath, watchdog: Watchdog, lock: Lock | None
+    self,
+    config: ConfigDict,
+    workdir: AnyPath,
+    watchdog: Watchdog,
+    lock: Lock | None,
+    resume_anyway: bool,
   ) -> None:
     c = self.config = config
     self.workdir, self.watchdog, self.lock = workdir, watchdog, lock
+    self.resume_anyway = resume_anyway
     self.mirror = prepare_workdir(workdir)
     self.inputs = Inputs(c)
     hosts.check_same(_must_agree(c, self.inputs))
@@ -110,6 +123,8 @@ class _Run:
     )
     self.checkpoints = Checkpoints(workdir / CHECKPOINTS, keep=c.keep, keep_every=c.keep_every)
     self.unchecked: list[tuple[int, Mapping[str, jax.Array]]] = []  # metrics still on the device
+    self.means = StepMeans()
+    self.data = describe_data(self.inputs.train)
     self.saved_step: int | None = None
     self.bad_records: set[str] = set()  # damaged training records, which were skipped
     self.monitor: Monitor | None = None
@@ -135,8 +150,8 @@ class _Run:
       if self.mirror:
         self.mirror.close()
 
-  def train(self) -> dict[str, float]:
-    """Train to the last step. Return the final metrics."""
+  def train(self, keep: bool) -> dict[str, float]:
+    """Train to the last step. Return the final metrics. `keep` is that of the function `train`."""
     state, first_step = self._start()
     monitor = self.monitor = self._open_monitor(first_step)
     if first_step and not self.evaluation.run(first_step, state, monitor):
@@ -149,7 +164,7 @@ class _Run:
     else:
       with monitor.training(), self.inputs.train_batches(first_step) as batches:
         self._loop(state, first_step, batches, monitor, pictures)
-    return self._finish(monitor)
+    return self._finish(monitor, keep)
 
   def _loop(
     self, state: TrainState, first_step: int, batches: Batches, monitor: Monitor, pictures: Pictures
@@ -187,12 +202,15 @@ class _Run:
       2. random initialization, with parameters from config.init_from if that is given
     """
     c, abstract = self.config, jax.eval_shape(self.init)
-    restored = self.checkpoints.restore(self.partitioner.with_shardings(abstract))
+    restored = self.checkpoints.restore(
+      self.partitioner.with_shardings(abstract), self._check_resumable
+    )
     self._describe(abstract)
     if restored is not None:  # 1
       state = self.partitioner.put(restored.state)
       step = self.saved_step = int(state.step)
       self.bad_records = set(restored.metadata['bad_records'])
+      self.means = StepMeans(restored.metadata.get('step_sums'), step=step)
       log.info(
         'Resuming from step %s of %s (%s).', f'{step:,}', f'{self.total_steps:,}', self.workdir
       )
@@ -213,6 +231,13 @@ class _Run:
     if self.mirror:
       write_config(c, self.workdir)
     return state, step
+
+  def _check_resumable(self, metadata: Mapping[str, Any]) -> None:
+    """Raise InputError if the run has recorded another model or other training images."""
+    if (self.workdir / CONFIG).exists():
+      check_fields(self.config, self.workdir, resume_anyway=self.resume_anyway)
+    if not self.resume_anyway:
+      check_data(metadata, self.data, self.config.dataset, self.workdir)
 
   def _describe(self, abstract: TrainState) -> None:
     """Log the model, the data and the length of the run."""
@@ -277,7 +302,7 @@ class _Run:
       jax.block_until_ready(self.unchecked[-1 - ahead][1])
 
   def _check_finite(self) -> dict[str, float]:
-    """Return the metrics of the newest step.
+    """Add the steps since the last check to the means. Return the metrics of the newest step.
 
     Raises:
       NotFinite: the loss or the gradient of a step since the last check is not finite.
@@ -291,11 +316,12 @@ class _Run:
             f'The {name} is {metrics[metric]} at step {step}. {self.checkpoints.newest_good()} '
             'Try a lower lr, a longer warmup or clip_norm=1.'
           )
+      self.means.add(step, metrics)
     self.unchecked = self.unchecked[-1:]
     return {f'train/{name}': float(value) for name, value in fetched[-1][1].items()}
 
   def _log(self, step: int, monitor: Monitor) -> None:
-    metrics = self._check_finite()
+    metrics = self._check_finite() | self.means.read()
     if self.config.max_bad_records:
       self._share_bad_records()
       metrics['train/bad_records'] = len(self.bad_records)
@@ -316,8 +342,9 @@ class _Run:
     metadata: dict[str, Any] = {field: c[field] for field in _RECORDED}
     metadata |= {
       'image_size': [c.image_size] * 2,
-      'class_names': self.inputs.train.class_names,
       'bad_records': sorted(self.bad_records),
+      'step_sums': self.means.sums(),
+      **self.data,
     }
     self.checkpoints.save(step, state, metadata)
     self.saved_step = step
@@ -343,17 +370,19 @@ class _Run:
     log.info('%s', message)
     raise Interrupted(message)
 
-  def _finish(self, monitor: Monitor) -> dict[str, float]:
+  def _finish(self, monitor: Monitor, keep: bool) -> dict[str, float]:
     self.watchdog.progress('finishing the last save')
     self.checkpoints.wait()
     latest = hosts.gather(monitor.latest)[0]
     if self.inputs.eval is not None:
       accuracy = latest['eval/average_accuracy' if self.config.average else 'eval/accuracy']
       log.info('Done: accuracy %.2f%% on %s.', 100 * accuracy, self.inputs.eval_name)
-    log.info('Checkpoint:  %s', self.workdir / CHECKPOINTS / str(self.total_steps))
+    if keep:
+      log.info('Checkpoint:  %s', self.workdir / CHECKPOINTS / str(self.total_steps))
     log.info('Metrics:     %s', self.workdir / METRICS)
     log.info('TensorBoard: tensorboard --logdir=%s', self.workdir / 'tensorboard')
-    return latest
+    first_loss = self.means.first_loss
+    return latest if first_loss is None else {**latest, 'train/first_loss': first_loss}
 
 
 def _must_agree(c: ConfigDict, inputs: Inputs) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.config.run import CHECKPOINTS, CONFIG, METRICS, read_config
+from vit_jax.data.folder import absolute_path
 from vit_jax.errors import InputError, reason
 from vit_jax.files import AnyPath, write_whole
 from vit_jax.parallel import hosts
@@ -94,11 +95,16 @@ def first_start(directory: pathlib.Path) -> float:
 
 
 def write_config(config: ConfigDict, workdir: AnyPath) -> None:
-  """Write config.json, and log the fields that differ from those of the run being resumed."""
+  """Write config.json, and log the fields that differ from those of the run being resumed.
+
+  The path of a dataset is written as an absolute one.
+  """
   path = workdir / CONFIG
-  text = json.dumps(dict(config.items()), indent=2) + '\n'
+  fields = dict(config.items()) | {'dataset': absolute_path(config.dataset)}
+  text = json.dumps(fields, indent=2) + '\n'
   if path.exists():
     before = read_config(workdir)
+    before['dataset'] = absolute_path(before['dataset'])
     for field, value in json.loads(text).items():  # JSON turns tuples into lists
       if field in before and before[field] != value:
         log.info('Note: config.%s was %r and is now %r.', field, before[field], value)

@@ -15,6 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.config.run import CHECKPOINTS, MAY_CHANGE, complete, has_checkpoint, read_run
+from vit_jax.data.folder import absolute_path
 from vit_jax.errors import InputError, NotFinite, last_line
 from vit_jax.files import AnyPath, write_whole
 from vit_jax.parallel import hosts
@@ -123,6 +124,8 @@ def _read(path: AnyPath) -> Result:
 def _check_same(recorded: Mapping[str, Any], config: ConfigDict, path: AnyPath) -> None:
   """Raise InputError for a field that changes the result and differs from the recorded one."""
   before, now = _as_json(recorded), _as_json(config)
+  for fields in (before, now):
+    fields['dataset'] = absolute_path(fields['dataset'])
   for field in sorted(now):
     if field not in MAY_CHANGE and before[field] != now[field]:
       directory = path.parent if path.name == RESULT else path

@@ -1,0 +1,165 @@
+"""What a run has recorded is checked when it is resumed."""
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.helpers.jobs import StopAt, interrupted
+from vit_jax.config.fields import default_config
+from vit_jax.config.run import keep_recorded
+from vit_jax.data.open_source import open_source
+from vit_jax.errors import InputError, Interrupted
+from vit_jax.training import loop as train_lib
+from vit_jax.training.resume import check_data, check_fields, describe_data
+
+
+@pytest.fixture
+def photos(tmp_path):
+  rng = np.random.default_rng(0)
+  for name in ('cat', 'dog'):
+    directory = tmp_path / 'photos' / 'train' / name
+    directory.mkdir(parents=True)
+    for i in range(4):
+      cv2.imwrite(str(directory / f'{i}.png'), rng.integers(0, 255, (16, 16, 3), dtype=np.uint8))
+  return tmp_path / 'photos'
+
+
+def config(dataset, **changes):
+  c = default_config()
+  c.update(
+    dict(model='ViT-Ti/8', num_layers=1, hidden_dim=16, mlp_dim=32, num_heads=2, image_size=16),
+    dtype='float32',
+    dataset=str(dataset),
+    preset='bit',
+    batch_size=8,
+    total_steps=4,
+    warmup_steps=0,
+    lr=1e-3,
+    eval_split='none',
+    num_threads=1,
+  )
+  c.update(changes)
+  return c
+
+
+def message(c, workdir):
+  with pytest.raises(InputError) as e:
+    train_lib.train(c, workdir)
+  return str(e.value)
+
+
+def rename(photos, old, new):
+  (photos / 'train' / old).rename(photos / 'train' / new)
+
+
+START = 'The training images of {} are not those that the run in {} was started with: '
+END = '. Undo that, or choose another --workdir. To resume anyway, pass --resume_anyway.'
+
+
+@pytest.mark.parametrize(
+  'change, words',
+  [
+    (lambda p: rename(p, 'cat', 'kitten'), "class 'cat' is missing, and class 'kitten' is new"),
+    (
+      lambda p: (rename(p, 'cat', 'x'), rename(p, 'dog', 'cat'), rename(p, 'x', 'horse')),
+      "class 'dog' is missing, and class 'horse' is new",
+    ),
+    (lambda p: shutil.copytree(p / 'train' / 'cat', p / 'train' / 'cow'), "class 'cow' is new"),
+    (lambda p: shutil.rmtree(p / 'train' / 'cat'), "class 'cat' is missing"),
+    (lambda p: (p / 'train' / 'cat' / '3.png').unlink(), 'there are 7 images instead of 8'),
+    (
+      lambda p: (p / 'train' / 'cat' / '3.png').rename(p / 'train' / 'dog' / '9.png'),
+      'their names or their order have changed',
+    ),
+  ],
+)
+def test_changed_images_are_an_error(photos, change, words):
+  recorded = json.loads(json.dumps(describe_data(open_source(str(photos), 'train'))))
+  change(photos)
+  with pytest.raises(InputError) as e:
+    check_data(recorded, describe_data(open_source(str(photos), 'train')), 'photos', 'DIR')
+  assert str(e.value) == START.format('photos', 'DIR') + words + END
+
+
+def test_a_real_run(tmp_path, photos, monkeypatch):
+  """A moved dataset is a note. A renamed class and another optimizer are errors."""
+  workdir = tmp_path / 'run'
+  with monkeypatch.context() as patch:
+    patch.chdir(tmp_path)
+    patch.setattr(train_lib, 'Stopper', lambda: StopAt(1))
+    with pytest.raises(Interrupted):
+      train_lib.train(config('./photos'), workdir)
+    assert json.loads((workdir / 'config.json').read_text())['dataset'] == str(photos)
+    assert keep_recorded(config('./photos'), workdir, set()) == []
+  moved = photos.rename(tmp_path / 'moved')
+  c = config(moved)
+  assert keep_recorded(c, workdir, set()) == [] and c.dataset == str(moved)
+  assert message(config(moved, optimizer='sgd'), workdir) == (
+    f"config.optimizer is 'sgd', but the run in {workdir} was started with 'adam'. Set "
+    '--config.optimizer=adam, or choose another --workdir.'
+  )
+  interrupted(monkeypatch, 1, c, workdir)
+  note = f"config.dataset was '{photos}' and is now '{moved}'."
+  assert note in (workdir / 'log.txt').read_text()
+  rename(moved, 'cat', 'kitten')
+  assert message(c, workdir) == (
+    START.format(moved, workdir) + "class 'cat' is missing, and class 'kitten' is new" + END
+  )
+  monkeypatch.setattr(train_lib, 'Stopper', lambda: StopAt(1))
+  with pytest.raises(Interrupted):
+    train_lib.train(c, workdir, resume_anyway=True)
+  assert (
+    'class_names": ["dog", "kitten"]' in (workdir / 'checkpoints/3/meta/metadata').read_text()
+  )  # so that the next start needs no flag
+
+
+def test_the_order_of_classes_is_checked():
+  now = {'class_names': ['a', 'b', 'c'], 'num_images': 3, 'images_digest': 'x'}
+  with pytest.raises(InputError) as e:
+    check_data({'class_names': ['a', 'c', 'b']}, now, 'mine', 'DIR')
+  assert str(e.value) == (
+    START.format('mine', 'DIR')
+    + "the classes are in another order, and class 1 is 'b' instead of 'c'"
+    + END
+  )
+  check_data({}, now, 'mine', 'DIR')  # recorded by an earlier version
+  check_data({'class_names': None}, now, 'mine', 'DIR')
+
+
+@pytest.mark.parametrize(
+  'field, value, then, insist',
+  [
+    ('activation', 'gelu', 'gelu_tanh', True),
+    ('norm_eps', 1e-5, 1e-6, True),
+    ('head', 'gap', 'token', True),
+    ('pos_embedding', 'none', 'learned', True),
+    ('image_size', 32, 16, True),
+    ('optimizer', 'sgd', 'adam', False),
+    ('average', 0.9, None, False),
+    ('trained_blocks', 0, None, False),
+    ('pretext', 'masked_patches', None, False),
+  ],
+)
+def test_a_changed_model_or_optimizer_names_the_field(tmp_path, field, value, then, insist):
+  before = config('digits')
+  (tmp_path / 'config.json').write_text(json.dumps(dict(before.items())))
+  c = config('digits', **{field: value})
+  with pytest.raises(InputError) as e:
+    check_fields(c, tmp_path)
+  assert str(e.value) == (
+    f'config.{field} is {value!r}, but the run in {tmp_path} was started with {then!r}. Set '
+    f'--config.{field}={then or ""}, or choose another --workdir.'
+    + ' To resume anyway, pass --resume_anyway.'
+    * insist
+  )
+  if insist:
+    check_fields(c, tmp_path, resume_anyway=True)
+
+
+def test_what_may_change_is_no_error(tmp_path):
+  (tmp_path / 'config.json').write_text(json.dumps(dict(config('digits', average=0.9).items())))
+  free = dict(dropout=0.3, dtype='bfloat16', scan=True, remat='full', lr=1.0, average=0.99)
+  check_fields(config('digits', **free), tmp_path)

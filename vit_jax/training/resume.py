@@ -1,0 +1,117 @@
+"""Check that a run is resumed with the data and the model that it was started with.
+
+What may change, such as the learning rate or the path of the dataset, is only noted in the log (see
+`workdir.write_config`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import pathlib
+from typing import Any
+
+from vit_jax.config.fields import MODEL_FIELDS, Config
+from vit_jax.config.run import complete, read_config
+from vit_jax.data.source import Source
+from vit_jax.data.subset import evenly
+from vit_jax.errors import InputError, shortlist
+from vit_jax.files import AnyPath
+
+# Fields that add arrays to a checkpoint, or remove some that are no parameters of the model.
+_STATE_FIELDS = ('optimizer', 'trained_blocks', 'average', 'pretext', 'mpp_target')
+# Model fields that may differ between the steps of a run, and those that the shapes of the arrays
+# show. `Checkpoints` compares the shapes.
+_FREE_MODEL_FIELDS = ('dropout', 'stochastic_depth', 'head_bias_init', 'scan', 'remat', 'dtype')
+_SHAPES = ('num_layers', 'hidden_dim', 'mlp_dim', 'num_heads', 'resnet_stages', 'layer_scale')
+_SAMPLE = 1000  # training images whose names are compared
+_INSIST = 'To resume anyway, pass --resume_anyway.'
+
+
+def check_fields(config: Config, workdir: AnyPath, *, resume_anyway: bool = False) -> None:
+  """Check that the config has the model and the kind of state that the run has recorded.
+
+  Args:
+    config: the config to resume with.
+    workdir: the directory of the run.
+    resume_anyway: allow another model.
+
+  Raises:
+    InputError: a field differs. The message names it.
+  """
+  recorded = read_config(workdir)
+  before = complete(recorded)
+  for field in (*_STATE_FIELDS, *MODEL_FIELDS, 'image_size'):
+    now, then = config[field], before[field]
+    if field not in recorded or field in (*_FREE_MODEL_FIELDS, *_SHAPES) or _same(field, now, then):
+      continue
+    is_state = field in _STATE_FIELDS
+    if is_state or not resume_anyway:
+      raise InputError(
+        f'config.{field} is {now!r}, but the run in {workdir} was started with {then!r}. Set '
+        f'--config.{field}={"" if then is None else then}, or choose another --workdir.'
+        + ('' if is_state else f' {_INSIST}')
+      )
+
+
+def _same(field: str, now: Any, then: Any) -> bool:
+  return bool(now) == bool(then) if field == 'average' else now == then
+
+
+def describe_data(source: Source) -> dict[str, Any]:
+  """Return what a checkpoint records of the training images: their classes, number and order."""
+  sample = evenly(source, _SAMPLE)
+  digest = hashlib.blake2b(digest_size=16)
+  for i in range(len(sample)):
+    # The class and the file, or the shard and the record: what stays when a disk is mounted
+    # elsewhere.
+    digest.update('/'.join(pathlib.PurePath(sample.location(i)).parts[-2:]).encode() + b'\n')
+  return {
+    'class_names': source.class_names,
+    'num_images': len(source),
+    'images_digest': digest.hexdigest(),
+  }
+
+
+def check_data(
+  recorded: Mapping[str, Any], now: Mapping[str, Any], dataset: str, workdir: AnyPath
+) -> None:
+  """Check that the training images are those that the run has recorded.
+
+  Args:
+    recorded: metadata of a checkpoint. Those of earlier versions have only the class names.
+    now: result of `describe_data`.
+    dataset: name of the dataset, for messages.
+    workdir: the directory of the run, for messages.
+
+  Raises:
+    InputError: classes, number or order of the images differ.
+  """
+  for change in _changes(recorded, now):
+    raise InputError(
+      f'The training images of {dataset} are not those that the run in {workdir} was started with: '
+      f'{change}. Undo that, or choose another --workdir. {_INSIST}'
+    )
+
+
+def _changes(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+  """Yield how the training images differ, the most important difference first."""
+  before, names = recorded.get('class_names'), now['class_names']
+  if before and names and list(before) != list(names):
+    yield _renamed(before, names)
+  images = recorded.get('num_images')
+  if images not in (None, now['num_images']):
+    yield f'there are {now["num_images"]:,} images instead of {images:,}'
+  if recorded.get('images_digest') not in (None, now['images_digest']):
+    yield 'their names or their order have changed'
+
+
+def _renamed(before: Sequence[str], names: Sequence[str]) -> str:
+  gone = [repr(name) for name in before if name not in set(names)]
+  new = [repr(name) for name in names if name not in set(before)]
+  if not gone and not new:
+    i = next(i for i, pair in enumerate(zip(before, names)) if pair[0] != pair[1])
+    return (
+      f'the classes are in another order, and class {i} is {names[i]!r} instead of {before[i]!r}'
+    )
+  parts = [f'class {shortlist(gone, 3)} is missing'] * bool(gone)
+  parts += [f'class {shortlist(new, 3)} is new'] * bool(new)
+  return ', and '.join(parts)
