@@ -4,7 +4,13 @@ from absl import flags
 import pytest
 
 from tests.helpers.paths import ROOT
-from vit_jax.config.flags import define_config, field_value, given_fields, parse_config
+from vit_jax.config.flags import (
+  define_config,
+  field_value,
+  given_fields,
+  learning_rate_hint,
+  parse_config,
+)
 from vit_jax.config.recipes import pretrain
 from vit_jax.errors import InputError
 
@@ -111,3 +117,13 @@ def test_a_field_without_a_value(capsys):
   with pytest.raises(SystemExit):
     parser.parse_args(['--set=registers'])
   assert "argument --set: invalid FIELD=VALUE value: 'registers'" in capsys.readouterr().err
+
+
+def test_a_hint_for_another_batch_size():
+  hint = lambda *flags: learning_rate_hint(parse(QUICKSTART, *flags)[1])
+  assert hint('--config.batch_size=128') == (
+    'Hint: config.lr=0.001 was chosen for batches of 32 images. For 128, it would be 0.004 if '
+    'scaled linearly, and 0.002 by the square root. Set --config.lr=...'
+  )
+  assert hint('--config.batch_size=32') is hint('--config.seed=1') is None
+  assert hint('--config.batch_size=128', '--config.lr=.004') is None

@@ -81,7 +81,8 @@ def learning_rate_hint(flag_values: flags.FlagValues) -> str | None:
   if 'batch_size' not in given or 'lr' in given:
     return None
   flag: Any = flag_values['config.batch_size']
-  recipe, batch_size, lr = flag.default, flag.value, flag_values['config'].value.lr
+  config: Any = flag_values['config'].value
+  recipe, batch_size, lr = flag.default, flag.value, config.lr
   if recipe == batch_size or not recipe:
     return None
   ratio = batch_size / recipe

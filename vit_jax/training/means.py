@@ -25,7 +25,7 @@ class StepMeans:
     """
     saved = saved or {}
     self._step, self._count = step, int(saved.get('steps', 0))
-    self._sums = {name: saved.get(name, 0.0) for name in _NAMES}
+    self._sums: dict[str, float] = {name: saved.get(name, 0.0) for name in _NAMES}
     self.first_loss: float | None = saved.get('first_loss')
 
   def add(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -46,5 +46,5 @@ class StepMeans:
 
   def sums(self) -> dict[str, float]:
     """Return the partial sums, for the metadata of a checkpoint."""
-    first = {} if self.first_loss is None else {'first_loss': self.first_loss}
-    return {'steps': self._count, **self._sums, **first}
+    sums = {'steps': self._count, **self._sums}
+    return sums if self.first_loss is None else {**sums, 'first_loss': self.first_loss}
