@@ -102,9 +102,9 @@ def split_names(directory: str) -> list[str]:
   Raises:
     InputError: the folder does not exist, or has no subfolder train.
   """
-  directory = os.fspath(user_path(directory))
+  given, directory = directory, os.fspath(user_path(directory))
   if not os.path.isdir(directory):
-    raise InputError(f'There is no folder {directory}. Check the path.')
+    raise InputError(f'There is no folder {given}. Check the path.')
   names = _subdirectories(directory)
   if 'train' not in names:
     raise InputError(

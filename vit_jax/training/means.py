@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-_NAMES = ('loss', 'accuracy')
+_NAMES: tuple[str, ...] = ('loss', 'accuracy')
 
 
 class StepMeans:
