@@ -147,9 +147,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     'bad_records': predicted.bad_records,
     **per_class_report.make_report(predicted.predictions, names, source.num_classes),
   }
+  print(json.dumps(report) if args.json else per_class_report.as_table(report), flush=True)
   if directory:
     per_class_report.write(directory, report, predicted.predictions)
-  print(json.dumps(report) if args.json else per_class_report.as_table(report))
 
 
 def _choose_dataset(args: argparse.Namespace, config: Mapping[str, Any]) -> str:
