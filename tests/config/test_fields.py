@@ -8,7 +8,16 @@ from vit_jax.config import fields as lib
 from vit_jax.config.fields import AUGREG, default_config, mixup, model_overrides, rand_augment
 from vit_jax.models.vit import VisionTransformer
 
-FROM_THE_NAME = {'variant', 'patch_size', 'image_size', 'num_classes', 'resnet', 'parent', 'name'}
+FROM_THE_NAME = {
+  'variant',
+  'patch_size',
+  'image_size',
+  'num_classes',
+  'resnet',
+  'usage',
+  'parent',
+  'name',
+}
 
 
 def test_every_field_of_a_model_is_in_the_config():

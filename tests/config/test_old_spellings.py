@@ -6,7 +6,7 @@ import pytest
 from tests.helpers.paths import ROOT
 from vit_jax.config.fields import default_config, mixup, rand_augment
 from vit_jax.config.flags import define_config, parse_config
-from vit_jax.config.old_spellings import OLD_SPELLINGS, normalize, upgrade
+from vit_jax.config.old_spellings import OLD_SPELLINGS, later_fields, normalize, upgrade
 
 # The default of each type before "not set" became None: 0, '' or ().
 BY_TYPE = {int: 0, float: 0.0, str: '', tuple: ()}
@@ -65,3 +65,11 @@ def test_other_values_stay():
   before = c.to_dict()
   normalize(c)
   assert c.to_dict() == before
+
+
+def test_a_run_keeps_the_images_on_which_it_was_evaluated():
+  assert later_fields({'preset': 'bit'}) == {}
+  assert later_fields({'preset': 'inception'}) == later_fields({}) == {'eval_filter': 'bilinear'}
+  old = {'preset': 'inception', 'fewshot': 'cifar100'}
+  assert later_fields(old) == {'eval_filter': 'bilinear', 'fewshot_preset': 'inception'}
+  assert later_fields(old | {'eval_filter': None}) == {}  # a newer run

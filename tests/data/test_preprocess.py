@@ -10,6 +10,7 @@ from PIL import Image
 import pytest
 
 from tests.helpers.images import IMAGE, assert_close, encode, smooth_image
+from tests.helpers.paths import FILES
 from vit_jax.data.augment import make_augment
 from vit_jax.data.decode import decode_image
 from vit_jax.data.preprocess import (
@@ -35,6 +36,18 @@ def reference_resize(image, height, width):
   return image
 
 
+def reference_area(image, height, width):
+  """Resize to the means of the areas that the new pixels cover, in float64, without rounding."""
+  for axis, size in ((0, height), (1, width)):
+    old = image.shape[axis]
+    start, end = (np.arange(size)[:, None] + i for i in (0, 1))
+    cells = np.arange(old)
+    low, high = np.maximum(start * old / size, cells), np.minimum(end * old / size, cells + 1)
+    weights = np.maximum(high - low, 0) * size / old  # (new, old)
+    image = np.moveaxis(np.tensordot(weights, image.astype(np.float64), (1, axis)), 0, axis)
+  return image
+
+
 # --- resize
 
 
@@ -54,6 +67,65 @@ def reference_resize(image, height, width):
 def test_resize_equals_float64_reference(old, new):
   image = np.random.default_rng(0).integers(0, 256, (*old, 3), dtype=np.uint8)
   assert_close(resize(image, *new), reference_resize(image, *new), 0.505)
+
+
+@pytest.mark.parametrize(
+  'old, new',
+  [
+    ((63, 97), (24, 31)),
+    ((375, 500), (256, 341)),
+    ((64, 64), (16, 16)),  # whole factors
+    ((97, 63), (200, 145)),
+    ((30, 80), (60, 40)),  # one side grows, one shrinks
+    ((80, 30), (80, 47)),
+    ((1, 1), (3, 5)),
+    ((50, 1), (7, 9)),
+  ],
+)
+def test_area_equals_float64_reference(old, new):
+  image = np.random.default_rng(0).integers(0, 256, (*old, 3), dtype=np.uint8)
+  assert_close(resize(image, *new, 'area'), reference_area(image, *new), 0.505)
+
+
+@pytest.mark.parametrize('old', [(63, 97), (97, 63), (375, 500), (20, 31), (64, 64)])
+@pytest.mark.parametrize('eval_filter', ['bicubic', 'bilinear_antialias'])
+def test_antialiased_filters_equal_torchvision(old, eval_filter):
+  """torchvision resizes the whole image with Pillow, rounds the long side down, and crops."""
+  image = np.random.default_rng(0).integers(0, 256, (*old, 3), dtype=np.uint8)
+  resample = getattr(Image.Resampling, eval_filter.removesuffix('_antialias').upper())
+  height, width = (int(53 * side / min(old)) for side in old)
+  for preset, size in (('inception', (height, width)), ('squash', (53, 53)), ('bit', (48, 48))):
+    whole = np.array(Image.fromarray(image).resize(size[::-1], resample))
+    y, x = (round((side - 48) / 2) for side in size)
+    new = make_eval_preprocess(preset, 48, resize_size=53, eval_filter=eval_filter)(image)
+    np.testing.assert_array_equal(new, whole[y : y + 48, x : x + 48], preset)
+
+
+def test_antialiased_panoramas_are_not_resized_whole():
+  image = smooth_image(60, 2400)
+  whole = np.array(Image.fromarray(image).resize((53 * 40, 53), Image.Resampling.BICUBIC))
+  new = make_eval_preprocess('inception', 48, resize_size=53, eval_filter='bicubic')(image)
+  assert_close(new, whole[2:50, 1036:1084], 1)
+
+
+REFERENCE = np.load(FILES / 'preprocess.npz')  # by TensorFlow and the published evaluation code
+
+
+@pytest.mark.parametrize(
+  'preset, eval_filter, name',
+  [
+    ('inception', None, 'eval_area_small73_crop64'),
+    ('inception', 'area', 'eval_area_small73_crop64'),
+    ('inception', 'bilinear', 'eval_bilinear_small73_crop64'),
+    ('squash', None, 'fewshot_resize73_crop64'),
+  ],
+)
+def test_evaluation_has_the_published_pixels(preset, eval_filter, name):
+  """The published code cuts off the fraction, which is rounded here."""
+  preprocess = make_eval_preprocess(preset, 64, resize_size=73, eval_filter=eval_filter)
+  difference = preprocess(REFERENCE['jpeg'].tobytes()).astype(int) - REFERENCE[name]
+  assert difference.min() == 0 and difference.max() == 1
+  assert 0.45 < difference.mean() < 0.55
 
 
 # --- the inception box
@@ -172,18 +244,23 @@ def test_inception_train_equals_reference(data, flip, decoder):
     (375, 500, 224, None, (256, 341)),
   ],
 )
-def test_inception_eval_equals_reference(height, width, size, resize_size, resized):
+@pytest.mark.parametrize('eval_filter', ['bilinear', 'area', None])
+def test_inception_eval_equals_reference(height, width, size, resize_size, resized, eval_filter):
   image = smooth_image(height, width)
-  preprocess = make_eval_preprocess('inception', size, resize_size=resize_size)
-  expected = reference_resize(image, *resized)
+  preprocess = make_eval_preprocess(
+    'inception', size, resize_size=resize_size, eval_filter=eval_filter
+  )
+  reference = reference_resize if eval_filter == 'bilinear' else reference_area
+  expected = reference(image, *resized)
   y, x = (resized[0] - size) // 2, (resized[1] - size) // 2
   assert_close(preprocess(encode(image, 'PNG'), None), expected[y : y + size, x : x + size], 0.505)
 
 
 @pytest.mark.parametrize('shape', [(1, 5000), (5000, 1)])
-def test_inception_eval_of_a_thread_of_pixels(shape):
+@pytest.mark.parametrize('eval_filter', ['bilinear', 'area', 'bicubic', 'bilinear_antialias'])
+def test_inception_eval_of_a_thread_of_pixels(shape, eval_filter):
   image = np.full((*shape, 3), (10, 20, 30), np.uint8)
-  preprocess = make_eval_preprocess('inception', 224)
+  preprocess = make_eval_preprocess('inception', 224, eval_filter=eval_filter)
   np.testing.assert_array_equal(
     preprocess(encode(image, 'PNG'), None), np.full((224, 224, 3), (10, 20, 30))
   )
@@ -297,7 +374,11 @@ def test_opencv_stays_in_the_calling_thread():
   'make, arguments, message',
   [
     (make_train_preprocess, ('crop', 8), "Unknown preset 'crop'. Available: inception, bit."),
-    (make_eval_preprocess, ('crop', 8), "Unknown preset 'crop'. Available: inception, bit."),
+    (
+      make_eval_preprocess,
+      ('crop', 8),
+      "Unknown preset 'crop'. Available: inception, bit, squash.",
+    ),
     (make_train_preprocess, ('bit', 0), 'image_size must be at least 1, but it is 0.'),
     (make_eval_preprocess, ('bit', (8, 0)), 'image_size must be at least 1, but it is 0.'),
     (

@@ -38,7 +38,7 @@ def as_floats(images):
 
 def reference(represent, digits_dir, shots, seeds, image_size, resize_size=None, without=()):
   """Return accuracies (seeds, shots), computed image by image as the protocol says."""
-  preprocess = make_eval_preprocess('inception', image_size, resize_size=resize_size)
+  preprocess = make_eval_preprocess('squash', image_size, resize_size=resize_size)
   (train, labels), (test, test_labels) = (read_digits(digits_dir, s) for s in ('train', 'test'))
   train, test = (
     represent(np.stack([preprocess(image, None) for image in images])) for images in (train, test)

@@ -20,6 +20,8 @@ _CHOICES = {
   'decay': ('kernels', 'all'),
   'parallel': ('pmap', 'mesh'),
   'preset': ('inception', 'bit'),
+  'eval_filter': (None, 'bilinear', 'area', 'bicubic', 'bilinear_antialias'),
+  'fewshot_preset': ('squash', 'inception'),
   'optimizer': ('adam', 'sgd'),
   'dtype': ('float32', 'bfloat16'),
   'moment_dtype': ('float32', 'bfloat16'),

@@ -111,6 +111,13 @@ def default_config() -> ConfigDict:
   # Side to which images are resized before the crop, in pixels. None: the preset's ratio to
   # image_size.
   c.resize_size = placeholder(int)
+  # Filter with which evaluation resizes images: 'bilinear' (no antialiasing), 'area', 'bicubic' or
+  # 'bilinear_antialias'. None: as in the published code, 'area' for 'inception' and 'bilinear' for
+  # 'bit'.
+  c.eval_filter = placeholder(str)
+  # Decode JPEGs with the fast, less accurate DCT, as TensorFlow does by default. The pixels differ
+  # by 1 of 255 levels on average.
+  c.fast_dct = False
   # Number of damaged images to skip and count. One more stops the run.
   c.max_bad_records = 0
 
@@ -220,6 +227,9 @@ def default_config() -> ConfigDict:
   c.fewshot = placeholder(str)
   # Steps between few-shot evaluations. 0: only after the last step.
   c.fewshot_every = 0
+  # How few-shot evaluation prepares images: 'squash' resizes both sides to 8/7 of image_size before
+  # the center crop, as in the published code. 'inception' resizes the short side.
+  c.fewshot_preset = 'squash'
   # Numbers of images per class for few-shot evaluation.
   c.fewshot_shots = (1, 5, 10, 25)
 

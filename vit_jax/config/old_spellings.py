@@ -1,4 +1,7 @@
-"""Read old configs, which spell "not set" as 0, '', -1 or () instead of None."""
+"""Read old configs, which spell "not set" as 0, '', -1 or () instead of None.
+
+Fields that old configs do not have get values with which a run goes on as it was.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +25,7 @@ OLD_SPELLINGS = {
   'exclude_ids': '',
   'num_classes': 0,
   'resize_size': 0,
+  'eval_filter': '',
   'rand_augment': (0, 0),
   'augment_ops': (),
   'mixup': 0.0,
@@ -53,6 +57,18 @@ def upgrade(recorded: Mapping[str, Any]) -> dict[str, Any]:
   if None in recorded.values():
     return dict(recorded)
   return {field: None if _is_old(field, value) else value for field, value in recorded.items()}
+
+
+def later_fields(recorded: Mapping[str, Any]) -> dict[str, Any]:
+  """Return fields that a recorded config lacks, where a default would change the run's images."""
+  fields = {}
+  if 'eval_filter' in recorded:
+    return fields
+  if recorded.get('fewshot'):
+    fields['fewshot_preset'] = 'inception'
+  if recorded.get('preset', 'inception') == 'inception':
+    fields['eval_filter'] = 'bilinear'
+  return fields
 
 
 def _is_old(field: str, value: Any) -> bool:

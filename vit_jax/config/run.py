@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from vit_jax.config.fields import default_config
-from vit_jax.config.old_spellings import upgrade
+from vit_jax.config.old_spellings import later_fields, upgrade
 from vit_jax.data.folder import is_folder
 from vit_jax.errors import InputError, last_line, reason
 from vit_jax.files import AnyPath, user_path
@@ -76,13 +76,15 @@ def read_run(workdir: AnyPath) -> Run:
 def complete(recorded: Mapping[str, Any]) -> dict[str, Any]:
   """Return the value of every config field of a run, from the fields that it recorded.
 
-  Missing fields get their defaults. Fields that no longer exist are left out.
+  Missing fields get their defaults, or values with which the run goes on as it was. Fields that no
+  longer exist are left out.
 
   Raises:
     TypeError: a field has a value of the wrong type.
   """
   config = default_config()
-  config.update({field: value for field, value in upgrade(recorded).items() if field in config})
+  known = {field: value for field, value in upgrade(recorded).items() if field in config}
+  config.update(known | later_fields(recorded))
   return config.to_dict()
 
 

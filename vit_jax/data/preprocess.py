@@ -4,7 +4,11 @@ An image is decoded (`decode`), cropped and resized. In training it is also flip
 (`augment`). Pixels stay uint8. The step maps them to [-1, 1] on the device.
 
 There are two presets: 'inception' for pretraining from scratch (section 4.1 of the ViT paper) and
-'bit' for fine-tuning (section 3 of the BiT paper).
+'bit' for fine-tuning (section 3 of the BiT paper). Evaluation has a third one, 'squash', for
+few-shot evaluation and for models of timm.
+
+Training resizes bilinearly without antialiasing, as the published pipelines do. Evaluation has a
+choice of filters (`resize`).
 """
 
 from collections.abc import Callable, Sequence
@@ -16,8 +20,10 @@ import cv2
 import numpy as np
 
 from vit_jax.data.augment import Augment
-from vit_jax.data.decode import Box, decode_crop, decode_image, use_one_opencv_thread
+from vit_jax.data.decode import Box, decode_crop, decode_image
+from vit_jax.data.resample import FILTERS, resize, resize_and_crop, squash_and_crop
 from vit_jax.errors import InputError, unknown
+from vit_jax.models.usage import DEFAULT_FILTERS
 
 Preprocess = Callable[[bytes, np.random.Generator], np.ndarray]
 
@@ -36,7 +42,9 @@ class EvalPreprocess(Protocol):
 
 
 PRESETS = ('inception', 'bit')
-_RESIZE_RATIO = {'inception': 256 / 224, 'bit': 448 / 384}  # default resize_size / image_size
+EVAL_PRESETS = tuple(DEFAULT_FILTERS)
+# Default of resize_size / image_size.
+_RESIZE_RATIO = {'inception': 256 / 224, 'bit': 448 / 384, 'squash': 256 / 224}
 _ATTEMPTS = 100
 
 
@@ -69,6 +77,8 @@ def make_train_preprocess(
     InputError: the preset is unknown, image_size is less than 1, or resize_size is less than
       image_size.
   """
+  if preset not in PRESETS:
+    raise unknown('preset', preset, PRESETS)
   resize_size = _check_sizes(preset, image_size, resize_size)
   if preset == 'inception':
     crop = functools.partial(_inception_crop, size=image_size)
@@ -83,45 +93,53 @@ def make_eval_preprocess(
   image_size: int | tuple[int, int],
   *,
   resize_size: int | None = None,
+  eval_filter: str | None = None,
   apply_exif: bool = False,
 ) -> EvalPreprocess:
   """Return the function image -> (H, W, 3) uint8 RGB for evaluation and prediction.
 
   'inception' resizes the short side to resize_size, and crops the center.
   'bit' resizes the image to H x W.
+  'squash' resizes both sides to resize_size, and crops the center.
 
   The function can be pickled and called from many threads. It raises ValueError for bytes that are
   not a whole image.
 
   Args:
-    preset: 'inception' or 'bit'.
-    image_size: (H, W), or the side of a square. 'inception' takes squares only.
-    resize_size: only for 'inception'. Defaults to image_size * 256 / 224.
+    preset: 'inception', 'bit' or 'squash'.
+    image_size: (H, W), or the side of a square. 'inception' and 'squash' take squares only.
+    resize_size: not for 'bit'. Defaults to image_size * 256 / 224.
+    eval_filter: 'bilinear', 'area', 'bicubic' or 'bilinear_antialias', see `vit_jax.data.resample`.
+      None: 'area' for 'inception', and 'bilinear' for the others, as in the published code.
     apply_exif: rotate encoded images as their EXIF orientation says.
 
   Raises:
-    InputError: the preset is unknown or image_size is less than 1. For 'inception', also if
-      image_size is not a square or is greater than resize_size.
+    InputError: the preset or the filter is unknown or image_size is less than 1. Except for 'bit',
+      also if image_size is not a square or is greater than resize_size.
   """
+  if preset not in EVAL_PRESETS:
+    raise unknown('preset', preset, EVAL_PRESETS)
+  eval_filter = DEFAULT_FILTERS[preset] if eval_filter is None else eval_filter
+  if eval_filter not in FILTERS:
+    raise unknown('filter', eval_filter, FILTERS)
   height, width = image_size if isinstance(image_size, Sequence) else (image_size, image_size)
   if preset == 'bit':
     _check_sizes(preset, min(height, width), None)
-    fit = functools.partial(resize, height=height, width=width)
+    fit = functools.partial(resize, height=height, width=width, eval_filter=eval_filter)
     return functools.partial(_evaluate, fit=fit, apply_exif=apply_exif)
   resize_size = _check_sizes(preset, height, resize_size)
   if height != width:
     raise InputError(
-      f"The preset 'inception' crops squares, but the images of the model are {height}x{width} "
+      f'The preset {preset!r} crops squares, but the images of the model are {height}x{width} '
       "pixels. Use the preset 'bit'."
     )
-  fit = functools.partial(_resize_and_crop, size=height, resize_size=resize_size)
+  fit = resize_and_crop if preset == 'inception' else squash_and_crop
+  fit = functools.partial(fit, size=height, resize_size=resize_size, eval_filter=eval_filter)
   return functools.partial(_evaluate, fit=fit, apply_exif=apply_exif)
 
 
 def _check_sizes(preset: str, image_size: int, resize_size: int | None) -> int:
   """Return resize_size or its default. Raise InputError if the arguments do not fit."""
-  if preset not in PRESETS:
-    raise unknown('preset', preset, PRESETS)
   if image_size < 1:
     raise InputError(f'image_size must be at least 1, but it is {image_size}.')
   if resize_size is None:
@@ -186,14 +204,6 @@ def inception_box(
   return 0, 0, height, width
 
 
-def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Resize (H, W, 3) uint8 bilinearly: half-pixel centers, no antialias, rounded to nearest."""
-  use_one_opencv_thread()
-  # OpenCV interpolates uint8 in 11-bit fixed point (off by up to .8), but uint16 in float32. uint16
-  # is exact up to rounding, and faster than converting to float32 and back.
-  return cv2.resize(image.astype(np.uint16), (width, height)).astype(np.uint8)
-
-
 def _train(
   data: bytes, rng: np.random.Generator, *, crop: Preprocess, flip: bool, augment: Augment | None
 ) -> np.ndarray:
@@ -229,20 +239,3 @@ def _evaluate(
 ) -> np.ndarray:
   del rng  # nothing is random
   return fit(data if isinstance(data, np.ndarray) else decode_image(data, apply_exif=apply_exif))
-
-
-def _resize_and_crop(image: np.ndarray, size: int, resize_size: int) -> np.ndarray:
-  """Resize the short side to resize_size, and return the center of size x size pixels."""
-  scale = resize_size / min(image.shape[:2])
-  height, width = (round(side * scale) for side in image.shape[:2])
-  y, x = (height - size) // 2, (width - size) // 2
-  # Resize the long side first and crop it, so that a panorama does not grow without bound.
-  use_one_opencv_thread()
-  image = image.astype(np.float32)
-  if width > height:
-    image = cv2.resize(image, (width, image.shape[0]))[:, x : x + size]
-    image = cv2.resize(image, (size, height))[y : y + size]
-  else:
-    image = cv2.resize(image, (image.shape[1], height))[y : y + size]
-    image = cv2.resize(image, (width, size))[:, x : x + size]
-  return np.rint(image).astype(np.uint8)

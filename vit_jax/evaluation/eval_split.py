@@ -57,7 +57,11 @@ def open_eval_split(config: Mapping[str, Any], image_size: int | None = None) ->
   if resize_size is not None:
     resize_size = round(resize_size * size / config['image_size'])
   preprocess = make_eval_preprocess(
-    config['preset'], size, resize_size=resize_size, apply_exif=source.apply_exif
+    config['preset'],
+    size,
+    resize_size=resize_size,
+    eval_filter=config['eval_filter'],
+    apply_exif=source.apply_exif,
   )
   return EvalSplit(source, preprocess, f'{dataset}, {split}')
 

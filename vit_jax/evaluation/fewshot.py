@@ -40,13 +40,15 @@ class FewShotProtocol:
 
   Attributes:
     image_size: side of the center crop, in pixels.
-    resize_size: the short side is resized to this before cropping, in pixels. Defaults to 256 / 224
-      of image_size.
+    resize_size: both sides are resized to this before cropping, in pixels. Defaults to 256 / 224 of
+      image_size.
     shots: numbers of training images per class.
     seeds: number of draws of the training images.
     train_split: split to draw the shots from, in TFDS notation. The labels of all its images are
       read, so take a slice of a large split. Defaults to the training split of the dataset.
     test_split: split to measure the accuracy on. Defaults to the evaluation split of the dataset.
+    preset: how images are resized: 'squash' resizes both sides, as in the published code;
+      'inception' resizes the short side, as earlier versions did. The filter is bilinear.
 
   Raises:
     InputError: shots or seeds are less than 1.
@@ -58,6 +60,7 @@ class FewShotProtocol:
   seeds: int = SEEDS
   train_split: str | None = None
   test_split: str | None = None
+  preset: str = 'squash'
 
   def __post_init__(self) -> None:
     for name, value in (('shots', min(self.shots)), ('seeds', self.seeds)):
@@ -228,9 +231,10 @@ class FewShot:
   def _representations(self, params: Params, source: Source) -> Iterator[Arrays]:
     """Yield the batches of a source with 'features' instead of 'image', without masked rows."""
     preprocess = make_eval_preprocess(
-      'inception',
+      self.protocol.preset,
       self.protocol.image_size,
       resize_size=self.protocol.resize_size,
+      eval_filter='bilinear',
       apply_exif=source.apply_exif,
     )
     with eval_batches(source, preprocess, self._options) as batches:

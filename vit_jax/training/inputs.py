@@ -69,7 +69,11 @@ class Inputs:
     assert self.eval is not None
     c = self._config
     return make_eval_preprocess(
-      c.preset, c.image_size, resize_size=c.resize_size, apply_exif=self.eval.apply_exif
+      c.preset,
+      c.image_size,
+      resize_size=c.resize_size,
+      eval_filter=c.eval_filter,
+      apply_exif=self.eval.apply_exif,
     )
 
   def _read_options(self) -> ReadOptions:

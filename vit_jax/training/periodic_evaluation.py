@@ -53,7 +53,7 @@ class PeriodicEvaluation:
     if not datasets:
       return
     represent = partitioner.gather_step(make_represent_step(model))
-    protocol = FewShotProtocol(c.image_size, shots=tuple(c.fewshot_shots))
+    protocol = FewShotProtocol(c.image_size, shots=tuple(c.fewshot_shots), preset=c.fewshot_preset)
     options = ReadOptions(
       c.batch_size,
       jax.process_index(),
