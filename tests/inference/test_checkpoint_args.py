@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from vit_jax.config.run import Run
 from vit_jax.errors import InputError
 from vit_jax.inference import checkpoint_args
+from vit_jax.models.usage import Usage
+from vit_jax.pretrained.load import Loaded
 
 
 def parse(*args, **options):
@@ -40,11 +41,34 @@ def test_no_image_size(text):
     checkpoint_args.image_size(text)
 
 
-def test_loss(tmp_path):
-  run = Run(tmp_path, {'loss': 'sigmoid'})
-  assert checkpoint_args.loss(parse(), None) == 'softmax'
-  assert checkpoint_args.loss(parse(), run) == 'sigmoid'
-  assert checkpoint_args.loss(parse('--loss=softmax'), run) == 'softmax'
+def test_loss():
+  loss = lambda *args, **usage: (
+    checkpoint_args.usage(
+      parse(*args), Loaded(SimpleNamespace(usage=Usage(**usage)), None, None)
+    ).loss
+  )
+  assert loss() == 'softmax'
+  assert loss(loss='sigmoid') == 'sigmoid'
+  assert loss('--loss=softmax', loss='sigmoid') == 'softmax'
+
+
+def test_how_images_are_resized():
+  parser = argparse.ArgumentParser()
+  checkpoint_args.add_arguments(parser)
+  checkpoint_args.add_preprocess_arguments(parser)
+
+  def usage(*args, **usage):
+    loaded = Loaded(SimpleNamespace(usage=Usage(**usage)), None, None)
+    result = checkpoint_args.usage(parser.parse_args(['--checkpoint=x', *args]), loaded)
+    return result.preset, result.resize_size, result.eval_filter
+
+  recorded = dict(preset='inception', resize_size=40, eval_filter='bicubic')
+  assert usage() == ('bit', None, 'bilinear')
+  assert usage(**recorded) == ('inception', 40, 'bicubic')
+  assert usage('--resize_size=50', '--eval_filter=area', **recorded) == ('inception', 50, 'area')
+  assert usage('--preset=inception', **recorded) == ('inception', 40, 'bicubic')
+  assert usage('--preset=squash', **recorded) == ('squash', None, 'bilinear')  # another size
+  assert usage('--preset=inception') == ('inception', None, 'area')
 
 
 def test_class_names(tmp_path):

@@ -189,7 +189,7 @@ def test_images_that_cannot_be_read(params, files, tmp_path):
     (dict(top_k=0), '^top_k must be at least 1, but it is 0.$'),
     (dict(batch_size=0), '^batch_size must be at least 1, but it is 0.$'),
     (dict(loss='hinge'), "^Unknown loss 'hinge'. Available: softmax, sigmoid.$"),
-    (dict(preset='vgg'), "^Unknown preset 'vgg'. Available: inception, bit.$"),
+    (dict(preset='vgg'), "^Unknown preset 'vgg'. Available: inception, bit, squash.$"),
     (dict(class_names=CLASSES[:9]), '^There are 9 class names, but the model has 10 classes.$'),
   ],
 )

@@ -64,7 +64,12 @@ def test_every_kind_of_file(source, overrides, out, tmp_path, capsys, caplog):
   assert run(DATA / source, out, '--image_size=64,48', '--method=bicubic') == 0
   printed = capsys.readouterr().out.splitlines()
   assert printed[0] == f'{POSITIONS}: (1, 17, 32) -> (1, 49, 32)' and len(printed) == 2
-  assert printed[1].startswith(f"Wrote {out}. Load it with load_params('{out}', ")
+  lost = {k: v for k, v in overrides.items() if k in ('activation', 'norm_eps')}
+  flags = [f'--override={k}={v}' for k, v in lost.items()] + ['--image_size=64,48']
+  assert printed[1] == (
+    f'Wrote {out}. Predict with it: python -m vit_jax.tools.predict --checkpoint={out} '
+    + ' '.join((flags if out.suffix == '.npz' else []) + ['IMAGE'])
+  )
   old, new = read_arrays(DATA / source), read_arrays(out, num_heads=overrides['num_heads'])
   assert_others_equal(old, new, POSITIONS)
   want = resize_posembed(old[POSITIONS], (8, 6), method='bicubic')
@@ -78,8 +83,8 @@ def test_every_kind_of_file(source, overrides, out, tmp_path, capsys, caplog):
     if k == 'norm_eps' or (k, v) == ('activation', 'gelu')
   ]
   warning = (
-    f'npz does not keep {", ".join(unusual)} of {DATA / source}. Pass this to create_model when '
-    'you load the file.'
+    f'npz does not keep {", ".join(unusual)} of {DATA / source}. Give it again when you use the '
+    'file, or write an Orbax directory, which keeps everything.'
   )
   # Loading it resizes nothing more.
   assert caplog.messages == [warning] * bool(unusual and out.suffix == '.npz')
@@ -136,7 +141,8 @@ def test_a_run_and_a_run_from_it(tmp_path, digits_dir, capsys, monkeypatch):
       'embedding/kernel: (8, 8, 3, 32) -> (16, 16, 3, 32)',
       f'Wrote resized{i or ""}. Train from it with: python -m vit_jax.main '
       f'--config=FILE --workdir=DIR --config.init_from=resized{i or ""} '
-      '--config.image_size=32 --config.model=NAME/16',
+      '--config.image_size=32 --config.model=ViT-Ti/16 --config.hidden_dim=32 '
+      '--config.mlp_dim=64 --config.num_heads=2 --config.num_layers=1',
     ]
     assert_others_equal(results[0], results[-1])
   assert_others_equal(old, results[0], 'embedding/kernel')

@@ -8,10 +8,12 @@ import jax
 
 from vit_jax.config.flags import field_value
 from vit_jax.config.run import Run
+from vit_jax.data.preprocess import EVAL_PRESETS
+from vit_jax.data.resample import FILTERS
 from vit_jax.errors import InputError
 from vit_jax.evaluation.losses import LOSSES
-from vit_jax.files import user_path
 from vit_jax.inference.load_checkpoint import load_checkpoint
+from vit_jax.models.usage import CompleteUsage
 from vit_jax.pretrained.load import Loaded
 
 
@@ -65,7 +67,7 @@ def add_arguments(
     choices=LOSSES,
     help='the loss that the model was trained with. softmax: the probabilities of all classes sum '
     'to 1; sigmoid: each class has its own probability, as for ImageNet-21k (default: that of the '
-    'run, or softmax)',
+    'checkpoint, or softmax)',
   )
   if labels:
     add(
@@ -97,9 +99,35 @@ def load(args: argparse.Namespace) -> tuple[Loaded, Run | None]:
   )
 
 
-def loss(args: argparse.Namespace, run: Run | None) -> str:
-  """Return the loss that the model was trained with."""
-  return args.loss or (run.config['loss'] if run else 'softmax')
+def add_preprocess_arguments(parser: argparse.ArgumentParser) -> None:
+  """Add the flags that say how images are resized: --preset, --resize_size and --eval_filter."""
+  add = parser.add_argument
+  add(
+    '--preset',
+    choices=EVAL_PRESETS,
+    help='how images are resized. bit: both sides; inception: the short side, and the center is '
+    'cropped; squash: both sides, and the center is cropped (default: that of the checkpoint, or '
+    'bit)',
+  )
+  add(
+    '--resize_size',
+    type=int,
+    metavar='N',
+    help='the size before the crop, in pixels (default: that of the checkpoint, or 8/7 of the size '
+    'of the model)',
+  )
+  add(
+    '--eval_filter',
+    choices=FILTERS,
+    help='filter with which images are resized. bilinear has no antialiasing, the others have '
+    '(default: that of the checkpoint, or area for inception, and bilinear for the others)',
+  )
+
+
+def usage(args: argparse.Namespace, loaded: Loaded) -> CompleteUsage:
+  """Return how to use the model: what the checkpoint says, unless an argument says otherwise."""
+  given = ('preset', 'resize_size', 'eval_filter', 'loss')
+  return loaded.model.usage.updated(**{name: getattr(args, name, None) for name in given})
 
 
 def class_names(args: argparse.Namespace, loaded: Loaded) -> list[str] | None:
@@ -115,10 +143,10 @@ def class_names(args: argparse.Namespace, loaded: Loaded) -> list[str] | None:
 
 def _read_names(path: str, num_classes: int) -> list[str]:
   try:
-    text = user_path(path).read_text(encoding='utf-8-sig')
+    with open(path, encoding='utf-8') as f:
+      names = [line.strip() for line in f]
   except (OSError, UnicodeDecodeError) as e:
     raise InputError(f'Cannot read {path}: {getattr(e, "strerror", e)}.') from e
-  names = [line.strip() for line in text.removesuffix('\n').split('\n')]
   if len(names) != num_classes:
     raise InputError(
       f'{path} must have one line for each of the {num_classes:,} classes of the model, but it has '

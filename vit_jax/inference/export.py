@@ -44,7 +44,7 @@ def export_stablehlo(
   params: Params,
   path: str | os.PathLike[str],
   *,
-  loss: str = 'softmax',
+  loss: str | None = None,
   platforms: Sequence[str] = DEFAULT_PLATFORMS,
   weights: str = 'inside',
   class_names: Sequence[str] | None = None,
@@ -54,20 +54,22 @@ def export_stablehlo(
       program = jax.export.deserialize(pathlib.Path(path).read_bytes())
       probabilities = jax.jit(program.call)(images)  # (B, H, W, 3) uint8 RGB -> (B, K) float32
 
-  path.json describes the model, its input and output, and has the names of the classes.
+  path.json describes the model, its input and output, and how images are resized, if model.usage
+  says it. It has the names of the classes.
 
   Args:
     model: a model from `create_model`, with a head.
     params: its parameters, as `load_params` returns them.
     path: a new file.
     loss: the loss that the model was trained with. For 'softmax', the probabilities of all classes
-      sum to 1. For 'sigmoid', each class has its own probability.
+      sum to 1. For 'sigmoid', each class has its own probability. None: that of model.usage, or
+      'softmax'.
     platforms: where the program can run, from 'cpu', 'cuda', 'rocm' and 'tpu'.
     weights: 'inside' writes one file of up to 2 GiB, which XLA compiles again, with the weights,
       for each batch size. 'beside' writes the weights to path.npz, which `load_params` can also
       read. They are then an argument of the program, program.call(dict(np.load('path.npz')),
       images), and the program starts faster.
-    class_names: names of all classes, in the order of the head.
+    class_names: names of all classes, in the order of the head. None: those of model.usage.
 
   Raises:
     InputError: the arguments do not fit each other, or a file exists or cannot be written.
@@ -75,8 +77,10 @@ def export_stablehlo(
   others = sorted(set(platforms) - set(PLATFORMS))
   if others or not platforms:  # `unknown` would suggest 'tpu' for 'gpu'
     raise InputError(f'Unknown platform {", ".join(others)!r}. Available: {", ".join(PLATFORMS)}.')
-  flat = _check(model, params, loss, weights, class_names)
-  function = functools.partial(_probabilities, model, loss)
+  class_names = class_names or model.usage.names(model.num_classes)
+  loss_kind: str = model.usage.updated(loss=loss).loss
+  flat = _check(model, params, loss_kind, weights, class_names)
+  function = functools.partial(_probabilities, model, loss_kind)
   arguments: tuple[Any, ...] = (_abstract_images(model),)
   if weights == 'inside':
     function = functools.partial(function, flat)
@@ -88,7 +92,7 @@ def export_stablehlo(
     out.write_bytes(program.serialize())
     if weights_suffix:
       write_npz(flat, f'{out}{weights_suffix}', spelling='linen')
-    metadata = _metadata(model, flat, loss, weights_suffix and out.name + weights_suffix)
+    metadata = _metadata(model, flat, loss_kind, weights_suffix and out.name + weights_suffix)
     _write_metadata(out, metadata | {'platforms': list(platforms)}, class_names)
 
 
@@ -119,7 +123,7 @@ def export_onnx(
   params: Params,
   path: str | os.PathLike[str],
   *,
-  loss: str = 'softmax',
+  loss: str | None = None,
   weights: str = 'inside',
   class_names: Sequence[str] | None = None,
 ) -> None:
@@ -133,7 +137,7 @@ def export_onnx(
     path: a new file.
     loss: as for `export_stablehlo`.
     weights: 'inside' writes one file of up to 2 GiB, 'beside' writes the weights to path.data.
-    class_names: names of all classes, in the order of the head.
+    class_names: names of all classes, in the order of the head. None: those of model.usage.
 
   Raises:
     InputError: the arguments do not fit each other, a file exists or cannot be written, or jax2onnx
@@ -141,7 +145,9 @@ def export_onnx(
   """
   if importlib.util.find_spec('jax2onnx') is None:
     raise InputError("ONNX needs the package jax2onnx. Run: pip install 'vit_jax[onnx]'")
-  flat = _check(model, params, loss, weights, class_names)
+  class_names = class_names or model.usage.names(model.num_classes)
+  loss_kind: str = model.usage.updated(loss=loss).loss
+  flat = _check(model, params, loss_kind, weights, class_names)
   if model.dtype != jnp.float32:
     raise InputError(
       f'ONNX needs dtype=float32, but the model computes in {jnp.dtype(model.dtype)}.'
@@ -153,7 +159,7 @@ def export_onnx(
   with _new_files(path, weights_suffix) as out:
     try:
       graph = jax2onnx.to_onnx(
-        functools.partial(_probabilities, model, loss, flat),
+        functools.partial(_probabilities, model, loss_kind, flat),
         [_abstract_images(model)],
         model_name='vit_jax',
         input_names=['images'],
@@ -163,8 +169,8 @@ def export_onnx(
       raise InputError(f'jax2onnx cannot convert this model ({type(e).__name__}: {e}).') from e
     beside = weights_suffix is not None
     onnx.save_model(graph, out, save_as_external_data=beside, location=f'{out.name}.data')
-    _verify_onnx(out, model, loss, flat)
-    metadata = _metadata(model, flat, loss, weights_suffix and out.name + weights_suffix)
+    _verify_onnx(out, model, loss_kind, flat)
+    metadata = _metadata(model, flat, loss_kind, weights_suffix and out.name + weights_suffix)
     _write_metadata(out, metadata, class_names)
 
 
@@ -240,6 +246,12 @@ def _metadata(
 ) -> dict[str, Any]:
   """Return the description of an exported model that is written to path.json."""
   name, _ = infer_model(flat)
+  usage = model.usage
+  preprocessing = {
+    'preset': usage.preset,
+    'resize_size': usage.resize_size,
+    'filter': usage.updated().eval_filter,
+  }
   return {
     'model': name,
     'image_size': model.image_size,
@@ -251,6 +263,7 @@ def _metadata(
       'dtype': 'uint8',
       'values': 'RGB, 0 to 255',
     },
+    **({'preprocessing': preprocessing} if usage.preset else {}),
     'output': {'name': 'probabilities', 'shape': ['b', model.num_classes], 'dtype': 'float32'},
     'weights': weights_file,
     'jax_version': jax.__version__,

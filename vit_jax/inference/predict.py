@@ -22,6 +22,7 @@ from vit_jax.evaluation.losses import LOSSES, to_probabilities
 from vit_jax.inference.images import Image, load_image, name_images
 from vit_jax.models.params import Params
 from vit_jax.models.pixels import to_input
+from vit_jax.models.usage import CompleteUsage
 
 Item = TypeVar('Item')
 Result = TypeVar('Result')
@@ -42,9 +43,10 @@ class PredictOptions:
   class_names: Sequence[str] | None = None
   top_k: int = 5
   batch_size: int = 32
-  preset: str = 'bit'
+  preset: str | None = None
   resize_size: int | None = None
-  loss: str = 'softmax'
+  loss: str | None = None
+  eval_filter: str | None = None
 
 
 def predict(
@@ -55,13 +57,18 @@ def predict(
   class_names: Sequence[str] | None = None,
   top_k: int = 5,
   batch_size: int = 32,
-  preset: str = 'bit',
+  preset: str | None = None,
   resize_size: int | None = None,
-  loss: str = 'softmax',
+  loss: str | None = None,
+  eval_filter: str | None = None,
 ) -> list[list[Prediction]]:
   """Classify images of any size.
 
+      model, params, _ = load_model('runs/mine')
       predict(model, params, ['cat.jpg', 'dog.png'])[0][0].name  # the class of cat.jpg
+
+  A model from `load_model` knows how its checkpoint is to be used (`model.usage`). Arguments that
+  are given here win over that.
 
   Args:
     model: a model from `create_model`. Images are resized to its image_size.
@@ -70,18 +77,23 @@ def predict(
       or WebP file, given as a path, an address (https://, gs://, ...), an open file or bytes, and
       rotated as its EXIF orientation says; or it is an array of pixels, (H, W, 3) uint8 RGB, or
       an object that NumPy can convert to one, such as a PIL image.
-    class_names: names of all classes, in the order of the head. Defaults to ImageNet's names if the
-      model has 1000 or 21,843 classes, and otherwise to 'class 0', 'class 1', ...
+    class_names: names of all classes, in the order of the head. Defaults to those of the
+      checkpoint, to ImageNet's names if the model has 1000 or 21,843 classes, and otherwise to
+      'class 0', 'class 1', ...
     top_k: number of classes to return for each image. If the model has fewer, all are returned.
     batch_size: number of images that the device computes at once. The last batch is padded, so that
       a call compiles the model at most once. Later calls with an equal model do not compile.
     preset: the preprocessing of evaluation. 'bit' resizes both sides, as for the published
       fine-tuned checkpoints. 'inception' resizes the short side to resize_size and crops the
-      center.
-    resize_size: only for 'inception', in pixels. Defaults to 8/7 of the image size.
+      center. 'squash' resizes both sides to resize_size and crops the center. Defaults to that of
+      the checkpoint, or 'bit'.
+    resize_size: not for 'bit', in pixels. Defaults to that of the checkpoint, or 8/7 of the image
+      size.
     loss: the loss that the model was trained with. For 'softmax', the probabilities of all classes
       sum to 1. For 'sigmoid', each class has its own probability, as in the pretraining on
-      ImageNet-21k and JFT.
+      ImageNet-21k and JFT. Defaults to that of the checkpoint, or 'softmax'.
+    eval_filter: 'bilinear', 'area', 'bicubic' or 'bilinear_antialias'. Defaults to that of the
+      checkpoint, or of the published code: 'area' for 'inception', and 'bilinear' for the others.
 
   Returns:
     For each image, in order, its `top_k` most probable classes, the most probable first. A single
@@ -91,7 +103,7 @@ def predict(
     InputError: the arguments do not fit each other, or an image cannot be read. `predict_each`
       goes on after an image that cannot be read.
   """
-  options = PredictOptions(class_names, top_k, batch_size, preset, resize_size, loss)
+  options = PredictOptions(class_names, top_k, batch_size, preset, resize_size, loss, eval_filter)
   results = []
   with contextlib.closing(predict_each(model, params, images, options)) as each:
     for result in each:
@@ -115,15 +127,25 @@ def predict_each(
     For each image, in order, its most probable classes, or the InputError that says why it cannot
     be read.
   """
-  names = _check(model, options)
+  usage = model.usage.updated(
+    preset=options.preset,
+    resize_size=options.resize_size,
+    eval_filter=options.eval_filter,
+    loss=options.loss,
+  )
+  names = _check(model, options, usage)
   preprocess = make_eval_preprocess(
-    options.preset, model.image_size, resize_size=options.resize_size, apply_exif=True
+    usage.preset,
+    model.image_size,
+    resize_size=usage.resize_size,
+    eval_filter=usage.eval_filter,
+    apply_exif=True,
   )
   compute = functools.partial(
     _top_classes,
     model,
     jax.device_put(params),
-    loss=options.loss,
+    loss=usage.loss,
     top_k=min(options.top_k, model.num_classes),
   )
   batch_size = options.batch_size
@@ -150,15 +172,18 @@ def _top_classes(
   return jax.lax.top_k(to_probabilities(logits, loss), top_k)
 
 
-def _check(model: nn.Module, options: PredictOptions) -> Sequence[str]:
+def _check(model: nn.Module, options: PredictOptions, usage: CompleteUsage) -> Sequence[str]:
   """Return the names of all classes, or raise InputError if the options do not fit the model."""
-  check_classes(model, options.class_names, options.loss)
+  check_classes(model, options.class_names, usage.loss)
   for name, value in (('top_k', options.top_k), ('batch_size', options.batch_size)):
     if value < 1:
       raise InputError(f'{name} must be at least 1, but it is {value}.')
   if options.class_names is not None:
     return options.class_names
-  return readable_names([], model.num_classes, model.num_classes)
+  known = usage.class_names or ()
+  if len(known) > model.num_classes:
+    known = ()
+  return readable_names(known, len(known) or model.num_classes, model.num_classes)
 
 
 def check_classes(model: nn.Module, class_names: Sequence[str] | None, loss: str) -> None:

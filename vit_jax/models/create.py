@@ -23,7 +23,17 @@ _CHOICES = dict(
   activation=tuple(ACTIVATIONS),
   remat=tuple(REMAT),
 )
-_FROM_THE_NAME = {'variant', 'patch_size', 'image_size', 'num_classes', 'resnet', 'parent', 'name'}
+# Fields of the modules that are not arguments of `create_model`.
+_NO_OVERRIDES = {
+  'variant',
+  'patch_size',
+  'image_size',
+  'num_classes',
+  'resnet',
+  'usage',
+  'parent',
+  'name',
+}
 _BIT_NAME = r'BiT-(?P<backbone>R\d+)x(?P<width>[1-9]\d*)'
 _VIT_NAME = r'(?:(?P<backbone>R\d*)\+)?ViT-(?P<size>[A-Za-z]+)/(?P<patch>[1-9]\d*)'
 _BIT_BACKBONES = [name for name in RESNET_UNITS if name != 'R26']
@@ -142,7 +152,7 @@ def _check_fields(
   name: str, overrides: dict[str, Any], model: type[nn.Module], more: tuple[str, ...]
 ) -> None:
   """Raise InputError if an override is not a field of the model."""
-  fields = [f.name for f in dataclasses.fields(model) if f.name not in _FROM_THE_NAME]
+  fields = [f.name for f in dataclasses.fields(model) if f.name not in _NO_OVERRIDES]
   for field in sorted(set(overrides) - set(fields)):
     raise unknown(f'{name} field', field, [*fields, *more])
 

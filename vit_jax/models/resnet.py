@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from vit_jax.models.sizes import ResNet
+from vit_jax.models.usage import Usage, usage_field
 
 
 def standardize(kernel: jax.Array, *, eps: float, eps_in_root: bool) -> jax.Array:
@@ -253,6 +254,7 @@ class BiT(nn.Module):
   num_classes: int  # 0: the model has no head and returns its features (B, C)
   head_bias_init: float = 0.0
   dtype: DTypeLike = jnp.float32
+  usage: Usage = usage_field()  # what `load_model` knows about using the model
 
   @nn.compact
   def __call__(

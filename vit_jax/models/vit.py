@@ -41,6 +41,7 @@ from vit_jax.models.position import PositionEmbedding, RelativePosition
 from vit_jax.models.resnet import hybrid_features
 from vit_jax.models.scan import apply_blocks
 from vit_jax.models.sizes import ResNet, Variant
+from vit_jax.models.usage import Usage, usage_field
 
 HEADS = ('token', 'gap', 'map')
 ATTENTIONS = ('full', 'axial')
@@ -200,6 +201,7 @@ class VisionTransformer(nn.Module):
   remat: str = 'none'  # 'dots', 'full': keep fewer activations for the backward pass
   registers: int = 0  # learned tokens after the patches, without position (arXiv 2309.16588)
   dtype: DTypeLike = jnp.float32  # type of the computation; parameters are float32
+  usage: Usage = usage_field()  # what `load_model` knows about using the model
 
   @property
   def grid(self) -> tuple[int, int]:

@@ -6,7 +6,9 @@ import os
 from typing import Any
 
 from vit_jax.errors import InputError
-from vit_jax.pretrained.metadata import Metadata
+from vit_jax.pretrained import torch_preprocessing
+from vit_jax.pretrained.metadata import EMPTY, Metadata
+from vit_jax.pretrained.torch_preprocessing import pair
 
 # {name in timm or Hugging Face: our name}
 _ACTIVATIONS = {
@@ -22,12 +24,15 @@ POOLING = {'token': 'token', 'avg': 'gap', 'map': 'map'}
 Json = dict[str, Any]
 
 
-def read_config(text: str | bytes, path: str | os.PathLike[str]) -> Metadata:
+def read_config(
+  text: str | bytes, path: str | os.PathLike[str], preprocessor: Metadata = EMPTY
+) -> Metadata:
   """Read the config.json of timm or Hugging Face.
 
   Args:
     text: the content of the file.
     path: the file's path, for errors.
+    preprocessor: what the preprocessor_config.json beside it says.
 
   Raises:
     InputError: the file is not a model's config.json.
@@ -36,7 +41,12 @@ def read_config(text: str | bytes, path: str | os.PathLike[str]) -> Metadata:
     config = json.loads(text)
     if not isinstance(config, dict):
       raise ValueError('not an object')
-    return _metadata(config)
+    metadata = _metadata(config)
+    if metadata.image_size:
+      preprocessor = preprocessor.for_image_size(metadata.image_size)
+    else:  # the arrays show the model's size, from which the preprocessor's may differ
+      preprocessor = preprocessor._replace(image_size=None)
+    return metadata.updated(preprocessor).updated(torch_preprocessing.read_own(config))
   except (ValueError, TypeError, KeyError, AttributeError) as e:
     raise InputError(
       f'Cannot read the config of a model in {path} ({e}). Download the file again.'
@@ -44,14 +54,18 @@ def read_config(text: str | bytes, path: str | os.PathLike[str]) -> Metadata:
 
 
 def read_preprocessor(text: str | bytes, path: str | os.PathLike[str]) -> Metadata:
-  """Read image_mean and image_std from Hugging Face's preprocessor_config.json.
+  """Read Hugging Face's preprocessor_config.json: how it resizes, crops and normalizes images.
 
   Raises:
     InputError: the file is not a preprocessor_config.json.
   """
   try:
     config = json.loads(text)
-    return _normalization(config.get('image_mean'), config.get('image_std'))
+    mean, std = config.get('image_mean'), config.get('image_std')
+    if config.get('do_normalize') is False:  # pixels stay in [0, 1]
+      mean, std = (0.0,) * 3, (1.0,) * 3
+    metadata = torch_preprocessing.from_hf(config).updated(_normalization(mean, std))
+    return metadata.updated(torch_preprocessing.read_own(config))
   except (ValueError, TypeError, AttributeError) as e:
     raise InputError(
       f'Cannot read the config of a preprocessor in {path} ({e}). Download the file again.'
@@ -78,13 +92,15 @@ def _metadata(config: Json) -> Metadata:
   pooling = args.get('global_pool') or config.get('global_pool')
   mean = pretrained_cfg.get('mean') or config.get('mean')
   std = pretrained_cfg.get('std') or config.get('std')
-  return _normalization(mean, std)._replace(
+  size = pair(size) if size else None
+  preprocessing = torch_preprocessing.from_timm(config | pretrained_cfg, size)
+  return preprocessing.updated(_normalization(mean, std))._replace(
     num_heads=heads and int(heads),
     activation=activation and _ACTIVATIONS.get(activation, activation),
     norm_eps=eps and float(eps),
     head=POOLING.get(pooling or '', pooling) or None,
     pos_embedding='none' if args.get('pos_embed') == 'none' else None,
-    image_size=pair(size) if size else None,
+    image_size=size,
     class_names=_class_names(config, pretrained_cfg),
   )
 
@@ -93,12 +109,6 @@ def _normalization(mean: Sequence[float] | None, std: Sequence[float] | None) ->
   if not mean or not std:
     return Metadata()
   return Metadata(image_mean=tuple(map(float, mean)), image_std=tuple(map(float, std)))
-
-
-def pair(size: int | Sequence[int]) -> tuple[int, int]:
-  """Return (height, width) of a size that is one number or two."""
-  height, width = (size, size) if isinstance(size, int) else size
-  return int(height), int(width)
 
 
 def _class_names(config: Json, pretrained_cfg: Json) -> list[str] | None:

@@ -4,6 +4,7 @@ import os
 
 from vit_jax.errors import InputError
 from vit_jax.files import check_new, user_path
+from vit_jax.pretrained.fit import absorption_note
 from vit_jax.pretrained.formats import format_for, read_checkpoint, write_arrays
 from vit_jax.pretrained.metadata import EMPTY, PUBLISHED, Metadata, unpublished
 
@@ -47,7 +48,7 @@ def convert(
       f'{src} has no config.json that records its activation. Give --activation=gelu, as is '
       'usual for timm and Hugging Face, or --activation=gelu_tanh, as in the published npz files.'
     )
-  notes = _notes(metadata, format)
+  notes = _notes(metadata, format, dst)
   num_classes = arrays['head/bias'].shape[0] if 'head/bias' in arrays else 0
   if to_torch and metadata.class_names and len(metadata.class_names) != num_classes:
     notes.append(
@@ -56,23 +57,24 @@ def convert(
     )
     metadata = metadata._replace(class_names=None)
   write_arrays(arrays, dst, format, metadata=metadata, spelling=spelling)
+  absorbed = format == 'npz' and metadata.custom_normalization
   num_params = sum(x.size for x in arrays.values())
   return [
     f'Read {src} ({source_format}, {len(arrays)} arrays, {num_params:,} parameters).',
-    f'Wrote {dst} ({format}, the same values).',
+    f'Wrote {dst} ({format}, the same {"outputs" if absorbed else "values"}).',
     *notes,
   ]
 
 
-def _notes(metadata: Metadata, format: str) -> list[str]:
+def _notes(metadata: Metadata, format: str, path: Path) -> list[str]:
   """Return notes on the properties that the new file does not keep or that were assumed."""
   if format == 'npz':
     lost = unpublished(metadata)
-    if metadata.custom_normalization:
-      lost.append(f'image_mean={metadata.image_mean}, image_std={metadata.image_std}')
     if metadata.class_names:
       lost.append('the class names')
-    return [f'Note: npz does not keep {", ".join(lost)}.'] if lost else []
+    notes = [f'Note: npz does not keep {", ".join(lost)}.'] if lost else []
+    absorbed = absorption_note(metadata, path)
+    return [*notes, f'Note: {absorbed}'] if absorbed else notes
   if format == 'orbax':
     return []
   assumed = [

@@ -66,6 +66,26 @@ def fit(
   return {k: arrays[k] for k in want}
 
 
+def without_normalization(
+  arrays: Mapping[str, np.ndarray], metadata: Metadata
+) -> dict[str, np.ndarray]:
+  """Return the arrays of a model for pixels in [-1, 1], whatever the file's normalization is."""
+  if not metadata.custom_normalization:
+    return dict(arrays)
+  return {**arrays, **absorb_normalization(arrays, *metadata.custom_normalization)}
+
+
+def absorption_note(metadata: Metadata, path: Path) -> str | None:
+  """Return a sentence if a file is written without the normalization of pixels, else None."""
+  if not metadata.custom_normalization:
+    return None
+  mean, std = metadata.custom_normalization
+  return (
+    f'npz does not keep the normalization of pixels (mean {mean}, std {std}). The patch embedding '
+    f'of {path} absorbs it, so the model takes images in [-1, 1].'
+  )
+
+
 def absorb_normalization(
   arrays: Mapping[str, np.ndarray], mean: Sequence[float], std: Sequence[float]
 ) -> dict[str, np.ndarray]:
@@ -119,6 +139,11 @@ def _fit_head(
     changes.append('Dropped the pre_logits layer.')
   if changes:
     log.warning('%s: %s', path, ' '.join(changes))
+
+
+def num_outputs(arrays: Mapping[str, np.ndarray]) -> int:
+  """Return the number of outputs of the head in a checkpoint, or 0 if it has none."""
+  return _num_classes([name for name in arrays if name.startswith(_HEADS)], arrays)
 
 
 def _num_classes(head: Iterable[str], arrays: Mapping[str, Any]) -> int:

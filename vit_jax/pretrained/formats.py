@@ -12,6 +12,7 @@ import numpy as np
 from vit_jax.errors import InputError, shortlist, unknown
 from vit_jax.pretrained import npz, orbax, safetensors
 from vit_jax.pretrained.encoder_names import READ_ONLY, describe, is_beside
+from vit_jax.pretrained.fit import without_normalization
 from vit_jax.pretrained.locate import locate
 from vit_jax.pretrained.metadata import EMPTY, PUBLISHED, Metadata
 
@@ -97,7 +98,9 @@ def write_arrays(
     format: 'npz', 'timm', 'hf' or 'orbax'. None: npz if the path ends in .npz, orbax if it has no
       suffix.
     metadata: properties that the arrays do not show: activation (default 'gelu_tanh'), norm_eps
-      (default 1e-6), image_size (needed for a grid that is not square), class_names, model.
+      (default 1e-6), image_size (needed for a grid that is not square), class_names, model, how
+      images are normalized and resized. npz keeps none of them, so the patch embedding then absorbs
+      the normalization.
     spelling: spelling of the names in npz: 'pre_linen', which the original code and timm read, or
       'linen'.
 
@@ -112,7 +115,7 @@ def write_arrays(
       'from before training diverged.'
     )
   if format == 'npz':
-    npz.write_npz(arrays, path, spelling=spelling)
+    npz.write_npz(without_normalization(arrays, metadata), path, spelling=spelling)
   elif format == 'orbax':
     orbax.write_orbax(arrays, path, metadata)
   else:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 import contextlib
+import logging
 import os
 import pathlib
 import tempfile
@@ -11,15 +12,18 @@ import urllib.parse
 from etils import epath
 
 from vit_jax import files
+from vit_jax.config.run import find_run
 from vit_jax.errors import InputError
 from vit_jax.files import AnyPath
 from vit_jax.pretrained import orbax, safetensors
-from vit_jax.pretrained.metadata import EMPTY, Metadata
+from vit_jax.pretrained.metadata import EMPTY, MODEL_FIELDS, USAGE_FIELDS, Metadata
 from vit_jax.pretrained.npz import pickle_error
 
 _PICKLES = ('.bin', '.pth', '.pt')
 _FILES = ('.npz', '.safetensors', *_PICKLES)  # suffixes of files; other addresses are directories
 _KINDS = {'.npz': 'an npz file of arrays', '.safetensors': 'a safetensors file'}
+
+log = logging.getLogger('vit_jax')
 
 
 class Location(NamedTuple):
@@ -142,10 +146,27 @@ def _directory(path: AnyPath) -> Location:
     shards = [_file(index.with_name(name)).paths[0] for name in safetensors.shard_names(index)]
     return Location('safetensors', shards, safetensors.read_metadata(shards[0]))
   if checkpoint := orbax.find_checkpoint(path):
-    return Location('orbax', [checkpoint], orbax.read_metadata(checkpoint))
+    metadata = orbax.read_metadata(checkpoint).updated(_run_metadata(checkpoint))
+    return Location('orbax', [checkpoint], metadata)
   if pickles := sorted(path.glob('*.bin')):
     raise pickle_error(pickles[0])
   raise InputError(
     f'{path} has no checkpoint. Give a directory with {safetensors.FILE}, or one that a training '
     'run or save_params wrote.'
   )
+
+
+def _run_metadata(checkpoint: AnyPath) -> Metadata:
+  """Return the metadata in the config.json of a training run.
+
+  Checkpoints of earlier versions do not have all of it themselves.
+  """
+  try:
+    run = find_run(checkpoint)
+  except InputError as e:
+    log.warning('%s The checkpoint is read without it.', e)
+    return EMPTY
+  if run is None:
+    return EMPTY
+  recorded = {k: run.config[k] for k in (*MODEL_FIELDS, *USAGE_FIELDS) if k in run.config}
+  return Metadata(image_size=(run.config['image_size'],) * 2, **recorded)

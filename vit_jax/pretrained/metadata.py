@@ -1,9 +1,16 @@
 """Metadata of a checkpoint: the properties of a model that its arrays do not show."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from vit_jax.models.usage import Usage
 
 # Properties that a model has as fields of the same names.
 MODEL_FIELDS = ('activation', 'norm_eps', 'head', 'pos_embedding', 'pos_embedding_at')
+# Properties that a model carries as fields of `model.usage`.
+USAGE_FIELDS = tuple(field.name for field in dataclasses.fields(Usage))
 
 
 class Metadata(NamedTuple):
@@ -21,10 +28,43 @@ class Metadata(NamedTuple):
   class_names: list[str] | None = None
   model: str | None = None  # as create_model spells it, 'ViT-B/16'
   format: str | None = None  # 'npz', 'timm', 'hf' or 'orbax'
+  preset: str | None = None  # this and the following are described in `Usage`
+  resize_size: int | None = None
+  eval_filter: str | None = None
+  fast_dct: bool | None = None
+  loss: str | None = None
 
-  def updated(self, other: 'Metadata') -> 'Metadata':
+  def updated(self, other: Metadata) -> Metadata:
     """Return a copy whose properties are replaced by those that `other` records."""
     return self._replace(**{k: v for k, v in other._asdict().items() if v is not None})
+
+  def for_image_size(self, image_size: tuple[int, int]) -> Metadata:
+    """Return a copy for images of another size (height, width) in pixels.
+
+    The size before a crop changes in proportion. Images that are not squares are not cropped.
+    """
+    resize_size = self.resize_size
+    if resize_size and self.image_size and image_size[0] != self.image_size[0]:
+      resize_size = round(resize_size * image_size[0] / self.image_size[0])
+    if resize_size and resize_size < image_size[0]:  # it was for images of an unknown size
+      resize_size = None
+    new = self._replace(image_size=image_size, resize_size=resize_size)
+    if image_size[0] != image_size[1] and self.preset in ('inception', 'squash'):
+      return new._replace(preset='bit', resize_size=None)
+    return new
+
+  @property
+  def says_how_to_use(self) -> bool:
+    """True if something is recorded about the images and outputs of the model."""
+    usage = dataclasses.replace(self.usage, class_names=None)
+    return usage != Usage() or self.custom_normalization is not None
+
+  @property
+  def usage(self) -> Usage:
+    """What a model with this metadata carries."""
+    fields: dict[str, Any] = {field: getattr(self, field) for field in USAGE_FIELDS}
+    fields['class_names'] = self.class_names and tuple(self.class_names)
+    return Usage(**fields)
 
   @property
   def custom_normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -38,6 +78,7 @@ class Metadata(NamedTuple):
 EMPTY = Metadata()
 # The published npz files do not record these properties of their models.
 PUBLISHED = Metadata(activation='gelu_tanh', norm_eps=1e-6)
+_PUBLISHED_USAGE = {'preset': 'bit', 'eval_filter': 'bilinear', 'loss': 'softmax'}
 
 
 def unpublished(metadata: Metadata) -> list[str]:
@@ -45,8 +86,16 @@ def unpublished(metadata: Metadata) -> list[str]:
 
   An npz file has no place for them, so its reader would take the published values.
   """
-  return [
-    f'{field}={value!r}'
-    for field, default in PUBLISHED._asdict().items()
-    if default is not None and (value := getattr(metadata, field)) not in (None, default)
-  ]
+  return [f'{field}={value!r}' for field, value in unpublished_values(metadata).items()]
+
+
+def unpublished_values(metadata: Metadata) -> dict[str, Any]:
+  """Return {field: value} of `unpublished`."""
+  defaults = {k: v for k, v in PUBLISHED._asdict().items() if v is not None} | _PUBLISHED_USAGE
+  if metadata.preset not in (None, 'bit'):
+    defaults['resize_size'] = None
+  return {
+    field: value
+    for field, default in defaults.items()
+    if (value := getattr(metadata, field)) not in (None, default)
+  }

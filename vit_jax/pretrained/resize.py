@@ -5,15 +5,18 @@ import logging
 import os
 import pathlib
 import re
+from typing import NamedTuple
 
 import numpy as np
 
 from vit_jax.errors import InputError
 from vit_jax.files import check_new, user_path
 from vit_jax.pretrained.array_sizes import PATCHES, ArraySizes
+from vit_jax.pretrained.fit import absorption_note
 from vit_jax.pretrained.formats import read_checkpoint, write_arrays
 from vit_jax.pretrained.metadata import Metadata, unpublished
 from vit_jax.pretrained.posembed import Size, resize_patch_embedding, resize_posembed, square_grid
+from vit_jax.pretrained.usage_flags import config_flags, tool_flags
 
 Shape = tuple[int, ...]
 
@@ -39,6 +42,14 @@ class NewSize:
   method: str = 'bilinear'
 
 
+class Resized(NamedTuple):
+  """What `resize_checkpoint` did, and how to use the result."""
+
+  shapes: dict[str, tuple[Shape, Shape]]  # {name: (old shape, new shape)} of the resized arrays
+  config_flags: list[str]  # flags of a training run that starts from it
+  tool_flags: list[str]  # flags of tools.predict and others
+
+
 def resize_checkpoint(
   path: str | os.PathLike[str],
   out: str | os.PathLike[str],
@@ -46,7 +57,7 @@ def resize_checkpoint(
   *,
   num_heads: int | None = None,
   force: bool = False,
-) -> dict[str, tuple[Shape, Shape]]:
+) -> Resized:
   """Read a checkpoint, resize it, and write the result.
 
   Args:
@@ -57,9 +68,6 @@ def resize_checkpoint(
     num_heads: number of attention heads, for a .safetensors file without a config.json. None: the
       usual one for its width.
     force: replace what exists at `out`.
-
-  Returns:
-    {name: (old shape, new shape)} of the arrays that were resized.
 
   Raises:
     InputError: `path` cannot be read or resized, or `out` exists, cannot be written or cannot hold
@@ -76,11 +84,14 @@ def resize_checkpoint(
     new = resize_arrays(old, new_size)
   except InputError as e:
     raise InputError(f'Cannot resize {path}: {e}') from e
-  metadata = metadata._replace(image_size=sides(new_size.image_size))
+  metadata = metadata.for_image_size(sides(new_size.image_size))
   if new_size.patch_size and metadata.model:  # 'ViT-B/16' -> 'ViT-B/32'
     metadata = metadata._replace(model=f'{metadata.model.rsplit("/", 1)[0]}/{new_size.patch_size}')
+  if format == 'npz':
+    _warn_of_losses(path, out, metadata)
   write_arrays(new, out, format, metadata=metadata)
-  return {name: (old[name].shape, new[name].shape) for name in old if new[name] is not old[name]}
+  shapes = {name: (old[name].shape, new[name].shape) for name in old if new[name] is not old[name]}
+  return Resized(shapes, config_flags(new, metadata), tool_flags(metadata, format))
 
 
 def resize_arrays(arrays: dict[str, np.ndarray], new_size: NewSize) -> dict[str, np.ndarray]:
@@ -143,7 +154,11 @@ def sides(size: Size) -> tuple[int, int]:
 
 
 def _format_like(path: str | os.PathLike[str], metadata: Metadata, out: pathlib.Path) -> str:
-  """Return the format of `out`. Warn if it cannot keep properties that change the outputs."""
+  """Return the format of `out`.
+
+  Raises:
+    InputError: the format cannot hold the checkpoint.
+  """
   if out.suffix == '.safetensors':
     if metadata.format not in ('timm', 'hf'):
       raise InputError(
@@ -156,15 +171,21 @@ def _format_like(path: str | os.PathLike[str], metadata: Metadata, out: pathlib.
         'write npz.'
       )
     return metadata.format
-  if out.suffix != '.npz':
-    return 'orbax'
-  if lost := unpublished(metadata):
+  return 'npz' if out.suffix == '.npz' else 'orbax'
+
+
+def _warn_of_losses(path: str | os.PathLike[str], out: pathlib.Path, metadata: Metadata) -> None:
+  """Warn of what an npz file does not keep."""
+  lost = unpublished(metadata) + ['the class names'] * bool(metadata.class_names)
+  if lost:
     log.warning(
-      'npz does not keep %s of %s. Pass this to create_model when you load the file.',
+      'npz does not keep %s of %s. Give it again when you use the file, or write an Orbax '
+      'directory, which keeps everything.',
       ', '.join(lost),
       path,
     )
-  return 'npz'
+  if note := absorption_note(metadata, out):
+    log.warning(note)
 
 
 def _recorded_size(sizes: ArraySizes, image_size: tuple[int, int] | None) -> tuple[int, int] | None:

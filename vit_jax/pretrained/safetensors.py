@@ -21,6 +21,7 @@ from vit_jax.pretrained import config_json, torch_configs, torch_layout, torch_p
 from vit_jax.pretrained.array_sizes import PATCHES, ArraySizes
 from vit_jax.pretrained.encoder_names import READ_ONLY, Encoder, describe, find_encoder
 from vit_jax.pretrained.metadata import EMPTY, Metadata
+from vit_jax.pretrained.torch_preprocessing import OWN_KEY, own_record
 
 FILE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 CONFIG, PREPROCESSOR = 'config.json', 'preprocessor_config.json'
@@ -75,11 +76,10 @@ def read_metadata(path: AnyPath) -> Metadata:
   config, preprocessor = path.with_name(CONFIG), path.with_name(PREPROCESSOR)
   if text is None and config.is_file():
     path, text = config, config.read_bytes()
-  metadata = EMPTY if text is None else config_json.read_config(text, path)
+  prepared = EMPTY
   if preprocessor.is_file():
-    normalization = config_json.read_preprocessor(preprocessor.read_bytes(), preprocessor)
-    metadata = metadata.updated(normalization)
-  return metadata
+    prepared = config_json.read_preprocessor(preprocessor.read_bytes(), preprocessor)
+  return config_json.read_config('{}' if text is None else text, path, prepared)
 
 
 def shard_names(index: AnyPath) -> list[str]:
@@ -140,6 +140,7 @@ def _to_timm(
   """Return timm's arrays, and {file name: text} of its config."""
   arrays_with_rows, no_embed_class = torch_positions.write_positions(arrays)
   config = torch_configs.timm_config(arrays, metadata, no_embed_class)
+  config[OWN_KEY] = own_record(metadata)
   return torch_layout.to_torch(arrays_with_rows, 'timm'), {CONFIG: _json_text(config)}
 
 
@@ -155,6 +156,9 @@ def _to_hf(
   if 'id2label' in config:
     tensors = {k if k.startswith('classifier.') else f'vit.{k}': v for k, v in tensors.items()}
   preprocessor = torch_configs.hf_preprocessor(config, metadata)
+  preprocessor[OWN_KEY] = own_record(metadata)
+  if metadata.says_how_to_use:  # a single file has no preprocessor_config.json
+    config[OWN_KEY] = own_record(metadata)
   return tensors, {CONFIG: _json_text(config), PREPROCESSOR: _json_text(preprocessor)}
 
 

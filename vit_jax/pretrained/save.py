@@ -8,7 +8,7 @@ import numpy as np
 
 from vit_jax.pretrained.fingerprint import named_leaves
 from vit_jax.pretrained.formats import write_arrays
-from vit_jax.pretrained.metadata import MODEL_FIELDS, Metadata
+from vit_jax.pretrained.metadata import MODEL_FIELDS, USAGE_FIELDS, Metadata
 
 
 def save_params(
@@ -28,8 +28,10 @@ def save_params(
       model.safetensors and config.json, or a .safetensors file. It is replaced as a whole.
     format: 'npz', 'timm', 'hf' or 'orbax'. None: npz if the path ends in .npz, else orbax.
     model: the model. It has properties that its parameters do not show: the activation (without a
-      model, 'gelu_tanh'), norm_eps (1e-6) and the image size (a square).
-    class_names: names in the order of the head's outputs. timm, hf and orbax keep them.
+      model, 'gelu_tanh'), norm_eps (1e-6), the image size (a square), and model.usage. npz keeps
+      none of them.
+    class_names: names in the order of the head's outputs. timm, hf and orbax keep them. None: those
+      of model.usage.
     spelling: spelling of the names in npz: 'pre_linen', which the original code and timm read, or
       'linen'.
 
@@ -37,9 +39,13 @@ def save_params(
     InputError: the format cannot hold the model, or the path cannot be written.
   """
   names, leaves = named_leaves(params)
-  metadata = Metadata(class_names=list(class_names) if class_names else None)
+  metadata = Metadata()
   if model is not None:
     fields = {field: getattr(model, field, None) for field in MODEL_FIELDS}
-    metadata = metadata._replace(image_size=model.image_size, **fields)
+    fields |= {field: getattr(model.usage, field) for field in USAGE_FIELDS}
+    fields['class_names'] = model.usage.names(model.num_classes)
+    metadata = Metadata(image_size=model.image_size, **fields)
+  class_names = class_names or metadata.class_names
+  metadata = metadata._replace(class_names=list(class_names) if class_names else None)
   arrays = {name: np.asarray(leaf) for name, leaf in zip(names, leaves)}
   write_arrays(arrays, path, format, metadata=metadata, spelling=spelling)

@@ -7,9 +7,10 @@ import numpy as np
 
 from vit_jax.errors import InputError, unknown
 from vit_jax.pretrained.array_sizes import ArraySizes
-from vit_jax.pretrained.config_json import POOLING, Json, pair, placeholder_names
+from vit_jax.pretrained.config_json import POOLING, Json, placeholder_names
 from vit_jax.pretrained.metadata import Metadata
 from vit_jax.pretrained.posembed import square_grid
+from vit_jax.pretrained.torch_preprocessing import pair, to_hf, to_timm
 
 _TO_HF: dict[str | None, str] = {
   'gelu': 'gelu',
@@ -69,8 +70,7 @@ def timm_config(arrays: Mapping[str, np.ndarray], metadata: Metadata, no_embed_c
     input_size=[3, *image_size],
     fixed_input_size=True,
     num_classes=sizes.num_classes,
-    crop_pct=0.9,
-    interpolation='bilinear',
+    **to_timm(metadata, image_size),
     mean=metadata.image_mean or [0.5] * 3,
     std=metadata.image_std or [0.5] * 3,
     first_conv='patch_embed.proj',
@@ -124,18 +124,15 @@ def hf_config(arrays: Mapping[str, np.ndarray], metadata: Metadata) -> Json:
 
 def hf_preprocessor(config: Mapping[str, Any], metadata: Metadata) -> Json:
   """Return the preprocessor_config.json that belongs to the config from `hf_config`."""
-  height, width = pair(config['image_size'])
-  return dict(
+  fields = to_hf(metadata, pair(config['image_size'])) | dict(
     do_normalize=True,
     do_rescale=True,
     do_resize=True,
     image_mean=metadata.image_mean or [0.5] * 3,
-    image_processor_type='ViTImageProcessor',
     image_std=metadata.image_std or [0.5] * 3,
-    resample=2,
     rescale_factor=1 / 255,
-    size=dict(height=height, width=width),
   )
+  return dict(sorted(fields.items()))
 
 
 def _check_plain(sizes: ArraySizes, metadata: Metadata) -> None:

@@ -22,7 +22,7 @@ import tqdm
 from vit_jax.data.batch import ReadOptions
 from vit_jax.data.class_names import readable_names
 from vit_jax.data.open_source import open_source
-from vit_jax.data.preprocess import PRESETS, make_eval_preprocess
+from vit_jax.data.preprocess import make_eval_preprocess
 from vit_jax.data.source import Source
 from vit_jax.errors import InputError, exit_on_error
 from vit_jax.evaluation import per_class_report
@@ -86,19 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     help='directory of the TFDS datasets (default: that of the run, or else $TFDS_DATA_DIR or '
     '~/tensorflow_datasets)',
   )
-  add(
-    '--preset',
-    choices=PRESETS,
-    help='how images are resized. bit: both sides; inception: the short side, and the center is '
-    'cropped (default: that of the run, or bit)',
-  )
-  add(
-    '--resize_size',
-    type=int,
-    metavar='N',
-    help='the short side before the crop of inception, in pixels (default: that of the run, or 8/7 '
-    'of the image size)',
-  )
+  checkpoint_args.add_preprocess_arguments(parser)
   checkpoint_args.add_batch_arguments(parser)
   add('--out', metavar='DIR', help='directory for evaluation.json, per_class.csv and confusion.png')
   add('--json', action='store_true', help='print the content of evaluation.json, not a table')
@@ -123,33 +111,34 @@ def _evaluate(args: argparse.Namespace) -> None:
     trained_on_it=is_dataset_of(config, dataset),
   )
   names = _class_names(args, loaded, source)
-  loss = checkpoint_args.loss(args, run)
-  preset = args.preset or config.get('preset', 'bit')
+  usage = checkpoint_args.usage(args, loaded)
   preprocess = make_eval_preprocess(
-    preset,
+    usage.preset,
     loaded.model.image_size,
-    resize_size=_choose_resize_size(args, config),
+    resize_size=usage.resize_size,
+    eval_filter=usage.eval_filter,
     apply_exif=source.apply_exif,
   )
   options = ReadOptions(batch_size, max_bad_records=args.max_bad_records)
   with tqdm.tqdm(total=len(source), unit=' images', disable=not sys.stderr.isatty()) as bar:
-    predicted = predict_source(loaded, source, preprocess, loss, options, bar.update)
+    predicted = predict_source(loaded, source, preprocess, usage.loss, options, bar.update)
   report = {
     'checkpoint': args.checkpoint,
     'dataset': dataset,
     'split': split,
     'image_size': list(loaded.model.image_size),
-    'preset': preset,
+    'preset': usage.preset,
+    'filter': usage.eval_filter,
     'dtype': str(jnp.dtype(loaded.model.dtype)),
-    'loss_kind': loss,
+    'loss_kind': usage.loss,
     'averaged': bool(config.get('average')),
     'skipped': predicted.skipped,
     'bad_records': predicted.bad_records,
     **per_class_report.make_report(predicted.predictions, names, source.num_classes),
   }
-  print(json.dumps(report) if args.json else per_class_report.as_table(report), flush=True)
   if directory:
     per_class_report.write(directory, report, predicted.predictions)
+  print(json.dumps(report) if args.json else per_class_report.as_table(report))
 
 
 def _choose_dataset(args: argparse.Namespace, config: Mapping[str, Any]) -> str:
@@ -168,15 +157,6 @@ def _choose_dataset(args: argparse.Namespace, config: Mapping[str, Any]) -> str:
       f'--dataset={dataset}.'
     )
   return dataset if dataset.startswith(_REAL) else _REAL
-
-
-def _choose_resize_size(args: argparse.Namespace, config: Mapping[str, Any]) -> int | None:
-  """Return the size before the crop. The run's own only fits its image size and preset."""
-  if args.resize_size is not None:
-    return args.resize_size
-  if args.image_size or args.preset not in (None, config.get('preset')):
-    return None
-  return config.get('resize_size')
 
 
 def _class_names(args: argparse.Namespace, loaded: Loaded, source: Source) -> list[str]:

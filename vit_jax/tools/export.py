@@ -67,10 +67,9 @@ def _export(args: argparse.Namespace) -> str:
     raise InputError(
       '--platforms is only for StableHLO. ONNX runs on every platform of ONNX Runtime.'
     )
-  loaded, run = checkpoint_args.load(args)
-  loss = checkpoint_args.loss(args, run)
+  loaded, _ = checkpoint_args.load(args)
   names = checkpoint_args.class_names(args, loaded)
-  options = {'loss': loss, 'weights': args.weights, 'class_names': names}
+  options = {'loss': args.loss, 'weights': args.weights, 'class_names': names}
   if args.to == 'onnx':
     export_onnx(loaded.model, loaded.params, args.out, **options)
     return _ONNX_USAGE.format(out=args.out)

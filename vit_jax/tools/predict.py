@@ -18,9 +18,7 @@ from typing import TypeVar
 
 import tqdm
 
-from vit_jax.data.preprocess import PRESETS
 from vit_jax.errors import InputError, exit_on_error
-from vit_jax.files import printable, user_path
 from vit_jax.inference import checkpoint_args
 from vit_jax.inference.images import find_images
 from vit_jax.inference.predict import Prediction, PredictOptions, predict_each
@@ -63,12 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     metavar='FILE',
     help='file with the paths of more images, one per line; - is standard input',
   )
-  add(
-    '--preset',
-    choices=PRESETS,
-    help='how images are resized. bit: both sides; inception: the short side, and the center is '
-    'cropped (default: that of the run, or bit)',
-  )
+  checkpoint_args.add_preprocess_arguments(parser)
   add(
     '--top_k',
     type=int,
@@ -101,18 +94,19 @@ def _predict(args: argparse.Namespace) -> int:
     )
   listed = _lines(args.files_from) if args.files_from else ()
   names, paths = itertools.tee(itertools.chain(files, listed))
-  loaded, run = checkpoint_args.load(args)
+  loaded, _ = checkpoint_args.load(args)
   results = predict_each(
     loaded.model,
     loaded.params,
     (sys.stdin.buffer if path == '-' else path for path in paths),
     PredictOptions(
-      class_names=checkpoint_args.class_names(args, loaded),
+      class_names=checkpoint_args.class_names(args, loaded) if args.class_names else None,
       top_k=args.top_k,
       batch_size=args.batch_size,
-      preset=args.preset or (run.config['preset'] if run else 'bit'),
-      resize_size=run.config['resize_size'] if run and not args.image_size else None,
-      loss=checkpoint_args.loss(args, run),
+      preset=args.preset,
+      resize_size=args.resize_size,
+      loss=args.loss,
+      eval_filter=args.eval_filter,
     ),
   )
   results = _with_progress(results, None if args.files_from else len(files))
@@ -133,9 +127,7 @@ def _predict(args: argparse.Namespace) -> int:
 def _lines(path: str) -> Iterator[str]:
   """Yield the lines of a file or of standard input as they arrive, without empty ones."""
   try:
-    with (
-      contextlib.nullcontext(sys.stdin.buffer) if path == '-' else open(user_path(path), 'rb') as f
-    ):
+    with contextlib.nullcontext(sys.stdin.buffer) if path == '-' else open(path, 'rb') as f:
       for line in f:
         if line := line.rstrip(b'\r\n'):
           yield os.fsdecode(line)
@@ -151,8 +143,9 @@ def _with_progress(results: Iterable[Item], total: int | None) -> Iterable[Item]
 
 def as_table(path: str, predictions: list[Prediction]) -> str:
   """Return the path, and a line with probability, label and name for each prediction."""
-  rows = [f'  {p.probability:7.2%}  {p.label:5}  {printable(p.name)}' for p in predictions]
-  return '\n'.join([printable(path), *rows])
+  printable = os.fsencode(path).decode(errors='replace')  # file names may hold any bytes
+  rows = [f'  {p.probability:7.2%}  {p.label:5}  {p.name}' for p in predictions]
+  return '\n'.join([printable, *rows])
 
 
 def as_json(path: str, predictions: list[Prediction]) -> str:

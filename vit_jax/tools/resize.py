@@ -15,7 +15,8 @@ import sys
 from vit_jax.errors import exit_on_error
 from vit_jax.inference.checkpoint_args import image_size
 from vit_jax.pretrained.posembed import METHODS
-from vit_jax.pretrained.resize import NewSize, resize_checkpoint
+from vit_jax.pretrained.resize import NewSize, Resized, resize_checkpoint
+from vit_jax.pretrained.usage_flags import command
 
 
 @exit_on_error
@@ -23,25 +24,23 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Run the command line and return the exit code."""
   args = _parser().parse_args(argv)
   new_size = NewSize(args.image_size, args.patch_size, args.old_image_size, args.method)
-  changes = resize_checkpoint(
+  resized = resize_checkpoint(
     args.ckpt, args.out, new_size, num_heads=args.num_heads, force=args.force
   )
-  for name, (old, new) in changes.items():
+  for name, (old, new) in resized.shapes.items():
     print(f'{name}: {old} -> {new}')
-  print(f'Wrote {args.out}. {_next_step(args)}')
+  print(f'Wrote {args.out}. {_next_step(args, resized)}')
   return 0
 
 
-def _next_step(args: argparse.Namespace) -> str:
-  """Return a sentence that shows how to use the result."""
-  if isinstance(args.image_size, tuple):
-    model = f'create_model(..., image_size={args.image_size})'
-    return f'Load it with load_params({args.out!r}, {model})'
-  patch = f' --config.model=NAME/{args.patch_size}' if args.patch_size else ''
-  return (
-    'Train from it with: python -m vit_jax.main --config=FILE --workdir=DIR '
-    f'--config.init_from={args.out} --config.image_size={args.image_size}{patch}'
-  )
+def _next_step(args: argparse.Namespace, resized: Resized) -> str:
+  """Return a sentence that shows how to use the result, with every flag that is needed."""
+  if isinstance(args.image_size, tuple):  # training takes squares only
+    predict = command('tools.predict', f'--checkpoint={args.out}', *resized.tool_flags, 'IMAGE')
+    return f'Predict with it: {predict}'
+  start = f'--config.init_from={args.out}', f'--config.image_size={args.image_size}'
+  train = command('main', '--config=FILE', '--workdir=DIR', *start, *resized.config_flags)
+  return f'Train from it with: {train}'
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -31,7 +31,7 @@ from vit_jax.parallel.lock import Lock
 from vit_jax.parallel.make_partitioner import make_partitioner
 from vit_jax.parallel.preemption import Stopper, stop_on_signals
 from vit_jax.parallel.watchdog import Watchdog
-from vit_jax.pretrained.load import load_params
+from vit_jax.pretrained.load import load_initial_params
 from vit_jax.training.checkpoint import Checkpoints
 from vit_jax.training.inputs import Inputs
 from vit_jax.training.log import log
@@ -53,6 +53,11 @@ _RECORDED = (
   'pos_embedding',
   'pos_embedding_at',
   'dataset',
+  'preset',
+  'resize_size',
+  'eval_filter',
+  'fast_dct',
+  'loss',
 )
 
 
@@ -223,7 +228,7 @@ class _Run:
       log.info('Starting a new run (%s).', self.workdir)
       state, step = self.partitioner.init(self.init), 0
       if c.init_from:
-        params = load_params(c.init_from, self.model, new_head=c.new_head)
+        params = load_initial_params(c.init_from, self.model, new_head=c.new_head)
         state = state.replace(params=self.partitioner.put(params))
         log.info('Parameters are loaded from %s.', c.init_from)
     if step < self.total_steps:
