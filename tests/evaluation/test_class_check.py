@@ -4,19 +4,24 @@ from types import SimpleNamespace
 
 import pytest
 
+from vit_jax.data.class_names import imagenet_names
 from vit_jax.errors import InputError
-from vit_jax.evaluation.class_check import check_classes
+from vit_jax.evaluation.class_check import match_classes
 from vit_jax.pretrained.load import Loaded
 
 
-def check(model_classes, data_classes, model_names=None, data_names=None, trained_on_it=False):
-  check_classes(
+def check(
+  model_classes, data_classes, model_names=None, data_names=None, trained_on_it=False, **options
+):
+  order = match_classes(
     Loaded(SimpleNamespace(num_classes=model_classes), None, model_names),
     SimpleNamespace(num_classes=data_classes, class_names=data_names),
     checkpoint='x.npz',
     dataset='pets',
     trained_on_it=trained_on_it,
+    **options,
   )
+  return None if order is None else order.tolist()
 
 
 @pytest.mark.parametrize('classes, words', [(3, 'has 3 classes'), (0, 'has no head')])
@@ -35,12 +40,57 @@ def test_more_classes(caplog):
   ]
 
 
-def test_another_order(caplog):
-  check(3, 3, ['a', 'b', 'b'], ['a', 'b', 'c'])  # the first b counts
-  check(3, 3, None, ['a', 'b', 'c'])
-  check(3, 3, ['x', 'y', 'z'], ['a', 'b', 'c'])
-  assert not caplog.messages
-  check(3, 3, ['c', 'a', 'b'], ['a', 'b', 'c'])
-  assert caplog.messages == [
-    "Class 'a' is number 1 of the model, but number 0 of pets. The accuracy may be meaningless."
-  ]
+LETTERS = ['a', 'b', 'c']
+NOTE = 'Some classes of pets have another number in the model. They are matched by name.'
+
+
+@pytest.mark.parametrize(
+  'model, data, order',
+  [
+    (LETTERS, LETTERS, None),
+    ([*LETTERS, 'd'], LETTERS, None),  # more classes, but known ones
+    (['c', 'a', 'b'], LETTERS, [1, 2, 0]),
+    (['x', 'c', 'b', 'a', 'y'], LETTERS, [3, 2, 1, 0, 4]),
+    (['Great_White-Shark', 'B'], ['b', 'great white  shark'], [1, 0]),
+    (['0', '1', '2', '10'], ['0', '1', '10'], [0, 1, 3, 2]),
+    (['LABEL_0', 'LABEL_1', 'LABEL_2'], LETTERS, None),  # no names
+    (LETTERS, ['0', '1', '2'], None),
+    (None, LETTERS, None),
+    (LETTERS, None, None),
+  ],
+)
+def test_classes_are_matched_by_name(caplog, model, data, order):
+  count = len(model or data)
+  assert check(count, len(data or model), model, data) == order
+  assert caplog.messages == [NOTE] * (order is not None)
+
+
+def test_classes_of_other_names_are_refused(caplog):
+  with pytest.raises(InputError) as e:
+    check(4, 3, ['a', 'b', 'x', 'y'], LETTERS, trained_on_it=True)
+  assert str(e.value) == (
+    "The model of x.npz does not have these classes of pets: 'c'. Its classes are 'a'; 'b'; 'x' "
+    'and 1 more. Rename the classes of one of them, or pass --match_classes=position if class k of '
+    'the model is class k of pets.'
+  )
+  for names in (['x', 'y', 'z'], ['a', 'b', 'b']):
+    with pytest.raises(InputError, match='does not have these classes'):
+      check(3, 3, names, LETTERS)
+    assert check(3, 3, names, LETTERS, by_position=True) is None
+  assert check(3, 3, ['x', 'y', 'z'], LETTERS, given_names=['c', 'b', 'a']) == [2, 1, 0]
+  with pytest.raises(InputError):
+    check(3, 3, ['x', 'y', 'z'], LETTERS, given_names=['A class', 'B class', 'C class'])
+  assert check(3, 3, None, LETTERS, given_names=['A class', 'B class', 'C class']) is None
+
+
+def test_imagenet():
+  """Its classes are WordNet ids in TFDS, and one lemma or all of them elsewhere."""
+  ids, names = [f'n{i:08}' for i in range(1000)], imagenet_names(1000)
+  lemmas = [f'{name}, Something else' for name in names]
+  assert check(1000, 1000, None, ids) is check(1000, 1000, names, ids) is None
+  assert check(1000, 1000, lemmas, ids) is None
+  assert check(1000, 2, None, [names[7], names[3]])[:3] == [7, 3, 0]  # a published file
+  with pytest.raises(InputError, match='does not have these classes of pets: .n00000003'):
+    check(1000, 2, None, ids[3:5])
+  with pytest.raises(InputError):
+    check(1000, 1000, names[500:] + names[:500], ids)

@@ -39,6 +39,7 @@ def test_masked_rows_do_not_count():
   assert predictions.confidence.tolist() == [0.1, 0.2, 0.4]
   assert predictions.correct.tolist() == predictions.class_correct.tolist() == [True, False, True]
   assert predictions.loss is None
+  assert predictions.example.tolist() == [0, 1, 3]  # the rows of the images in their split
 
 
 def test_several_labels():
@@ -85,5 +86,12 @@ def test_the_step(loss):
   shares = {'softmax': 1 / np.exp(logits - top[:, None]).sum(1), 'sigmoid': 1 / (1 + np.exp(-top))}
   np.testing.assert_allclose(results['confidence'], shares[loss], rtol=1e-5)
   np.testing.assert_allclose(results['loss'], cross_entropy(logits, labels, kind=loss), rtol=1e-5)
+  shuffled = rng.permutation(7)  # the model's classes in the order of a dataset
+  same = make_predict_step(model, loss, order=shuffled)(
+    params, {'image': images, 'label': np.argsort(shuffled)[labels]}
+  )
+  assert shuffled[same['prediction']].tolist() == results['prediction'].tolist()
+  for name in ('confidence', 'correct', 'top5', 'loss'):
+    np.testing.assert_allclose(same[name], results[name], rtol=1e-6)
   without = make_predict_step(model, loss, with_loss=False)
   assert 'loss' not in without(params, {'image': images, 'label': labels})

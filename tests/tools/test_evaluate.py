@@ -168,7 +168,12 @@ def test_every_score_equals_plain_loops(run, capsys, tmp_path):
 def test_what_is_written(run, capsys, tmp_path):
   out = tmp_path / 'new' / 'results'
   report = evaluate(capsys, f'--checkpoint={run}', f'--out={out}')
-  assert {p.name for p in out.iterdir()} == {'evaluation.json', 'per_class.csv', 'confusion.png'}
+  assert {p.name for p in out.iterdir()} == {
+    'evaluation.json',
+    'per_class.csv',
+    'predictions.csv',
+    'confusion.png',
+  }
   with open(out / 'per_class.csv', newline='') as f:
     rows = list(csv.DictReader(f))
   assert rows == [{k: str(v) for k, v in c.items()} for c in report['classes']]
@@ -383,20 +388,89 @@ def test_a_damaged_image(folder, capsys):
   assert report['images'] == 8 and report['bad_records'] == [str(path)]
 
 
+def listed(path):
+  with open(path, newline='', encoding='utf-8') as f:
+    return list(csv.DictReader(f))
+
+
+def test_every_image_is_listed(folder, capsys):
+  """The table has the predictions of plain loops, and a row for an image that was left out."""
+  path = folder / 'images/val/b/7.png'
+  path.write_bytes(path.read_bytes()[:60])
+  report = evaluate(
+    capsys,
+    f'--checkpoint={folder}/model.npz',
+    f'--dataset={folder}/images',
+    '--max_bad_records=1',
+    f'--out={folder}/out',
+  )
+  model = create_model('ViT-Ti/8', num_classes=4, image_size=8, **TINY)
+  params = load_params(folder / 'model.npz', model)
+  prepare = preprocess.make_eval_preprocess('bit', 8)
+  rows = listed(folder / 'out' / 'predictions.csv')
+  files = sorted((folder / 'images/val').rglob('*.png'), key=lambda p: (p.parent.name, p.name))
+  assert [row['path'] for row in rows] == list(map(str, files)) and len(rows) == 9
+  for row, file in zip(rows, files, strict=True):
+    if file == path:
+      assert not any(row[name] for name in ('label', 'prediction', 'probability', 'correct'))
+      continue
+    logits = logits_of(model, params, [prepare(file.read_bytes(), None)])[0]
+    assert row['label'] == file.parent.name and row['prediction'] == 'abcd'[logits.argmax()]
+    share = np.exp(logits.max()) / np.exp(logits).sum()
+    assert float(row['probability']) == pytest.approx(share, rel=1e-4)
+    assert row['correct'] == str(row['label'] == row['prediction'])
+  assert sum(row['correct'] == 'True' for row in rows) == report['correct']
+
+
+def test_a_parquet_table(folder, capsys):
+  parquet = pytest.importorskip('pyarrow.parquet')
+  base = [f'--checkpoint={folder}/model.npz', f'--dataset={folder}/images']
+  evaluate(capsys, *base, f'--predictions={folder}/a.parquet')
+  evaluate(capsys, *base, f'--predictions={folder}/a.csv')
+  rows = parquet.read_table(folder / 'a.parquet').to_pylist()
+  assert [{k: str(v) for k, v in row.items() if k != 'probability'} for row in rows] == [
+    {k: v for k, v in row.items() if k != 'probability'} for row in listed(folder / 'a.csv')
+  ]
+  assert fails(capsys, *base, f'--predictions={folder}/a.txt') == (
+    f'Cannot write {folder}/a.txt: a table of images ends in .csv or .parquet.'
+  )
+
+
+def test_parquet_without_its_package(folder, capsys, monkeypatch):
+  monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+  base = [f'--checkpoint={folder}/model.npz', f'--dataset={folder}/images']
+  assert fails(capsys, *base, f'--predictions={folder}/a.parquet') == (
+    f'Cannot write {folder}/a.parquet: run `pip install pyarrow`, or write a .csv file.'
+  )
+
+
 def test_classes_in_another_order(folder, capsys, caplog):
+  """They are matched by name: the report is that of the same model with its classes in order."""
   model = create_model('ViT-Ti/8', num_classes=4, image_size=8, **TINY)
   params = load_params(folder / 'model.npz', model)
   base = [f'--checkpoint={folder}/orbax', f'--dataset={folder}/images']
-  save_params(params, folder / 'orbax', class_names=['a', 'c', 'b', 'x'])
-  evaluate(capsys, *base)
-  assert [m for m in caplog.messages if 'Class' in m] == [
-    f"Class 'b' is number 2 of the model, but number 1 of {folder}/images. The accuracy may be "
-    'meaningless.'
-  ]
-  caplog.clear()
-  save_params(params, folder / 'orbax', class_names=['a', 'b', 'c', 'x'])
-  evaluate(capsys, *base)
+  save_params(params, folder / 'orbax', class_names=list('abcd'))
+  report = evaluate(capsys, *base, f'--predictions={folder}/ordered.csv')
   assert not any('lass' in m for m in caplog.messages)
+  moved = [2, 0, 3, 1]
+  params['head'] = {name: x[..., moved] for name, x in params['head'].items()}
+  save_params(params, folder / 'orbax', class_names=['abcd'[i] for i in moved])
+  again = evaluate(capsys, *base, f'--predictions={folder}/moved.csv')
+  assert caplog.messages[-1] == (
+    f'Some classes of {folder}/images have another number in the model. They are matched by name.'
+  )
+  for name in ('accuracy', 'classes', 'confusions'):
+    assert again[name] == report[name]
+  assert again['loss'] == pytest.approx(report['loss'], rel=1e-6)
+  table = lambda name: [row | {'probability': 0} for row in listed(folder / name)]
+  assert table('moved.csv') == table('ordered.csv')
+  save_params(params, folder / 'orbax', class_names=['a', 'c', 'b', 'x'])
+  assert fails(capsys, *base) == (
+    f"The model of {folder}/orbax does not have these classes of {folder}/images: 'd'. Its classes "
+    "are 'a'; 'c'; 'b' and 1 more. Rename the classes of one of them, or pass "
+    f'--match_classes=position if class k of the model is class k of {folder}/images.'
+  )
+  assert evaluate(capsys, *base, '--match_classes=position')['images'] == 9
 
 
 def test_a_wider_head(tmp_path, digits_dir, capsys, caplog):
@@ -452,6 +526,11 @@ def test_a_wider_head(tmp_path, digits_dir, capsys, caplog):
     (
       ['--dataset=ROOT/images', '--preset=inception', '--resize_size=7'],
       'resize_size (7) is smaller than image_size (8)',
+    ),
+    (
+      ['--dataset=ROOT/images', '--resize_size=9'],
+      '--resize_size=9 has no effect with the preset bit, which does not crop. Leave it out, or '
+      'pass --preset=inception.',
     ),
     (
       ['--dataset=ROOT/images', '--out=ROOT/model.npz'],

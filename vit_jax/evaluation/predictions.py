@@ -38,9 +38,12 @@ class Predictions(NamedTuple):
   loss: np.ndarray | None  # (N,); None if it is not defined
   class_label: np.ndarray  # (P,) int, all labels of all images
   class_correct: np.ndarray  # (P,) bool, `correct` for the image that has the label
+  example: np.ndarray | None = None  # (N,) int, index of the image in its split
 
 
-def make_predict_step(model: nn.Module, loss: str, *, with_loss: bool = True) -> GatherStep:
+def make_predict_step(
+  model: nn.Module, loss: str, *, with_loss: bool = True, order: np.ndarray | None = None
+) -> GatherStep:
   """Return step(params, batch) -> prediction, confidence, correct, top5 and loss, each (B,).
 
   Args:
@@ -48,11 +51,15 @@ def make_predict_step(model: nn.Module, loss: str, *, with_loss: bool = True) ->
     loss: the loss that the model was trained with, 'softmax' or 'sigmoid'. It determines the
       probabilities.
     with_loss: set to False if the labels have no such loss.
+    order: (C,) int, the model's classes in the order of the dataset, from `match_classes`. None if
+      they are in this order already.
   """
 
   def step(params: Params, batch: Batch) -> Arrays:
     labels = batch['label']
     logits = jnp.asarray(model.apply({'params': params}, to_input(batch['image'])))
+    if order is not None:
+      logits = logits[:, order]
     top = jax.lax.top_k(logits, min(TOP, model.num_classes))[1]
     results = {
       'prediction': top[:, 0],
@@ -82,6 +89,8 @@ def predict_source(
   loss: str,
   options: ReadOptions,
   on_batch: Callable[[int], Any] = lambda images: None,
+  *,
+  order: np.ndarray | None = None,
 ) -> PredictedSource:
   """Predict all images of a source that have a label, on all devices of this process.
 
@@ -93,6 +102,7 @@ def predict_source(
       labels.
     options: batch size, threads and number of damaged images to leave out.
     on_batch: called after each batch with its number of images.
+    order: the model's classes in the order of the dataset, as in `make_predict_step`.
 
   Raises:
     InputError: the images cannot be read, none has a label, or the outputs of the model are not
@@ -100,7 +110,9 @@ def predict_source(
   """
   with_loss = not source.multi_label or loss == 'sigmoid'
   partitioner = MeshPartitioner(options.batch_size)
-  step = partitioner.gather_step(make_predict_step(loaded.model, loss, with_loss=with_loss))
+  step = partitioner.gather_step(
+    make_predict_step(loaded.model, loss, with_loss=with_loss, order=order)
+  )
   params = partitioner.put(loaded.params)
   with eval_batches(source, preprocess, options) as batches:
     predictions, skipped = predict_all(step, params, batches, on_batch)
@@ -128,13 +140,15 @@ def predict_all(
   Raises:
     InputError: the outputs of the model are not finite, or no image has a label.
   """
-  parts, skipped = [], 0
+  parts, skipped, seen = [], 0, 0
   for batch in batches:
     labels, mask = batch['label'], batch['mask']
     results = step(params, batch)
     rows = mask & labels.any(1) if labels.ndim == 2 else mask
     skipped += int(np.count_nonzero(mask & ~rows))
-    parts.append(_predictions(labels[rows], {k: v[rows] for k, v in results.items()}))
+    part = _predictions(labels[rows], {k: v[rows] for k, v in results.items()})
+    parts.append(part._replace(example=seen + np.flatnonzero(rows)))
+    seen += len(mask)
     on_batch(int(np.count_nonzero(mask)))
   fields = [None if part[0] is None else np.concatenate(part) for part in zip(*parts)]
   predictions = Predictions._make(fields)

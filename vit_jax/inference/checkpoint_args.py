@@ -125,9 +125,20 @@ def add_preprocess_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def usage(args: argparse.Namespace, loaded: Loaded) -> CompleteUsage:
-  """Return how to use the model: what the checkpoint says, unless an argument says otherwise."""
+  """Return how to use the model: what the checkpoint says, unless an argument says otherwise.
+
+  Raises:
+    InputError: --resize_size has no effect.
+  """
   given = ('preset', 'resize_size', 'eval_filter', 'loss')
-  return loaded.model.usage.updated(**{name: getattr(args, name, None) for name in given})
+  result = loaded.model.usage.updated(**{name: getattr(args, name, None) for name in given})
+  resize_size = getattr(args, 'resize_size', None)
+  if resize_size is not None and result.preset == 'bit':
+    raise InputError(
+      f'--resize_size={resize_size} has no effect with the preset bit, which does not crop. Leave '
+      'it out, or pass --preset=inception.'
+    )
+  return result
 
 
 def class_names(args: argparse.Namespace, loaded: Loaded) -> list[str] | None:

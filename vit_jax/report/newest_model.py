@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from vit_jax.errors import InputError
+from vit_jax.evaluation.class_check import match_classes
 from vit_jax.evaluation.eval_split import EvalSplit, open_eval_split
 from vit_jax.figures.examples import Examples, Predictor, Sample
 from vit_jax.inference.load_checkpoint import load_checkpoint
@@ -68,6 +69,12 @@ def _predict(
   loaded: Loaded, config: Mapping[str, Any], split: EvalSplit, num_images: int, batch_size: int
 ) -> tuple[Examples, list[str]]:
   """Return the predictions and the names of the classes."""
+  dataset = config['dataset']
+  order = match_classes(
+    loaded, split.source, checkpoint='this run', dataset=dataset, trained_on_it=True
+  )
+  if order is not None:
+    raise InputError(f'The classes of {dataset} are in another order than those of the model.')
   partitioner = MeshPartitioner(batch_size * jax.device_count())
   sample = Sample(
     split.source,

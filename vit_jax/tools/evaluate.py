@@ -3,8 +3,8 @@
   python -m vit_jax.tools.evaluate --checkpoint=ViT-B_16-224.npz --dataset=imagenet2012
 
 This prints top-1 and top-5 accuracy, loss, calibration error, the worst classes and the most
-frequent confusions. --out=DIR also writes all of these, every class, and a picture of the
-confusions.
+frequent confusions. --out=DIR also writes all of these, every class, every image, and a picture of
+the confusions.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import tqdm
 
 from vit_jax.data.batch import ReadOptions
@@ -25,8 +26,8 @@ from vit_jax.data.open_source import open_source
 from vit_jax.data.preprocess import make_eval_preprocess
 from vit_jax.data.source import Source
 from vit_jax.errors import InputError, exit_on_error
-from vit_jax.evaluation import per_class_report
-from vit_jax.evaluation.class_check import check_classes
+from vit_jax.evaluation import image_table, per_class_report
+from vit_jax.evaluation.class_check import match_classes
 from vit_jax.evaluation.eval_split import find_eval_split, is_dataset_of
 from vit_jax.evaluation.predictions import predict_source
 from vit_jax.files import make_directory
@@ -88,7 +89,24 @@ def _parser() -> argparse.ArgumentParser:
   )
   checkpoint_args.add_preprocess_arguments(parser)
   checkpoint_args.add_batch_arguments(parser)
-  add('--out', metavar='DIR', help='directory for evaluation.json, per_class.csv and confusion.png')
+  add(
+    '--match_classes',
+    choices=['name', 'position'],
+    default='name',
+    help='match the classes of the model and the dataset by their names, where both are known, or '
+    'by their position (default: %(default)s)',
+  )
+  add(
+    '--out',
+    metavar='DIR',
+    help='directory for evaluation.json, per_class.csv, predictions.csv and confusion.png',
+  )
+  add(
+    '--predictions',
+    metavar='FILE',
+    help='a .csv or .parquet file that gets the path, label, prediction and probability of every '
+    'image',
+  )
   add('--json', action='store_true', help='print the content of evaluation.json, not a table')
   return parser
 
@@ -96,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
 def _evaluate(args: argparse.Namespace) -> None:
   """Evaluate the checkpoint, then write and print the report."""
   directory = make_directory(args.out) if args.out else None
+  tables = [image_table.check_format(args.predictions)] if args.predictions else []
   batch_size = checkpoint_args.batch_size(args)
   loaded, run = checkpoint_args.load(args)
   config = run.config if run else {}
@@ -103,14 +122,17 @@ def _evaluate(args: argparse.Namespace) -> None:
   data_dir = args.data_dir or config.get('data_dir')
   split = args.split or find_eval_split(dataset, config, data_dir)
   source = open_source(dataset, split, data_dir)
-  check_classes(
+  given_names = checkpoint_args.class_names(args, loaded) if args.class_names else None
+  order = match_classes(
     loaded,
     source,
     checkpoint=args.checkpoint,
     dataset=dataset,
     trained_on_it=is_dataset_of(config, dataset),
+    given_names=given_names,
+    by_position=args.match_classes == 'position',
   )
-  names = _class_names(args, loaded, source)
+  names = _class_names(given_names, loaded, source, order)
   usage = checkpoint_args.usage(args, loaded)
   preprocess = make_eval_preprocess(
     usage.preset,
@@ -121,7 +143,9 @@ def _evaluate(args: argparse.Namespace) -> None:
   )
   options = ReadOptions(batch_size, max_bad_records=args.max_bad_records)
   with tqdm.tqdm(total=len(source), unit=' images', disable=not sys.stderr.isatty()) as bar:
-    predicted = predict_source(loaded, source, preprocess, usage.loss, options, bar.update)
+    predicted = predict_source(
+      loaded, source, preprocess, usage.loss, options, bar.update, order=order
+    )
   report = {
     'checkpoint': args.checkpoint,
     'dataset': dataset,
@@ -138,6 +162,11 @@ def _evaluate(args: argparse.Namespace) -> None:
   }
   if directory:
     per_class_report.write(directory, report, predicted.predictions)
+    tables.append(directory / 'predictions.csv')
+  if tables:
+    rows = image_table.image_rows(predicted.predictions, source, names)
+    for path in tables:
+      image_table.write_images(path, rows)
   print(json.dumps(report) if args.json else per_class_report.as_table(report))
 
 
@@ -159,12 +188,24 @@ def _choose_dataset(args: argparse.Namespace, config: Mapping[str, Any]) -> str:
   return dataset if dataset.startswith(_REAL) else _REAL
 
 
-def _class_names(args: argparse.Namespace, loaded: Loaded, source: Source) -> list[str]:
-  """Return the names of all classes of the model: given, of the dataset, or of the checkpoint."""
-  names = checkpoint_args.class_names(args, loaded)
-  if not args.class_names:
-    names = source.class_names or names
-  return readable_names(names or [], source.num_classes, loaded.model.num_classes)
+def _class_names(
+  given: list[str] | None, loaded: Loaded, source: Source, order: np.ndarray | None
+) -> list[str]:
+  """Return the names of all classes of the model, those of the dataset first.
+
+  Names are those that are given, or else those of the dataset and, for the other classes, of the
+  checkpoint.
+  """
+  num_classes = loaded.model.num_classes
+  own = readable_names(loaded.class_names or [], num_classes, num_classes)
+  if given:
+    own = given
+  if order is not None:
+    own = [own[i] for i in order]
+  if given or not source.class_names and loaded.class_names:
+    return own
+  names = readable_names(source.class_names or [], source.num_classes, source.num_classes)
+  return names + own[len(names) :]
 
 
 if __name__ == '__main__':
