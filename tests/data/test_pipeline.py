@@ -12,6 +12,7 @@ import pytest
 
 from vit_jax.data import pipeline
 from vit_jax.data.batch import ReadOptions
+from vit_jax.data.decode_warnings import warn
 from vit_jax.data.order import TrainOrder
 from vit_jax.data.source import Source
 from vit_jax.errors import InputError
@@ -294,6 +295,48 @@ def test_bad_records_are_those_of_delivered_batches():
     assert batches.bad_records == {'numbers/1'}
     list(batches)
     assert batches.bad_records == {'numbers/1', 'numbers/63'}
+
+
+def warn_of_some(data, rng):
+  if data in (b'3', b'17'):
+    warn(f'{int(data)} extraneous bytes')
+    warn('its EXIF block is damaged')
+  return preprocess(data, rng)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_records_with_warnings_are_used_counted_and_named_once(workers, messages):
+  options = {'batch_size': 20, 'num_workers': workers, 'seed': SEED}
+  with train(Numbers(20), warn_of_some, **options) as batches:
+    made = list(itertools.islice(batches, 4))  # 4 epochs
+    assert batches.warned_records == {'numbers/3', 'numbers/17'}
+    assert not batches.bad_records
+  assert_equal(made, take(4, Numbers(20), batch_size=20))
+  assert len(messages) == 2
+  by_record = {message.split()[1]: message for message in messages}
+  for record, number in (('numbers/3', 3), ('numbers/17', 17)):
+    place = 1 + messages.index(by_record[record])
+    assert by_record[record] == (
+      f'Record {record} was read with a warning: {number} extraneous bytes; its EXIF block is '
+      f'damaged. (Records with warnings so far: {place}.)'
+    )
+
+
+def take_too_much_memory(data, rng):
+  if data == b'3':
+    raise MemoryError
+  return preprocess(data, rng)
+
+
+def test_a_record_that_does_not_fit_in_memory_is_damaged():
+  with evaluate(Numbers(5), take_too_much_memory, batch_size=5, max_bad_records=1) as batches:
+    (batch,) = batches
+  assert batch['mask'].tolist() == [True, True, True, False, True]
+  with pytest.raises(
+    InputError,
+    match=r'^Record numbers/3 is damaged: there is not enough memory to decode it\. Repair',
+  ):
+    list(evaluate(Numbers(5), take_too_much_memory, batch_size=5))
 
 
 @pytest.mark.parametrize('workers', [0, 1])

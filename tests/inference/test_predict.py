@@ -165,14 +165,14 @@ def test_a_stream_is_read_no_further_than_needed(params):
 
 def test_images_that_cannot_be_read(params, files, tmp_path):
   cut = tmp_path / 'cut.png'
-  cut.write_bytes(files[0].read_bytes()[:-20])
+  cut.write_bytes(files[0].read_bytes()[:-200])
   images = [files[0], cut, tmp_path / 'none.jpg', b'GIF89a...', np.zeros((4, 4)), files[1]]
   good, *bad, last = predict_each(mini(), params, images, PredictOptions(batch_size=2))
   assert [good, last] == predict(mini(), params, files[:2], batch_size=2)
   assert [str(e) for e in bad] == [
     f'Cannot read {cut}: damaged PNG: the file is cut short.',
     f'Cannot read {tmp_path}/none.jpg: No such file or directory.',
-    "Cannot read image 3: not a JPEG, PNG or WebP file: it starts with b'GIF89a..'.",
+    'Cannot read image 3: damaged GIF: its header is broken.',
     'Cannot read image 4: an array must be (height, width, 3) uint8 RGB, '
     'but this one is (4, 4) float64.',
   ]

@@ -2,9 +2,10 @@
 // pixels around the box, which are half of the work of an inception crop. This extension is
 // optional: without it, vit_jax.data.decode decodes the whole image and slices it.
 //
-// The pixels equal those of a whole decode, and any warning of libjpeg is an error here too. The
-// rows below the box are not read, which saves a tenth of the time. A file that ends in these rows
-// is still refused, because it has no end marker. Other damage below the box is not noticed.
+// The pixels equal those of a whole decode. Any warning of libjpeg is an error here. The caller then
+// decodes the whole image with Pillow, which decides whether the file can be read. The rows below
+// the box are not decoded, which saves a tenth of the time. Only their end is checked: the caller
+// decides, too, if it is not the end marker. A warning that concerns these rows is not noticed.
 //
 // It needs libjpeg-turbo 1.5 or later (jpeg_crop_scanline, jpeg_skip_scanlines).
 #define PY_SSIZE_T_CLEAN
@@ -42,14 +43,20 @@ static void fail(ErrorManager *errors, const char *message) {
   longjmp(errors->escape, 1);
 }
 
-// Returns 1 if the end marker follows the last byte read. Its two bytes cannot occur
-// inside entropy-coded data.
+// Returns 1 if the end marker follows the rows that have not been read. Inside entropy-coded data, a
+// byte of 0xff is followed by 0, and restart markers (RST0 to RST7) may occur.
 static int has_end_marker(j_decompress_ptr cinfo) {
-  if (cinfo->unread_marker == JPEG_EOI) return 1;
-  const unsigned char *start = cinfo->src->next_input_byte;
-  for (size_t i = cinfo->src->bytes_in_buffer; i >= 2; i--)  // from the end, where it should be
-    if (start[i - 2] == 0xff && start[i - 1] == JPEG_EOI) return 1;
-  return 0;
+  int marker = cinfo->unread_marker;
+  const unsigned char *next = cinfo->src->next_input_byte;
+  const unsigned char *end = next + cinfo->src->bytes_in_buffer;
+  while (marker == 0 || marker == 0xff || (marker >= JPEG_RST0 && marker <= JPEG_RST0 + 7)) {
+    // A second 0xff is padding, and its successor is the marker.
+    const unsigned char *start = marker == 0xff ? next - 1 : memchr(next, 0xff, end - next);
+    if (start == NULL || end - start < 2) return 0;
+    marker = start[1];
+    next = start + 2;
+  }
+  return marker == JPEG_EOI;
 }
 
 // Fills out, (height, width, 3), with RGB. Returns 0, or -1 with a message in errors->message.
@@ -93,7 +100,7 @@ static int decode(const unsigned char *data, size_t size, JDIMENSION y, JDIMENSI
   if (cinfo.output_scanline == cinfo.output_height) {
     jpeg_finish_decompress(&cinfo);  // reads up to the end marker
   } else if (!jpeg_input_complete(&cinfo) && !has_end_marker(&cinfo)) {
-    fail(errors, "Premature end of JPEG file");
+    fail(errors, "The end marker does not follow the pixels");
   }
   jpeg_destroy_decompress(&cinfo);
   free(strip);

@@ -20,7 +20,7 @@ _SIGNATURES = {
   'PSD': rb'8BPS\x00[\x01\x02]',
 }
 _PATTERNS = {name: re.compile(pattern, re.DOTALL) for name, pattern in _SIGNATURES.items()}
-_BEFORE = b'\xef\xbb\xbf \t\r\n'  # a byte order mark of a text, and white space
+_BEFORE = re.compile(rb'(\xef\xbb\xbf)?[ \t\r\n]*')  # a text's byte order mark, and white space
 
 
 def image_format(first_bytes: bytes) -> str | None:
@@ -31,8 +31,14 @@ def image_format(first_bytes: bytes) -> str | None:
   Args:
     first_bytes: the first 64 bytes of the file, or more of them.
   """
-  first_bytes = first_bytes[:64].lstrip(_BEFORE)
+  start = image_start(first_bytes)
   for name, pattern in _PATTERNS.items():
-    if pattern.match(first_bytes):
+    if pattern.match(first_bytes, start, start + 64):
       return name
   return None
+
+
+def image_start(data: bytes) -> int:
+  """Return the number of bytes of white space before an image."""
+  found = _BEFORE.match(data, 0, 16)
+  return found.end() if found else 0

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vit_jax.data.batch import ReadOptions
+from vit_jax.data.decode_warnings import collect_warnings
 from vit_jax.data.order import Order
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.source import Source
@@ -13,10 +14,10 @@ from vit_jax.errors import InputError
 PIECE_ROWS = 16  # rows that one thread makes at a time; Grain costs about 0.1 ms per piece
 
 
-class Damaged(NamedTuple):
-  """A record that could not be read."""
+class Problem(NamedTuple):
+  """A record, and what is wrong with it."""
 
-  name: str
+  record: str
   reason: str
 
 
@@ -26,7 +27,8 @@ class Piece(NamedTuple):
   images: np.ndarray  # (rows, S, S, 3) uint8
   labels: np.ndarray  # (rows,) int32, or multi-hot (rows, K) uint8
   mask: np.ndarray  # (rows,) bool
-  damaged: list[Damaged]
+  damaged: list[Problem]  # records that cannot be read
+  warnings: list[Problem]  # records that have been read, although something is wrong with them
 
 
 class Pieces:
@@ -71,11 +73,11 @@ class Pieces:
     images = np.empty((rows, *self.image_shape), np.uint8)
     labels = self.empty_labels(rows)
     mask = np.empty(rows, bool)
-    damaged = []
+    piece = Piece(images, labels, mask, damaged=[], warnings=[])
     for row in range(rows):
       g = self._first + batch * self._batch_size + start + row
-      images[row], labels[row], mask[row] = self._read(g, damaged)
-    return Piece(images, labels, mask, damaged)
+      images[row], labels[row], mask[row] = self._read(g, piece)
+    return piece
 
   def empty_labels(self, rows: int) -> np.ndarray:
     """Return an uninitialized array for the labels of this many images."""
@@ -86,19 +88,21 @@ class Pieces:
       return np.empty((rows, self._source.num_classes), np.uint8)
     return np.empty(rows, np.int32)
 
-  def _read(
-    self, g: int, damaged: list[Damaged]
-  ) -> tuple[np.ndarray | np.uint8, int | np.ndarray, bool]:
-    """Return (image, label, mask) of example g. If its record is damaged, append to `damaged`."""
+  def _read(self, g: int, piece: Piece) -> tuple[np.ndarray | np.uint8, int | np.ndarray, bool]:
+    """Return (image, label, mask) of example g. Add what is wrong with its record to `piece`."""
     index = self._order.index(g)
     if index is not None:
       try:
-        example = self._source[index]
-        return self._preprocess(example['image'], self._order.rng(g)), example['label'], True
+        with collect_warnings() as warnings:
+          example = self._source[index]
+          image = self._preprocess(example['image'], self._order.rng(g))
+        if warnings:
+          piece.warnings.append(Problem(self._source.location(index), '; '.join(warnings)))
+        return image, example['label'], True
       except InputError:
         raise
-      except ValueError as e:
-        damaged.append(Damaged(self._source.location(index), str(e)))
+      except (ValueError, MemoryError) as e:
+        piece.damaged.append(Problem(self._source.location(index), _reason(e)))
     return np.uint8(0), 0, False
 
 
@@ -107,23 +111,28 @@ def _image_shape(source: Source, preprocess: Preprocess, max_bad_records: int) -
   damaged = []
   for index in range(min(len(source), max_bad_records + 1)):
     try:
-      return np.shape(preprocess(source[index]['image'], np.random.default_rng(0)))
+      with collect_warnings():  # they are reported when the image is read for a batch
+        return np.shape(preprocess(source[index]['image'], np.random.default_rng(0)))
     except InputError:
       raise
-    except ValueError as e:
-      damaged.append(Damaged(source.location(index), str(e)))
+    except (ValueError, MemoryError) as e:
+      damaged.append(Problem(source.location(index), _reason(e)))
   raise too_many_damaged(damaged[-1], len(damaged))
 
 
-def too_many_damaged(record: Damaged, count: int) -> InputError:
+def _reason(error: ValueError | MemoryError) -> str:
+  return str(error) if isinstance(error, ValueError) else 'there is not enough memory to decode it'
+
+
+def too_many_damaged(problem: Problem, count: int) -> InputError:
   """Return the error for the first damaged record beyond max_bad_records.
 
   Args:
-    record: the first damaged record beyond max_bad_records.
+    problem: the first damaged record beyond max_bad_records.
     count: number of damaged records, including this one.
   """
   others = f', after {count - 1} other(s)' if count > 1 else ''
   return InputError(
-    f'Record {record.name} is damaged{others}: {record.reason.rstrip(".")}. Repair or remove it, '
-    f'or set max_bad_records={count} (or more) to skip damaged records.'
+    f'Record {problem.record} is damaged{others}: {problem.reason.rstrip(".")}. Repair or remove '
+    f'it, or set max_bad_records={count} (or more) to skip damaged records.'
   )

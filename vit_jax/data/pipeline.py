@@ -24,7 +24,7 @@ import numpy as np
 
 from vit_jax.data.batch import Batch, ReadOptions
 from vit_jax.data.order import EvalOrder, TrainOrder
-from vit_jax.data.pieces import PIECE_ROWS, Damaged, Piece, Pieces, too_many_damaged
+from vit_jax.data.pieces import PIECE_ROWS, Piece, Pieces, Problem, too_many_damaged
 from vit_jax.data.preprocess import Preprocess
 from vit_jax.data.source import Source
 
@@ -91,6 +91,7 @@ class Batches(Iterator[Batch]):
 
   Attributes:
     bad_records: names of the damaged records in the batches delivered so far.
+    warned_records: names of the records that were read with a warning. Each is logged once.
   """
 
   def __init__(self, pieces: Pieces, options: ReadOptions, examples: Iterable[np.ndarray]):
@@ -102,6 +103,7 @@ class Batches(Iterator[Batch]):
       examples: the field 'example' of each batch. The iterator ends when `examples` ends.
     """
     self.bad_records: set[str] = set()
+    self.warned_records: set[str] = set()
     self._max_bad_records = options.max_bad_records
     self._stop = threading.Event()
     batch_bytes = pieces.rows * int(np.prod(pieces.image_shape))
@@ -126,19 +128,31 @@ class Batches(Iterator[Batch]):
     if isinstance(item, BaseException):
       self.close()
       raise item
-    batch, damaged = item
-    for record in damaged:
-      self._count_damaged(record)
+    batch, damaged, warnings = item
+    for problem in damaged:
+      self._count_damaged(problem)
+    for problem in warnings:
+      self._count_warning(problem)
     return batch
 
-  def _count_damaged(self, record: Damaged) -> None:
-    if record.name in self.bad_records:
+  def _count_damaged(self, problem: Problem) -> None:
+    if problem.record in self.bad_records:
       return
-    self.bad_records.add(record.name)
+    self.bad_records.add(problem.record)
     if len(self.bad_records) > self._max_bad_records:
       self.close()
-      raise too_many_damaged(record, len(self.bad_records))
-    log.warning('Skipped record %s: %s', record.name, record.reason)
+      raise too_many_damaged(problem, len(self.bad_records))
+    log.warning('Skipped record %s: %s', problem.record, problem.reason)
+
+  def _count_warning(self, problem: Problem) -> None:
+    if problem.record not in self.warned_records:
+      self.warned_records.add(problem.record)
+      log.warning(
+        'Record %s was read with a warning: %s. (Records with warnings so far: %d.)',
+        problem.record,
+        problem.reason,
+        len(self.warned_records),
+      )
 
   def close(self) -> None:
     """Stop the background work. The images that are being read are finished first."""
@@ -168,7 +182,7 @@ def _produce(
   batches: queue.Queue,
   stop: threading.Event,
 ) -> None:
-  """Put each batch with its damaged records into a queue, and at the end None or an exception.
+  """Put each batch and its records' problems into a queue, and at the end None or an exception.
 
   This function runs in the background thread.
   """
@@ -192,12 +206,12 @@ def _produce(
 
 def _assemble(
   iterator: Iterator[Piece], pieces: Pieces, example: np.ndarray, stop: threading.Event
-) -> tuple[Batch, list[Damaged]] | None:
-  """Return (batch, damaged records) from the next pieces, or None if `stop` is set."""
+) -> tuple[Batch, list[Problem], list[Problem]] | None:
+  """Return (batch, damaged records, warnings) from the next pieces, or None if `stop` is set."""
   images = np.empty((pieces.rows, *pieces.image_shape), np.uint8)
   labels = pieces.empty_labels(pieces.rows)
   mask = np.empty(pieces.rows, bool)
-  damaged = []
+  damaged, warnings = [], []
   start = 0
   while start < pieces.rows:
     if stop.is_set():
@@ -206,8 +220,9 @@ def _assemble(
     rows = slice(start, start + len(piece.mask))
     images[rows], labels[rows], mask[rows] = piece.images, piece.labels, piece.mask
     damaged.extend(piece.damaged)
+    warnings.extend(piece.warnings)
     start = rows.stop
-  return Batch(image=images, label=labels, mask=mask, example=example), damaged
+  return Batch(image=images, label=labels, mask=mask, example=example), damaged, warnings
 
 
 def _read_ahead(pieces: Pieces, options: ReadOptions) -> grain.IterDataset:

@@ -24,7 +24,7 @@ import numpy as np
 class Example(TypedDict):
   """An image as it is stored, and its label."""
 
-  image: bytes  # a JPEG, PNG or WebP file
+  image: bytes  # a JPEG, PNG or other image file
   label: int | np.ndarray  # class index, or (num_classes,) uint8 with 1 for each class of the image
 
 

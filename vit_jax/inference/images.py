@@ -1,4 +1,4 @@
-"""Find image files, and load images from paths, addresses, bytes, open files and arrays."""
+"""Find image files, and load images from paths, addresses, bytes, open files, Pillow and arrays."""
 
 from collections.abc import Callable, Iterable, Iterator
 import os
@@ -7,12 +7,15 @@ import tempfile
 from typing import BinaryIO, cast
 
 import numpy as np
+from PIL import Image as PillowImage
 
+from vit_jax.data.decode_pillow import pillow_pixels
+from vit_jax.data.decode_warnings import log_warnings
 from vit_jax.data.folder import EXTENSIONS
 from vit_jax.errors import InputError
 from vit_jax.files import download, is_remote, user_path
 
-Image = str | os.PathLike | bytes | BinaryIO | np.ndarray
+Image = str | os.PathLike | bytes | BinaryIO | np.ndarray | PillowImage.Image
 
 _PATH = (str, os.PathLike)
 _BYTES = (bytes, bytearray, memoryview)
@@ -61,8 +64,13 @@ def name_images(images: Image | Iterable[Image]) -> Iterator[tuple[str, Image]]:
   """Yield (name, image) for one image or each of several. Error messages use the name."""
   several = [images] if _is_one(images) else images
   for number, image in enumerate(cast(Iterable[Image], several)):
-    path = image if isinstance(image, _PATH) else getattr(image, 'name', f'image {number}')
-    yield str(path), image
+    path = image if isinstance(image, _PATH) else _file_name(image)
+    yield str(path or f'image {number}'), image
+
+
+def _file_name(image: Image) -> str | None:
+  """Return the name of the file behind an open file or an image of Pillow, if there is one."""
+  return getattr(image, 'filename' if isinstance(image, PillowImage.Image) else 'name', None)
 
 
 def _is_one(images: Image | Iterable[Image]) -> bool:
@@ -81,18 +89,22 @@ def load_image(
 
   Args:
     name: what error messages call the image.
-    image: a path, an address, an open file, the bytes of an image file, or (H, W, 3) uint8 pixels.
+    image: a path, an address, an open file, the bytes of an image file, an image of Pillow, or
+      (H, W, 3) uint8 pixels.
     preprocess: function from file content or pixels to the array a model takes.
 
   Raises:
     InputError: the image cannot be read or decoded.
   """
   try:
-    return preprocess(_content(image))
+    with log_warnings(name):
+      return preprocess(_content(image))
   except InputError:  # it has the name already
     raise
   except OSError as e:
     raise InputError(f'Cannot read {name}: {e.strerror or e}.') from e
+  except MemoryError as e:
+    raise InputError(f'Cannot read {name}: there is not enough memory to decode it.') from e
   except ValueError as e:
     raise InputError(f'Cannot read {name}: {e}.') from e
 
@@ -103,6 +115,8 @@ def _content(image: Image) -> bytes | np.ndarray:
     return _download(str(image)) if is_remote(image) else user_path(image).read_bytes()
   if isinstance(image, _BYTES):
     return bytes(image)
+  if isinstance(image, PillowImage.Image):
+    return pillow_pixels(image)
   if not isinstance(image, np.ndarray) and hasattr(image, 'read'):
     return image.read()
   array = np.asarray(image)

@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     '--images',
     nargs='+',
     metavar='PATH',
-    help='JPEG, PNG or WebP files, or folders that are searched with their subfolders. Both sides '
+    help='image files, or folders that are searched with their subfolders. Both sides '
     "are resized to the model's (default: evenly spaced images of the evaluation split, if a run "
     'wrote the checkpoint, and otherwise two photographs of scikit-learn)',
   )

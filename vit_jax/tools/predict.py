@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     'images',
     metavar='IMAGE',
     nargs='*',
-    help='a JPEG, PNG or WebP file, a folder (with its subfolders), an address (https://, gs://), '
+    help='an image file, a folder (with its subfolders), an address (https://, gs://), '
     'or - for an image on standard input',
   )
   add(

@@ -48,6 +48,7 @@ class PeriodicEvaluation:
     self._config, self._inputs, self._total_steps = c, inputs, total_steps
     self._should_stop, self._watchdog = should_stop, watchdog
     self._eval_step = partitioner.eval_step(step_lib.make_eval_step(objective))
+    self._warned_records: set[str] = set()  # the log names each of them only once
     self._fewshot: list[FewShot] = []
     datasets = [name for name in (c.fewshot or '').split(',') if name]
     if not datasets:
@@ -104,6 +105,7 @@ class PeriodicEvaluation:
     """Evaluate parameters and write the metrics. Return False if asked to stop early."""
     start, should_stop = time.perf_counter(), self._stop_check(step)
     with self._inputs.eval_batches() as batches:  # reads an image: the watchdog must know of it
+      batches.warned_records = self._warned_records
       metrics = evaluate(self._eval_step, params, batches, should_stop)
       bad_records = len(set().union(*hosts.gather(sorted(batches.bad_records))))
     if metrics is None:
