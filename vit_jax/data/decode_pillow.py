@@ -164,10 +164,10 @@ def _open(data: bytes, kind: str, may_warn: bool) -> Image.Image:
   with pillow_warnings() if may_warn else contextlib.nullcontext():
     image = Image.open(io.BytesIO(data), formats=[_PILLOW_FORMATS.get(kind, kind)])
   if image.tile and kind not in _DECODE_FIRST:
-    decoder, (left, top, right, bottom), *_ = image.tile[0]
+    decoder, box = image.tile[0][:2]
     # The first frame of a GIF may be smaller than the image.
-    width, height = (right - left, bottom - top) if kind == 'GIF' else image.size
-    _check_size(width, height, data, decoder)
+    left, top, right, bottom = box if kind == 'GIF' and box else (0, 0, *image.size)
+    _check_size(right - left, bottom - top, data, decoder)
   return image
 
 
