@@ -8,9 +8,9 @@ import pytest
 
 from tests.helpers.paths import FILES
 from tests.helpers.tiny_models import mini, tiny
-from vit_jax import load_params
+from vit_jax import load_params, save_params
 from vit_jax.errors import InputError
-from vit_jax.pretrained.load import load_model
+from vit_jax.pretrained.load import load_initial_params, load_model
 
 DATA = FILES
 
@@ -104,6 +104,70 @@ def test_another_normalization_of_pixels_becomes_part_of_the_model(tmp_path):
   model, params, _ = load_model(tmp_path / 'deit')
   np.testing.assert_allclose(model.apply({'params': params}, 2 * pixels - 1), want, atol=2e-5)
   assert np.abs(want).max() > 0.1
+
+
+def test_training_starts_from_the_model_that_load_model_loads(tmp_path, caplog):
+  """The patch embedding absorbs the normalization of the file. Remedies are flags."""
+  shutil.copytree(DATA / 'timm_tiny', tmp_path / 'deit')
+  config = json.loads((tmp_path / 'deit' / 'config.json').read_text())
+  config['pretrained_cfg'] = {'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225]}
+  (tmp_path / 'deit' / 'config.json').write_text(json.dumps(config))
+  model, params, _ = load_model(tmp_path / 'deit')
+  np.testing.assert_equal(load_initial_params(tmp_path / 'deit', model), params)
+  assert not caplog.messages
+  load_initial_params(tmp_path / 'deit', model.clone(activation='gelu_tanh'))
+  assert caplog.messages == [
+    f"{tmp_path}/deit records activation='gelu', but the model has 'gelu_tanh', so its outputs "
+    'will differ. To follow the file, pass --config.activation=gelu.'
+  ]
+  words = (
+    f'{tmp_path}/deit does not fit the model. Choose the model that the file was written for: '
+    '--config.model=ViT-Ti/8 --config.hidden_dim=32 --config.mlp_dim=128 --config.num_heads=2 '
+    '--config.num_layers=2 --config.activation=gelu. Differences: missing Transformer/'
+    'pre_norm/bias (32,); missing Transformer/pre_norm/scale (32,).'
+  )
+  with pytest.raises(InputError) as e:
+    load_initial_params(tmp_path / 'deit', model.clone(pre_norm=True))
+  assert str(e.value) == words
+
+
+def test_an_activation_that_a_file_does_not_record(tmp_path, caplog):
+  """No published npz file has a LayerNorm before the first block, so CLIP's are other programs'."""
+  model = mini(num_classes=3, image_size=16, pre_norm=True)
+  params = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))['params']
+  save_params(params, tmp_path / 'clip.npz')
+  assumed = (
+    f"{tmp_path}/clip.npz does not record its activation, so activation='gelu_tanh' is assumed. "
+    'But it has a LayerNorm before the first block, and such models often have another activation: '
+    "OpenAI's CLIP has 'quick_gelu', DINOv2 and others have 'gelu'. To choose 'gelu', "
+  )
+  load_model(tmp_path / 'clip.npz')
+  assert caplog.messages == [
+    assumed + "give activation='gelu' to load_model, or --override=activation=gelu to a command."
+  ]
+  caplog.clear()
+  load_params(tmp_path / 'clip.npz', model)
+  load_initial_params(tmp_path / 'clip.npz', model)
+  assert caplog.messages == [
+    assumed + "use create_model(..., activation='gelu').",
+    assumed + 'pass --config.activation=gelu.',
+  ]
+  caplog.clear()
+  load_model(tmp_path / 'clip.npz', activation='gelu_tanh')
+  load_params(tmp_path / 'clip.npz', model.clone(activation='quick_gelu'))
+  load_model(DATA / 'vit_token.npz')
+  save_params(params, tmp_path / 'clip', model=model)
+  load_model(tmp_path / 'clip')  # an Orbax directory records it
+  assert not caplog.messages
+
+
+def test_a_new_head_has_no_class_names(tmp_path):
+  _, params, _ = load_model(DATA / 'vit_token.npz')
+  save_params(params, tmp_path / 'run', class_names=[f'kind {i}' for i in range(10)])
+  loaded = load_model(tmp_path / 'run')
+  assert loaded.model.usage.class_names == tuple(loaded.class_names)
+  other = load_model(tmp_path / 'run', num_classes=3)
+  assert other.class_names is None and other.model.usage.class_names is None
 
 
 def test_overrides(caplog):

@@ -1,4 +1,4 @@
-from vit_jax.pretrained.metadata import EMPTY, PUBLISHED, Metadata, unpublished
+from vit_jax.pretrained.metadata import EMPTY, PUBLISHED, Metadata, lost_in_npz, unpublished
 
 
 def test_what_another_records_replaces_the_rest_stays():
@@ -22,3 +22,27 @@ def test_only_another_mean_or_std_than_ours_is_a_custom_normalization():
   assert Metadata(image_mean=half, image_std=half).custom_normalization is None
   assert EMPTY.custom_normalization is None
   assert Metadata(image_mean=mean, image_std=half).custom_normalization == (mean, half)
+
+
+def test_another_image_size():
+  metadata = Metadata(preset='inception', resize_size=256, image_size=(224, 224))
+  assert metadata.for_image_size((448, 448)) == metadata._replace(
+    resize_size=512, image_size=(448, 448)
+  )
+  wide = metadata.for_image_size((224, 448))  # only squares are cropped
+  assert (wide.preset, wide.resize_size, wide.image_size) == ('bit', None, (224, 448))
+  unknown = Metadata(preset='inception', resize_size=256).for_image_size((384, 384))
+  assert unknown.resize_size is None
+
+
+def test_what_npz_loses():
+  assert unpublished(Metadata(preset='bit', resize_size=40, loss='softmax')) == []
+  assert unpublished(Metadata(preset='inception', resize_size=40, loss='sigmoid')) == [
+    "preset='inception'",
+    "loss='sigmoid'",
+    'resize_size=40',
+  ]
+  assert lost_in_npz(Metadata(norm_eps=1e-5, class_names=['a'])) == [
+    'norm_eps=1e-05',
+    'the class names',
+  ]

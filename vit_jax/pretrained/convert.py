@@ -6,7 +6,7 @@ from vit_jax.errors import InputError
 from vit_jax.files import check_new, user_path
 from vit_jax.pretrained.fit import absorption_note
 from vit_jax.pretrained.formats import format_for, read_checkpoint, write_arrays
-from vit_jax.pretrained.metadata import EMPTY, PUBLISHED, Metadata, unpublished
+from vit_jax.pretrained.metadata import EMPTY, PUBLISHED, Metadata, lost_in_npz
 
 Path = str | os.PathLike[str]
 
@@ -29,7 +29,7 @@ def convert(
     format: 'npz', 'timm', 'hf' or 'orbax'. None: npz if `dst` ends in .npz, else orbax.
     spelling: spelling of the names in npz, 'pre_linen' or 'linen'.
     known: properties that `src` does not record or records wrongly: num_heads, activation,
-      norm_eps and image_size.
+      norm_eps, pos_embedding and image_size.
     force: replace what exists at `dst`.
 
   Returns:
@@ -69,9 +69,7 @@ def convert(
 def _notes(metadata: Metadata, format: str, path: Path) -> list[str]:
   """Return notes on the properties that the new file does not keep or that were assumed."""
   if format == 'npz':
-    lost = unpublished(metadata)
-    if metadata.class_names:
-      lost.append('the class names')
+    lost = lost_in_npz(metadata)
     notes = [f'Note: npz does not keep {", ".join(lost)}.'] if lost else []
     absorbed = absorption_note(metadata, path)
     return [*notes, f'Note: {absorbed}'] if absorbed else notes

@@ -25,6 +25,7 @@ def fit(
   path: Path,
   new_head: bool = False,
   inferred: str | None = None,
+  remedy: str = 'Choose the model that the file was written for.',
 ) -> dict[str, np.ndarray]:
   """Return exactly the arrays that the model expects.
 
@@ -38,6 +39,7 @@ def fit(
     path: the file's path, for messages.
     new_head: replace the head even if the file's head has as many classes.
     inferred: description of the model if it was inferred from these arrays, for the error.
+    remedy: what the error advises if the model was not inferred.
 
   Raises:
     InputError: the arrays do not fit. The message lists every array that is missing, extra or of
@@ -59,10 +61,7 @@ def fit(
       f'{inferred}: {shortlist(problems)}.'
     )
   if problems:
-    raise InputError(
-      f'{path} does not fit the model. Choose the model that the file was written for. '
-      f'Differences: {shortlist(problems)}.'
-    )
+    raise InputError(f'{path} does not fit the model. {remedy} Differences: {shortlist(problems)}.')
   return {k: arrays[k] for k in want}
 
 

@@ -132,8 +132,8 @@ def format_for(path: str | os.PathLike[str], format: str | None) -> str:
   if format is None:
     if suffix == '.safetensors':
       raise InputError(
-        f"Cannot choose the names in {path}: a safetensors file can have timm's or Hugging Face's. "
-        'Give the format: timm or hf.'
+        f"Cannot choose the names in {path}: a safetensors file can have timm's or Hugging Face's, "
+        'which --to chooses. Give the format: timm or hf.'
       )
     return 'npz' if suffix == '.npz' else 'orbax'
   if format not in FORMATS:

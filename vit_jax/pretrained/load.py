@@ -19,6 +19,7 @@ from vit_jax.pretrained.array_sizes import ArraySizes
 from vit_jax.pretrained.fit import fit, num_outputs, without_normalization
 from vit_jax.pretrained.formats import read_checkpoint
 from vit_jax.pretrained.metadata import MODEL_FIELDS, Metadata
+from vit_jax.pretrained.usage_flags import config_flags
 
 _NAME_FIELDS = (*Variant._fields, 'resnet_stages')  # fields that follow from a model's name
 Path = str | os.PathLike[str]
@@ -86,10 +87,13 @@ def _load_params(
   _warn_of_unrecorded(path, arrays, metadata, model, remedy)
   if keep_normalization:
     _warn_of_normalization(path, metadata)
+    fitted = fit(arrays, want, model, metadata, path, new_head)
   else:
     arrays = without_normalization(arrays, metadata)
-  params = fit(arrays, want, model, metadata, path, new_head)
-  return traverse_util.unflatten_dict(params, sep='/')
+    flags = ' '.join(config_flags(arrays, metadata))
+    choose = f'Choose the model that the file was written for: {flags}.'
+    fitted = fit(arrays, want, model, metadata, path, new_head, remedy=choose)
+  return traverse_util.unflatten_dict(fitted, sep='/')
 
 
 def load_model(path: Path, name: str | None = None, **overrides: Any) -> Loaded:

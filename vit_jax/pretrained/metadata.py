@@ -89,6 +89,11 @@ def unpublished(metadata: Metadata) -> list[str]:
   return [f'{field}={value!r}' for field, value in unpublished_values(metadata).items()]
 
 
+def lost_in_npz(metadata: Metadata) -> list[str]:
+  """Return in words what an npz file does not keep of the metadata."""
+  return unpublished(metadata) + ['the class names'] * bool(metadata.class_names)
+
+
 def unpublished_values(metadata: Metadata) -> dict[str, Any]:
   """Return {field: value} of `unpublished`."""
   defaults = {k: v for k, v in PUBLISHED._asdict().items() if v is not None} | _PUBLISHED_USAGE

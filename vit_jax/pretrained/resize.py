@@ -14,7 +14,7 @@ from vit_jax.files import check_new, user_path
 from vit_jax.pretrained.array_sizes import PATCHES, ArraySizes
 from vit_jax.pretrained.fit import absorption_note
 from vit_jax.pretrained.formats import read_checkpoint, write_arrays
-from vit_jax.pretrained.metadata import Metadata, unpublished
+from vit_jax.pretrained.metadata import Metadata, lost_in_npz
 from vit_jax.pretrained.posembed import Size, resize_patch_embedding, resize_posembed, square_grid
 from vit_jax.pretrained.usage_flags import config_flags, tool_flags
 
@@ -176,8 +176,7 @@ def _format_like(path: str | os.PathLike[str], metadata: Metadata, out: pathlib.
 
 def _warn_of_losses(path: str | os.PathLike[str], out: pathlib.Path, metadata: Metadata) -> None:
   """Warn of what an npz file does not keep."""
-  lost = unpublished(metadata) + ['the class names'] * bool(metadata.class_names)
-  if lost:
+  if lost := lost_in_npz(metadata):
     log.warning(
       'npz does not keep %s of %s. Give it again when you use the file, or write an Orbax '
       'directory, which keeps everything.',

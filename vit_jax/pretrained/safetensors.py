@@ -198,7 +198,8 @@ def _usual_num_heads(path: AnyPath, width: int) -> int:
       return size.num_heads
   raise InputError(
     f'{path} does not record its number of attention heads, and no usual number is known for width '
-    f'{width}. Give num_heads, or put its config.json beside it.'
+    f'{width}. Give num_heads, or put its config.json beside it. On the command line, num_heads is '
+    '--num_heads=N or --override=num_heads=N.'
   )
 
 

@@ -1,5 +1,6 @@
 """Save parameters as a checkpoint of any format."""
 
+import logging
 import os
 from typing import Any
 
@@ -7,8 +8,10 @@ from flax import linen as nn
 import numpy as np
 
 from vit_jax.pretrained.fingerprint import named_leaves
-from vit_jax.pretrained.formats import write_arrays
-from vit_jax.pretrained.metadata import MODEL_FIELDS, USAGE_FIELDS, Metadata
+from vit_jax.pretrained.formats import format_for, write_arrays
+from vit_jax.pretrained.metadata import MODEL_FIELDS, USAGE_FIELDS, Metadata, lost_in_npz
+
+log = logging.getLogger('vit_jax')
 
 
 def save_params(
@@ -47,5 +50,12 @@ def save_params(
     metadata = Metadata(image_size=model.image_size, **fields)
   class_names = class_names or metadata.class_names
   metadata = metadata._replace(class_names=list(class_names) if class_names else None)
+  if lost := lost_in_npz(metadata) if format_for(path, format) == 'npz' else []:
+    log.warning(
+      'npz does not keep %s. Give it again when you load %s, or save an Orbax directory, which '
+      'keeps everything.',
+      ', '.join(lost),
+      path,
+    )
   arrays = {name: np.asarray(leaf) for name, leaf in zip(names, leaves)}
   write_arrays(arrays, path, format, metadata=metadata, spelling=spelling)

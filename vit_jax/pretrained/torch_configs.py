@@ -161,7 +161,7 @@ def _check_timm(sizes: ArraySizes, metadata: Metadata) -> None:
   if metadata.norm_eps not in _TIMM_EPS:
     raise InputError(
       f'timm has no config for norm_eps={metadata.norm_eps:g}, only for 1e-6 and 1e-5. Write hf '
-      'instead, or give norm_eps=1e-6 if the small difference does not matter.'
+      'instead, or give norm_eps=1e-6 (--norm_eps=1e-6) if the small difference does not matter.'
     )
   if sizes.pre_norm == sizes.patch_bias:
     raise InputError(
@@ -171,7 +171,8 @@ def _check_timm(sizes: ArraySizes, metadata: Metadata) -> None:
   if sizes.num_patches is None and metadata.pos_embedding != 'none':
     raise InputError(
       "The arrays have no position embedding. timm can hold pos_embedding='none' but not "
-      "'sincos2d', which has no parameters either. Give the model, so that this is known."
+      "'sincos2d', which has no parameters either. Give the model, so that this is known, or "
+      '--pos_embedding=none.'
     )
 
 
@@ -253,6 +254,6 @@ def _image_size(sizes: ArraySizes, metadata: Metadata) -> tuple[int, int]:
   if grid is None:
     raise InputError(
       f'The {sizes.num_patches} positions do not make a square grid. Give the model, or the image '
-      'size that they are for.'
+      'size that they are for (--image_size=H,W).'
     )
   return grid[0] * sizes.stride[0], grid[1] * sizes.stride[1]

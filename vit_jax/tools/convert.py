@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     activation=args.activation,
     norm_eps=args.norm_eps,
     image_size=args.image_size and sides(args.image_size),
+    pos_embedding=args.pos_embedding,
   )
   lines = convert(
     args.src, args.dst, args.to, spelling=args.spelling, known=known, force=args.force
@@ -78,6 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     type=float,
     help='epsilon of the LayerNorms, for the config.json (default: the one that SRC records, else '
     '1e-6)',
+  )
+  add(
+    '--pos_embedding',
+    choices=['none', 'sincos2d'],
+    help='position embedding of a model whose arrays have none, for the config.json (default: the '
+    'one that SRC records)',
   )
   add(
     '--image_size',
