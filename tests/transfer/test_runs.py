@@ -16,8 +16,10 @@ def trained(monkeypatch):
     stop = None
 
   done = Trained()
+  done.kept = []
 
-  def train(config, workdir):
+  def train(config, workdir, keep):
+    done.kept.append(keep)
     (workdir / 'checkpoints' / '2500').mkdir(parents=True)
     if config.dataset == done.stop:
       raise Interrupted()
@@ -48,6 +50,7 @@ def test_finished_tasks_are_not_run_again(tmp_path, trained):
     ('svhn', 0.3, 711),
   ]
   assert (tmp_path / 'svhn' / 'checkpoints' / '2500').exists()
+  assert trained.kept == [False, False, False, True]  # no path of what is deleted is printed
   # The location of the data does not matter. The fields that change the training do.
   configs['pets'].data_dir = '/elsewhere'
   assert lib.run_all(configs, tmp_path) == results
@@ -99,10 +102,34 @@ def test_results_of_earlier_versions(tmp_path, trained):
     lib.run_all({'pets': config}, tmp_path)
 
 
+def test_losses_are_kept_for_the_judgment(tmp_path, monkeypatch):
+  (tmp_path / 'pets').mkdir()
+  metrics = {'eval/accuracy': 0.5, 'eval/examples': 10.0, 'train/loss': 4e6}
+  train = lambda config, workdir, keep: {**metrics, 'train/first_loss': 3.6}
+  monkeypatch.setattr(lib, 'train', train)
+  config = task_config('pets', {'model': 'ViT-B/16'})
+  result = lib.run_all({'pets': config}, tmp_path)['pets']
+  assert (result['first_loss'], result['last_loss']) == (3.6, 4e6)
+
+
+def test_a_recipe_that_has_changed_since(tmp_path, trained):
+  """What the finished runs have recorded wins, except for what the user gives."""
+  before = task_config('pets', {'model': 'ViT-B/16', 'warmup_steps': 100, 'mixup': 0.1})
+  lib.run_all({'lr_0.1': before}, tmp_path)
+  c = task_config('pets', {'model': 'ViT-B/16', 'lr': 0.5, 'mixup': 0.2, 'save_every': 7})
+  notes = lib.keep_recorded(c, tmp_path, ['lr_0.3', 'lr_0.1'], {'lr', 'mixup'})
+  assert notes == [
+    'config.warmup_steps: keeping 100 from the run being resumed. The config file now says 500. '
+    'Pass --config.warmup_steps=... to change it.'
+  ]
+  assert (c.warmup_steps, c.lr, c.mixup, c.save_every) == (100, 0.5, 0.2, 7)
+  assert lib.keep_recorded(c, tmp_path, ['lr_0.3'], ()) == []
+
+
 def test_the_averaged_parameters_count(tmp_path, monkeypatch):
   (tmp_path / 'pets').mkdir()  # train returns both
   metrics = {'eval/accuracy': 0.5, 'eval/average_accuracy': 0.6, 'eval/examples': 10.0}
-  monkeypatch.setattr(lib, 'train', lambda config, workdir: metrics)
+  monkeypatch.setattr(lib, 'train', lambda config, workdir, keep: metrics)
   config = task_config('pets', {'model': 'ViT-B/16'})
   assert lib.run_all({'pets': config}, tmp_path)['pets']['accuracy'] == 0.6
 

@@ -73,6 +73,50 @@ def test_of_equals_the_lowest_learning_rate_is_best():
 
 
 @pytest.mark.parametrize(
+  'losses, diverged',
+  [
+    ((2.3, 4e6), 'The loss rose from 2.3 to 4e+06'),
+    ((2.3, 2.6), 'The loss rose from 2.3 to 2.6'),
+    ((2.3, 2.31), None),  # noise
+    ((2.3, 0.5), None),
+    ((0.02, 0.03), None),  # far better than guessing
+    ((6.9, 2.4), None),  # the sum of the losses of 10 classes
+    ((None, 4e6), None),  # of an earlier version
+  ],
+)
+def test_a_loss_that_rises_has_diverged(losses, diverged):
+  first, last = losses
+  result = {'accuracy': 0.14, 'first_loss': first, 'last_loss': last}
+  assert lib.judge(result, 10).get('diverged') == diverged
+
+
+def test_a_diverged_rate_is_not_chosen_whatever_its_accuracy(messages):
+  diverged = lib.judge({'accuracy': 0.9, 'first_loss': 2.3, 'last_loss': 4e6}, 10)
+  assert lib._choose({0.01: {'accuracy': 0.5}, 1000.0: diverged}, 10) == 0.01
+  assert lib._choose({0.03: {'accuracy': 0.5}, 0.01: {'accuracy': 0.5}}, 10) == 0.01
+  assert not messages
+  assert lib._choose({0.03: {'accuracy': 0.1}, 0.01: {'accuracy': 0.1}}, 10) == 0.01
+  assert messages == [
+    'No learning rate is better than chance on the dev split: with the best, 0.01, the accuracy is '
+    '10.00%, and one of 10 classes is 10.00%. Train longer, or give others with --lrs.'
+  ]
+  with pytest.raises(InputError) as e:
+    lib._choose({1000.0: diverged}, 10)
+  assert str(e.value) == (
+    'Every learning rate of 1000.0 diverged. With the lowest, 1000.0: The loss rose from 2.3 to '
+    '4e+06. Give lower ones with --lrs, a longer warmup, or clip_norm=1.'
+  )
+
+
+def test_seeds_are_checked_before_anything_is_trained(digits_dir, tmp_path):
+  c = tiny(digits_dir, seed=2**32 - 2)
+  with pytest.raises(InputError) as e:
+    lib.sweep(c, tmp_path, lrs=(0.1,), splits=SPLITS, seeds=3)
+  assert str(e.value) == 'config.seed must be less than 2**32 = 4294967296, got 4294967296.'
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
   'text, words',
   [
     ('', ' is not a list of learning rates'),
@@ -124,6 +168,11 @@ std                     0.10   of the sample (n - 1)
 best checkpoint: w/seed_1"""
   )
   assert 'std' not in lib.table(results | {'std': None})
+  few = lib.table(results | {'lrs': [dict(lr=0.01, accuracy=0.9, examples=49)]})
+  assert (
+    '\nnote: The dev split train[90%:] is small: it has 49 images, so one of them is 2.0% of the '
+    'accuracy. Differences of a few images are chance. A larger --dev_split tells more.\n'
+  ) in few
   assert 'checkpoint' not in lib.table(results | {'checkpoint': None})
 
 
@@ -279,6 +328,8 @@ def test_the_command_line(swept, digits_dir, tmp_path, capsys, monkeypatch):
     x.split() for x in out.splitlines()
   ]
   assert 'checkpoint' not in out and not list(workdir.glob('*/checkpoints'))
+  assert 'Checkpoint:' not in err and 'checkpoints' not in err  # they are deleted
+  assert 'The dev split train[90%:] is small: it has 144 images' in err
   assert 'run 1 of 2: lr=0.02 on train[:90%], dev train[90%:]\n' in err
   assert 'run 2 of 2: seed 0, lr=0.02 on train, test test\n' in err
   assert json.loads((workdir / 'results.json').read_text())['std'] is None

@@ -145,7 +145,7 @@ def runs(monkeypatch):
 
   done = Runs()
 
-  def train(config, workdir):
+  def train(config, workdir, keep):
     (workdir / 'checkpoints' / '2500').mkdir(parents=True)
     if config.dataset == done.stop:
       raise Interrupted()

@@ -158,6 +158,13 @@ def keep_recorded(config: ConfigDict, workdir: AnyPath, given: Container[str]) -
     raise InputError(
       f'Cannot read the workdir {workdir}: {reason(e)}. Give another with --workdir=DIR.'
     ) from e
+  return keep_fields(config, recorded, given)
+
+
+def keep_fields(
+  config: ConfigDict, recorded: Mapping[str, Any], given: Container[str]
+) -> list[str]:
+  """Set config fields, in place, as `keep_recorded` does, to those that a run has recorded."""
   kept = set(recorded) - {*MAY_CHANGE, *_settled(config, recorded, given)}
   notes = []
   for field, value in recorded.items():

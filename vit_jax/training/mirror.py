@@ -26,6 +26,7 @@ class WorkdirMirror:
 
   Attributes:
     directory: where to write files.
+    workdir: where they are in the end.
   """
 
   def __init__(self, workdir: AnyPath, resume: Iterable[str] = ()):
@@ -38,6 +39,7 @@ class WorkdirMirror:
     Raises:
       InputError: the workdir cannot be read.
     """
+    self.workdir = workdir
     self._remote = None if isinstance(workdir, pathlib.Path) else workdir
     self.directory = pathlib.Path(workdir)
     if self._remote is None:

@@ -126,7 +126,7 @@ class Monitor:
   def _stop_trace(self) -> None:
     if self._tracing and self._mirror:
       jax.profiler.stop_trace()
-      log.info('Profile:     tensorboard --logdir=%s', self._mirror.directory / 'profile')
+      log.info('Profile:     tensorboard --logdir=%s', self._mirror.workdir / 'profile')
     self._tracing = False
 
   def close(self) -> None:

@@ -6,7 +6,7 @@ ended. With several processes, process 0 reads and writes these files and tells 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 import json
 from typing import Any
 
@@ -14,7 +14,15 @@ from etils import epath
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax.config.run import CHECKPOINTS, MAY_CHANGE, complete, has_checkpoint, read_run
+from vit_jax.config.run import (
+  CHECKPOINTS,
+  MAY_CHANGE,
+  complete,
+  has_checkpoint,
+  keep_fields,
+  read_config,
+  read_run,
+)
 from vit_jax.data.folder import absolute_path
 from vit_jax.errors import InputError, NotFinite, last_line
 from vit_jax.files import AnyPath, write_whole
@@ -30,7 +38,9 @@ _FIELDS = ({'config', 'accuracy', 'examples'}, {'config', 'diverged'})
 # The content of a result.json:
 #   accuracy: on the evaluation split; of the averaged parameters if the run keeps them
 #   examples: number of images in that split
-#   diverged: instead of these two, the value that was not finite and its step
+#   first_loss, last_loss: training loss of the first step, and the last one logged; earlier
+#     versions did not record them
+#   diverged: instead of these, the value that was not finite and its step
 #   config: the fields of the run
 #   kept: true if the checkpoints of the run stay
 Result = dict[str, Any]
@@ -66,23 +76,27 @@ def run_all(
       log.info('%s: already done', title)
     else:
       log.info('%s', title)
-      results[name] = _train(config, workdir / name) | {'kept': keep}
+      results[name] = _train(config, workdir / name, keep) | {'kept': keep}
       _write(workdir / name / RESULT, results[name])
     if not results[name]['kept']:
       _discard(workdir / name / CHECKPOINTS)
   return {name: results[name] for name in configs}
 
 
-def _train(config: ConfigDict, workdir: AnyPath) -> Result:
+def _train(config: ConfigDict, workdir: AnyPath, keep: bool) -> Result:
   try:
-    metrics = train(config, workdir)
+    metrics = train(config, workdir, keep=keep)
   except NotFinite as e:
-    log.warning('%s', e)
+    log.warning('%s', e if keep else f'{_first_sentence(e)}.')  # the rest is about checkpoints
     return {'diverged': _first_sentence(e), 'config': _as_json(config)}
   accuracy = metrics.get('eval/average_accuracy', metrics['eval/accuracy'])
+  losses = {}
+  if 'train/first_loss' in metrics:
+    losses = {'first_loss': metrics['train/first_loss'], 'last_loss': metrics['train/loss']}
   return {
     'accuracy': accuracy,
     'examples': int(metrics['eval/examples']),
+    **losses,
     'config': _as_json(config),
   }
 
@@ -90,6 +104,33 @@ def _train(config: ConfigDict, workdir: AnyPath) -> Result:
 def _first_sentence(e: NotFinite) -> str:
   """Return 'The loss is nan at step 7' of 'The loss is nan at step 7. Nothing was saved.'."""
   return str(e).split('. ')[0].removesuffix('.')
+
+
+def keep_recorded(
+  config: ConfigDict, workdir: AnyPath, names: Iterable[str], given: Container[str]
+) -> list[str]:
+  """Set config fields, in place, to the values of a run in `workdir` that has been started before.
+
+  See `config.run.keep_recorded`. Only the first run is read, because all have the same fields
+  besides those in `given`.
+
+  Args:
+    config: the config of the runs.
+    workdir: directory of all runs.
+    names: names of runs, in the order in which they are trained.
+    given: fields that the user or the protocol sets.
+
+  Returns:
+    A sentence for each field that changed.
+
+  Raises:
+    InputError: the config of the run cannot be read.
+  """
+  for directory in (workdir / name for name in names):
+    if (directory / RESULT).exists() or has_checkpoint(directory):
+      recorded = _read(directory / RESULT)['config'] if (directory / RESULT).exists() else None
+      return keep_fields(config, complete(recorded or read_config(directory)), given)
+  return []
 
 
 def read_results(configs: Mapping[str, ConfigDict], workdir: AnyPath) -> dict[str, Result]:

@@ -5,9 +5,9 @@ r"""Fine-tune with several learning rates, then with the best one from several s
 
 This is the paper's protocol (section 4.1, appendix B.1.1). Each learning rate is trained on one
 part of the training images (--tune_split) and evaluated on the rest of them (--dev_split). The best
-one (if several are equal, the lowest) is trained on all of config.train_split, from config.seed and
-the seeds after it, and evaluated on config.eval_split, which played no part in the choice. Splits
-that are not given are the dataset's own.
+one of those that did not diverge (if several are equal, the lowest) is trained on all of
+config.train_split, from config.seed and the seeds after it, and evaluated on config.eval_split,
+which played no part in the choice. Splits that are not given are the dataset's own.
 
 Run the same command again to continue after a stop. Runs that have a result are not trained again.
 WORKDIR gets a directory for each run (lr_0.003, seed_0) and, at the end, results.json. The
@@ -34,14 +34,19 @@ from ml_collections import ConfigDict
 from vit_jax.config.checks import check_config
 from vit_jax.config.flags import given_fields
 from vit_jax.config.recipes import learning_rates
+from vit_jax.data.open_source import open_source
 from vit_jax.errors import InputError
 from vit_jax.files import AnyPath, write_whole
 from vit_jax.parallel import hosts
 from vit_jax.training import command_line
-from vit_jax.transfer.runs import Result, run_all
+from vit_jax.training.log import log, start_log
+from vit_jax.transfer.runs import Result, keep_recorded, run_all
 from vit_jax.transfer.sweep_splits import Splits, find_splits
 
 Number = TypeVar('Number', int, float)
+
+_RISE = 1.1  # the loss at the end over that of the first step, which is noise up to this factor
+_FEW_IMAGES = 200  # a dev split with fewer is called small
 
 
 def sweep(
@@ -55,7 +60,8 @@ def sweep(
 ) -> dict[str, Any]:
   """Try the learning rates and train with the best. Return the content of results.json.
 
-  A learning rate at which the loss becomes infinite is dropped. The others continue.
+  A learning rate diverges if the loss becomes infinite, or ends above both that of the first step
+  and that of guessing. It is not chosen. The others continue.
 
   Args:
     c: config of a run. lr, seed and the splits are set here.
@@ -66,10 +72,15 @@ def sweep(
     keep: keep the checkpoints of the final runs.
 
   Raises:
-    InputError: no learning rate stays finite, a final run diverges, a run in `workdir` has another
-      config, or `train` failed.
+    InputError: every learning rate or a final run diverges, a run in `workdir` has another config,
+      or `train` failed.
     Interrupted: the user stopped it. The same call continues.
   """
+  final_configs(c, lrs[0], seeds, splits)  # raises InputError now if a seed is out of range
+  dev_source = open_source(c.dataset, splits.dev, c.data_dir)
+  num_classes = dev_source.num_classes
+  if note := _small_dev(splits.dev, len(dev_source)):
+    log.warning('%s', note)
   total = len(lrs) + seeds
   tuning = tuning_configs(c, lrs, splits)
   titles = {
@@ -77,8 +88,8 @@ def sweep(
     for i, (name, config) in enumerate(tuning.items(), 1)
   }
   tuned = run_all(tuning, workdir, titles=titles)
-  dev = {tuning[name].lr: result for name, result in tuned.items()}
-  lr = _best_finite(dev)
+  dev = {tuning[name].lr: judge(result, num_classes) for name, result in tuned.items()}
+  lr = _choose(dev, num_classes)
   final = final_configs(c, lr, seeds, splits)
   titles = {
     name: f'run {i} of {total}: seed {config.seed}, lr={lr} on {splits.train}, test {splits.test}'
@@ -124,15 +135,51 @@ def best(accuracies: Mapping[Number, float]) -> Number:
   return max(sorted(accuracies), key=accuracies.__getitem__)
 
 
-def _best_finite(dev: Mapping[float, Result]) -> float:
-  """Return the best learning rate of those that stay finite."""
-  finite = {lr: result['accuracy'] for lr, result in dev.items() if 'accuracy' in result}
-  if finite:
-    return best(finite)
-  lowest = min(dev)
-  raise InputError(
-    f'Every learning rate of {", ".join(map(str, dev))} diverged. With the lowest, {lowest}: '
-    f'{dev[lowest]["diverged"]}. Give lower ones with --lrs, a longer warmup, or clip_norm=1.'
+def judge(result: Result, num_classes: int) -> Result:
+  """Return the result of a run, with 'diverged' if its loss has risen above the first and chance.
+
+  Args:
+    result: result of a run. Without 'first_loss', which earlier versions did not record, it stays.
+    num_classes: number of classes. A model that guesses has a loss of at least its logarithm.
+  """
+  first, last = result.get('first_loss'), result.get('last_loss')
+  if 'diverged' in result or first is None or last is None:
+    return result
+  if last <= max(_RISE * first, math.log(num_classes)):
+    return result
+  return {**result, 'diverged': f'The loss rose from {first:.4g} to {last:.4g}'}
+
+
+def _choose(dev: Mapping[float, Result], num_classes: int) -> float:
+  """Return the learning rate with the best accuracy on the dev split of those that converged."""
+  converged = {lr: result for lr, result in dev.items() if 'diverged' not in result}
+  if not converged:
+    lowest = min(dev)
+    raise InputError(
+      f'Every learning rate of {", ".join(map(str, dev))} diverged. With the lowest, {lowest}: '
+      f'{dev[lowest]["diverged"]}. Give lower ones with --lrs, a longer warmup, or clip_norm=1.'
+    )
+  lr = best({lr: result['accuracy'] for lr, result in converged.items()})
+  if converged[lr]['accuracy'] <= 1 / num_classes:
+    log.warning(
+      'No learning rate is better than chance on the dev split: with the best, %s, the accuracy is '
+      '%.2f%%, and one of %d classes is %.2f%%. Train longer, or give others with --lrs.',
+      lr,
+      100 * converged[lr]['accuracy'],
+      num_classes,
+      100 / num_classes,
+    )
+  return lr
+
+
+def _small_dev(split: str, images: int) -> str | None:
+  """Return a sentence if the dev split is too small to tell similar learning rates apart."""
+  if images >= _FEW_IMAGES:
+    return None
+  return (
+    f'The dev split {split} is small: it has {images:,} images, so one of them is '
+    f'{1 / images:.1%} of the accuracy. Differences of a few images are chance. A larger '
+    '--dev_split tells more.'
   )
 
 
@@ -173,6 +220,9 @@ def table(results: Mapping[str, Any]) -> str:
     accuracy = 'diverged' if 'diverged' in row else f'{100 * row["accuracy"]:.2f}'
     note = row.get('diverged', 'best' if row['lr'] == results['best_lr'] else '')
     lines.append(f'{row["lr"]:<16}{accuracy:>12}   {note}'.rstrip())
+  images = next((row['examples'] for row in lrs if 'examples' in row), _FEW_IMAGES)
+  if small := _small_dev(splits['dev'], images):
+    lines.append(f'note: {small}')
   lines += [
     '',
     f'{"seed":<16}{"accuracy":>12}   on {splits["test"]}{_images(seeds)}, '
@@ -202,6 +252,10 @@ def main(argv: Sequence[str] | None = None, *, last: bool = False) -> int:
         f'A sweep chooses --config.lr itself. Give the learning rates to try, as --lrs={config.lr}.'
       )
     lrs = learning_rates(config.dataset) if values.lrs is None else parse_lrs(values.lrs)
+    start_log(None, jax.process_index())
+    given = given_fields(values) | {'lr', 'train_split', 'eval_split'}
+    for note in keep_recorded(config, workdir, [f'lr_{lr}' for lr in lrs], given):
+      log.info('%s', note)
     splits = find_splits(config, values.tune_split, values.dev_split)
     same = {'--lrs': list(lrs), '--seeds': values.seeds, '--discard': values.discard}
     hosts.check_same(same | {'the workdir': str(workdir)} | splits._asdict())
