@@ -204,6 +204,7 @@ def test_export(timm, expected, tmp_path):
     'preset': 'inception',
     'resize_size': 35,
     'filter': 'bicubic',
+    'fast_dct': False,
   }
   assert description['class_names'] == NAMES
   pixels = np.stack([np.rint(255 * prepared(image)) for image in IMAGES]).astype(np.uint8)

@@ -12,7 +12,7 @@ import pytest
 from tests.helpers.images import IMAGE, assert_close, encode, smooth_image
 from tests.helpers.paths import FILES
 from vit_jax.data.augment import make_augment
-from vit_jax.data.decode import decode_image
+from vit_jax.data.decode import decode_crop, decode_image
 from vit_jax.data.preprocess import (
   bit_sizes,
   inception_box,
@@ -126,6 +126,26 @@ def test_evaluation_has_the_published_pixels(preset, eval_filter, name):
   difference = preprocess(REFERENCE['jpeg'].tobytes()).astype(int) - REFERENCE[name]
   assert difference.min() == 0 and difference.max() == 1
   assert 0.45 < difference.mean() < 0.55
+
+
+def test_fast_dct_has_the_default_pixels_of_tensorflow():
+  data = REFERENCE['jpeg'].tobytes()
+  for fast_dct, name in ((True, 'default'), (False, 'accurate')):
+    expected = REFERENCE[f'decoded_sample_{name}']
+    image = decode_image(data, fast_dct=fast_dct)
+    np.testing.assert_array_equal(image[::5, ::5], expected)
+    np.testing.assert_array_equal(
+      decode_crop(data, lambda *_: (20, 30, 60, 70), fast_dct=fast_dct), image[20:80, 30:100]
+    )
+    for preset in ('inception', 'bit'):
+      preprocess = make_eval_preprocess(preset, 64, fast_dct=fast_dct)
+      np.testing.assert_array_equal(preprocess(data), preprocess(image))
+      train = make_train_preprocess(preset, 64, fast_dct=fast_dct)
+      again = make_train_preprocess(preset, 64)
+      new, old = (
+        f(d, np.random.default_rng(0)) for f, d in ((train, data), (again, encode(image, 'PNG')))
+      )
+      np.testing.assert_array_equal(new, old)
 
 
 # --- the inception box

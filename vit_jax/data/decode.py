@@ -7,6 +7,7 @@ that decode ordinary JPEGs faster give the same pixels. When they stumble, Pillo
 Something that is wrong with an image that can be read is a warning (see `decode_warnings`).
 
 The exceptions:
+- With fast_dct=True, ordinary JPEGs have TensorFlow's default pixels.
 - A gray image of 16 bits is cut to its upper 8 bits, as Pillow does with 16-bit RGB, not clipped.
 - White space before the image, and PNG chunks that no decoder needs and whose checksum is wrong,
   are skipped, with a warning.
@@ -42,13 +43,15 @@ class _JpegHeader(NamedTuple):
   has_metadata: bool  # may tell an orientation
 
 
-def decode_image(data: bytes, *, apply_exif: bool = False) -> np.ndarray:
+def decode_image(data: bytes, *, apply_exif: bool = False, fast_dct: bool = False) -> np.ndarray:
   """Decode an image file. The content decides the format, not the name. See `image_format`.
 
   Args:
     data: the bytes of the file.
     apply_exif: rotate the image as its EXIF orientation says, as viewers do. This is off for TFDS
       datasets, so that pixels agree with published pipelines.
+    fast_dct: decode ordinary JPEGs with the fast, less accurate DCT, as TensorFlow does by default.
+      The pixels differ by 1 of 255 levels on average. Pillow uses the accurate one.
 
   Returns:
     (height, width, 3) uint8 RGB. Gray is repeated, CMYK is converted, alpha is dropped (not
@@ -61,7 +64,7 @@ def decode_image(data: bytes, *, apply_exif: bool = False) -> np.ndarray:
   warning = None
   if kind == 'JPEG' and (header := _jpeg_header(data)) and header.plain:
     try:
-      image = simplejpeg.decode_jpeg(data, colorspace='RGB', strict=True)
+      image = simplejpeg.decode_jpeg(data, colorspace='RGB', strict=True, fastdct=fast_dct)
     except ValueError as e:
       warning = str(e)
     except MemoryError as e:
@@ -75,7 +78,11 @@ def decode_image(data: bytes, *, apply_exif: bool = False) -> np.ndarray:
 
 
 def decode_crop(
-  data: bytes, choose_box: Callable[[int, int], Box], *, apply_exif: bool = False
+  data: bytes,
+  choose_box: Callable[[int, int], Box],
+  *,
+  apply_exif: bool = False,
+  fast_dct: bool = False,
 ) -> np.ndarray:
   """Decode the box that choose_box(height, width) returns: (box height, box width, 3) uint8.
 
@@ -87,12 +94,13 @@ def decode_crop(
     data: the bytes of the file.
     choose_box: function (height, width) -> (y, x, box height, box width).
     apply_exif: rotate the image as its EXIF orientation says, before the box is chosen.
+    fast_dct: as for `decode_image`. The C extension is not used for it.
 
   Raises:
     ValueError: as `decode_image`.
   """
   choose_box = functools.cache(choose_box)  # it may draw random numbers
-  if _jpegcrop is not None and data.startswith(b'\xff\xd8'):
+  if _jpegcrop is not None and not fast_dct and data.startswith(b'\xff\xd8'):
     header = _jpeg_header(data)
     if header and header.plain and _orientation(data, header, apply_exif) == 1:
       y, x, height, width = choose_box(header.height, header.width)
@@ -102,7 +110,7 @@ def decode_crop(
         return crop
       except ValueError:
         pass  # decode_image warns of the damage, or refuses the file
-  image = decode_image(data, apply_exif=apply_exif)
+  image = decode_image(data, apply_exif=apply_exif, fast_dct=fast_dct)
   y, x, height, width = choose_box(*image.shape[:2])
   return image[y : y + height, x : x + width]
 

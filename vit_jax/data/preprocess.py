@@ -55,6 +55,7 @@ def make_train_preprocess(
   resize_size: int | None = None,
   flip: bool = True,
   apply_exif: bool = False,
+  fast_dct: bool = False,
   augment: Augment | None = None,
 ) -> Preprocess:
   """Return the function (encoded image, generator) -> (S, S, 3) uint8 RGB for training.
@@ -71,6 +72,7 @@ def make_train_preprocess(
     resize_size: only for 'bit'. Defaults to S * 448 / 384. `bit_sizes` has the BiT paper's rule.
     flip: mirror the image left to right with probability 1/2.
     apply_exif: rotate images as their EXIF orientation says.
+    fast_dct: decode JPEGs with the fast DCT, see `decode_image`.
     augment: function that is applied to the (S, S, 3) uint8 image at the end.
 
   Raises:
@@ -80,11 +82,13 @@ def make_train_preprocess(
   if preset not in PRESETS:
     raise unknown('preset', preset, PRESETS)
   resize_size = _check_sizes(preset, image_size, resize_size)
+  decode = functools.partial(
+    decode_crop if preset == 'inception' else decode_image, apply_exif=apply_exif, fast_dct=fast_dct
+  )
   if preset == 'inception':
-    crop = functools.partial(_inception_crop, size=image_size)
+    crop = functools.partial(_inception_crop, size=image_size, decode=decode)
   else:
-    crop = functools.partial(_bit_crop, size=image_size, resize_size=resize_size)
-  crop = functools.partial(crop, apply_exif=apply_exif)
+    crop = functools.partial(_bit_crop, size=image_size, resize_size=resize_size, decode=decode)
   return functools.partial(_train, crop=crop, flip=flip, augment=augment)
 
 
@@ -95,6 +99,7 @@ def make_eval_preprocess(
   resize_size: int | None = None,
   eval_filter: str | None = None,
   apply_exif: bool = False,
+  fast_dct: bool = False,
 ) -> EvalPreprocess:
   """Return the function image -> (H, W, 3) uint8 RGB for evaluation and prediction.
 
@@ -112,6 +117,7 @@ def make_eval_preprocess(
     eval_filter: 'bilinear', 'area', 'bicubic' or 'bilinear_antialias', see `vit_jax.data.resample`.
       None: 'area' for 'inception', and 'bilinear' for the others, as in the published code.
     apply_exif: rotate encoded images as their EXIF orientation says.
+    fast_dct: decode JPEGs with the fast DCT, see `decode_image`.
 
   Raises:
     InputError: the preset or the filter is unknown or image_size is less than 1. Except for 'bit',
@@ -122,11 +128,12 @@ def make_eval_preprocess(
   eval_filter = DEFAULT_FILTERS[preset] if eval_filter is None else eval_filter
   if eval_filter not in FILTERS:
     raise unknown('filter', eval_filter, FILTERS)
+  decode = functools.partial(decode_image, apply_exif=apply_exif, fast_dct=fast_dct)
   height, width = image_size if isinstance(image_size, Sequence) else (image_size, image_size)
   if preset == 'bit':
     _check_sizes(preset, min(height, width), None)
     fit = functools.partial(resize, height=height, width=width, eval_filter=eval_filter)
-    return functools.partial(_evaluate, fit=fit, apply_exif=apply_exif)
+    return functools.partial(_evaluate, fit=fit, decode=decode)
   resize_size = _check_sizes(preset, height, resize_size)
   if height != width:
     raise InputError(
@@ -135,7 +142,7 @@ def make_eval_preprocess(
     )
   fit = resize_and_crop if preset == 'inception' else squash_and_crop
   fit = functools.partial(fit, size=height, resize_size=resize_size, eval_filter=eval_filter)
-  return functools.partial(_evaluate, fit=fit, apply_exif=apply_exif)
+  return functools.partial(_evaluate, fit=fit, decode=decode)
 
 
 def _check_sizes(preset: str, image_size: int, resize_size: int | None) -> int:
@@ -215,16 +222,20 @@ def _train(
 
 
 def _inception_crop(
-  data: bytes, rng: np.random.Generator, *, size: int, apply_exif: bool
+  data: bytes, rng: np.random.Generator, *, size: int, decode: Callable[..., np.ndarray]
 ) -> np.ndarray:
-  box = decode_crop(data, lambda h, w: inception_box(h, w, rng), apply_exif=apply_exif)
-  return resize(box, size, size)
+  return resize(decode(data, lambda h, w: inception_box(h, w, rng)), size, size)
 
 
 def _bit_crop(
-  data: bytes, rng: np.random.Generator, *, size: int, resize_size: int, apply_exif: bool
+  data: bytes,
+  rng: np.random.Generator,
+  *,
+  size: int,
+  resize_size: int,
+  decode: Callable[[bytes], np.ndarray],
 ) -> np.ndarray:
-  image = resize(decode_image(data, apply_exif=apply_exif), resize_size, resize_size)
+  image = resize(decode(data), resize_size, resize_size)
   y, x = (int(offset) for offset in rng.integers(resize_size - size + 1, size=2))
   return np.ascontiguousarray(image[y : y + size, x : x + size])
 
@@ -235,7 +246,7 @@ def _evaluate(
   /,
   *,
   fit: Callable[[np.ndarray], np.ndarray],
-  apply_exif: bool,
+  decode: Callable[[bytes], np.ndarray],
 ) -> np.ndarray:
   del rng  # nothing is random
-  return fit(data if isinstance(data, np.ndarray) else decode_image(data, apply_exif=apply_exif))
+  return fit(data if isinstance(data, np.ndarray) else decode(data))

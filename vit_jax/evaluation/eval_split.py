@@ -62,6 +62,7 @@ def open_eval_split(config: Mapping[str, Any], image_size: int | None = None) ->
     resize_size=resize_size,
     eval_filter=config['eval_filter'],
     apply_exif=source.apply_exif,
+    fast_dct=config['fast_dct'],
   )
   return EvalSplit(source, preprocess, f'{dataset}, {split}')
 

@@ -49,6 +49,7 @@ class FewShotProtocol:
     test_split: split to measure the accuracy on. Defaults to the evaluation split of the dataset.
     preset: how images are resized: 'squash' resizes both sides, as in the published code;
       'inception' resizes the short side, as earlier versions did. The filter is bilinear.
+    fast_dct: decode JPEGs with the fast DCT, see `decode_image`.
 
   Raises:
     InputError: shots or seeds are less than 1.
@@ -61,6 +62,7 @@ class FewShotProtocol:
   train_split: str | None = None
   test_split: str | None = None
   preset: str = 'squash'
+  fast_dct: bool = False
 
   def __post_init__(self) -> None:
     for name, value in (('shots', min(self.shots)), ('seeds', self.seeds)):
@@ -236,6 +238,7 @@ class FewShot:
       resize_size=self.protocol.resize_size,
       eval_filter='bilinear',
       apply_exif=source.apply_exif,
+      fast_dct=self.protocol.fast_dct,
     )
     with eval_batches(source, preprocess, self._options) as batches:
       for batch in batches:

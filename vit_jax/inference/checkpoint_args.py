@@ -100,7 +100,7 @@ def load(args: argparse.Namespace) -> tuple[Loaded, Run | None]:
 
 
 def add_preprocess_arguments(parser: argparse.ArgumentParser) -> None:
-  """Add the flags that say how images are resized: --preset, --resize_size and --eval_filter."""
+  """Add the flags that say how images are decoded and resized."""
   add = parser.add_argument
   add(
     '--preset',
@@ -122,6 +122,17 @@ def add_preprocess_arguments(parser: argparse.ArgumentParser) -> None:
     help='filter with which images are resized. bilinear has no antialiasing, the others have '
     '(default: that of the checkpoint, or area for inception, and bilinear for the others)',
   )
+  add_fast_dct(parser)
+
+
+def add_fast_dct(parser: argparse.ArgumentParser) -> None:
+  """Add --fast_dct, and --no-fast_dct."""
+  parser.add_argument(
+    '--fast_dct',
+    action=argparse.BooleanOptionalAction,
+    help='decode JPEGs with the fast, less accurate DCT, as TensorFlow does (default: as '
+    'the checkpoint says, or not)',
+  )
 
 
 def usage(args: argparse.Namespace, loaded: Loaded) -> CompleteUsage:
@@ -130,7 +141,7 @@ def usage(args: argparse.Namespace, loaded: Loaded) -> CompleteUsage:
   Raises:
     InputError: --resize_size has no effect.
   """
-  given = ('preset', 'resize_size', 'eval_filter', 'loss')
+  given = ('preset', 'resize_size', 'eval_filter', 'fast_dct', 'loss')
   result = loaded.model.usage.updated(**{name: getattr(args, name, None) for name in given})
   resize_size = getattr(args, 'resize_size', None)
   if resize_size is not None and result.preset == 'bit':

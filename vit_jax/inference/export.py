@@ -251,6 +251,7 @@ def _metadata(
     'preset': usage.preset,
     'resize_size': usage.resize_size,
     'filter': usage.updated().eval_filter,
+    'fast_dct': usage.updated().fast_dct,
   }
   return {
     'model': name,

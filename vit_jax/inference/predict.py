@@ -47,6 +47,7 @@ class PredictOptions:
   resize_size: int | None = None
   loss: str | None = None
   eval_filter: str | None = None
+  fast_dct: bool | None = None
 
 
 def predict(
@@ -61,6 +62,7 @@ def predict(
   resize_size: int | None = None,
   loss: str | None = None,
   eval_filter: str | None = None,
+  fast_dct: bool | None = None,
 ) -> list[list[Prediction]]:
   """Classify images of any size.
 
@@ -94,6 +96,8 @@ def predict(
       ImageNet-21k and JFT. Defaults to that of the checkpoint, or 'softmax'.
     eval_filter: 'bilinear', 'area', 'bicubic' or 'bilinear_antialias'. Defaults to that of the
       checkpoint, or of the published code: 'area' for 'inception', and 'bilinear' for the others.
+    fast_dct: decode JPEGs with the fast, less accurate DCT, as TensorFlow does by default. Defaults
+      to what the checkpoint says, or False.
 
   Returns:
     For each image, in order, its `top_k` most probable classes, the most probable first. A single
@@ -103,7 +107,9 @@ def predict(
     InputError: the arguments do not fit each other, or an image cannot be read. `predict_each`
       goes on after an image that cannot be read.
   """
-  options = PredictOptions(class_names, top_k, batch_size, preset, resize_size, loss, eval_filter)
+  options = PredictOptions(
+    class_names, top_k, batch_size, preset, resize_size, loss, eval_filter, fast_dct
+  )
   results = []
   with contextlib.closing(predict_each(model, params, images, options)) as each:
     for result in each:
@@ -131,6 +137,7 @@ def predict_each(
     preset=options.preset,
     resize_size=options.resize_size,
     eval_filter=options.eval_filter,
+    fast_dct=options.fast_dct,
     loss=options.loss,
   )
   names = _check(model, options, usage)
@@ -140,6 +147,7 @@ def predict_each(
     resize_size=usage.resize_size,
     eval_filter=usage.eval_filter,
     apply_exif=True,
+    fast_dct=usage.fast_dct,
   )
   compute = functools.partial(
     _top_classes,

@@ -49,6 +49,7 @@ class Usage:
     preset: str | None = None,
     resize_size: int | None = None,
     eval_filter: str | None = None,
+    fast_dct: bool | None = None,
     loss: str | None = None,
   ) -> CompleteUsage:
     """Return a copy with the values that are given, and with defaults for what is not known.
@@ -65,7 +66,7 @@ class Usage:
       preset=preset,
       resize_size=resize_size,
       eval_filter=eval_filter or DEFAULT_FILTERS.get(preset, 'bilinear'),
-      fast_dct=bool(self.fast_dct),
+      fast_dct=bool(self.fast_dct if fast_dct is None else fast_dct),
       loss=loss or self.loss or 'softmax',
       class_names=self.class_names,
     )

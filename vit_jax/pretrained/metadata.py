@@ -78,7 +78,12 @@ class Metadata(NamedTuple):
 EMPTY = Metadata()
 # The published npz files do not record these properties of their models.
 PUBLISHED = Metadata(activation='gelu_tanh', norm_eps=1e-6)
-_PUBLISHED_USAGE = {'preset': 'bit', 'eval_filter': 'bilinear', 'loss': 'softmax'}
+_PUBLISHED_USAGE = {
+  'preset': 'bit',
+  'eval_filter': 'bilinear',
+  'fast_dct': False,
+  'loss': 'softmax',
+}
 
 
 def unpublished(metadata: Metadata) -> list[str]:

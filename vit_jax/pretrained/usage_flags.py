@@ -37,8 +37,10 @@ def tool_flags(metadata: Metadata, format: str) -> list[str]:
     return []
   flags = []
   for field, value in unpublished_values(metadata).items():
-    model_field = field in ('activation', 'norm_eps')
-    flags.append(f'--override={field}={value}' if model_field else f'--{field}={value}')
+    if field in ('activation', 'norm_eps'):
+      flags.append(f'--override={field}={value}')
+    else:
+      flags.append(f'--{field}' if value is True else f'--{field}={value}')
   size = metadata.image_size
   if size and size[0] != size[1]:
     flags.append(f'--image_size={size[0]},{size[1]}')

@@ -140,6 +140,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     resize_size=usage.resize_size,
     eval_filter=usage.eval_filter,
     apply_exif=source.apply_exif,
+    fast_dct=usage.fast_dct,
   )
   options = ReadOptions(batch_size, max_bad_records=args.max_bad_records)
   with tqdm.tqdm(total=len(source), unit=' images', disable=not sys.stderr.isatty()) as bar:
@@ -153,6 +154,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     'image_size': list(loaded.model.image_size),
     'preset': usage.preset,
     'filter': usage.eval_filter,
+    'fast_dct': usage.fast_dct,
     'dtype': str(jnp.dtype(loaded.model.dtype)),
     'loss_kind': usage.loss,
     'averaged': bool(config.get('average')),

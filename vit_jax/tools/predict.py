@@ -107,6 +107,7 @@ def _predict(args: argparse.Namespace) -> int:
       resize_size=args.resize_size,
       loss=args.loss,
       eval_filter=args.eval_filter,
+      fast_dct=args.fast_dct,
     ),
   )
   results = _with_progress(results, None if args.files_from else len(files))

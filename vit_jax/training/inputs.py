@@ -53,6 +53,7 @@ class Inputs:
       resize_size=c.resize_size,
       flip=self._flip,
       apply_exif=self.train.apply_exif,
+      fast_dct=c.fast_dct,
       augment=self._augment,
     )
     return train_batches(
@@ -74,6 +75,7 @@ class Inputs:
       resize_size=c.resize_size,
       eval_filter=c.eval_filter,
       apply_exif=self.eval.apply_exif,
+      fast_dct=c.fast_dct,
     )
 
   def _read_options(self) -> ReadOptions:

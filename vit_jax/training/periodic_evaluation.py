@@ -54,7 +54,9 @@ class PeriodicEvaluation:
     if not datasets:
       return
     represent = partitioner.gather_step(make_represent_step(model))
-    protocol = FewShotProtocol(c.image_size, shots=tuple(c.fewshot_shots), preset=c.fewshot_preset)
+    protocol = FewShotProtocol(
+      c.image_size, shots=tuple(c.fewshot_shots), preset=c.fewshot_preset, fast_dct=c.fast_dct
+    )
     options = ReadOptions(
       c.batch_size,
       jax.process_index(),

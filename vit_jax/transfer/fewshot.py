@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     help='number of draws of the training images; the accuracy is their mean '
     '(default: %(default)s)',
   )
+  checkpoint_args.add_fast_dct(parser)
   checkpoint_args.add_batch_arguments(parser)
   add(
     '--json',
@@ -95,7 +96,12 @@ def _run(args: argparse.Namespace) -> None:
   batch_size = checkpoint_args.batch_size(args)
   partitioner = MeshPartitioner(batch_size)
   represent = partitioner.gather_step(make_represent_step(model))
-  protocol = FewShotProtocol(height, shots=args.shots, seeds=args.seeds)
+  protocol = FewShotProtocol(
+    height,
+    shots=args.shots,
+    seeds=args.seeds,
+    fast_dct=model.usage.updated(fast_dct=args.fast_dct).fast_dct,
+  )
   options = ReadOptions(batch_size, max_bad_records=args.max_bad_records)
   # All datasets are opened before any is evaluated, so that a missing one is reported at once.
   evaluations = [
