@@ -42,7 +42,7 @@ _RULES = (
     ('new_head',), lambda c: c.init_from is not None, 'init_from', 'set --config.init_from=FILE'
   ),
   _Rule(
-    ('fewshot_every', 'fewshot_shots'),
+    ('fewshot_every', 'fewshot_shots', 'fewshot_preset'),
     lambda c: c.fewshot is not None,
     'fewshot',
     'set --config.fewshot=DATASET',
