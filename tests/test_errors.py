@@ -1,4 +1,6 @@
 import errno
+import io
+import sys
 
 import pytest
 
@@ -8,10 +10,25 @@ from vit_jax.errors import (
   first_line,
   last_line,
   os_error_code,
+  print_any_text,
   reason,
   shortlist,
   unknown,
 )
+
+
+def test_stdout_prints_names_that_its_encoding_lacks(monkeypatch):
+  printed = io.BytesIO()
+  monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(printed, encoding='ascii'))
+
+  @exit_on_error
+  def main():
+    print('né caf\udce9', flush=True)
+    return 0
+
+  assert main() == 0 and printed.getvalue() == b'n\\xe9 caf\\udce9\n'
+  monkeypatch.setattr(sys, 'stdout', None)  # as under pythonw, or after >&-
+  print_any_text()
 
 
 def test_an_unknown_choice_suggests_a_similar_one_and_lists_all():

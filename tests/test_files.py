@@ -468,6 +468,12 @@ def test_text_that_utf8_cannot_hold_is_escaped(tmp_path):
   assert (tmp_path / 'a').read_bytes() == 'é caf\\udce9'.encode()
 
 
+def test_names_for_a_line_of_text():
+  assert files.printable('né 日.png') == 'né 日.png'
+  assert files.printable('a\tb\nc') == r'a\tb\nc'
+  assert files.printable('caf\udce9\x1b[2J') == r'caf\ufffd\x1b[2J'.replace(r'\ufffd', '\ufffd')
+
+
 def test_make_directory(tmp_path):
   assert files.make_directory(tmp_path / 'a' / 'b') == tmp_path / 'a' / 'b'
   assert (tmp_path / 'a' / 'b').is_dir()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 import difflib
 import functools
+import io
 import os
 import re
 import sys
@@ -89,11 +90,21 @@ def os_error_code(error: BaseException) -> int | None:
   return next(filter(None, codes), None)
 
 
+def print_any_text() -> None:
+  """Let stdout escape characters that its encoding lacks. By default, they would be an error.
+
+  Names of files and classes may hold any character, and also bytes that are no character at all.
+  """
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors='backslashreplace')
+
+
 def exit_on_error(main: Callable[_Parameters, int]) -> Callable[_Parameters, int]:
   """Decorate a tool's `main` so that bad input and Ctrl-C print one line and set the exit code."""
 
   @functools.wraps(main)
   def run(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> int:
+    print_any_text()
     try:
       return main(*args, **kwargs)
     except InputError as e:

@@ -79,6 +79,17 @@ def any_path(path: str | os.PathLike[str]) -> AnyPath:
     ) from None
 
 
+def printable(name: str) -> str:
+  """Return the name of a file or class for a line of text or a picture.
+
+  Bytes that are no character become U+FFFD. Line breaks and other control characters are escaped.
+  """
+  return ''.join(
+    c if c.isprintable() else '\ufffd' if '\ud800' <= c <= '\udfff' else ascii(c)[1:-1]
+    for c in name
+  )
+
+
 def local_path(path: str | os.PathLike[str]) -> pathlib.Path:
   """Return the absolute path of a file to write.
 

@@ -1,8 +1,16 @@
 """Prepare datasets from Python. tests/tools/test_prepare.py tests the command and its errors."""
 
+import pwd
+
 import pytest
 
-from vit_jax.data.prepare import builder_class, default_data_dir, manual_download, prepare
+from vit_jax.data.prepare import (
+  builder_class,
+  default_data_dir,
+  find_data_dir,
+  manual_download,
+  prepare,
+)
 from vit_jax.data.tfds_directory import find_directory
 from vit_jax.errors import InputError
 
@@ -28,6 +36,24 @@ def test_files_that_the_user_must_download():
   text = manual_download('imagenet2012', '/files')
   assert text.startswith('First download files into /files: ') and text.endswith('.')
   assert 'ILSVRC2012_img_train.tar' in text
+
+
+def test_the_data_dir_without_a_home(monkeypatch):
+  def unknown(uid):
+    raise KeyError(uid)
+
+  monkeypatch.delenv('HOME')
+  monkeypatch.delenv('TFDS_DATA_DIR', raising=False)
+  monkeypatch.setattr(pwd, 'getpwuid', unknown)
+  with pytest.raises(InputError) as e:
+    find_data_dir(None)
+  assert str(e.value) == (
+    'The directory of datasets is unknown, because this user has no home directory. Set data_dir '
+    'or the environment variable TFDS_DATA_DIR.'
+  )
+  with pytest.raises(InputError, match='^Cannot find ~/x: the home directory of this user is'):
+    find_data_dir('~/x')
+  assert find_data_dir('/data') == '/data'
 
 
 def test_default_data_dir(monkeypatch):

@@ -13,6 +13,12 @@ def test_choose_pairs_of_every_distance():
   assert choose_pairs([3, 1], 20) == [1, 0]
 
 
+def test_names_that_are_no_text():
+  red = np.full((9, 30, 3), (255, 0, 0), np.uint8)
+  odd, plain = (draw_sheet([(red, red, [name])], 'title') for name in ('caf\udce9', 'caf\ufffd'))
+  np.testing.assert_array_equal(odd, plain)
+
+
 def test_sheet_shows_each_pair():
   red, blue = (np.full((9, 30, 3), c, np.uint8) for c in ((255, 0, 0), (0, 0, 255)))
   sheet = draw_sheet([(red, blue, ['one', 'two'])] * 5, 'title')

@@ -5,6 +5,7 @@ from vit_jax.data.decode import decode_image
 from vit_jax.data.open_source import open_source
 from vit_jax.dedup.duplicates import Duplicates, NumberedImages, open_examples
 from vit_jax.dedup.example_ids import ExampleIds
+from vit_jax.tools import dedup
 
 
 @pytest.fixture
@@ -46,6 +47,17 @@ def test_embedding_distances_are_in_the_reason(duplicates):
   assert checked.ids_text().splitlines()[-1] == (
     'train 3  # distance 4, embedding 0.062 to digits:test 19'
   )
+
+
+def test_ids_that_cannot_be_written_are_printed(duplicates, tmp_path, monkeypatch, capsys):
+  (tmp_path / 'ids.txt').mkdir()  # a directory that is in the way
+  monkeypatch.setattr(dedup, 'find_duplicates', lambda *args, **kwargs: duplicates)
+  monkeypatch.setattr(dedup, 'open_examples', lambda *args: None)
+  out = tmp_path / 'ids.txt'
+  assert dedup.main(['--train=digits', '--against=digits', f'--out={out}']) == 1
+  printed, err = capsys.readouterr()
+  assert printed == f'{duplicates.summary()}: {out}\n{duplicates.ids_text()}'
+  assert err == f'error: Cannot write {out}: Is a directory. Save the text above instead.\n'
 
 
 def test_default_splits(digits_dir):

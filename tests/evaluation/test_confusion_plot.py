@@ -26,6 +26,14 @@ def test_few_classes(drawn, tmp_path):
   assert min(cv2.imread(str(tmp_path / 'a.png')).shape[:2]) > 300
 
 
+def test_names_that_are_no_text(drawn, tmp_path):
+  names = ['caf\udce9', '$\\a_{', 'a\nb']
+  labels = np.array([0, 1, 2])
+  draw_confusions(tmp_path / 'a.png', labels, labels[::-1], names=names, title='./caf\udce9, val')
+  assert drawn[0][2:] == (['caf\ufffd', '$\\a_{', 'a\\nb'], './caf\ufffd, val')
+  assert cv2.imread(str(tmp_path / 'a.png')) is not None
+
+
 def test_many_classes(drawn, tmp_path):
   labels = np.arange(40)
   predictions = np.where(labels < 18, labels + 20, labels)

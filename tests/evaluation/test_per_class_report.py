@@ -81,6 +81,15 @@ note: Left out 1 image that cannot be decoded."""
   )
 
 
+def test_names_that_are_no_text(predictions, tmp_path):
+  names = ['caf\udce9', 'a\nb', 'é', *NAMES[3:]]
+  report = CONTEXT | make_report(predictions, names, num_classes=4)
+  assert '        2 x é, taken for a\\nb\n         1 x caf\ufffd, taken for' in as_table(report)
+  write(tmp_path, report, predictions)
+  assert json.loads((tmp_path / 'evaluation.json').read_text()) == report
+  assert '0,caf\\udce9,2,1,0.5\n' in (tmp_path / 'per_class.csv').read_text(encoding='utf-8')
+
+
 def test_files(predictions, tmp_path):
   report = CONTEXT | make_report(predictions, NAMES, num_classes=4)
   write(tmp_path, report, predictions)

@@ -379,6 +379,17 @@ def test_a_folder(folder, capsys):
   assert [c['name'] for c in report['classes']] == list('abcd')
 
 
+def test_the_scores_are_printed_before_they_are_written(folder, capsys):
+  (folder / 'out' / 'evaluation.json').mkdir(parents=True)  # a directory that is in the way
+  args = [f'--checkpoint={folder}/model.npz', f'--dataset={folder}/images', f'--out={folder}/out']
+  assert tool.main(args) == 1
+  out, err = capsys.readouterr()
+  assert 'mean over classes' in out
+  assert err.splitlines()[-1] == (
+    f'error: Cannot write {folder}/out/evaluation.json: Is a directory. Choose another path.'
+  )
+
+
 def test_a_damaged_image(folder, capsys):
   path = folder / 'images/val/b/7.png'
   path.write_bytes(path.read_bytes()[:60])

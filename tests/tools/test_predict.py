@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -47,6 +48,33 @@ def album(tmp_path):
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b'')
   return tmp_path / 'album'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('as_json', [False, True])
+def test_python_without_docstrings_and_a_terminal_without_umlauts(tmp_path, as_json):
+  folder = os.fsencode(tmp_path / 'n\u00e9 \u65e5')
+  os.mkdir(folder)
+  with open(os.path.join(folder, b'caf\xe9\n.png'), 'wb') as f:
+    f.write(encode(smooth_image(40, 50), 'PNG'))
+  names = tmp_path / 'names'
+  names.write_text('\u00e9\n' * 10, encoding='utf-8')
+  command = [sys.executable, '-OO', '-m', 'vit_jax.tools.predict', CHECKPOINT, '--top_k=1']
+  command += [f'--labels={names}', folder] + ['--json'] * as_json
+  environment = {k: v for k, v in os.environ.items() if k not in ('HOME', 'LANG', 'LC_CTYPE')} | {
+    'LC_ALL': 'C',
+    'PYTHONIOENCODING': 'ascii',
+  }
+  done = subprocess.run(command, env=environment, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  if as_json:
+    (line,) = lines(done.stdout)
+    assert os.fsencode(line['path']) == os.path.join(folder, b'caf\xe9\n.png')
+    assert [p['name'] for p in line['predictions']] == ['\u00e9']
+  else:
+    path, prediction = done.stdout.splitlines()
+    assert path == f'{tmp_path}/n\\xe9 \\u65e5/caf\\ufffd\\n.png'
+    assert prediction.endswith('  \\xe9')
 
 
 def lines(text):

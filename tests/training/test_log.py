@@ -17,5 +17,7 @@ def test_durations_read_well():
 def test_the_log_goes_to_its_file(tmp_path):
   start_log(tmp_path / 'log.txt')
   log.info('step %d', 3)
+  log.info('caf\udce9 é')
   logging.getLogger('other').info('not here')
-  assert (tmp_path / 'log.txt').read_text().endswith(' step 3\n')
+  first, second = (tmp_path / 'log.txt').read_text(encoding='utf-8').splitlines()
+  assert first.endswith(' step 3') and second.endswith(' caf\\udce9 é')

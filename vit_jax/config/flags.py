@@ -16,6 +16,7 @@ from vit_jax.config.length import settle_length
 from vit_jax.config.no_effect import check_effect
 from vit_jax.config.old_spellings import normalize
 from vit_jax.errors import InputError, last_line
+from vit_jax.files import user_path
 
 log = logging.getLogger('vit_jax')
 
@@ -43,7 +44,10 @@ def parse_config(flag_values: flags.FlagValues, argv: Sequence[str]) -> ConfigDi
   """
   # Config files written for earlier versions import `vit_jax.recipes`.
   sys.modules['vit_jax.recipes'] = recipes
-  before, sys.argv = sys.argv, list(argv)  # ml_collections looks for the fields there
+  before, sys.argv = (
+    sys.argv,
+    [_with_home(arg) for arg in argv],
+  )  # ml_collections looks for the fields there
   try:
     rest = flag_values(sys.argv)
     config = flag_values['config'].value
@@ -62,6 +66,12 @@ def parse_config(flag_values: flags.FlagValues, argv: Sequence[str]) -> ConfigDi
   settle_length(config, given)
   check_effect(config, given)
   return config
+
+
+def _with_home(arg: str) -> str:
+  """Replace ~ in --config=~/FILE, where shells leave it."""
+  flag, _, path = arg.partition('=')
+  return f'{flag}={user_path(path)}' if flag.lstrip('-') == 'config' and path[:1] == '~' else arg
 
 
 def config_file(flag_values: flags.FlagValues) -> str:

@@ -42,7 +42,7 @@ class FolderSource(Source):
         train does not have.
     """
     names = split_names(directory)
-    directory = os.fspath(user_path(directory))
+    directory = _with_home(directory)
     train = os.path.join(directory, 'train')
     self.class_names = _subdirectories(train)
     if not self.class_names:
@@ -96,13 +96,18 @@ def absolute_path(dataset: str) -> str:
   return str(user_path(dataset).absolute()) if is_folder(dataset) else dataset
 
 
+def _with_home(directory: str) -> str:
+  """Replace ~. Other paths stay as the user wrote them, because messages repeat them."""
+  return os.fspath(user_path(directory)) if directory.startswith('~') else directory
+
+
 def split_names(directory: str) -> list[str]:
   """Return the names of the splits of a folder.
 
   Raises:
     InputError: the folder does not exist, or has no subfolder train.
   """
-  given, directory = directory, os.fspath(user_path(directory))
+  given, directory = directory, _with_home(directory)
   if not os.path.isdir(directory):
     raise InputError(f'There is no folder {given}. Check the path.')
   names = _subdirectories(directory)

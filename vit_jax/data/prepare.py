@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vit_jax.data import digits, idx
 from vit_jax.data.folder import is_folder
 from vit_jax.errors import InputError
-from vit_jax.files import user_path
+from vit_jax.files import is_remote, user_path
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
@@ -32,6 +32,26 @@ _NOT_IN_TFDS = {
 def default_data_dir() -> str:
   """Return $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
   return os.environ.get('TFDS_DATA_DIR', os.path.join('~', 'tensorflow_datasets'))
+
+
+def find_data_dir(data_dir: str | None) -> str:
+  """Return the local directory of TFDS datasets, by default `default_data_dir`, without a ~.
+
+  Raises:
+    InputError: the home directory is unknown, or the directory is remote.
+  """
+  path = data_dir or default_data_dir()
+  if is_remote(path):
+    raise InputError(f'data_dir={path} is not a local directory. Mount it, or copy the dataset.')
+  try:
+    return os.fspath(user_path(path))
+  except InputError:
+    if data_dir:
+      raise
+    raise InputError(
+      'The directory of datasets is unknown, because this user has no home directory. Set data_dir '
+      'or the environment variable TFDS_DATA_DIR.'
+    ) from None
 
 
 def prepare(
@@ -60,7 +80,7 @@ def prepare(
     raise InputError(
       f'{name} is a folder, which needs no preparation. Train on it with --config.dataset={name}.'
     )
-  data_dir = os.fspath(user_path(data_dir or default_data_dir()))
+  data_dir = find_data_dir(data_dir)
   manual_dir = os.fspath(user_path(manual_dir or os.path.join(data_dir, MANUAL_SUBDIR)))
   instructions = manual_download(name.split(':')[0].split('/')[0], manual_dir)
   if instructions and not (os.path.isdir(manual_dir) and os.listdir(manual_dir)):
@@ -75,7 +95,7 @@ def prepare(
       return idx.prepare(name, manual_dir, data_dir)
     builder = tfds.builder(name, data_dir=data_dir, file_format=file_format)
     builder.download_and_prepare(
-      download_dir=download_dir,
+      download_dir=download_dir and os.fspath(user_path(download_dir)),
       download_config=tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False),
     )
   except InputError:

@@ -9,9 +9,8 @@ import re
 from typing import TYPE_CHECKING
 
 from vit_jax.data import digits
-from vit_jax.data.prepare import MANUAL_SUBDIR, builder_class, default_data_dir, manual_download
+from vit_jax.data.prepare import MANUAL_SUBDIR, builder_class, find_data_dir, manual_download
 from vit_jax.errors import InputError, unknown
-from vit_jax.files import is_remote, user_path
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
@@ -31,17 +30,12 @@ def find_directory(dataset: str, data_dir: str | None = None) -> str:
   Args:
     dataset: 'name' or 'name/config', either with ':version'. Without a version, the newest one is
       chosen; without a config, the default of the dataset.
-    data_dir: directory of TFDS datasets. Defaults to `default_data_dir`.
+    data_dir: directory of TFDS datasets. Defaults to `find_data_dir`.
 
   Raises:
     InputError: the dataset is unknown, or is not prepared. The message says how to prepare it.
   """
-  data_dir = data_dir or default_data_dir()
-  if is_remote(data_dir):
-    raise InputError(
-      f'data_dir={data_dir} is not a local directory. Mount it, or copy the dataset.'
-    )
-  data_dir = os.fspath(user_path(data_dir))
+  data_dir = find_data_dir(data_dir)
   match = _NAME.fullmatch(dataset)
   if not match:
     raise InputError(

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from vit_jax.files import printable
+
 _SIDE, _GAP, _LINE = 128, 12, 15  # pixels: side of an image, space between pairs, height of a line
 _COLUMNS = 4
 _LETTERS = 40  # in a line below a pair
@@ -72,6 +74,7 @@ def _fit(image: np.ndarray) -> np.ndarray:
 
 def _write(sheet: np.ndarray, text: str, x: int, y: int, max_letters: int | None = None) -> None:
   """Write a line of text. If it is longer than max_letters, write only its end."""
+  text = printable(text)  # OpenCV crashes on bytes that are no character
   if max_letters is not None and len(text) > max_letters:
     text = '...' + text[3 - max_letters :]
   cv2.putText(sheet, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)

@@ -8,7 +8,6 @@ import logging
 from typing import NamedTuple
 
 import cv2
-from etils import epath
 from flax import linen as nn
 import numpy as np
 
@@ -21,6 +20,7 @@ from vit_jax.dedup.embedding import embedding_distances
 from vit_jax.dedup.example_ids import ExampleId, ExampleIds, parse_dataset
 from vit_jax.dedup.ids_file import format_ids
 from vit_jax.errors import InputError
+from vit_jax.files import any_path, is_remote, replacing
 from vit_jax.models.params import Params
 
 log = logging.getLogger('vit_jax')
@@ -190,7 +190,12 @@ def open_examples(
 def write_contact_sheet(duplicates: Duplicates, path: str) -> None:
   """Write the contact sheet of the pairs as a PNG file."""
   image = duplicates.contact_sheet()
-  epath.Path(path).write_bytes(cv2.imencode('.png', image[..., ::-1])[1].tobytes())
+  png = cv2.imencode('.png', image[..., ::-1])[1].tobytes()
+  if is_remote(path):
+    any_path(path).write_bytes(png)
+    return
+  with replacing(path) as temporary:
+    temporary.write_bytes(png)
 
 
 def _warn_damaged(images: NumberedImages, damaged: Sequence[int]) -> None:

@@ -27,6 +27,7 @@ import numpy as np
 from vit_jax.dedup.example_ids import ExampleId, ExampleIds
 from vit_jax.dedup.hashes import HASH_VERSION
 from vit_jax.errors import InputError
+from vit_jax.files import user_path
 
 _FIRST = '# vit_jax ids 1'
 _KEYS = ('dataset', 'records', 'hash', 'threshold', 'against')
@@ -84,8 +85,7 @@ def read_ids(path: str | os.PathLike) -> IdsFile:
       version of the hashes.
   """
   try:
-    with open(path, encoding='utf-8') as f:
-      lines = f.read().splitlines()
+    lines = user_path(path).read_text(encoding='utf-8').splitlines()
   except (OSError, UnicodeDecodeError) as e:
     raise InputError(f'Cannot read {path}: {getattr(e, "strerror", None) or e}.') from e
   header = dict(re.findall(r'^# (\w+): (.*)$', '\n'.join(lines[1 : 1 + len(_KEYS)]), re.MULTILINE))

@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 
 from vit_jax.evaluation import scores
+from vit_jax.files import printable
 
 _ALL_UP_TO = 30  # classes that fit into the picture
 _DRAWN_OF_MORE = 20  # classes drawn if there are more than that
@@ -34,11 +35,13 @@ def draw_confusions(
     classes = scores.most_confused(pairs, len(names), _DRAWN_OF_MORE)
     title += f'\nthe {len(classes)} of {len(names):,} classes with the most errors'
   counts = scores.confusion_matrix(labels, predictions, classes)
+  title = '\n'.join(map(printable, title.split('\n')))
   _draw(path, counts, [shorten(names[i], _LONGEST_NAME) for i in classes], title)
 
 
 def shorten(name: str, length: int) -> str:
-  """Return a name, cut to at most `length` characters."""
+  """Return a name that can be drawn, cut to at most `length` characters."""
+  name = printable(name)
   return name if len(name) <= length else name[: length - 1] + '…'
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from vit_jax.evaluation import scores
 from vit_jax.evaluation.confusion_plot import draw_confusions
 from vit_jax.evaluation.predictions import TOP, Predictions
-from vit_jax.files import replacing
+from vit_jax.files import printable, replacing
 
 _BINS = 15  # bins of the calibration error, as in arXiv 1706.04599
 _LISTED = 5  # number of classes and of confusions in the table
@@ -113,12 +113,13 @@ def as_table(report: Report) -> str:
   if worst := _worst_classes(r['classes']):
     lines.append('worst classes:')
     lines += [
-      f'  {_percent(c["accuracy"])} of {c["images"]:>6,} images   {c["name"]}' for c in worst
+      f'  {_percent(c["accuracy"])} of {c["images"]:>6,} images   {printable(c["name"])}'
+      for c in worst
     ]
   if r['confusions']:
     lines.append('most frequent confusions:')
     lines += [
-      f'  {c["images"]:8,} x {c["name"]}, taken for {c["predicted_name"]}'
+      f'  {c["images"]:8,} x {printable(c["name"])}, taken for {printable(c["predicted_name"])}'
       for c in r['confusions'][:_LISTED]
     ]
   notes = []
@@ -155,7 +156,7 @@ def write(directory: pathlib.Path, report: Report, predictions: Predictions) -> 
   table.writeheader()
   table.writerows(report['classes'])
   with replacing(directory / 'per_class.csv') as path:
-    path.write_text(text.getvalue(), encoding='utf-8')
+    path.write_text(text.getvalue(), encoding='utf-8', errors='backslashreplace')
   one_label = predictions.label >= 0
   with replacing(directory / 'confusion.png') as path:
     draw_confusions(

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import os
-import pathlib
 
 from vit_jax.config.run import METRICS, Curve, read_curves
-from vit_jax.files import AnyPath
+from vit_jax.files import AnyPath, user_path
 from vit_jax.pretrained import orbax
 
 
 def find_own_run(checkpoint: str) -> AnyPath | None:
   """Return the workdir of the run that wrote a checkpoint, or None if it has no metrics."""
-  step = orbax.find_checkpoint(checkpoint) if os.path.isdir(checkpoint) else None
+  step = orbax.find_checkpoint(checkpoint) if user_path(checkpoint).is_dir() else None
   if step is None or not (step.parent.parent / METRICS).exists():
     return None
   return step.parent.parent
@@ -27,7 +26,7 @@ def read_runs(workdirs: Sequence[str | os.PathLike]) -> dict[str, Mapping[str, C
   Raises:
     InputError: the metrics of a run cannot be read.
   """
-  names = [pathlib.Path(workdir).resolve().name for workdir in workdirs]
+  names = [user_path(workdir).resolve().name for workdir in workdirs]
   if len(set(names)) < len(names):
     names = [str(workdir) for workdir in workdirs]
   return {name: read_curves(workdir) for name, workdir in zip(names, workdirs)}

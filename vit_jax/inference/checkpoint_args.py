@@ -12,6 +12,7 @@ from vit_jax.data.preprocess import EVAL_PRESETS
 from vit_jax.data.resample import FILTERS
 from vit_jax.errors import InputError
 from vit_jax.evaluation.losses import LOSSES
+from vit_jax.files import user_path
 from vit_jax.inference.load_checkpoint import load_checkpoint
 from vit_jax.models.usage import CompleteUsage
 from vit_jax.pretrained.load import Loaded
@@ -165,10 +166,10 @@ def class_names(args: argparse.Namespace, loaded: Loaded) -> list[str] | None:
 
 def _read_names(path: str, num_classes: int) -> list[str]:
   try:
-    with open(path, encoding='utf-8') as f:
-      names = [line.strip() for line in f]
+    text = user_path(path).read_text(encoding='utf-8-sig')
   except (OSError, UnicodeDecodeError) as e:
     raise InputError(f'Cannot read {path}: {getattr(e, "strerror", e)}.') from e
+  names = [line.strip() for line in text.removesuffix('\n').split('\n')]
   if len(names) != num_classes:
     raise InputError(
       f'{path} must have one line for each of the {num_classes:,} classes of the model, but it has '

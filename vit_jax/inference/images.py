@@ -32,9 +32,11 @@ def find_images(paths: Iterable[str]) -> list[str]:
   """
   images = []
   for path in paths:
-    if os.path.isdir(path):
-      images += _images_below(path)
-    elif path == '-' or is_remote(path) or os.path.exists(path):
+    if path == '-' or is_remote(path):
+      images.append(path)
+    elif (local := user_path(path)).is_dir():
+      images += _images_below(os.fspath(local))
+    elif local.exists():
       images.append(path)
     else:
       raise InputError(f'Cannot read {path}: no such file or folder.')

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import logging
-import os
 from typing import Any
 
 from flax import traverse_util
@@ -12,6 +11,7 @@ import numpy as np
 
 from vit_jax.config.fields import model_overrides
 from vit_jax.config.run import Run, find_run
+from vit_jax.files import user_path
 from vit_jax.models.params import Params
 from vit_jax.pretrained import orbax
 from vit_jax.pretrained.load import Loaded, load_model
@@ -27,7 +27,7 @@ def checkpoint_run(path: str) -> Run | None:
   Args:
     path: a workdir, its checkpoints/ or the directory of a step. Files belong to no run.
   """
-  return find_run(orbax.find_checkpoint(path)) if os.path.isdir(path) else None
+  return find_run(orbax.find_checkpoint(path)) if user_path(path).is_dir() else None
 
 
 def load_checkpoint(

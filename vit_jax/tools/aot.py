@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   argv = sys.argv if argv is None else ['aot', *argv]
   if '--help' in argv or '-h' in argv:
-    print(f'{__doc__}\n{values.get_help()}')
+    print(f'{__doc__ or ""}\n{values.get_help()}')
     return 0
   config = parse_run(values, argv)
   plan = plan_run(

@@ -14,8 +14,6 @@ import difflib
 import itertools
 import sys
 
-from etils import epath
-
 from vit_jax.dedup.duplicates import (
   MAX_SHOWN,
   EmbeddingCheck,
@@ -23,8 +21,8 @@ from vit_jax.dedup.duplicates import (
   open_examples,
   write_contact_sheet,
 )
-from vit_jax.errors import InputError, exit_on_error
-from vit_jax.files import write_whole
+from vit_jax.errors import InputError, exit_on_error, reason
+from vit_jax.files import any_path, write_whole
 from vit_jax.inference.load_checkpoint import load_checkpoint
 
 
@@ -42,14 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_examples(args.train, 'train', args.data_dir),
     [open_examples(text, None, args.data_dir) for text in args.against.split(',')],
     threshold=args.threshold,
-    parts=f'{args.out}.parts',
+    parts=f'{any_path(args.out)}.parts',
     embedding=embedding,
     beam_args=beam_args,
   )
-  write_whole(epath.Path(args.out), duplicates.ids_text())
+  print(f'{duplicates.summary()}: {args.out}', flush=True)
+  _write_ids(duplicates.ids_text(), args.out)
   if args.contact_sheet:
     write_contact_sheet(duplicates, args.contact_sheet)
-  print(f'{duplicates.summary()}: {args.out}')
   return 0
 
 
@@ -143,8 +141,17 @@ def _check(args: argparse.Namespace) -> None:
   if args.contact_sheet and not args.contact_sheet.lower().endswith('.png'):
     raise InputError(f'--contact_sheet={args.contact_sheet} must end in .png.')
   for path in filter(None, (args.out, args.contact_sheet)):
-    if not epath.Path(path).parent.exists():
+    if not any_path(path).parent.exists():
       raise InputError(f'Cannot write {path}: its folder does not exist. Create it first.')
+
+
+def _write_ids(text: str, out: str) -> None:
+  """Write the file of ids. If that fails, print it, because the search may have taken hours."""
+  try:
+    write_whole(any_path(out), text)
+  except Exception as e:  # OSError, or the error of an object store's package
+    print(text, end='', flush=True)
+    raise InputError(f'Cannot write {out}: {reason(e)}. Save the text above instead.') from e
 
 
 def _load_embedding(checkpoint: str, max_distance: float) -> EmbeddingCheck:

@@ -162,6 +162,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     'bad_records': predicted.bad_records,
     **per_class_report.make_report(predicted.predictions, names, source.num_classes),
   }
+  print(json.dumps(report) if args.json else per_class_report.as_table(report), flush=True)
   if directory:
     per_class_report.write(directory, report, predicted.predictions)
     tables.append(directory / 'predictions.csv')
@@ -169,7 +170,6 @@ def _evaluate(args: argparse.Namespace) -> None:
     rows = image_table.image_rows(predicted.predictions, source, names)
     for path in tables:
       image_table.write_images(path, rows)
-  print(json.dumps(report) if args.json else per_class_report.as_table(report))
 
 
 def _choose_dataset(args: argparse.Namespace, config: Mapping[str, Any]) -> str:

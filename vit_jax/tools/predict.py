@@ -19,6 +19,7 @@ from typing import TypeVar
 import tqdm
 
 from vit_jax.errors import InputError, exit_on_error
+from vit_jax.files import printable, user_path
 from vit_jax.inference import checkpoint_args
 from vit_jax.inference.images import find_images
 from vit_jax.inference.predict import Prediction, PredictOptions, predict_each
@@ -128,7 +129,9 @@ def _predict(args: argparse.Namespace) -> int:
 def _lines(path: str) -> Iterator[str]:
   """Yield the lines of a file or of standard input as they arrive, without empty ones."""
   try:
-    with contextlib.nullcontext(sys.stdin.buffer) if path == '-' else open(path, 'rb') as f:
+    with (
+      contextlib.nullcontext(sys.stdin.buffer) if path == '-' else open(user_path(path), 'rb') as f
+    ):
       for line in f:
         if line := line.rstrip(b'\r\n'):
           yield os.fsdecode(line)
@@ -144,9 +147,8 @@ def _with_progress(results: Iterable[Item], total: int | None) -> Iterable[Item]
 
 def as_table(path: str, predictions: list[Prediction]) -> str:
   """Return the path, and a line with probability, label and name for each prediction."""
-  printable = os.fsencode(path).decode(errors='replace')  # file names may hold any bytes
-  rows = [f'  {p.probability:7.2%}  {p.label:5}  {p.name}' for p in predictions]
-  return '\n'.join([printable, *rows])
+  rows = [f'  {p.probability:7.2%}  {p.label:5}  {printable(p.name)}' for p in predictions]
+  return '\n'.join([printable(path), *rows])
 
 
 def as_json(path: str, predictions: list[Prediction]) -> str:

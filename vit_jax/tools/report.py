@@ -28,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   out = local_path(args.out or pathlib.Path(args.workdir, 'report.html'))
   text = make_report(args.workdir, num_images=args.num_images, batch_size=args.batch_size)
   with replacing(out) as path:
-    path.write_text(text, encoding='utf-8')
-  print(f'wrote {out} ({len(text.encode()) / 1e6:.1f} MB)')
+    path.write_text(text, encoding='utf-8', errors='backslashreplace')
+  print(f'wrote {out} ({out.stat().st_size / 1e6:.1f} MB)')
   return 0
 
 

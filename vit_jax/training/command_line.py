@@ -17,7 +17,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.config.flags import config_file, define_config, parse_config
-from vit_jax.errors import InputError, Interrupted
+from vit_jax.errors import InputError, Interrupted, print_any_text
 from vit_jax.files import AnyPath, user_path
 from vit_jax.parallel import hosts
 from vit_jax.parallel.preemption import stop_on_signals
@@ -122,6 +122,7 @@ def exit_code(work: Callable[[], int | None], *, last: bool = False) -> int:
     work: returns an exit code, or None for 0.
     last: the process ends after this. Background threads then print nothing after that line.
   """
+  print_any_text()
   try:
     return work() or 0
   except Interrupted:

@@ -19,7 +19,7 @@ def start_log(path: pathlib.Path | None, process: int = 0) -> None:
   log.propagate = False
   log.handlers = [logging.StreamHandler(sys.stderr)]
   if path is not None:
-    log.addHandler(logging.FileHandler(path))
+    log.addHandler(logging.FileHandler(path, encoding='utf-8', errors='backslashreplace'))
   absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax also logs every error that it raises
   prefix = f'process {process}: ' if process else ''
   for handler in log.handlers:

@@ -8,6 +8,7 @@ import typing
 from vit_jax.config.run import Curve
 from vit_jax.errors import unknown
 from vit_jax.figures.draw.canvas import COLORS, new_figure
+from vit_jax.files import printable
 
 if typing.TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -56,10 +57,10 @@ def draw_curves(
         color, style = _style(i)
         axes.plot(steps, values, style, color=color, linewidth=1.3, marker=marker, markersize=3)
     axes.set_xlabel('step', fontsize=8)
-    axes.set_title(_TITLES.get(metric, metric), fontsize=9)
+    axes.set_title(printable(_TITLES.get(metric, metric)), fontsize=9, parse_math=False)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
-  _add_legend(figure, list(runs))
+  _add_legend(figure, [printable(name) for name in runs])
   return figure
 
 
