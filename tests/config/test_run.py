@@ -7,6 +7,7 @@ from vit_jax.config.fields import default_config
 from vit_jax.config.old_spellings import OLD_SPELLINGS
 from vit_jax.config.run import (
   MAY_CHANGE,
+  Damaged,
   find_run,
   has_checkpoint,
   keep_recorded,
@@ -65,6 +66,7 @@ def test_the_run_that_wrote_a_checkpoint(tmp_path):
     (None, '{} is not the workdir of a run: it has no config.json. Check the path.'),
     ('{', 'Cannot read {}/config.json: Expecting property name enclosed in double quotes: line 1'),
     ('[]', '{}/config.json is not the config of a run: it does not name a model and a dataset.'),
+    ('{}', 'Cannot read {}/config.json: it is empty.'),
     ('{"model": "a"}', '{}/config.json is not the config of a run: it does not name a model a'),
     (
       '{"model": "a", "dataset": "b", "lr": "x"}',
@@ -89,13 +91,68 @@ def test_metrics_as_recorded(tmp_path):
   assert str(read_metrics(path)[3]['train/loss']) == 'nan'
 
 
-@pytest.mark.parametrize('line', ['[1]', '{"loss": 1}', '{"step": 1, "loss": "x"}', '{', '1'])
-def test_a_damaged_line_of_metrics(tmp_path, line):
+DAMAGED_LINES = {
+  'list': b'[1]',
+  'no step': b'{"loss": 1}',
+  'text': b'{"step": 1, "loss": "x"}',
+  'half': b'{',
+  'number': b'1',
+  'empty': b'',
+  'blank': b' \t',
+  'zeros': b'\0' * 50,
+  'no text': b'\xff\xfe{"step": 1}',
+  'no number': b'{"step": NaN, "loss": 1}',
+  'too large': b'{"step": 1, "loss": 1' + b'0' * 400 + b'}',
+  'too deep': b'[' * 100_000,
+  'two': b'{"step": 1}{"step": 2}',
+}
+
+
+@pytest.mark.parametrize('line', DAMAGED_LINES.values(), ids=DAMAGED_LINES)
+def test_a_damaged_line_of_metrics_is_named_and_left_out(tmp_path, line, messages):
   path = tmp_path / 'metrics.jsonl'
-  path.write_text(TEXT + line + '\n')
-  with pytest.raises(InputError) as e:
-    read_curves(path)
-  assert str(e.value) == f'Cannot read {path}: line 4 is damaged. Remove it to read the rest.'
+  first, *rest = TEXT.encode().splitlines(keepends=True)
+  path.write_bytes(first + line + b'\n' + b''.join(rest) + line + b'\n' + b'{"step": 30, "tra')
+  assert read_metrics(path) == LINES and not (tmp_path / 'metrics.jsonl.damaged').exists()
+  assert messages == [f'{path}: Left out damaged or empty lines: 2; 5.']
+  content = path.read_bytes()
+  assert read_metrics(path, keep_damaged=True) == LINES
+  assert messages[-1] == f'The file with these lines is kept as {path}.damaged.'
+  assert (tmp_path / 'metrics.jsonl.damaged').read_bytes() == content == path.read_bytes()
+
+
+DAMAGED_CONFIGS = {
+  'empty': '',
+  'blank': ' \n',
+  'zeros': '\0' * 100,
+  'half': '{',
+  'list': '[]',
+  'object': '{}',
+  'too deep': '[' * 100_000,
+  'no text': '{"lr": "\xff"',
+  'type': '{"model": "a", "dataset": "b", "lr": "x"}',
+}
+
+
+@pytest.mark.parametrize('text', DAMAGED_CONFIGS.values(), ids=DAMAGED_CONFIGS)
+def test_a_damaged_config_does_not_stop_its_readers(tmp_path, text, messages):
+  step = tmp_path / 'checkpoints' / '20'
+  step.mkdir(parents=True)
+  (tmp_path / 'config.json').write_text(text, encoding='latin-1')
+  with pytest.raises(Damaged):
+    read_run(tmp_path)
+  assert find_run(step) is None
+  assert messages and all(m.endswith('Going on without the config of the run.') for m in messages)
+  assert str(tmp_path / 'config.json') in messages[0]
+  config = default_config()
+  assert keep_recorded(config, tmp_path, ()) == [] and config == default_config()
+
+
+def test_an_empty_config_is_called_empty(tmp_path):
+  (tmp_path / 'config.json').touch()
+  with pytest.raises(Damaged) as e:
+    read_run(tmp_path)
+  assert str(e.value) == f'Cannot read {tmp_path}/config.json: it is empty.'
 
 
 def test_curves(tmp_path):

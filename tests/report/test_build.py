@@ -217,6 +217,22 @@ def test_a_run_that_has_just_begun(trained, tmp_path, capsys):
   assert ['model', '"ViT-Ti/4"', '"ViT-B/16"'] in parsed.tables['config']
 
 
+def test_a_damaged_config_and_a_damaged_line_of_metrics(tmp_path, messages):
+  workdir = tmp_path / 'run'
+  workdir.mkdir()
+  (workdir / 'config.json').write_text('')
+  (workdir / 'metrics.jsonl').write_text('{"step": 1, "train/loss": 0.5}\n\n')
+  parsed = Page(make_report(str(workdir)))
+  assert parsed.headings == SECTIONS
+  assert ['train/loss', '0.5', '1'] in parsed.tables['metrics']
+  error = f'Cannot read {workdir}/config.json: it is empty.'
+  assert error in parsed.missing
+  assert messages == [
+    f'{error} The report goes on without it.',
+    f'{workdir}/metrics.jsonl: Left out damaged or empty lines: 2.',
+  ]
+
+
 def test_the_figures_tool_takes_the_same_images(trained, digits_dir, tmp_path, capsys):
   """Without --images, the tool looks at the images that the run evaluates on."""
   split = open_eval_split(checkpoint_run(str(trained)).config)

@@ -34,6 +34,15 @@ def test_lines_and_events_hold_the_same(tmp_path):
   }
 
 
+def test_resume_drops_damaged_lines_and_keeps_a_copy(tmp_path):
+  damaged = b'{"step": 10, "a": 1}\n\n\x00garbage\n{"step": 20, "a": 2}\n'
+  (tmp_path / 'metrics.jsonl').write_bytes(damaged)
+  writer = MetricsWriter(tmp_path, resume_step=20)
+  writer.close()
+  assert lines(tmp_path) == [{'step': 10, 'a': 1}, {'step': 20, 'a': 2}]
+  assert (tmp_path / 'metrics.jsonl.damaged').read_bytes() == damaged
+
+
 def test_resume_drops_what_will_be_repeated_and_a_line_cut_short(tmp_path):
   writer = MetricsWriter(tmp_path)
   for step in (10, 20, 30):

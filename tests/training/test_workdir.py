@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 
 import jax
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from vit_jax.config import default_config
 from vit_jax.config.old_spellings import OLD_SPELLINGS
 from vit_jax.errors import InputError
+from vit_jax.training.resume import check_fields
 from vit_jax.training.workdir import first_start, lock_workdir, write_config
 
 
@@ -17,6 +19,32 @@ def test_the_first_start_stays(tmp_path):
   started = first_start(tmp_path)
   assert started > 1.7e9
   assert first_start(tmp_path) == started
+
+
+@pytest.mark.parametrize(
+  'text', [b'', b'yesterday', b'\xff\xfe', b'nan', b'-1', b'0', b'1e300', b'\0' * 20], ids=repr
+)
+def test_a_first_start_that_is_no_time_is_named_and_replaced(tmp_path, text, messages):
+  path = tmp_path / 'started'
+  path.write_bytes(text)
+  started = first_start(tmp_path)
+  assert abs(started - time.time()) < 100 and first_start(tmp_path) == started
+  assert messages == [f'{path} holds {text!r} instead of a time. The start of the run is unknown.']
+
+
+@pytest.mark.parametrize(
+  'text', ['', '{"model": "ViT-B/16"', '[]', '\0' * 100], ids=['empty', 'half', 'list', 'zeros']
+)
+def test_a_damaged_config_is_named_kept_and_replaced(tmp_path, text, messages):
+  path = tmp_path / 'config.json'
+  path.write_text(text)
+  check_fields(default_config(), tmp_path)
+  write_config(default_config(), tmp_path)
+  assert json.loads(path.read_text())['model'] == default_config().model
+  assert (tmp_path / 'config.json.damaged').read_text() == text
+  (message,) = messages
+  assert message.endswith(f'It is kept as {path}.damaged. The run goes on with the given config.')
+  assert str(path) in message
 
 
 def test_the_config_is_written_and_changes_are_logged(tmp_path, messages):

@@ -71,13 +71,15 @@ def test_finished_tasks_are_not_run_again(tmp_path, trained):
     ('[]', 'it is not the result of a run'),
   ],
 )
-def test_a_damaged_result(tmp_path, text, reason):
+def test_a_damaged_result_does_not_count(tmp_path, text, reason, messages):
   (tmp_path / 'pets').mkdir()
-  (tmp_path / 'pets' / 'result.json').write_text(text)
-  with pytest.raises(InputError) as e:
-    lib.read_results({'pets': task_config('pets', {})}, tmp_path)
   path = tmp_path / 'pets' / 'result.json'
-  assert str(e.value) == f'Cannot read {path}: {reason}. Remove it to train again.'
+  path.write_text(text)
+  assert lib.read_results({'pets': task_config('pets', {})}, tmp_path) == {}
+  assert messages == [
+    f'Cannot read {path}: {reason}. Training this run again, from its last checkpoint if it has '
+    'one.'
+  ]
 
 
 def test_a_run_that_diverges_has_a_result(tmp_path, trained):

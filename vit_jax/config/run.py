@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping
 import dataclasses
 import json
+import logging
+import math
 import os
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 from vit_jax.config.fields import default_config
 from vit_jax.config.old_spellings import later_fields, upgrade
 from vit_jax.data.folder import is_folder
-from vit_jax.errors import InputError, last_line, reason
+from vit_jax.errors import InputError, last_line, reason, shortlist
 from vit_jax.files import AnyPath, user_path
 
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values
@@ -47,6 +49,13 @@ MAY_CHANGE = (
 )
 
 
+log = logging.getLogger('vit_jax')
+
+
+class Damaged(InputError):
+  """A small file of a run holds garbage, as after a power failure. The run can go on without it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
   """A training run, as its workdir records it.
@@ -65,12 +74,13 @@ def read_run(workdir: AnyPath) -> Run:
   """Read the run in a workdir.
 
   Raises:
+    Damaged: the config holds garbage.
     InputError: the directory is not the workdir of a run, or its config cannot be read.
   """
   try:
     return Run(workdir, complete(read_config(workdir)))
   except TypeError as e:
-    raise InputError(f'Cannot read {workdir / CONFIG}: {last_line(e)}.') from e
+    raise Damaged(f'Cannot read {workdir / CONFIG}: {last_line(e)}.') from e
 
 
 def complete(recorded: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,7 +105,7 @@ def has_checkpoint(workdir: AnyPath) -> bool:
 
 
 def find_run(checkpoint: AnyPath | None) -> Run | None:
-  """Return the run that wrote a checkpoint, or None if no run did.
+  """Return the run that wrote a checkpoint, or None if no run did or its config is damaged.
 
   Args:
     checkpoint: directory of the checkpoint, such as WORKDIR/checkpoints/1000.
@@ -106,7 +116,11 @@ def find_run(checkpoint: AnyPath | None) -> Run | None:
   if checkpoint is None or checkpoint.parent.name != CHECKPOINTS:
     return None
   workdir = checkpoint.parent.parent
-  return read_run(workdir) if (workdir / CONFIG).exists() else None
+  try:
+    return read_run(workdir) if (workdir / CONFIG).exists() else None
+  except Damaged as e:
+    log.warning('%s Going on without the config of the run.', e)
+    return None
 
 
 def read_config(workdir: AnyPath) -> dict[str, Any]:
@@ -115,19 +129,26 @@ def read_config(workdir: AnyPath) -> dict[str, Any]:
   Old spellings of "not set" become None.
 
   Raises:
+    Damaged: the config holds garbage.
     InputError: the directory is not the workdir of a run, or its config cannot be read.
   """
   path = workdir / CONFIG
   try:
-    config = json.loads(path.read_text())
+    text = path.read_bytes()
+    config = json.loads(text) if text.strip(b'\0 \t\r\n') else {}
+    if config == {}:
+      raise ValueError('it is empty')
   except FileNotFoundError as e:
     raise InputError(
       f'{workdir} is not the workdir of a run: it has no {CONFIG}. Check the path.'
     ) from e
-  except (OSError, ValueError) as e:
+  except OSError as e:
     raise InputError(f'Cannot read {path}: {last_line(e)}.') from e
+  except (ValueError, RecursionError) as e:
+    raise Damaged(f'Cannot read {path}: {last_line(e)}.') from e
   if not isinstance(config, dict) or not {'model', 'dataset'} <= config.keys():
-    raise InputError(f'{path} is not the config of a run: it does not name a model and a dataset.')
+    kind = InputError if isinstance(config, dict) else Damaged  # an object is of another program
+    raise kind(f'{path} is not the config of a run: it does not name a model and a dataset.')
   return upgrade(config)
 
 
@@ -135,7 +156,7 @@ def keep_recorded(config: ConfigDict, workdir: AnyPath, given: Container[str]) -
   """Set config fields, in place, to the values that the run recorded before it was interrupted.
 
   Fields in `given` and in MAY_CHANGE keep the value they have in `config`. Nothing changes if
-  there is no checkpoint to resume from.
+  there is no checkpoint to resume from, or if the recorded config is damaged.
 
   Args:
     config: the config to resume the run with.
@@ -152,6 +173,8 @@ def keep_recorded(config: ConfigDict, workdir: AnyPath, given: Container[str]) -
     if not has_checkpoint(workdir) or not (workdir / CONFIG).exists():
       return []
     recorded = read_run(workdir).config
+  except Damaged:
+    return []  # training.workdir.write_config warns of it
   except InputError:
     raise
   except Exception as e:  # OSError, or any error of a remote file system's package
@@ -192,30 +215,49 @@ def _settled(
     yield 'dataset'
 
 
-def read_metrics(path: AnyPath) -> list[dict[str, float]]:
+def read_metrics(path: AnyPath, *, keep_damaged: bool = False) -> list[dict[str, float]]:
   """Return the complete lines of a metrics.jsonl: [{'step': 50, 'train/loss': 2.3, ...}, ...].
 
-  A last line that was cut short by a kill, or that the run is still writing, is left out.
+  A last line that was cut short by a kill, or that the run is still writing, is left out. So are
+  damaged and empty lines, and a warning names them.
+
+  Args:
+    path: the file.
+    keep_damaged: copy the file if it has damaged lines, because the caller will replace it.
 
   Raises:
-    InputError: the file cannot be read, or a line of it is damaged.
+    InputError: the file cannot be read.
   """
   try:
-    lines = path.read_text().split('\n')[:-1]
-  except (OSError, UnicodeDecodeError) as e:
-    cause = getattr(e, 'strerror', None) or e
-    raise InputError(f'Cannot read {path}: {cause}. Give the workdir of a run.') from e
-  return [_parse_line(line, path, number) for number, line in enumerate(lines, 1)]
+    lines = [_parse_line(line) for line in path.read_bytes().split(b'\n')[:-1]]
+  except OSError as e:
+    raise InputError(f'Cannot read {path}: {e.strerror or e}. Give the workdir of a run.') from e
+  damaged = [str(number) for number, line in enumerate(lines, 1) if line is None]
+  if damaged:
+    log.warning('%s: Left out damaged or empty lines: %s.', path, shortlist(damaged))
+    if keep_damaged:
+      log.warning('The file with these lines is kept as %s.', set_aside(path))
+  return [line for line in lines if line is not None]
 
 
-def _parse_line(line: str, path: AnyPath, number: int) -> dict[str, float]:
+def _parse_line(line: bytes) -> dict[str, float] | None:
+  """Return the metrics in a line, or None if it is damaged."""
   try:
     metrics = json.loads(line)
-    if 'step' in metrics and all(isinstance(x, int | float) for x in metrics.values()):
+    if math.isfinite(metrics['step']) and all(isinstance(x, int | float) for x in metrics.values()):
+      for x in metrics.values():
+        float(x)  # an integer may be too large
       return metrics
-  except (ValueError, TypeError, AttributeError):
+  except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError):
     pass
-  raise InputError(f'Cannot read {path}: line {number} is damaged. Remove it to read the rest.')
+  return None
+
+
+def set_aside(path: AnyPath) -> AnyPath:
+  """Copy a damaged file of a run, which is about to be replaced. Return the path of the copy."""
+  copy = path.with_name(f'{path.name}.damaged')
+  copy.write_bytes(path.read_bytes())
+  return copy
 
 
 def read_curves(workdir: str | os.PathLike) -> dict[str, Curve]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import logging
 import os
 import re
 from typing import TYPE_CHECKING
 
 from vit_jax.data import digits
 from vit_jax.data.prepare import MANUAL_SUBDIR, builder_class, find_data_dir, manual_download
-from vit_jax.errors import InputError, unknown
+from vit_jax.errors import InputError, last_line, unknown
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
+
+log = logging.getLogger('vit_jax')
 
 _NAME = re.compile(
   r'(?P<name>\w+)(?:/(?P<config>(?!\d+\.\d+\.\d+$)[\w.-]+?))?'
@@ -90,8 +93,12 @@ def _default_config(root: str) -> str | None:
   path = os.path.join(root, '.config', 'metadata.json')
   if not os.path.exists(path):
     return None
-  with open(path) as f:
-    return json.load(f)['default_config_name']
+  try:
+    with open(path, 'rb') as f:
+      return json.load(f)['default_config_name']
+  except (ValueError, KeyError, TypeError) as e:
+    log.warning('Cannot read %s: %s. Name the config, as in NAME/CONFIG.', path, last_line(e))
+    return None
 
 
 def _prepare_digits(data_dir: str) -> None:

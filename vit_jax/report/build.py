@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import logging
 from typing import TypeVar
 
 from vit_jax.config.old_spellings import upgrade
-from vit_jax.config.run import read_config, read_curves
+from vit_jax.config.run import METRICS, Damaged, read_config, read_curves
 from vit_jax.errors import InputError
 from vit_jax.files import local_path
 from vit_jax.report import page, sections
@@ -14,6 +15,7 @@ from vit_jax.report.newest_model import NewestModel, load_newest_model
 from vit_jax.report.summary import find_checkpoints
 
 T = TypeVar('T')
+log = logging.getLogger('vit_jax')
 
 
 def make_report(workdir: str, *, num_images: int = 256, batch_size: int = 16) -> str:
@@ -30,8 +32,12 @@ def make_report(workdir: str, *, num_images: int = 256, batch_size: int = 16) ->
     InputError: the directory is not the workdir of a run.
   """
   directory = local_path(workdir)
-  config = upgrade(read_config(directory))
   checkpoints = find_checkpoints(directory)
+  config = _attempt(lambda: upgrade(read_config(directory)))
+  if isinstance(config, InputError):
+    if not isinstance(config, Damaged) or not (checkpoints or (directory / METRICS).exists()):
+      raise config
+    log.warning('%s The report goes on without it.', config)
 
   def load_model() -> NewestModel:
     if not checkpoints:
@@ -54,16 +60,17 @@ def make_report(workdir: str, *, num_images: int = 256, batch_size: int = 16) ->
       lambda: sections.model_figures(_require(model), batch_size),
     ),
     ('throughput', 'Throughput', lambda: sections.throughput(_require(curves))),
-    ('config', 'Config', lambda: sections.config_table(config)),
+    ('config', 'Config', lambda: sections.config_table(_require(config))),
     ('checkpoints', 'Checkpoints', lambda: sections.checkpoint_table(checkpoints)),
   ]
-  body = [sections.head(directory, config, curves, checkpoints)]
+  fields = {} if isinstance(config, InputError) else config
+  body = [sections.head(directory, fields, curves, checkpoints)]
   for name, title, make in parts:
     content = _attempt(make)
     if isinstance(content, InputError):
       content = page.missing(content)
     body.append(page.section(name, title, content))
-  return page.page(f'{directory.name}: {config["model"]} on {config["dataset"]}', '\n'.join(body))
+  return page.page(f'{directory.name}: {sections.describe(fields)}', '\n'.join(body))
 
 
 def _attempt(make: Callable[[], T]) -> T | InputError:

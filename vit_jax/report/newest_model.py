@@ -51,7 +51,7 @@ def load_newest_model(workdir: pathlib.Path, *, num_images: int, batch_size: int
   """
   loaded, run = load_checkpoint(str(workdir))
   if run is None:
-    raise InputError(f'{workdir} has no config.json.')
+    raise InputError(f'{workdir} has no config.json that can be read.')
   config = run.config
   try:
     split = open_eval_split(config)

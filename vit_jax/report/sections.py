@@ -46,13 +46,18 @@ def head(
   """Return the title of the page and the numbers that readers look for first."""
   facts = [] if isinstance(curves, InputError) else _key_numbers(config, curves)
   facts.append(('checkpoints', str(len(checkpoints))))
-  description = f'{config["model"]} on {config["dataset"]}'
+  description = describe(config)
   if side := config.get('image_size'):
     description += f', {side} pixels'
   return (
     f'<header>\n<h1>{page.text(workdir.name)}</h1>\n<p class="soft">{page.text(description)}'
     f' &middot; <code>{page.text(workdir)}</code></p>\n{page.tiles(facts)}\n</header>'
   )
+
+
+def describe(config: Mapping[str, Any]) -> str:
+  """Return what the run trains, in words, or that it is unknown because there is no config."""
+  return f'{config["model"]} on {config["dataset"]}' if config else 'unknown model'
 
 
 def _key_numbers(config: Mapping[str, Any], curves: Curves) -> list[tuple[str, str]]:

@@ -25,12 +25,12 @@ class MetricsWriter:
     import tensorboardX
 
     path = directory / METRICS
-    recorded = read_metrics(path) if path.exists() else []
+    recorded = read_metrics(path, keep_damaged=True) if path.exists() else []
     kept = [line for line in recorded if line['step'] <= resume_step]
     self.latest = {name: value for line in kept for name, value in line.items() if name != 'step'}
     self._seen = {(line['step'], name) for line in kept for name in line}
     write_whole(path, ''.join(json.dumps(line) + '\n' for line in kept))
-    self._file = open(path, 'a')  # noqa: SIM115 (stays open until `close`)
+    self._file = open(path, 'a', encoding='utf-8')  # noqa: SIM115 (stays open until `close`)
     self._events = tensorboardX.SummaryWriter(
       str(directory / 'tensorboard'), purge_step=resume_step + 1 if kept else None
     )

@@ -6,11 +6,12 @@ What may change, such as the learning rate or the path of the dataset, is only n
 
 from collections.abc import Iterator, Mapping, Sequence
 import hashlib
+import os
 import pathlib
 from typing import Any
 
 from vit_jax.config.fields import MODEL_FIELDS, Config
-from vit_jax.config.run import complete, read_config
+from vit_jax.config.run import Damaged, complete, read_config
 from vit_jax.data.source import Source
 from vit_jax.data.subset import evenly
 from vit_jax.errors import InputError, shortlist
@@ -37,8 +38,11 @@ def check_fields(config: Config, workdir: AnyPath, *, resume_anyway: bool = Fals
   Raises:
     InputError: a field differs. The message names it.
   """
-  recorded = read_config(workdir)
-  before = complete(recorded)
+  try:
+    recorded = read_config(workdir)
+    before = complete(recorded)
+  except (Damaged, TypeError):
+    return  # workdir.write_config warns of it
   for field in (*_STATE_FIELDS, *MODEL_FIELDS, 'image_size'):
     now, then = config[field], before[field]
     if field not in recorded or field in (*_FREE_MODEL_FIELDS, *_SHAPES) or _same(field, now, then):
@@ -63,7 +67,7 @@ def describe_data(source: Source) -> dict[str, Any]:
   for i in range(len(sample)):
     # The class and the file, or the shard and the record: what stays when a disk is mounted
     # elsewhere.
-    digest.update('/'.join(pathlib.PurePath(sample.location(i)).parts[-2:]).encode() + b'\n')
+    digest.update(os.fsencode('/'.join(pathlib.PurePath(sample.location(i)).parts[-2:])) + b'\n')
   return {
     'class_names': source.class_names,
     'num_images': len(source),

@@ -9,7 +9,7 @@ import time
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax.config.run import CHECKPOINTS, CONFIG, METRICS, read_config
+from vit_jax.config.run import CHECKPOINTS, CONFIG, METRICS, Damaged, read_config, set_aside
 from vit_jax.data.folder import absolute_path
 from vit_jax.errors import InputError, reason
 from vit_jax.files import AnyPath, write_whole
@@ -21,6 +21,7 @@ from vit_jax.training.mirror import WorkdirMirror
 LOG = 'log.txt'
 _LOCK = 'lock.json'  # exists while a run uses the workdir
 _STARTED = 'started'  # this file says when the run first started
+_CLOCKS_DIFFER = 86400  # seconds by which the clock of another host may be ahead
 
 
 def prepare_workdir(workdir: AnyPath) -> WorkdirMirror | None:
@@ -83,15 +84,22 @@ def _writing(workdir: AnyPath) -> Iterator[None]:
 
 
 def first_start(directory: pathlib.Path) -> float:
-  """Return when the run first started, in seconds since 1970. Record it if this is the first time.
+  """Return when the run first started, in seconds since 1970.
+
+  If this is the first time, or if what is recorded is no time, record the present one.
 
   Args:
     directory: local directory of the run's files.
   """
-  path = directory / _STARTED
-  if not path.exists():
-    write_whole(path, f'{time.time()}\n')
-  return float(path.read_text())
+  path, now = directory / _STARTED, time.time()
+  if path.exists():
+    text = path.read_bytes()
+    with contextlib.suppress(ValueError):
+      if 0 < float(text) < now + _CLOCKS_DIFFER:
+        return float(text)
+    log.warning('%s holds %r instead of a time. The start of the run is unknown.', path, text[:40])
+  write_whole(path, f'{now}\n')
+  return now
 
 
 def write_config(config: ConfigDict, workdir: AnyPath) -> None:
@@ -102,9 +110,13 @@ def write_config(config: ConfigDict, workdir: AnyPath) -> None:
   path = workdir / CONFIG
   fields = dict(config.items()) | {'dataset': absolute_path(config.dataset)}
   text = json.dumps(fields, indent=2) + '\n'
+  before = {}
   if path.exists():
-    before = read_config(workdir)
-    before['dataset'] = absolute_path(before['dataset'])
+    try:
+      before = read_config(workdir)
+      before['dataset'] = absolute_path(before['dataset'])
+    except Damaged as e:
+      log.warning('%s It is kept as %s. The run goes on with the given config.', e, set_aside(path))
     for field, value in json.loads(text).items():  # JSON turns tuples into lists
       if field in before and before[field] != value:
         log.info('Note: config.%s was %r and is now %r.', field, before[field], value)

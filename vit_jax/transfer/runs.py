@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from vit_jax.config.run import (
   CHECKPOINTS,
   MAY_CHANGE,
+  Damaged,
   complete,
   has_checkpoint,
   keep_fields,
@@ -137,29 +138,35 @@ def read_results(configs: Mapping[str, ConfigDict], workdir: AnyPath) -> dict[st
   """Return the results in `workdir` of those `configs` that have one.
 
   Raises:
-    InputError: a result or a checkpoint in `workdir` has another config, or cannot be read.
+    InputError: a result or a checkpoint in `workdir` has another config, or cannot be read. A
+      damaged result does not count as one.
   """
   results = None
   if jax.process_index() == 0:
     results = {}
     for name, config in configs.items():
       directory = workdir / name
-      if (directory / RESULT).exists():
-        results[name] = _read(directory / RESULT)
-        _check_same(results[name]['config'], config, directory / RESULT)
-      elif has_checkpoint(directory):
-        _check_same(read_run(directory).config, config, directory)
+      try:
+        if (directory / RESULT).exists():
+          results[name] = _read(directory / RESULT)
+          _check_same(results[name]['config'], config, directory / RESULT)
+        elif has_checkpoint(directory):
+          _check_same(read_run(directory).config, config, directory)
+      except Damaged as e:
+        log.warning('%s Training this run again, from its last checkpoint if it has one.', e)
   return hosts.gather(results)[0]
 
 
 def _read(path: AnyPath) -> Result:
   try:
-    result = json.loads(path.read_text())
+    result = json.loads(path.read_bytes())
     if not isinstance(result, dict) or not any(fields <= result.keys() for fields in _FIELDS):
       raise ValueError('it is not the result of a run')
     return {'kept': True} | result | {'config': _as_json(complete(result['config']))}
-  except (OSError, ValueError, TypeError, AttributeError) as e:
-    raise InputError(f'Cannot read {path}: {last_line(e)}. Remove it to train again.') from e
+  except OSError as e:
+    raise InputError(f'Cannot read {path}: {e.strerror or e}. Remove it to train again.') from e
+  except (ValueError, TypeError, AttributeError, RecursionError) as e:
+    raise Damaged(f'Cannot read {path}: {last_line(e)}.') from e
 
 
 def _check_same(recorded: Mapping[str, Any], config: ConfigDict, path: AnyPath) -> None:
