@@ -129,8 +129,11 @@ def keep_recorded(
   """
   for directory in (workdir / name for name in names):
     if (directory / RESULT).exists() or has_checkpoint(directory):
-      recorded = _read(directory / RESULT)['config'] if (directory / RESULT).exists() else None
-      return keep_fields(config, complete(recorded or read_config(directory)), given)
+      try:
+        recorded = _read(directory / RESULT)['config'] if (directory / RESULT).exists() else None
+        return keep_fields(config, complete(recorded or read_config(directory)), given)
+      except Damaged:
+        continue  # `read_results` warns of it
   return []
 
 
