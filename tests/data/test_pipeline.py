@@ -1,6 +1,7 @@
 """A batch depends only on the seed and the step, not on how, where or when it is made."""
 
 import itertools
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from vit_jax.data.batch import ReadOptions
 from vit_jax.data.decode_warnings import warn
 from vit_jax.data.order import TrainOrder
 from vit_jax.data.source import Source
-from vit_jax.errors import InputError
+from vit_jax.errors import InputError, explain
 
 SEED = 7
 
@@ -453,3 +454,17 @@ def test_real_images_by_all_presets(tmp_path):
       np.testing.assert_array_equal(
         made[g // 10]['image'][g % 10], function(opened[order.index(g)]['image'], order.rng(g))
       )
+
+
+def test_a_killed_worker_is_explained():
+  batches = train(Numbers(20), preprocess, batch_size=4, num_workers=1)
+  next(batches)
+  (worker,) = multiprocessing.active_children()
+  worker.kill()
+  with pytest.raises(RuntimeError) as error:
+    for _ in range(10_000):
+      next(batches)
+  assert explain(error.value) == (
+    'A worker process that reads images ended with exit code -9. If it was killed for lack of '
+    'memory, set a smaller --config.num_workers or --config.batch_size.'
+  )

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.helpers.paths import FILES
 from vit_jax.errors import InputError
 from vit_jax.inference import checkpoint_args
 from vit_jax.models.usage import Usage
@@ -86,3 +87,25 @@ def test_class_names(tmp_path):
   path.unlink()
   with pytest.raises(InputError, match=f'^Cannot read {path}: No such file or directory.$'):
     names(f'--labels={path}')
+
+
+@pytest.mark.parametrize(
+  'override, message',
+  [
+    ('num_heads=abc', '--override=num_heads=abc has a value of the wrong type. Could not override'),
+    ('num_layers=3.5', '--override=num_layers=3.5 has a value of the wrong type. Could not '),
+    ('layer_scale=high', '--override=layer_scale=high has a value of the wrong type. Could not '),
+    ('num_layers=-1', 'config.num_layers must not be negative, got -1.'),
+    ('num_heads=0', 'num_heads must be at least 1, but it is 0.'),
+    ('hidden_dim=0', 'hidden_dim must be at least 1, but it is 0.'),
+    ('num_heads=5', 'hidden_dim=192 is not divisible by num_heads=5.'),
+    ('head=tail', "Unknown head 'tail'. Available: token, gap, map."),
+    ('legs=4', "Unknown ViT-Ti/16 field 'legs'. "),
+  ],
+)
+def test_a_bad_override_is_one_sentence(override, message):
+  args = parse(f'--override={override}', '--model=ViT-Ti/16')
+  args.checkpoint = str(FILES / 'vit_token.npz')
+  with pytest.raises(InputError) as error:
+    checkpoint_args.load(args)
+  assert str(error.value).startswith(message) and '\n' not in str(error.value)

@@ -1,6 +1,9 @@
 """The fields of a batch, and the options for reading batches."""
 
+from collections.abc import Sequence
 import dataclasses
+import math
+import os
 from typing import Any, TypedDict
 
 import numpy as np
@@ -22,6 +25,25 @@ class Batch(TypedDict):
   # (b,) int32. In training: the row in the global batch, which determines dropout and mixup. In
   # evaluation: the index of the image in its split.
   example: Array
+
+
+def check_batch_fits(rows: int, image_shape: Sequence[int]) -> None:
+  """Raise InputError if the images of a batch take more than a quarter of this machine's memory.
+
+  A few batches are in memory at the same time. The system would kill the process without a word.
+
+  Args:
+    rows: number of images in this process's share of a batch.
+    image_shape: shape of an image of bytes.
+  """
+  memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  needed = rows * math.prod(image_shape)
+  if 4 * needed > memory:
+    raise InputError(
+      f'A batch of {rows:,} images takes {needed / 1e9:,.1f} GB, but this machine has '
+      f'{memory / 1e9:,.1f} GB of memory, which must hold at least four. Choose a smaller batch '
+      'size.'
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vit_jax.data.batch import ReadOptions
+from vit_jax.data.batch import ReadOptions, check_batch_fits
 from vit_jax.data.decode_warnings import collect_warnings
 from vit_jax.data.order import Order
 from vit_jax.data.preprocess import Preprocess
@@ -52,10 +52,12 @@ class Pieces:
       start_step: number of the first batch.
 
     Raises:
-      InputError: more than max_bad_records images at the beginning of the source are damaged.
+      InputError: more than max_bad_records images at the beginning of the source are damaged, or a
+        batch does not fit in memory.
     """
     self.rows = options.rows
     self.image_shape = _image_shape(source, preprocess, options.max_bad_records)
+    check_batch_fits(self.rows, self.image_shape)
     self._source = source
     self._preprocess = preprocess
     self._order = order

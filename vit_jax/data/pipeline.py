@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 import itertools
 import logging
 import multiprocessing
+from multiprocessing import resource_tracker
 import os
 import queue
 import signal
@@ -240,10 +241,27 @@ def _read_ahead(pieces: Pieces, options: ReadOptions) -> grain.IterDataset:
   if num_workers:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which only app.run parses
+    _start_resource_tracker()
     dataset = dataset.mp_prefetch(
       grain.MultiprocessingOptions(num_workers=num_workers), worker_init_fn=_init_worker
     )
   return dataset
+
+
+def _start_resource_tracker() -> None:
+  """Start Python's process that frees the memory shared with workers, without its warnings.
+
+  If this process ends at once, the tracker cleans up, which it would report after the last line.
+  """
+  name = 'PYTHONWARNINGS'
+  before = os.environ.get(name)
+  os.environ[name] = 'ignore:resource_tracker'
+  try:
+    resource_tracker.ensure_running()
+  finally:
+    del os.environ[name]
+    if before is not None:
+      os.environ[name] = before
 
 
 def _init_worker(index: int, count: int) -> None:

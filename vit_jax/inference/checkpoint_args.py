@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import jax
 
+from vit_jax.config.checks import check_config
+from vit_jax.config.fields import MODEL_FIELDS, default_config
 from vit_jax.config.flags import field_value
 from vit_jax.config.run import Run
 from vit_jax.data.preprocess import EVAL_PRESETS
 from vit_jax.data.resample import FILTERS
-from vit_jax.errors import InputError
+from vit_jax.errors import InputError, last_line
 from vit_jax.evaluation.losses import LOSSES
 from vit_jax.files import user_path
 from vit_jax.inference.load_checkpoint import load_checkpoint
@@ -95,9 +98,24 @@ def load(args: argparse.Namespace) -> tuple[Loaded, Run | None]:
     args.checkpoint,
     model=args.model,
     image_size=args.image_size,
-    overrides=dict(args.override),
+    overrides=_checked(dict(args.override)),
     dtype=args.dtype,
   )
+
+
+def _checked(overrides: dict[str, Any]) -> dict[str, Any]:
+  """Return the values of --override. Raise InputError if one has the wrong type for its field."""
+  config = default_config()
+  for field, value in overrides.items():
+    if field in MODEL_FIELDS:  # create_model names those that do not exist
+      try:
+        config[field] = value
+      except TypeError as e:
+        raise InputError(
+          f'--override={field}={value} has a value of the wrong type. {last_line(e)}.'
+        ) from e
+  check_config(config)
+  return overrides
 
 
 def add_preprocess_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vit_jax.data.batch import check_batch_fits
 from vit_jax.data.class_names import readable_names
 from vit_jax.data.preprocess import EvalPreprocess, make_eval_preprocess
 from vit_jax.errors import InputError, unknown
@@ -186,6 +187,7 @@ def _check(model: nn.Module, options: PredictOptions, usage: CompleteUsage) -> S
   for name, value in (('top_k', options.top_k), ('batch_size', options.batch_size)):
     if value < 1:
       raise InputError(f'{name} must be at least 1, but it is {value}.')
+  check_batch_fits(options.batch_size, (*model.image_size, 3))
   if options.class_names is not None:
     return options.class_names
   known = usage.class_names or ()

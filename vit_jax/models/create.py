@@ -103,6 +103,9 @@ def _create_vision_transformer(
   _check_fields(name, overrides, VisionTransformer, Variant._fields + ('resnet_stages',))
   _check_values(name, overrides)
   variant = VARIANTS[match['size']]._replace(**sizes)
+  for field, size in zip(('hidden_dim', 'mlp_dim', 'num_heads'), variant):
+    if size < 1:
+      raise InputError(f'{field} must be at least 1, but it is {size}.')
   if variant.hidden_dim % variant.num_heads:
     raise InputError(
       f'hidden_dim={variant.hidden_dim} is not divisible by num_heads={variant.num_heads}.'

@@ -16,6 +16,7 @@ import re
 import sys
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
@@ -142,6 +143,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     apply_exif=source.apply_exif,
     fast_dct=usage.fast_dct,
   )
+  devices = jax.device_count()
+  batch_size = min(batch_size, -(-max(len(source), 1) // devices) * devices)  # not only padding
   options = ReadOptions(batch_size, max_bad_records=args.max_bad_records)
   with tqdm.tqdm(total=len(source), unit=' images', disable=not sys.stderr.isatty()) as bar:
     predicted = predict_source(

@@ -31,11 +31,7 @@ Item = TypeVar('Item')
 def main(argv: Sequence[str] | None = None) -> int:
   """Run the command line and return the exit code."""
   args = _parser().parse_args(argv)
-  try:
-    return _predict(args)
-  except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at exit
-    return 0
+  return _predict(args)
 
 
 def _parser() -> argparse.ArgumentParser:

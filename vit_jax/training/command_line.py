@@ -17,12 +17,17 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.config.flags import config_file, define_config, parse_config
-from vit_jax.errors import InputError, Interrupted, print_any_text
+from vit_jax.errors import InputError, Interrupted, explain, prepare_command, printing, say
 from vit_jax.files import AnyPath, user_path
 from vit_jax.parallel import hosts
 from vit_jax.parallel.preemption import stop_on_signals
 
 EXIT_INTERRUPTED = 42
+_LESS_MEMORY = (
+  'To use less, add --config.accumulate=2 (or more), --config.remat=full, --config.scan=True or '
+  '--config.moment_dtype=bfloat16, shard the parameters with --config.parallel=mesh '
+  '--config.mesh=1,0, or set a smaller --config.batch_size. vit_jax.tools.aot tells what fits.'
+)
 
 
 def define_flags() -> flags.FlagValues:
@@ -87,12 +92,12 @@ def run(
     work: (config, workdir) -> exit code, or None for 0.
     last: see `exit_code`.
   """
-  if '--help' in argv or '-h' in argv:
-    print(description + values.get_help())
-    print('\nvit_jax/config/fields.py lists the fields of a config and their meaning.')
-    return 0
 
   def start() -> int | None:
+    if '--help' in argv or '-h' in argv:
+      print(description + values.get_help())
+      print('\nvit_jax/config/fields.py lists the fields of a config and their meaning.')
+      return 0
     config = parse_config(values, argv)
     name = pathlib.Path(config_file(values).split(':')[0]).stem
     workdir = workdir_path(values.workdir or os.path.join('runs', name))
@@ -104,7 +109,7 @@ def run(
       values.start_timeout,
     )
     try:
-      with stop_on_signals():
+      with stop_on_signals(), printing():
         return work(config, workdir)
     except OSError as e:
       if e.filename:
@@ -122,29 +127,36 @@ def exit_code(work: Callable[[], int | None], *, last: bool = False) -> int:
     work: returns an exit code, or None for 0.
     last: the process ends after this. Background threads then print nothing after that line.
   """
-  print_any_text()
   try:
-    return work() or 0
+    prepare_command()
+    with printing():
+      return work() or 0
+    return 0
   except Interrupted:
     return EXIT_INTERRUPTED
-  except InputError as e:
-    message = str(e)
-  except OSError as e:
-    file = f'{e.filename}: ' if e.filename else ''
-    message = f'{file}{e.strerror or e}. What was saved before is good.'
   except KeyboardInterrupt:
     message = 'Stopped at once, without saving. The last checkpoint is good.'
   except Exception as e:
-    message = hosts.explain_remote_failure(e) if isinstance(e, jax.errors.JaxRuntimeError) else None
+    message = _explain(e)
     if message is None:
       traceback.print_exc()
       message = f'{type(e).__name__} in vit_jax. See the traceback above.'
   stderr = sys.stderr
   if last:
     sys.stderr = open(os.devnull, 'w')  # noqa: SIM115 (stays open until the process ends)
-  print(f'error: {message}', file=stderr, flush=True)
+  say(f'error: {message}', stderr)
   hosts.fail(message)
   return 1
+
+
+def _explain(error: Exception) -> str | None:
+  """Return in one line why the program failed, or None if it is its own fault."""
+  message = explain(error, _LESS_MEMORY)
+  if isinstance(error, OSError) and message is not None:
+    return f'{message} What was saved before is good.'
+  if message is None and isinstance(error, jax.errors.JaxRuntimeError):
+    return hosts.explain_remote_failure(error)
+  return message
 
 
 def leave(code: int) -> NoReturn:
