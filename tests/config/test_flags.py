@@ -1,4 +1,5 @@
 import argparse
+import sys
 
 from absl import flags
 import pytest
@@ -72,7 +73,11 @@ def test_errors(arguments, message):
   'line, message',
   [
     ('c.batchsize = 3', "Unknown config field 'batchsize'. Did you mean 'batch_size'?"),
-    ('None.x', "'NoneType' object has no attribute 'x'"),
+    (
+      'None.x',
+      "{file} failed in line 4: AttributeError: 'NoneType' object has no attribute 'x'. Correct "
+      'it.',
+    ),
   ],
 )
 def test_a_broken_config_file(tmp_path, line, message):
@@ -82,7 +87,7 @@ def test_a_broken_config_file(tmp_path, line, message):
   )
   with pytest.raises(InputError) as e:
     parse(f'--config={tmp_path}/mine.py')
-  assert str(e.value) == message
+  assert str(e.value) == message.format(file=tmp_path / 'mine.py')
 
 
 @pytest.mark.parametrize(
@@ -127,3 +132,35 @@ def test_a_hint_for_another_batch_size():
   )
   assert hint('--config.batch_size=32') is hint('--config.seed=1') is None
   assert hint('--config.batch_size=128', '--config.lr=.004') is None
+
+
+BEGIN = (
+  'from vit_jax.config.fields import default_config\ndef get_config():\n  c = default_config()\n'
+)
+
+
+@pytest.mark.parametrize(
+  'program, words',
+  [
+    (
+      BEGIN + '  c.lr = 1 / 0\n',
+      ' failed in line 4: ZeroDivisionError: division by zero. Correct it.',
+    ),
+    (
+      BEGIN + '  open("/none/x")\n',
+      " failed in line 4: FileNotFoundError: [Errno 2] No such file or directory: '/none/x'. "
+      'Correct it.',
+    ),
+    (BEGIN + '  return {}["x"]\n', " failed in line 4: KeyError: 'x'. Correct it."),
+    ('import nothere\n', " failed in line 1: ModuleNotFoundError: No module named 'nothere'."),
+    ('\ndef get_config(:\n', ' failed in line 2: SyntaxError: invalid syntax ('),
+    (BEGIN + '  c.lr = "high"\n', " failed in line 4: TypeError: Could not override field 'lr'"),
+    ('x = 1\n', ' has no function get_config. See configs/vit_b16.py for an example.'),
+  ],
+)
+def test_a_config_file_that_fails_is_named_with_the_line(tmp_path, monkeypatch, program, words):
+  monkeypatch.delitem(sys.modules, 'config_config', raising=False)  # of an earlier config file
+  (tmp_path / 'mine.py').write_text(program)
+  with pytest.raises(InputError) as error:
+    parse(f'--config={tmp_path}/mine.py')
+  assert str(error.value).startswith(f'{tmp_path}/mine.py{words}'), error.value

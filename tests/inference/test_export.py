@@ -142,6 +142,14 @@ def test_misfits_are_refused(tmp_path, monkeypatch):
   assert not list(tmp_path.iterdir())
 
 
+def test_a_directory_is_not_called_a_damaged_program(tmp_path):
+  with pytest.raises(InputError) as error:
+    load_exported(tmp_path)
+  assert str(error.value) == (
+    f'Cannot read {tmp_path}: Is a directory. Check its permissions and its disk.'
+  )
+
+
 def test_damaged_files_are_named(tmp_path):
   with pytest.raises(InputError, match='none: no such file. Check the path.$'):
     load_exported(tmp_path / 'none')

@@ -1,10 +1,13 @@
+import io
 import logging
+import zipfile
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.helpers.paths import FILES
+from vit_jax.errors import InputError
 from vit_jax.pretrained.formats import read_arrays, write_arrays
 
 DATA = FILES
@@ -155,3 +158,33 @@ def test_a_file_of_pytorch_is_not_opened(tmp_path):
 def test_unknown_spelling(tmp_path):
   with pytest.raises(ValueError, match="Unknown spelling 'old'. Available: pre_linen, linen."):
     write_arrays({'cls': np.zeros(3, np.float32)}, tmp_path / 'a.npz', spelling='old')
+
+
+def test_a_header_that_claims_too_much_is_damage_and_takes_no_memory(tmp_path):
+  member = io.BytesIO()
+  header = {'descr': '<f4', 'fortran_order': False, 'shape': (10**12,)}
+  np.lib.format.write_array_header_1_0(member, header)
+  member.write(bytes(4000))
+  with zipfile.ZipFile(tmp_path / 'a.npz', 'w') as archive:
+    archive.writestr('x.npy', member.getvalue())
+  with pytest.raises(InputError) as error:
+    read_arrays(tmp_path / 'a.npz')
+  assert str(error.value) == (
+    f'Cannot read {tmp_path}/a.npz as an npz file of arrays: x.npy claims the shape '
+    '(1000000000000,), which is more than the file holds. Download it again.'
+  )
+
+
+def test_only_damage_is_blamed_on_the_file(monkeypatch):
+  path = DATA / 'vit_token.npz'
+  error = MemoryError('Unable to allocate 9 GiB')
+  monkeypatch.setattr(np, 'load', lambda *_, **__: (_ for _ in ()).throw(error))
+  with pytest.raises(MemoryError):
+    read_arrays(path)
+  error = PermissionError(13, 'Permission denied')
+  with pytest.raises(InputError) as read:
+    read_arrays(path)
+  assert str(read.value) == (
+    f'Cannot read {path} as an npz file of arrays: Permission denied. Check its permissions and '
+    'its disk.'
+  )

@@ -1,5 +1,6 @@
 import json
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from tests.helpers.paths import FILES
 from vit_jax import create_model, load_params, save_params
+from vit_jax.pretrained import orbax
 from vit_jax.pretrained.formats import read_arrays, read_checkpoint, read_class_names, write_arrays
 from vit_jax.pretrained.metadata import Metadata
 from vit_jax.training.checkpoint import Checkpoints
@@ -97,6 +99,33 @@ def test_a_lost_or_changed_record_is_found(tmp_path):
     ValueError, match=f'Cannot read the checkpoint {tmp_path}/p: it is damaged .*. Use another'
   ):
     read_arrays(tmp_path / 'p')
+
+
+@pytest.mark.parametrize('part', ['_read_meta', '_restore'])
+def test_only_damage_is_blamed_on_the_checkpoint(tmp_path, monkeypatch, part):
+  params = load_params(DATA / 'vit_token.npz', MODEL)
+  save_params(params, tmp_path / 'p', model=MODEL)
+  for error, words in (
+    (MemoryError('Unable to allocate 9 GiB'), None),
+    (RuntimeError("Unable to initialize backend 'cuda': no device"), None),
+    (
+      PermissionError(13, 'Permission denied'),
+      f'Cannot read the checkpoint {tmp_path}/p: Permission denied. Correct that and run the same '
+      'command again.',
+    ),
+    (
+      KeyError('x'),
+      f"Cannot read the checkpoint {tmp_path}/p: it is damaged ('x'). Use another checkpoint.",
+    ),
+  ):
+
+    def fail(path, error=error):
+      raise error
+
+    monkeypatch.setattr(orbax, part, fail)
+    with pytest.raises(Exception) as read:
+      orbax.read_orbax(epath.Path(tmp_path / 'p'))
+    assert read.value is error if words is None else str(read.value) == words
 
 
 def test_no_directory_of_another_kind_is_replaced(tmp_path):

@@ -176,6 +176,44 @@ def test_a_checkpoint_out_of_reach_is_not_called_damaged(tmp_path):
     Checkpoints(tmp_path).restore(state())
 
 
+NOT_THE_FILE = [
+  MemoryError('Unable to allocate 9 GiB'),
+  RuntimeError("Unable to initialize backend 'cuda': no device"),
+  jax.errors.JaxRuntimeError('UNAVAILABLE: another process is gone'),
+]
+
+
+@pytest.mark.parametrize('error', NOT_THE_FILE, ids=lambda error: type(error).__name__)
+def test_what_the_machine_lacks_is_not_blamed_on_the_checkpoint(tmp_path, monkeypatch, error):
+  c = Checkpoints(tmp_path)
+  c.save(7, state(), {})
+  c.wait()
+
+  def fail(*_, **__):
+    raise error
+
+  monkeypatch.setattr(c._manager, 'restore', fail)
+  with pytest.raises(type(error)) as read:
+    c.restore(state())
+  assert read.value is error
+  monkeypatch.setattr(c._manager, 'save', fail)
+  with pytest.raises(type(error)) as written:
+    c.save(8, state(), {})
+  assert written.value is error
+
+
+def test_an_error_of_the_check_is_its_own(tmp_path):
+  """It is not part of reading, so a bug in it does not make the checkpoint a damaged one."""
+  c = Checkpoints(tmp_path)
+  c.save(7, state(), {'model': 'a'})
+  c.wait()
+  with pytest.raises(ZeroDivisionError):
+    c.restore(state(), lambda metadata: 1 // 0)
+  with pytest.raises(InputError, match='^Another model.$'):
+    c.restore(state(), lambda metadata: (_ for _ in ()).throw(InputError('Another model.')))
+  c.close()
+
+
 def test_another_architecture_lists_the_arrays(tmp_path):
   c = Checkpoints(tmp_path)
   c.save(1, state(), {})

@@ -3,8 +3,10 @@
 import ast
 from collections.abc import Sequence
 import logging
+import os
 import re
 import sys
+import traceback
 from typing import Any
 
 from absl import flags
@@ -15,7 +17,7 @@ from vit_jax.config.checks import unknown_field
 from vit_jax.config.length import settle_length
 from vit_jax.config.no_effect import check_effect
 from vit_jax.config.old_spellings import normalize
-from vit_jax.errors import InputError, last_line
+from vit_jax.errors import InputError, causes, first_line, last_line, machine_failure
 from vit_jax.files import user_path
 
 log = logging.getLogger('vit_jax')
@@ -54,7 +56,9 @@ def parse_config(flag_values: flags.FlagValues, argv: Sequence[str]) -> ConfigDi
     if config is not None:
       list(config)  # a config that failed to load raises its error when it is first used
   except Exception as e:  # a config file is a program, which may raise anything
-    raise _input_error(e) from e
+    if machine_failure(e):
+      raise
+    raise _program_error(e, argv) or _input_error(e) from e
   finally:
     sys.argv = before
   if len(rest) > 1:
@@ -119,6 +123,32 @@ def field_value(text: str) -> tuple[str, Any]:
 
 
 field_value.__name__ = 'FIELD=VALUE'  # argparse shows this name in its messages
+
+
+def _program_error(error: Exception, argv: Sequence[str]) -> InputError | None:
+  """Return the InputError for a config file that fails as a program, or None if it does not.
+
+  Unknown fields and InputErrors of the recipes are left to `_input_error`.
+  """
+  paths = [re.split('[=:]', word, maxsplit=2)[1] for word in argv if word.startswith('--config=')]
+  for cause in causes(error):
+    if isinstance(cause, InputError) or 'since the config is locked' in str(cause):
+      return None
+    if isinstance(cause, AttributeError) and "attribute 'get_config'" in str(cause):
+      return InputError(
+        f'{paths[-1]} has no function get_config. See configs/vit_b16.py for an example.'
+      )
+    frames = [(f.f_code.co_filename, line) for f, line in traceback.walk_tb(cause.__traceback__)]
+    if isinstance(cause, SyntaxError):
+      frames.append((cause.filename or '', cause.lineno or 0))
+    for path, line in reversed(frames):
+      if any(
+        os.path.exists(p) and os.path.samefile(path, p) for p in paths if os.path.exists(path)
+      ):
+        return InputError(
+          f'{path} failed in line {line}: {type(cause).__name__}: {first_line(cause)}. Correct it.'
+        )
+  return None
 
 
 def _input_error(e: Exception) -> InputError:

@@ -16,7 +16,7 @@ import numpy as np
 from vit_jax.config.fields import default_config
 from vit_jax.config.old_spellings import later_fields, upgrade
 from vit_jax.data.folder import is_folder
-from vit_jax.errors import InputError, last_line, reason, shortlist
+from vit_jax.errors import InputError, last_line, machine_failure, reason, shortlist
 from vit_jax.files import AnyPath, user_path
 
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values
@@ -178,6 +178,8 @@ def keep_recorded(config: ConfigDict, workdir: AnyPath, given: Container[str]) -
   except InputError:
     raise
   except Exception as e:  # OSError, or any error of a remote file system's package
+    if machine_failure(e):
+      raise
     raise InputError(
       f'Cannot read the workdir {workdir}: {reason(e)}. Give another with --workdir=DIR.'
     ) from e

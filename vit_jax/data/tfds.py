@@ -18,7 +18,7 @@ from vit_jax.data.source import Example, Source
 from vit_jax.data.splits import split_ranges
 from vit_jax.data.subset import Concatenation
 from vit_jax.data.tfrecord import TFRecordReader
-from vit_jax.errors import InputError, last_line
+from vit_jax.errors import InputError, last_line, remedy
 
 _MAX_OPEN_FILES = 65536
 
@@ -136,7 +136,8 @@ class TfdsSource(Source):
           reader = _READERS[self._format](file.path)
         except (OSError, ValueError, RuntimeError) as e:
           raise InputError(
-            f'Cannot read {file.path}: {last_line(e).rstrip(".")}. Prepare the dataset again.'
+            f'Cannot read {file.path}: {last_line(e).rstrip(".")}. '
+            f'{remedy(e, "Prepare the dataset again.")}'
           ) from e
         if reader.num_records() != file.num_records:
           raise InputError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vit_jax.data import digits
 from vit_jax.data.prepare import MANUAL_SUBDIR, builder_class, find_data_dir, manual_download
-from vit_jax.errors import InputError, last_line, unknown
+from vit_jax.errors import InputError, last_line, remedy, unknown
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
@@ -66,7 +66,7 @@ def read_info(directory: str) -> tfds.core.DatasetInfo:
   except (OSError, ValueError, KeyError, json_format.ParseError) as e:
     raise InputError(
       f'Cannot read the description of the dataset in {directory}: {" ".join(str(e).split())}. '
-      'Prepare the dataset again.'
+      f'{remedy(e, "Prepare the dataset again.")}'
     ) from e
 
 

@@ -27,7 +27,7 @@ from vit_jax.data.source import Source
 from vit_jax.dedup.bands import Index, find_pairs, make_index
 from vit_jax.dedup.example_ids import ExampleIds
 from vit_jax.dedup.hashes import against_hashes, train_hashes
-from vit_jax.errors import InputError
+from vit_jax.errors import InputError, machine_failure
 from vit_jax.files import is_remote
 from vit_jax.parallel.lock import Lock
 
@@ -154,10 +154,13 @@ def run_pipeline(build: Callable[[Pipeline], None], beam_args: Sequence[str] = (
   options = PipelineOptions(list(beam_args))
   if not any(arg.split('=')[0] == '--runner' for arg in beam_args):
     options = PipelineOptions(['--runner=FnApiRunner', *beam_args])
+  pipeline = beam.Pipeline(options=options)
+  build(pipeline)
   try:
-    with beam.Pipeline(options=options) as pipeline:
-      build(pipeline)
+    pipeline.run().wait_until_finish()
   except Exception as e:  # each runner raises errors of its own
+    if machine_failure(e):
+      raise
     cause = textwrap.shorten(str(e), 300, placeholder=' ...')
     raise InputError(f'The Beam pipeline failed: {cause}') from e
   finally:

@@ -22,7 +22,7 @@ from jax import export as jax_export
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax.errors import InputError, unknown
+from vit_jax.errors import InputError, machine_failure, reason, unknown
 from vit_jax.evaluation.losses import to_probabilities
 from vit_jax.files import user_path
 from vit_jax.inference.predict import check_classes
@@ -107,10 +107,16 @@ def load_exported(path: str | os.PathLike[str]) -> Callable[[Any], jax.Array]:
   """
   path = user_path(path)
   try:
-    program = jax_export.deserialize(bytearray(path.read_bytes()))
+    content = bytearray(path.read_bytes())
   except FileNotFoundError:
     raise InputError(f'Cannot read {path}: no such file. Check the path.') from None
+  except OSError as e:
+    raise InputError(f'Cannot read {path}: {reason(e)}. Check its permissions and its disk.') from e
+  try:
+    program = jax_export.deserialize(content)
   except Exception as e:  # flatbuffers and MLIR raise all kinds of errors on damaged files
+    if machine_failure(e):
+      raise
     raise InputError(f'{path} is not a readable StableHLO program ({e}). Export it again.') from e
   call = jax.jit(program.call)
   if len(program.in_avals) == 1:
@@ -166,6 +172,8 @@ def export_onnx(
         output_names=['probabilities'],
       )
     except Exception as e:  # jax2onnx raises all kinds of errors
+      if machine_failure(e):
+        raise
       raise InputError(f'jax2onnx cannot convert this model ({type(e).__name__}: {e}).') from e
     beside = weights_suffix is not None
     onnx.save_model(graph, out, save_as_external_data=beside, location=f'{out.name}.data')

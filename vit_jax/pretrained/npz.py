@@ -6,12 +6,13 @@ of the first published files in linen's spelling, without a prefix, and one set 
 
 from collections.abc import Mapping
 import logging
+import math
 import os
 import re
 
 import numpy as np
 
-from vit_jax.errors import InputError, shortlist, unknown
+from vit_jax.errors import InputError, machine_failure, remedy, shortlist, unknown
 from vit_jax.files import replacing
 
 POSITIONS = 'Transformer/posembed_input/pos_embedding'
@@ -61,14 +62,35 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       strange = [name for name in members if not name.endswith('.npy')]
       if strange or not members:
         raise ValueError(f'it holds {shortlist(strange)}' if strange else 'it is empty')
+      for name in members:
+        _check_header(archive, name)
       arrays = {name: archive[name] for name in archive.files}
   except InputError:
     raise
   except Exception as e:  # damage raises anything: zipfile, zlib, struct, NumPy's header parser
+    if machine_failure(e):
+      raise
+    cause = getattr(e, 'strerror', None) or e or type(e).__name__
     raise InputError(
-      f'Cannot read {path} as an npz file of arrays: {e or type(e).__name__}. Download it again.'
+      f'Cannot read {path} as an npz file of arrays: {cause}. {remedy(e, "Download it again.")}'
     ) from e
   return canonical(arrays, path)
+
+
+def _check_header(npz: np.lib.npyio.NpzFile, name: str) -> None:
+  """Raise ValueError if an array claims more bytes than the file has, before memory is taken."""
+  readers = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+  }
+  archive = npz.zip
+  assert archive is not None  # it is open
+  with archive.open(name) as f:
+    version = np.lib.format.read_magic(f)
+    if version in readers:  # no other has a public reader, and only strange names need another
+      shape, _, dtype = readers[version](f)
+      if math.prod(shape) * dtype.itemsize > archive.getinfo(name).file_size:
+        raise ValueError(f'{name} claims the shape {shape}, which is more than the file holds')
 
 
 def pickle_error(path: str | os.PathLike[str]) -> InputError:

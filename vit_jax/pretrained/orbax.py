@@ -4,8 +4,10 @@ Orbax does not notice a flipped byte. So a fingerprint of every array is saved, 
 reading.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import errno
+import functools
 import logging
 import os
 import pathlib
@@ -18,7 +20,7 @@ from flax import traverse_util
 import jax
 import numpy as np
 
-from vit_jax.errors import InputError, reason, shortlist
+from vit_jax.errors import InputError, machine_failure, os_error_code, reason, shortlist
 from vit_jax.files import AnyPath, is_remote, local_path, user_path
 from vit_jax.pretrained.fingerprint import fingerprint, named_leaves
 from vit_jax.pretrained.metadata import Metadata
@@ -56,12 +58,9 @@ def read_orbax(path: AnyPath) -> dict[str, np.ndarray]:
   Raises:
     InputError: the checkpoint is damaged.
   """
-  try:
+  with reading(path, functools.partial(_damaged, path)), ignore_late_reads():
     saved = _read_meta(path)['fingerprint']
-    with ignore_late_reads():
-      prefix, arrays = _restore(path)
-  except Exception as e:  # Orbax, TensorStore and JSON raise anything for damaged files
-    raise _damaged(path, e) from e
+    prefix, arrays = _restore(path)
   # Compute them one by one. All at once would hold a second copy of the arrays.
   wrong = [k for k, x in arrays.items() if fingerprint({k: x})[k] != saved.get(prefix + k)]
   if wrong:
@@ -78,10 +77,8 @@ def read_metadata(path: AnyPath) -> Metadata:
   Raises:
     InputError: the checkpoint is damaged.
   """
-  try:
+  with reading(path, functools.partial(_damaged, path)):
     meta = _read_meta(path)
-  except Exception as e:
-    raise _damaged(path, e) from e
   fields = {field: meta[field] for field in Metadata._fields if meta.get(field)}
   for field, value in fields.items():
     if isinstance(value, list) and field != 'class_names':  # JSON has no tuples
@@ -120,6 +117,8 @@ def write_orbax(
         path.rename(new.with_name('old'))  # deleted with the temporary directory
       new.rename(path)
   except Exception as e:  # TensorStore raises ValueError, OSError and others for a full disk
+    if machine_failure(e):
+      raise
     raise InputError(f'Cannot write {path}: {reason(e)}. Choose another path.') from e
 
 
@@ -179,7 +178,31 @@ def _read_meta(path: AnyPath) -> dict[str, Any]:
   return dict(ocp.JsonCheckpointHandler().restore(epath.Path(path) / _META))
 
 
-def _damaged(path: AnyPath, error: Exception) -> InputError:
-  return InputError(
-    f'Cannot read the checkpoint {path}: it is damaged ({reason(error)}). Use another checkpoint.'
-  )
+@contextlib.contextmanager
+def reading(path: AnyPath, damaged: Callable[[str], str]) -> Iterator[None]:
+  """Turn the errors of Orbax, for a checkpoint that cannot be read, into InputErrors.
+
+  Errors that say nothing about the checkpoint stay as they are: the machine lacks memory or a
+  device, or another process of the job has ended.
+
+  Args:
+    path: directory of the checkpoint.
+    damaged: returns the message for a damaged checkpoint, given the reason.
+  """
+  try:
+    yield
+  except jax.errors.JaxRuntimeError:
+    raise
+  except Exception as e:  # Orbax, TensorStore and JSON raise anything for damaged files
+    if machine_failure(e):
+      raise
+    if os_error_code(e) not in (None, errno.ENOENT):  # a disk or network that may recover
+      raise InputError(
+        f'Cannot read the checkpoint {path}: {reason(e)}. Correct that and run the same command '
+        'again.'
+      ) from e
+    raise InputError(damaged(reason(e))) from e
+
+
+def _damaged(path: AnyPath, cause: str) -> str:
+  return f'Cannot read the checkpoint {path}: it is damaged ({cause}). Use another checkpoint.'

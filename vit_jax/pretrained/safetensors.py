@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.errors import InputError
+from vit_jax.errors import InputError, remedy
 from vit_jax.files import AnyPath, local_path, replacing
 from vit_jax.models.sizes import VARIANTS
 from vit_jax.pretrained import config_json, torch_configs, torch_layout, torch_positions
@@ -95,7 +95,8 @@ def shard_names(index: AnyPath) -> list[str]:
     return names
   except (OSError, ValueError, KeyError, AttributeError, TypeError) as e:
     raise InputError(
-      f'Cannot read {index} as an index of safetensors files ({e}). Download it again.'
+      f'Cannot read {index} as an index of safetensors files ({e}). '
+      f'{remedy(e, "Download it again.")}'
     ) from e
 
 
@@ -175,7 +176,9 @@ def _open(path: AnyPath) -> Any:
   except FileNotFoundError:
     raise InputError(f'Cannot read {path}: no such file. Check the path.') from None
   except (SafetensorError, OSError) as e:
-    raise InputError(f'Cannot read {path} as a safetensors file: {e}. Download it again.') from e
+    raise InputError(
+      f'Cannot read {path} as a safetensors file: {e}. {remedy(e, "Download it again.")}'
+    ) from e
 
 
 def _array_names(path: AnyPath) -> list[str]:

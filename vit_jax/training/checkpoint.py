@@ -7,7 +7,6 @@ fingerprint of every array is stored beside the state and compared after reading
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
-import errno
 import pathlib
 import shutil
 from typing import Any, NamedTuple
@@ -15,10 +14,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vit_jax.errors import InputError, NotFinite, os_error_code, reason, shortlist
+from vit_jax.errors import InputError, NotFinite, machine_failure, reason, shortlist
 from vit_jax.files import AnyPath
 from vit_jax.pretrained.fingerprint import fingerprint, named_leaves
-from vit_jax.pretrained.orbax import ignore_late_reads
+from vit_jax.pretrained.orbax import ignore_late_reads, reading
+
+_Shapes = dict[str, tuple[int, ...]]  # of the arrays of a tree, by name
 
 
 class Restored(NamedTuple):
@@ -123,43 +124,24 @@ class Checkpoints:
       like,
     )
     items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-    try:
-      only_meta = ocp.args.Composite(meta=ocp.args.JsonRestore())
+    only_meta = ocp.args.Composite(meta=ocp.args.JsonRestore())
+    with self._reading(path):
       metadata = self._manager.restore(step, args=only_meta)['meta']
-      check(metadata)
-      self._check_architecture(path, step, abstract)
-      with ignore_late_reads():
-        state = self._manager.restore(step, args=items)['state']
-    except (InputError, jax.errors.JaxRuntimeError):  # the latter if another process has ended
-      raise
-    except Exception as e:  # Orbax, TensorStore and JSON raise many kinds on damaged files
-      if os_error_code(e) not in (None, errno.ENOENT):  # a disk or network that may recover
-        raise InputError(
-          f'Cannot read the checkpoint {path}: {reason(e)}. Correct that and run the same command '
-          'again.'
-        ) from e
-      raise InputError(self._damaged(path, f'cannot be read ({reason(e)})')) from e
-    saved = metadata['fingerprint']
+      saved = metadata['fingerprint']
+    check(metadata)
+    with self._reading(path):
+      shapes = _shapes(self._manager.item_metadata(step)['state'])
+    _check_architecture(path, shapes, _shapes(abstract))
+    with self._reading(path), ignore_late_reads():
+      state = self._manager.restore(step, args=items)['state']
     wrong = sorted(name for name, x in fingerprint(state).items() if x != saved.get(name))
     if wrong:
       raise InputError(self._damaged(path, f'changed after it was saved, in {shortlist(wrong)}'))
     return Restored(state, metadata)
 
-  def _check_architecture(self, path: AnyPath, step: int, abstract: Any) -> None:
-    expected = _shapes(abstract)
-    actual = _shapes(self._manager.item_metadata(step)['state'])
-    wrong = [
-      f'{name} is {actual.get(name, "missing")}, the model has {expected.get(name, "none")}'
-      for name in sorted(expected.keys() | actual.keys())
-      if expected.get(name) != actual.get(name)
-    ]
-    if wrong:
-      # The optimizer's moments only repeat the mismatches of the parameters.
-      in_params = [text for text in wrong if text.startswith('params/')]
-      raise InputError(
-        f'The checkpoint {path} is of another architecture: {shortlist(in_params or wrong)}. '
-        'Choose another workdir, or use the config that wrote it.'
-      )
+  def _reading(self, path: AnyPath) -> contextlib.AbstractContextManager[None]:
+    """Turn the errors of Orbax, for a checkpoint that cannot be read, into InputErrors."""
+    return reading(path, lambda cause: self._damaged(path, f'cannot be read ({cause})'))
 
   def _damaged(self, path: AnyPath, how: str) -> str:
     others = [step for step in self.steps() if str(step) != path.name]
@@ -191,10 +173,28 @@ class Checkpoints:
       raise
     except Exception as e:  # TensorStore raises ValueError, OSError and others for a full disk
       self._failed = True
+      if machine_failure(e):
+        raise
       raise InputError(
         f'Cannot write a checkpoint to {self._directory}: {reason(e)}. {self.newest_good()} '
         'Correct that and run the same command again.'
       ) from e
+
+
+def _check_architecture(path: AnyPath, actual: _Shapes, expected: _Shapes) -> None:
+  """Raise InputError if a checkpoint has other arrays than the model."""
+  wrong = [
+    f'{name} is {actual.get(name, "missing")}, the model has {expected.get(name, "none")}'
+    for name in sorted(expected.keys() | actual.keys())
+    if expected.get(name) != actual.get(name)
+  ]
+  if wrong:
+    # The optimizer's moments only repeat the mismatches of the parameters.
+    in_params = [text for text in wrong if text.startswith('params/')]
+    raise InputError(
+      f'The checkpoint {path} is of another architecture: {shortlist(in_params or wrong)}. '
+      'Choose another workdir, or use the config that wrote it.'
+    )
 
 
 def _open_manager(directory: AnyPath, keep: int, keep_every: int) -> Any:
@@ -249,6 +249,6 @@ def _all_finite(leaves: list[jax.Array]) -> list[jax.Array]:
   return [jnp.all(jnp.isfinite(x)) for x in leaves]
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def _shapes(tree: Any) -> _Shapes:
   names, leaves = named_leaves(tree)
   return {name: tuple(x.shape) for name, x in zip(names, leaves, strict=True)}

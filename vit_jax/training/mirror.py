@@ -12,7 +12,7 @@ import threading
 
 from etils import epath
 
-from vit_jax.errors import InputError, reason
+from vit_jax.errors import InputError, machine_failure, reason
 from vit_jax.files import AnyPath
 
 log = logging.getLogger('vit_jax')
@@ -54,12 +54,15 @@ class WorkdirMirror:
     self._thread.start()
 
   def _fetch(self, workdir: epath.Path, names: Iterable[str]) -> None:
-    try:
-      for name in names:
-        if (workdir / name).exists():
-          (self.directory / name).write_bytes((workdir / name).read_bytes())
-    except Exception as e:  # every store's package has errors of its own
-      raise InputError(f'Cannot read the workdir {workdir}: {reason(e)}.') from e
+    for name in names:
+      try:
+        content = (workdir / name).read_bytes() if (workdir / name).exists() else None
+      except Exception as e:  # every store's package has errors of its own
+        if machine_failure(e):
+          raise
+        raise InputError(f'Cannot read the workdir {workdir}: {reason(e)}.') from e
+      if content is not None:
+        (self.directory / name).write_bytes(content)
 
   def copy(self) -> None:
     """Copy the files that have grown. Returns when they are in the store.

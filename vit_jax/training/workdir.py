@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.config.run import CHECKPOINTS, CONFIG, METRICS, Damaged, read_config, set_aside
 from vit_jax.data.folder import absolute_path
-from vit_jax.errors import InputError, reason
+from vit_jax.errors import InputError, machine_failure, reason
 from vit_jax.files import AnyPath, write_whole
 from vit_jax.parallel import hosts
 from vit_jax.parallel.lock import Lock
@@ -75,9 +75,11 @@ def _writing(workdir: AnyPath) -> Iterator[None]:
   """Turn the errors of writing to the workdir into InputErrors."""
   try:
     yield
-  except InputError:
+  except (InputError, jax.errors.JaxRuntimeError):  # the latter if another process has ended
     raise
   except Exception as e:  # OSError, or the error of an object store's package
+    if machine_failure(e):
+      raise
     raise InputError(
       f'Cannot write to the workdir {workdir}: {reason(e)}. Choose another with --workdir=DIR.'
     ) from e
