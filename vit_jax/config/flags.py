@@ -58,7 +58,7 @@ def parse_config(flag_values: flags.FlagValues, argv: Sequence[str]) -> ConfigDi
   except Exception as e:  # a config file is a program, which may raise anything
     if machine_failure(e):
       raise
-    raise _program_error(e, argv) or _input_error(e) from e
+    raise _program_error(e, sys.argv) or _input_error(e) from e
   finally:
     sys.argv = before
   if len(rest) > 1:
