@@ -142,6 +142,16 @@ def test_a_file_that_names_nobody_is_replaced(path, text):
     assert json.loads(path.read_text())['pid'] == os.getpid()
 
 
+def test_a_file_that_is_being_written_is_read_again(tmp_path, monkeypatch):
+  monkeypatch.setattr(lock_lib, '_SETTLE_SECONDS', 0)
+  path = epath.Path(tmp_path / 'lock.json')
+  holder = edit(path, id='other')
+  whole = path.read_text()
+  path.write_text(whole[:20])
+  monkeypatch.setattr(lock_lib.time, 'sleep', lambda s: path.write_text(whole))
+  assert refused(path) == words(holder)
+
+
 def test_a_holder_renews_and_notices_that_it_was_taken_for_dead(path, monkeypatch):
   monkeypatch.setattr(lock_lib, '_RENEW_SECONDS', 0.02)
   clock = iter(range(100, 10**9))

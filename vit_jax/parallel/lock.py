@@ -29,7 +29,7 @@ log = logging.getLogger('vit_jax')
 _RENEW_SECONDS = 15
 _STALE_SECONDS = 90
 _OLD_SECONDS = 600  # more than the clocks of two machines differ: nobody needs to watch such a file
-_PATIENCE_SECONDS = 1  # for the operating system to free the lock of a process that has ended
+_PATIENCE_SECONDS = 1  # for the lock of a process that has ended, and for a half-written file
 _SETTLE_SECONDS = 2  # for two processes that write the file at once to see which came last
 
 
@@ -75,7 +75,7 @@ class Lock:
     if isinstance(self._path, pathlib.Path):
       self._descriptor = self._open(self._path)
     try:
-      holder = self._read()
+      holder = self._read() if self._descriptor is not None else self._read_settled()
       if holder is not None and not self._is_gone(holder):
         raise self._in_use(self._read() or holder)
       self._write()
@@ -154,8 +154,10 @@ class Lock:
     while time.monotonic() < until:
       time.sleep(_STALE_SECONDS / 30)
       now = self._read()
-      if now != holder:
-        return now is None
+      if now is None and not self._path.exists():
+        return True  # it has ended
+      if now not in (None, holder):
+        return False
     return True
 
   def _in_use(self, holder: Holder | None) -> InputError:
@@ -179,6 +181,13 @@ class Lock:
       return Holder(**{field: values[field] for field in Holder._fields})
     except (FileNotFoundError, ValueError, KeyError, TypeError):
       return None
+
+  def _read_settled(self) -> Holder | None:
+    """Like `_read`, but wait a moment for a file that is just being written."""
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while (holder := self._read()) is None and self._path.exists() and time.monotonic() < until:
+      time.sleep(0.05)
+    return holder
 
   def _write(self) -> None:
     self._mine = self._mine._replace(renewed=round(time.time()))
