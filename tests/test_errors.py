@@ -170,6 +170,13 @@ def test_a_device_that_does_not_exist(monkeypatch):
   assert 'JAX_PLATFORMS=gpu here: INTERNAL: no chip. Set ' in machine_failure(error)
 
 
+def test_no_more_threads():
+  error = caused_by(RuntimeError("can't start new thread"), ValueError('x'))
+  assert machine_failure(error) == (
+    'This machine allows no more threads. End other programs, or raise the limit (ulimit -u).'
+  )
+
+
 def test_a_killed_worker_and_a_missing_module():
   worker = RuntimeError(
     'Worker process was terminated unexpectedly with exit code -9. Search the logs above for the '

@@ -162,6 +162,10 @@ def machine_failure(error: BaseException, less_memory: str = '') -> str | None:
       return f'This machine is out of memory ({reason(cause)}). {less_memory}'.rstrip()
     if not isinstance(cause, RuntimeError):
       continue
+    if text == "can't start new thread":
+      return (
+        'This machine allows no more threads. End other programs, or raise the limit (ulimit -u).'
+      )
     if text.startswith('RESOURCE_EXHAUSTED'):
       return f'The device is out of memory ({_shortage(text)}). {less_memory}'.rstrip()
     if re.match("Unable to initialize backend|Unknown backend|Backend '.*' failed to", text):

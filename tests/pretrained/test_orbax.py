@@ -108,6 +108,8 @@ def test_only_damage_is_blamed_on_the_checkpoint(tmp_path, monkeypatch, part):
   for error, words in (
     (MemoryError('Unable to allocate 9 GiB'), None),
     (RuntimeError("Unable to initialize backend 'cuda': no device"), None),
+    (RuntimeError("can't start new thread"), None),
+    (ModuleNotFoundError("No module named 'gcsfs'", name='gcsfs'), None),
     (
       PermissionError(13, 'Permission denied'),
       f'Cannot read the checkpoint {tmp_path}/p: Permission denied. Correct that and run the same '

@@ -182,8 +182,8 @@ def _read_meta(path: AnyPath) -> dict[str, Any]:
 def reading(path: AnyPath, damaged: Callable[[str], str]) -> Iterator[None]:
   """Turn the errors of Orbax, for a checkpoint that cannot be read, into InputErrors.
 
-  Errors that say nothing about the checkpoint stay as they are: the machine lacks memory or a
-  device, or another process of the job has ended.
+  Errors that say nothing about the checkpoint stay as they are: the machine lacks memory, a device
+  or a package, or another process of the job has ended.
 
   Args:
     path: directory of the checkpoint.
@@ -191,7 +191,7 @@ def reading(path: AnyPath, damaged: Callable[[str], str]) -> Iterator[None]:
   """
   try:
     yield
-  except jax.errors.JaxRuntimeError:
+  except (jax.errors.JaxRuntimeError, ImportError):
     raise
   except Exception as e:  # Orbax, TensorStore and JSON raise anything for damaged files
     if machine_failure(e):
