@@ -125,10 +125,14 @@ def test_a_field_without_a_value(capsys):
 
 
 def test_a_hint_for_another_batch_size():
-  hint = lambda *flags: learning_rate_hint(parse(QUICKSTART, *flags)[1])
+  hint = lambda *flags, rates=None: learning_rate_hint(parse(QUICKSTART, *flags)[1], rates)
   assert hint('--config.batch_size=128') == (
-    'Hint: config.lr=0.001 was chosen for batches of 32 images. For 128, it would be 0.004 if '
-    'scaled linearly, and 0.002 by the square root. Set --config.lr=...'
+    'Hint: --config.lr=0.001 was chosen for batches of 32 images. For 128, it would be 0.004 if '
+    'scaled linearly, and 0.002 by the square root.'
+  )
+  assert hint('--config.batch_size=8', rates=(0.001, 0.03)) == (
+    'Hint: --lrs=0.001,0.03 was chosen for batches of 32 images. For 8, it would be 0.00025,0.0075 '
+    'if scaled linearly, and 0.0005,0.015 by the square root.'
   )
   assert hint('--config.batch_size=32') is hint('--config.seed=1') is None
   assert hint('--config.batch_size=128', '--config.lr=.004') is None

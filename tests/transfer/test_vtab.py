@@ -42,6 +42,28 @@ def test_the_protocol():
     vtab.task_config('svhn', {'batchsize': 8})
   with pytest.raises(InputError, match="config.batch_size='x' has the wrong type. Could not"):
     vtab.task_config('svhn', {'batch_size': 'x'})
+  assert vtab.task_config('svhn', {'num_epochs': 5.0}).total_steps is None  # replaces the 2,500
+  with pytest.raises(InputError, match='^config.num_epochs=5 and config.total_steps=9 both set'):
+    vtab.task_config('svhn', {'num_epochs': 5.0, 'total_steps': 9})
+  with pytest.raises(InputError, match='^config.dataset is that of each task. Choose the tasks'):
+    vtab.task_config('svhn', {'dataset': 'cifar10'})
+
+
+@pytest.mark.parametrize(
+  'flags, words',
+  [
+    (['--set=beta1=.5'], "config.beta1=0.5 has no effect with config.optimizer='sgd'. Leave it"),
+    (['--seed=1', '--set=seed=2'], '--seed and --set=seed=2 say the same. Give only --seed.'),
+    (
+      ['--set=init_from=x'],
+      '--checkpoint and --set=init_from=x say the same. Give only --checkpoint.',
+    ),
+  ],
+)
+def test_flags_that_would_be_ignored(tmp_path, capsys, flags, words):
+  checkpoint = f'--checkpoint={CHECKPOINTS}/vit_token.npz'
+  assert vtab.main([checkpoint, f'--workdir={tmp_path}', '--tasks=pets', *flags]) == 1
+  assert f'error: {words}' in capsys.readouterr().err
 
 
 def test_the_model_is_that_of_the_checkpoint(tmp_path):

@@ -89,21 +89,30 @@ def given_fields(flag_values: flags.FlagValues) -> set[str]:
   return set(config_flags.get_override_values(flag_values['config']))
 
 
-def learning_rate_hint(flag_values: flags.FlagValues) -> str | None:
-  """Return a hint if the command line changes the batch size but not the learning rate."""
+def learning_rate_hint(
+  flag_values: flags.FlagValues, rates: Sequence[float] | None = None
+) -> str | None:
+  """Return a hint if the command line changes the batch size but not the learning rate.
+
+  Args:
+    flag_values: the parsed command line.
+    rates: learning rates of a recipe, of which a sweep chooses one. None: config.lr.
+  """
   given = given_fields(flag_values)
   if 'batch_size' not in given or 'lr' in given:
     return None
   flag: Any = flag_values['config.batch_size']
   config: Any = flag_values['config'].value
-  recipe, batch_size, lr = flag.default, flag.value, config.lr
+  recipe, batch_size = flag.default, flag.value
   if recipe == batch_size or not recipe:
     return None
+  rates, flag_name = (rates, '--lrs') if rates else ((config.lr,), '--config.lr')
+  scaled = lambda factor: ','.join(f'{rate * factor:.2g}' for rate in rates)
   ratio = batch_size / recipe
   return (
-    f'Hint: config.lr={lr:g} was chosen for batches of {recipe:,} images. For {batch_size:,}, it '
-    f'would be {lr * ratio:.2g} if scaled linearly, and {lr * ratio**0.5:.2g} by the square root. '
-    'Set --config.lr=...'
+    f'Hint: {flag_name}={scaled(1)} was chosen for batches of {recipe:,} images. For '
+    f'{batch_size:,}, it would be {scaled(ratio)} if scaled linearly, and {scaled(ratio**0.5)} by '
+    'the square root.'
   )
 
 

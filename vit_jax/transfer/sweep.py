@@ -32,7 +32,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.config.checks import check_config
-from vit_jax.config.flags import given_fields
+from vit_jax.config.flags import given_fields, learning_rate_hint
 from vit_jax.config.recipes import learning_rates
 from vit_jax.data.open_source import open_source
 from vit_jax.errors import InputError
@@ -257,6 +257,8 @@ def main(argv: Sequence[str] | None = None, *, last: bool = False) -> int:
     for note in keep_recorded(config, workdir, [f'lr_{lr}' for lr in lrs], given):
       log.info('%s', note)
     splits = find_splits(config, values.tune_split, values.dev_split)
+    if values.lrs is None and (hint := learning_rate_hint(values, lrs)):
+      log.info('%s', hint)
     same = {'--lrs': list(lrs), '--seeds': values.seeds, '--discard': values.discard}
     hosts.check_same(same | {'the workdir': str(workdir)} | splits._asdict())
     keep = not values.discard

@@ -140,14 +140,14 @@ def main(argv: Sequence[str] | None = None, *, last: bool = False) -> int:
 
 def _run(args: argparse.Namespace) -> int:
   tasks = args.tasks.split(',') if args.tasks else list(TASKS)
-  fields = checkpoint_fields(args.checkpoint) | {
-    'data_dir': args.data_dir,
-    'seed': args.seed,
-    **dict(args.set),
-  }
-  configs = {name: task_config(name, fields) for name in tasks}
+  given, flags = dict(args.set), {'data_dir': args.data_dir, 'seed': args.seed}
+  for field in given.keys() & {'init_from', *(k for k, v in flags.items() if v is not None)}:
+    flag = '--checkpoint' if field == 'init_from' else f'--{field}'
+    raise InputError(f'{flag} and --set={field}={given[field]} say the same. Give only {flag}.')
+  fields = checkpoint_fields(args.checkpoint) | {k: v for k, v in flags.items() if v is not None}
+  configs = {name: task_config(name, fields | given) for name in tasks}
   for config in configs.values():
-    check_effect(config, dict(args.set))
+    check_effect(config, given)
   workdir = command_line.workdir_path(args.workdir)
   hosts.start()
   done = read_results(configs, workdir)
@@ -195,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     metavar='DIR',
     help='directory of the prepared datasets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)',
   )
-  add('--seed', type=int, default=0, help='seed of the run on each task (default: %(default)s)')
+  add('--seed', type=int, help='seed of the run on each task (default: 0)')
   add(
     '--set',
     action='append',
