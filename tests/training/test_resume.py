@@ -163,3 +163,8 @@ def test_what_may_change_is_no_error(tmp_path):
   (tmp_path / 'config.json').write_text(json.dumps(dict(config('digits', average=0.9).items())))
   free = dict(dropout=0.3, dtype='bfloat16', scan=True, remat='full', lr=1.0, average=0.99)
   check_fields(config('digits', **free), tmp_path)
+
+
+def test_an_empty_config_json_does_not_stop_a_run(tmp_path):
+  (tmp_path / 'config.json').write_text('')
+  check_fields(config('digits', activation='gelu'), tmp_path)
