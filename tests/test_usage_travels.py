@@ -153,7 +153,7 @@ def test_npz_absorbs_the_normalization_and_the_rest_is_said(
 
 @pytest.mark.parametrize('name', ['out', 'out.safetensors', 'out.npz'])
 def test_a_resized_file_with_the_flags_that_are_printed(
-  timm, files, tmp_path, capsys, caplog, name
+  timm, files, tmp_path, capsys, caplog, monkeypatch, name
 ):
   (tmp_path / 'FILE').write_text('\n'.join(NAMES))
   out = tmp_path / name
@@ -171,20 +171,26 @@ def test_a_resized_file_with_the_flags_that_are_printed(
   pixels = (np.stack([prepared_like(image) for image in IMAGES]) - MEAN) / STD
   params = load_params(FILES / 'timm_tiny', resized)
   expected = jax.nn.softmax(resized.apply({'params': params}, pixels.astype(np.float32)))
-  printed = capsys.readouterr().out.splitlines()[-1]
-  assert printed == (
+  _, train_with, *predict_with = capsys.readouterr().out.splitlines()
+  assert train_with == (
     f'Wrote {out}. Train from it with: python -m vit_jax.main --config=FILE --workdir=DIR '
     f'--config.init_from={out} --config.image_size=64 --config.model=ViT-Ti/8 '
     '--config.hidden_dim=32 --config.mlp_dim=128 --config.num_heads=2 --config.num_layers=2 '
     '--config.activation=gelu'
   )
   if name != 'out.npz':
+    assert not predict_with
     np.testing.assert_allclose(from_python(out, files), expected, atol=2e-6)
     return
   assert 'The patch embedding of ' in caplog.text and 'absorbs it' in caplog.text
-  flags = '--override=activation=gelu --preset=inception --eval_filter=bicubic --resize_size=70'
-  flags = [*shlex.split(flags), f'--labels={tmp_path}/FILE']
-  actual = from_command(capsys, f'--checkpoint={out}', *flags, *files)
+  assert predict_with == [
+    f'Predict with it: python -m vit_jax.tools.predict --checkpoint={out} '
+    '--override=activation=gelu --preset=inception --eval_filter=bicubic --resize_size=70 '
+    '--labels=FILE IMAGE'
+  ]
+  monkeypatch.chdir(tmp_path)
+  flags = shlex.split(predict_with[0].split('vit_jax.tools.predict ')[1])[:-1]
+  actual = from_command(capsys, *flags, *files)
   np.testing.assert_allclose(actual, expected, atol=2e-6)
 
 
@@ -194,6 +200,22 @@ def prepared_like(image):
   whole = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
   y, x = round((height - 64) / 2), round((width - 64) / 2)
   return np.asarray(whole)[y : y + 64, x : x + 64] / np.float32(255)
+
+
+def test_images_that_are_not_square_are_not_cropped(timm, files, caplog):
+  model, params, _ = load_model(timm, image_size=(32, 64))
+  assert (model.usage.preset, model.usage.eval_filter) == ('bit', 'bicubic')
+  assert caplog.messages[-1] == (
+    f'{timm}: Images of 32x64 pixels are resized to that size as a whole, because the preset '
+    "'inception' crops squares."
+  )
+  whole = [
+    np.asarray(Image.fromarray(x).resize((64, 32), Image.Resampling.BICUBIC)) for x in IMAGES
+  ]
+  pixels = np.stack(whole) / np.float32(127.5) - 1
+  expected = jax.nn.softmax(model.apply({'params': params}, pixels))
+  actual = probabilities(predict(model, params, files, top_k=10))
+  np.testing.assert_allclose(actual, expected, atol=2e-6)
 
 
 def test_export(timm, expected, tmp_path):

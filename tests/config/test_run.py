@@ -207,6 +207,23 @@ def test_old_spellings_do_not_count_as_changes(tmp_path):
   assert keep_recorded(c, tmp_path, ()) == []
 
 
+def test_a_resumed_run_keeps_the_images_on_which_it_was_evaluated(tmp_path):
+  (tmp_path / 'checkpoints' / '20').mkdir(parents=True)
+  old = default_config().to_dict() | {'fewshot': 'cifar100'}
+  del old['eval_filter'], old['fewshot_preset'], old['fast_dct']
+  (tmp_path / 'config.json').write_text(json.dumps(old))
+  c = default_config()
+  c.fewshot = 'cifar100'
+  assert keep_recorded(c, tmp_path, ()) == [
+    "config.eval_filter: keeping 'bilinear' from the run being resumed. The config file now says "
+    'None. Pass --config.eval_filter=... to change it.',
+    "config.fewshot_preset: keeping 'inception' from the run being resumed. The config file now "
+    "says 'squash'. Pass --config.fewshot_preset=... to change it.",
+  ]
+  assert (c.eval_filter, c.fewshot_preset, c.fast_dct) == ('bilinear', 'inception', False)
+  assert read_run(tmp_path).config['eval_filter'] == 'bilinear'  # for tools.evaluate and predict
+
+
 def test_a_run_without_a_checkpoint_starts_as_the_file_says(tmp_path):
   c = default_config()
   assert keep_recorded(c, tmp_path / 'none', ()) == []

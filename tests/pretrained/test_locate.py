@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import pytest
 
 from tests.helpers.paths import FILES
@@ -46,3 +49,23 @@ def test_a_file_and_its_directory_are_one_checkpoint():
     with locate(path) as (kind, paths, metadata):
       assert (kind, paths) == ('safetensors', [DATA / 'hf_tiny' / 'model.safetensors'])
       assert (metadata.num_heads, metadata.norm_eps, metadata.activation) == (4, 1e-12, 'gelu')
+
+
+def test_a_run_says_how_its_model_is_used(tmp_path, caplog):
+  """Checkpoints of earlier versions have this only in the config.json of the run."""
+  workdir = shutil.copytree(DATA / 'earlier_run', tmp_path / 'run')
+  for path in (workdir, workdir / 'checkpoints', workdir / 'checkpoints' / '4'):
+    with locate(path) as location:
+      metadata = location.metadata
+    assert (metadata.preset, metadata.loss, metadata.image_size) == ('bit', 'softmax', (16, 16))
+  config = json.loads((workdir / 'config.json').read_text()) | {'preset': 'inception'}
+  (workdir / 'config.json').write_text(json.dumps(config))
+  with locate(workdir) as location:  # its default was another one when the run was trained
+    assert location.metadata.eval_filter == 'bilinear'
+  (workdir / 'config.json').write_text('{"model": 3}')
+  with locate(workdir) as location:
+    assert location.metadata.preset is None and location.metadata.class_names
+  assert caplog.messages == [
+    f'{workdir}/config.json is not the config of a run: it does not name a model and a dataset. '
+    'The checkpoint is read without it.'
+  ]

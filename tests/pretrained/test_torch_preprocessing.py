@@ -34,6 +34,8 @@ def images(metadata):
     ),
     (dict(crop_pct=0.9, crop_mode='squash'), 224, ('squash', 248, 'bicubic')),
     (dict(mean=[0, 0, 0]), 224, (None, None, None)),
+    # What earlier versions wrote, whatever the model was.
+    (dict(crop_pct=0.9, interpolation='bilinear', license='other'), 224, (None, None, None)),
   ],
 )
 def test_timm(config, size, expected):

@@ -137,6 +137,14 @@ def load_model(path: Path, name: str | None = None, **overrides: Any) -> Loaded:
   if num_outputs(arrays) != model.num_classes:  # the classes of a new head have no names yet
     metadata = metadata._replace(class_names=None)
   usage = metadata.for_image_size(model.image_size).usage
+  if usage.preset != metadata.preset:
+    log.warning(
+      '%s: Images of %dx%d pixels are resized to that size as a whole, because the preset %r crops '
+      'squares.',
+      path,
+      *model.image_size,
+      metadata.preset,
+    )
   return Loaded(model.clone(usage=usage), params, metadata.class_names)
 
 

@@ -17,6 +17,8 @@ OWN_KEY = 'vit_jax'
 _OWN_FIELDS = (*USAGE_FIELDS, 'image_mean', 'image_std')
 _TIMM_FILTERS = {'bilinear': 'bilinear_antialias', 'bicubic': 'bicubic'}
 _HF_FILTERS = {2: 'bilinear_antialias', 3: 'bicubic'}  # values of PIL.Image.Resampling
+# What earlier versions of save_params wrote for every model, without a crop_mode.
+_EARLIER = {'crop_pct': 0.9, 'interpolation': 'bilinear', 'license': 'other'}
 # timm's values where a config leaves them out.
 _TIMM_CROP, _TIMM_FILTER, _TIMM_MODE = 0.875, 'bicubic', 'center'
 # Processors whose `size`, when it is one number, is the short side and not both sides.
@@ -36,6 +38,8 @@ def from_timm(pretrained_cfg: Mapping[str, Any], size: tuple[int, int] | None) -
   mode = pretrained_cfg.get('crop_mode') or _TIMM_MODE
   if (crop is None and interpolation is None) or size is None:
     return Metadata()
+  if _EARLIER.items() <= pretrained_cfg.items() and 'crop_mode' not in pretrained_cfg:
+    return Metadata()  # not a property of the model
   eval_filter = _known_filter(_TIMM_FILTERS, interpolation or _TIMM_FILTER)
   resize_size = math.floor(size[0] / float(crop or _TIMM_CROP))
   if mode == 'squash':

@@ -9,7 +9,7 @@ interpolation, for another patch size, or for other programs.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import sys
 
 from vit_jax.errors import exit_on_error
@@ -29,18 +29,21 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   for name, (old, new) in resized.shapes.items():
     print(f'{name}: {old} -> {new}')
-  print(f'Wrote {args.out}. {_next_step(args, resized)}')
+  first, *others = _next_steps(args, resized)
+  print('\n'.join([f'Wrote {args.out}. {first}', *others]))
   return 0
 
 
-def _next_step(args: argparse.Namespace, resized: Resized) -> str:
-  """Return a sentence that shows how to use the result, with every flag that is needed."""
-  if isinstance(args.image_size, tuple):  # training takes squares only
+def _next_steps(args: argparse.Namespace, resized: Resized) -> Iterator[str]:
+  """Yield sentences that show how to use the result, with every flag that is needed."""
+  is_square = isinstance(args.image_size, int)
+  if is_square:  # training takes no others
+    start = f'--config.init_from={args.out}', f'--config.image_size={args.image_size}'
+    train = command('main', '--config=FILE', '--workdir=DIR', *start, *resized.config_flags)
+    yield f'Train from it with: {train}'
+  if resized.tool_flags or not is_square:
     predict = command('tools.predict', f'--checkpoint={args.out}', *resized.tool_flags, 'IMAGE')
-    return f'Predict with it: {predict}'
-  start = f'--config.init_from={args.out}', f'--config.image_size={args.image_size}'
-  train = command('main', '--config=FILE', '--workdir=DIR', *start, *resized.config_flags)
-  return f'Train from it with: {train}'
+    yield f'Predict with it: {predict}'
 
 
 def _parser() -> argparse.ArgumentParser:
