@@ -22,7 +22,7 @@ _EARLIER = {'crop_pct': 0.9, 'interpolation': 'bilinear', 'license': 'other'}
 # timm's values where a config leaves them out.
 _TIMM_CROP, _TIMM_FILTER, _TIMM_MODE = 0.875, 'bicubic', 'center'
 # Processors whose `size`, when it is one number, is the short side and not both sides.
-_SHORT_SIDE = ('CLIP', 'Bit', 'Siglip', 'ConvNext')
+_SHORT_SIDE = ('CLIP', 'Bit', 'ConvNext')
 log = logging.getLogger('vit_jax')
 
 
