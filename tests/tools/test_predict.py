@@ -146,8 +146,8 @@ def test_an_image_that_cannot_be_read_among_others(album, loaded, capsys):
     'd.webp',
   ]
   assert err.splitlines() == [
-    f'error: Cannot read {album}/broken.jpg: damaged JPEG: it has no frame header.',
-    f"error: Cannot read {album}/page.png: not a JPEG, PNG or WebP file: it starts with b'<html>'.",
+    f'error: Cannot read {album}/broken.jpg: damaged JPEG: its header is broken.',
+    f"error: Cannot read {album}/page.png: not an image file: it starts with b'<html>'.",
   ]
 
 
