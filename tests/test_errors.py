@@ -267,8 +267,10 @@ def get_library_path():
 """
 
 
-@pytest.mark.parametrize('platforms, calls', [(None, 0), ('tpu', 1)])
-def test_no_command_loads_the_tpu_compiler_unless_it_is_asked_to(tmp_path, platforms, calls):
+@pytest.mark.parametrize(
+  'variables, calls', [({}, 0), ({'JAX_PLATFORMS': 'tpu'}, 1), ({'TPU_WORKER_ID': '0'}, 1)]
+)
+def test_no_command_loads_the_tpu_compiler_unless_there_may_be_a_tpu(tmp_path, variables, calls):
   (tmp_path / 'libtpu').mkdir()
   (tmp_path / 'libtpu' / '__init__.py').write_text(textwrap.dedent(LIBTPU))
   env = os.environ | {'CALLS': str(tmp_path / 'calls'), 'PYTHONPATH': f'{tmp_path}:{ROOT}'}
@@ -279,12 +281,12 @@ def test_no_command_loads_the_tpu_compiler_unless_it_is_asked_to(tmp_path, platf
   )
   done = subprocess.run(
     [sys.executable, '-c', 'import os' + program],
-    env=env | ({'JAX_PLATFORMS': platforms} if platforms else {}),
+    env=env | variables,
     capture_output=True,
     text=True,
   )
   assert (tmp_path / 'calls').read_text() == 'x' * calls
-  if platforms:
+  if 'JAX_PLATFORMS' in variables:
     assert done.stderr.startswith('error: JAX cannot use JAX_PLATFORMS=tpu here: '), done.stderr
   else:
     assert (done.stdout, done.stderr) == ('cpu\n', '')

@@ -5,6 +5,7 @@ import contextlib
 import difflib
 import errno
 import functools
+import glob
 import importlib.util
 import io
 import os
@@ -19,6 +20,8 @@ _LESS_MEMORY = (
   'If the command has --batch_size or --image_size, give smaller ones. Otherwise, use a machine '
   'with more memory.'
 )
+_TPU_FILES = ('/dev/accel*', '/dev/vfio/[0-9]*')
+_TPU_VARIABLES = {'TPU_NAME', 'TPU_WORKER_ID', 'TPU_WORKER_HOSTNAMES'}
 _LINE = 200  # characters of another program's message that still read as one line
 
 
@@ -270,8 +273,11 @@ def _skip_libtpu() -> None:
   """Keep JAX from loading libtpu on a machine without a TPU, where that prints errors.
 
   libtpu is also a compiler, which vit_jax.tools.aot loads by itself. If JAX has found a TPU, or the
-  user asks for one, `jax_platforms` says so.
+  user asks for one, `jax_platforms` says so. In a container, JAX may not find it, but its device
+  files or variables are there.
   """
+  if any(glob.glob(files) for files in _TPU_FILES) or _TPU_VARIABLES & os.environ.keys():
+    return
   import jax
   from jax.extend import backend
 
