@@ -254,6 +254,11 @@ QUICK = '--config=configs/quickstart.py'
       [QUICK, '--config.batchsize=3'],
       "error: Unknown config field 'batchsize'. Did you mean 'batch_size'?",
     ),
+    (
+      [QUICK, '--config.mesh=2,4'],
+      "error: config.mesh=(2, 4) has no effect with config.parallel='pmap'. Leave it out, or set "
+      '--config.parallel=mesh.',
+    ),
     ([QUICK, '--config.batch_size=many'], '--config.batch_size=many: invalid literal for int()'),
     ([QUICK, '--confg.lr=1'], "Unknown command line flag 'confg.lr'"),
     (

@@ -2,15 +2,18 @@ import pytest
 
 from tests.helpers.paths import ROOT
 from vit_jax.config.fields import default_config
-from vit_jax.config.flags import parse_config
-from vit_jax.config.no_effect import _RULES
+from vit_jax.config.flags import given_fields, parse_config
+from vit_jax.config.no_effect import _RULES, check_effect
 from vit_jax.errors import InputError
 from vit_jax.training.command_line import define_flags
 
 
 def parse(file, *flags):
+  values = define_flags()
   flags = [f'--config.{flag}' for flag in flags]
-  return parse_config(define_flags(), ['main', f'--config={ROOT}/configs/{file}', *flags])
+  c = parse_config(values, ['main', f'--config={ROOT}/configs/{file}', *flags])
+  check_effect(c, given_fields(values))
+  return c
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,10 @@ from vit_jax.tools import aot
     ),
     (['--config=configs/vit_b16.py', '--topolgy=v5e:2x2'], "Unknown command line flag 'topolgy'"),
     (['--config=configs/vit_b16.py', '--mfu=2'], '--mfu=2 is out of range. '),
+    (
+      ['--config=configs/vit_b16.py', '--config.mesh=2,2'],
+      "config.mesh=(2, 2) has no effect with config.parallel='pmap'. Leave it out, or set ",
+    ),
     (['--config=configs/none.py'], 'Config file configs/none.py does not exist. Check the path.'),
     ([], 'No config. Give one with --config=FILE'),
     (

@@ -15,7 +15,6 @@ from ml_collections import ConfigDict, config_flags
 from vit_jax.config import recipes
 from vit_jax.config.checks import unknown_field
 from vit_jax.config.length import settle_length
-from vit_jax.config.no_effect import check_effect
 from vit_jax.config.old_spellings import normalize
 from vit_jax.errors import InputError, causes, first_line, last_line, machine_failure
 from vit_jax.files import user_path
@@ -41,8 +40,8 @@ def parse_config(flag_values: flags.FlagValues, argv: Sequence[str]) -> ConfigDi
   A length on the command line replaces that of the config file (see `settle_length`).
 
   Raises:
-    InputError: a flag or field is unknown, a value has the wrong type, a field has no effect beside
-      the others, or no config is given or it fails to load.
+    InputError: a flag or field is unknown, a value has the wrong type, two fields set the length,
+      or no config is given or it fails to load.
   """
   # Config files written for earlier versions import `vit_jax.recipes`.
   sys.modules['vit_jax.recipes'] = recipes
@@ -66,9 +65,7 @@ def parse_config(flag_values: flags.FlagValues, argv: Sequence[str]) -> ConfigDi
   if config is None:
     raise InputError('No config. Give one with --config=FILE, such as --config=configs/vit_b16.py.')
   normalize(config)
-  given = given_fields(flag_values)
-  settle_length(config, given)
-  check_effect(config, given)
+  settle_length(config, given_fields(flag_values))
   return config
 
 

@@ -12,7 +12,8 @@ import sys
 
 from absl import flags
 
-from vit_jax.config.flags import config_file
+from vit_jax.config.flags import config_file, given_fields
+from vit_jax.config.no_effect import check_effect
 from vit_jax.cost.plan import plan_run
 from vit_jax.cost.report_text import plan_text
 from vit_jax.cost.shared_flags import define_flags, parse_run
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f'{__doc__ or ""}\n{values.get_help()}')
     return 0
   config = parse_run(values, argv)
+  check_effect(config, given_fields(values))
   plan = plan_run(
     config,
     values.topology,

@@ -16,7 +16,8 @@ import sys
 
 from absl import flags
 
-from vit_jax.config.flags import config_file
+from vit_jax.config.flags import config_file, given_fields
+from vit_jax.config.no_effect import check_effect
 from vit_jax.cost.estimate import estimate_run, get_device
 from vit_jax.cost.published import PAPER_DEVICE, published_costs
 from vit_jax.cost.report_text import published_text, run_text
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = {'mfu': values.mfu, 'devices': devices, 'rows': rows}
     print(json.dumps(as_json) if values.json else published_text(costs, devices, values.mfu))
     return 0
+  check_effect(config, given_fields(values))
   cost = estimate_run(
     config, values.device or list(DEVICES), values.mfu, num_images=values.num_images
   )
