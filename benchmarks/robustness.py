@@ -287,8 +287,13 @@ def check_image(kind: str, data: bytes) -> str:
   height, width, _ = expected.shape
   y, x = height // 3, width // 4
   box = y, x, max(1, (height - y) // 2), max(1, (width - x) // 2)
-  with collect_warnings():
-    crop = decode_crop(data, lambda h, w: box, apply_exif=True)
+  try:
+    with collect_warnings():
+      crop = decode_crop(data, lambda h, w: box, apply_exif=True)
+  except ValueError as e:
+    if 'memory' in str(e):  # which holds the two other copies now
+      return 'refused: memory'
+    raise
   if (crop != expected[y : y + box[2], x : x + box[3]]).any():
     return 'FAILED: other pixels of a box'
   return 'read with a warning' if found else 'read'

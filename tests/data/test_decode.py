@@ -241,6 +241,17 @@ def test_warnings_about_readable_images():
       assert warning.startswith(start)
 
 
+def test_damage_after_the_first_frame_of_an_apng_is_a_warning():
+  frames = [Image.fromarray(255 - IMAGE), Image.fromarray(IMAGE[::-1])]
+  for frame in (1, 2):
+    data = bytearray(encode(IMAGE, 'PNG', save_all=True, append_images=frames))
+    chunk = [found.start() for found in re.finditer(b'fcTL', data)][frame]
+    data[chunk + 28] ^= 1
+    with collect_warnings() as warnings:
+      np.testing.assert_array_equal(decode_image(bytes(data)), IMAGE)
+    assert warnings == ["wrong checksum of chunk b'fcTL'"]
+
+
 def test_nothing_is_printed_about_readable_images(capfd):
   for data in (
     png_file(IMAGE, png_chunk(b'iCCP', b'sRGB\0\0junk')),

@@ -3,6 +3,7 @@
 import concurrent.futures
 import pickle
 import re
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -106,6 +107,28 @@ def test_antialiased_panoramas_are_not_resized_whole():
   whole = np.array(Image.fromarray(image).resize((53 * 40, 53), Image.Resampling.BICUBIC))
   new = make_eval_preprocess('inception', 48, resize_size=53, eval_filter='bicubic')(image)
   assert_close(new, whole[2:50, 1036:1084], 1)
+
+
+@pytest.mark.parametrize('eval_filter', ['bilinear', 'area'])
+@pytest.mark.parametrize('shape', [(1, 300_000), (300_000, 1), (2, 150_000)])
+def test_panoramas_take_little_memory(shape, eval_filter):
+  image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+  preprocess = make_eval_preprocess('inception', 224, eval_filter=eval_filter)
+  tracemalloc.start()
+  new = preprocess(image)
+  most = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert new.shape == (224, 224, 3) and most < 10 * image.size
+
+
+@pytest.mark.parametrize('shape', [(3, 300), (300, 3), (1, 77)])
+def test_the_crop_of_a_panorama_equals_that_of_the_whole_image(shape):
+  image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+  height, width = (round(side * (37 / min(shape))) for side in shape)
+  whole = cv2.resize(image.astype(np.float32), (width, height))
+  y, x = (height - 32) // 2, (width - 32) // 2
+  new = make_eval_preprocess('inception', 32, resize_size=37, eval_filter='bilinear')(image)
+  assert_close(new, whole[y : y + 32, x : x + 32], 0.505)
 
 
 REFERENCE = np.load(FILES / 'preprocess.npz')  # by TensorFlow and the published evaluation code

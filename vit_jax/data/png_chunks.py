@@ -22,8 +22,8 @@ class PngChunks(NamedTuple):
 def check_png(data: bytes) -> PngChunks:
   """Compare the checksums of the chunks of a PNG file, up to its end marker.
 
-  Pillow does not compare the checksums of the pixels. It refuses a wrong checksum of a chunk that
-  nobody needs, such as a comment, although other decoders skip the chunk. So that chunk is removed.
+  Pillow compares no checksums from the pixels on. Before them, it refuses a wrong checksum even of
+  a chunk that nobody needs, such as a comment. Other decoders skip such a chunk, so it is removed.
   """
   width, height = struct.unpack('>II', data[16:24].ljust(8, b'\0'))
   kinds, problems, kept = set(), [], []
@@ -37,7 +37,7 @@ def check_png(data: bytes) -> PngChunks:
     kinds.add(kind)
     if zlib.crc32(data[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], 'big'):
       problems.append(f'wrong checksum of chunk {kind!r}')
-      if kind[0] & _ANCILLARY:
+      if kind[0] & _ANCILLARY and b'IDAT' not in kinds:
         kept.append(data[kept_to:position])
         kept_to = end
     elif kind == b'iCCP' and not _has_profile(data[position + 8 : end - 4]):

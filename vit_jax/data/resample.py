@@ -38,8 +38,11 @@ def resize(image: np.ndarray, height: int, width: int, eval_filter: str = 'bilin
     return _pillow_resize(image, height, width, eval_filter)
   if height <= image.shape[0] and width <= image.shape[1]:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-  image = _resize_axis(image.astype(np.float32), 0, height, 'area')
-  return _rounded(_resize_axis(image, 1, width, 'area'))
+  new, sides = image, (height, width)
+  # An axis that shrinks comes first, so that a panorama does not grow without bound.
+  for axis in sorted((0, 1), key=lambda axis: sides[axis] > image.shape[axis]):
+    new = _resize_axis(new, axis, sides[axis], 'area')
+  return _rounded(new)
 
 
 def resize_and_crop(
@@ -59,12 +62,15 @@ def resize_and_crop(
     return _center(resize(image, height, width, eval_filter), size)
   # Resize the long side first and crop it, so that a panorama does not grow without bound.
   use_one_opencv_thread()
-  new = image.astype(np.float32)
+  new = image
   for axis in (1, 0) if width > height else (0, 1):
     side = (height, width)[axis]
     start = (side - size) // 2
-    new = _resize_axis(new, axis, side, eval_filter)
-    new = new[start : start + size] if axis == 0 else new[:, start : start + size]
+    if side > max(image.shape[axis], 8 * size):
+      new = _enlarge(new, axis, side, eval_filter, start, start + size)
+    else:
+      new = _resize_axis(new, axis, side, eval_filter)
+      new = new[start : start + size] if axis == 0 else new[:, start : start + size]
   return _rounded(new)
 
 
@@ -78,26 +84,34 @@ def squash_and_crop(
 
 
 def _resize_axis(image: np.ndarray, axis: int, size: int, eval_filter: str) -> np.ndarray:
-  """Resize one axis of (H, W, 3) float32, bilinearly or by area."""
+  """Resize one axis of (H, W, 3), bilinearly or by area. Return float32."""
   shape = [*image.shape[:2]]
   shape[axis] = size
   if eval_filter == 'area' and size > image.shape[axis]:
-    return _enlarge_by_area(image, axis, size)
+    return _enlarge(image, axis, size, eval_filter, 0, size)
   interpolation = cv2.INTER_AREA if eval_filter == 'area' else cv2.INTER_LINEAR
-  return cv2.resize(image, (shape[1], shape[0]), interpolation=interpolation)
+  return cv2.resize(image.astype(np.float32), (shape[1], shape[0]), interpolation=interpolation)
 
 
-def _enlarge_by_area(image: np.ndarray, axis: int, size: int) -> np.ndarray:
-  """Enlarge an axis. OpenCV's INTER_AREA only shrinks like TensorFlow's 'area'.
+def _enlarge(
+  image: np.ndarray, axis: int, size: int, eval_filter: str, start: int, stop: int
+) -> np.ndarray:
+  """Enlarge an axis of (H, W, 3) to `size`, and return its pixels from start to stop as float32.
 
-  A new pixel covers less than one old pixel, so it lies in one or across the border of two.
+  With 'area', a new pixel covers less than one old pixel, so it lies in one or across the border of
+  two. (OpenCV's INTER_AREA only shrinks like TensorFlow's 'area'.)
   """
   old = image.shape[axis]
-  edges = np.arange(size + 1) * (old / size)
-  low = edges[:-1].astype(int)
+  if eval_filter == 'area':
+    edges = np.arange(start, stop + 1) * (old / size)
+    low = edges[:-1].astype(int)
+    share = np.clip((edges[1:] - (low + 1)) * (size / old), 0, 1)
+  else:
+    centers = np.clip((np.arange(start, stop) + 0.5) * (old / size) - 0.5, 0, old - 1)
+    low = centers.astype(int)
+    share = centers - low
+  share = share.astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (-1, 1))
   high = np.minimum(low + 1, old - 1)
-  share = np.clip((edges[1:] - (low + 1)) * (size / old), 0, 1).astype(np.float32)
-  share = share[:, None, None] if axis == 0 else share[:, None]
   return image.take(low, axis) * (1 - share) + image.take(high, axis) * share
 
 

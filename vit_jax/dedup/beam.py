@@ -22,6 +22,7 @@ import numpy as np
 import tqdm
 
 from vit_jax.data.decode import decode_image
+from vit_jax.data.decode_warnings import log_warnings
 from vit_jax.data.open_source import open_source
 from vit_jax.data.source import Source
 from vit_jax.dedup.bands import Index, find_pairs, make_index
@@ -195,10 +196,11 @@ def hash_chunk(chunk: Chunk, hash_image: HashImage, total: int) -> Hashed:
     for position in range(chunk.start, chunk.stop):
       image = chunk.first + position - chunk.start
       try:
-        pixels = decode_image(source[position]['image'], apply_exif=source.apply_exif)
+        with log_warnings(source.location(position)):
+          pixels = decode_image(source[position]['image'], apply_exif=source.apply_exif)
       except InputError:
         raise
-      except ValueError:
+      except (ValueError, MemoryError):
         damaged.append(image)
         continue
       finally:

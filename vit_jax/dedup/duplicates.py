@@ -12,6 +12,7 @@ from flax import linen as nn
 import numpy as np
 
 from vit_jax.data.decode import decode_image
+from vit_jax.data.decode_warnings import log_warnings
 from vit_jax.data.open_source import describe_dataset
 from vit_jax.data.subset import Concatenation
 from vit_jax.dedup import contact_sheet
@@ -70,7 +71,8 @@ class NumberedImages:
     """Read an image: (H, W, 3) uint8 RGB."""
     examples, position = self._locate(image)
     source = examples.source
-    return decode_image(source[position]['image'], apply_exif=source.apply_exif)
+    with log_warnings(source.location(position)):
+      return decode_image(source[position]['image'], apply_exif=source.apply_exif)
 
 
 @dataclasses.dataclass(frozen=True)
