@@ -221,8 +221,8 @@ def test_warnings_about_readable_images():
   for data, expected in (
     (jpeg, []),
     (png, []),
-    (b'\xef\xbb\xbf\r\n' + jpeg, ['5 bytes before the image']),
-    (b'\n' + png, ['1 bytes before the image']),
+    (b'\xef\xbb\xbf\r\n' + jpeg, ['5 byte(s) before the image']),
+    (b'\n' + png, ['1 byte(s) before the image']),
     (png_file(IMAGE, bytes(wrong)), ["wrong checksum of chunk b'tEXt'"]),
     (png_file(IMAGE, png_chunk(b'iCCP', b'sRGB\0\0junk')), ['the color profile is damaged']),
     (png[:-12], ['the file is cut short']),

@@ -130,7 +130,7 @@ def _identify(data: bytes) -> tuple[bytes, str]:
     raise ValueError(f'not an image file: it starts with {bytes(data[:8])!r}')
   start = image_start(data)
   if start:
-    warn(f'{start} bytes before the image')
+    warn(f'{start} byte(s) before the image')
   return data[start:], kind
 
 
