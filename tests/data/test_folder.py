@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from tests.helpers.shapes import read_all
-from vit_jax.data.open_source import open_source, split_names
+from vit_jax.data.open_source import describe_dataset, open_source, split_names
 from vit_jax.errors import InputError
 
 
@@ -63,6 +63,69 @@ def test_slices_of_a_folder_are_samples_of_all_classes(tmp_path):
   part = open_source(str(tmp_path), 'train[:40]')
   with pytest.raises(IndexError):
     part[len(part)]
+
+
+def write(path, content=b'content'):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_bytes(content)
+
+
+def test_what_is_left_out_is_counted_once(tmp_path, messages):
+  for path in ('a/1.png', 'a/deep/er/2.png', 'b/3.jpg', 'b/notes.txt', 'b/.4.png', 'loose.png'):
+    write(tmp_path / 'train' / path)
+  for path in ('a/5.png',):
+    write(tmp_path / 'val' / path)
+  opened = open_source(str(tmp_path), 'train')
+  assert [os.path.relpath(opened.location(i), tmp_path) for i in range(len(opened))] == [
+    'train/a/1.png',
+    'train/a/deep/er/2.png',
+    'train/b/3.jpg',
+  ]
+  assert [opened.label(i) for i in range(3)] == [0, 0, 1] and not opened.empty_classes
+  open_source(str(tmp_path), 'train')
+  assert messages == [
+    f'{tmp_path}/train: Left out 1 file that is no image (1 .txt), 1 hidden and 1 file outside of '
+    'the class folders (loose.png).'
+  ]
+  open_source(str(tmp_path), 'val')
+  assert messages[1:] == [f'{tmp_path}/val: There are no images of 1 class: b.']
+
+
+@pytest.mark.parametrize('train', ['train', 'training', 'Train'])
+@pytest.mark.parametrize(
+  'name', ['val', 'valid', 'validation', 'test', 'Validation', 'dev', 'testing']
+)
+def test_usual_names_of_splits(tmp_path, train, name, monkeypatch):
+  write(tmp_path / 'photos' / train / 'a' / '1.png')
+  write(tmp_path / 'photos' / name / 'a' / '2.png')
+  folder = str(tmp_path / 'photos')
+  assert sorted(split_names(folder)) == sorted(['train', name])
+  assert describe_dataset(folder).eval_split == name
+  assert open_source(folder, 'train').location(0) == f'{folder}/{train}/a/1.png'
+  assert open_source(folder, name).location(0) == f'{folder}/{name}/a/2.png'
+  monkeypatch.chdir(tmp_path)
+  assert len(open_source('photos', 'all')) == 2
+
+
+def test_the_validation_split_is_preferred_and_others_are_not_guessed(tmp_path):
+  for name in ('train', 'test', 'holdout'):
+    write(tmp_path / name / 'a' / '1.png')
+  assert describe_dataset(str(tmp_path)).eval_split == 'test'
+  write(tmp_path / 'valid' / 'a' / '1.png')
+  assert describe_dataset(str(tmp_path)).eval_split == 'valid'
+  shutil.rmtree(tmp_path / 'valid')
+  shutil.rmtree(tmp_path / 'test')
+  assert describe_dataset(str(tmp_path)).eval_split == 'none'
+
+
+def test_empty_classes_are_named(tmp_path, messages):
+  for name in 'abc':
+    (tmp_path / 'train' / name).mkdir(parents=True)
+  write(tmp_path / 'train' / 'b' / '1.png')
+  opened = open_source(str(tmp_path), 'train')
+  assert opened.num_classes == 3 and opened.label(0) == 1
+  assert opened.empty_classes == ['a', 'c']
+  assert messages == [f'{tmp_path}/train: There are no images of 2 classes: a; c.']
 
 
 def test_a_folder_of_strange_names(tmp_path):

@@ -296,7 +296,7 @@ def test_a_head_of_zeros(album, loaded, tmp_path, capsys, caplog):
   [
     ([], 'No images. Name files or folders, - for standard input, or a list'),
     (['ALBUM/nowhere'], 'Cannot read ALBUM/nowhere: no such file or folder.'),
-    (['ALBUM/empty'], 'The folder ALBUM/empty has no images (.jpg, .jpeg, .png, .webp).'),
+    (['ALBUM/empty'], 'The folder ALBUM/empty has no images of a known format.'),
     (['--files_from=ALBUM/notes.txt'], 'ALBUM/notes.txt lists no images.'),
     (['--files_from=ALBUM/none'], 'Cannot read ALBUM/none: No such file or directory.'),
     (['ALBUM/a.png', '--checkpoint=ALBUM/none.npz'], 'ALBUM/none.npz: no such file'),
@@ -343,5 +343,6 @@ def test_a_closed_pipe(album):
   with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
     first = json.loads(process.stdout.readline())
     process.stdout.close()
-    assert process.wait(60) == 0 and process.stderr.read() == b''
+    note = f'{album}: Left out 2 files that are no images (1 .txt; 1 .md) and 2 hidden.\n'
+    assert process.wait(60) == 0 and process.stderr.read().decode() == note
   assert first['path'] == f'{album}/a.png'

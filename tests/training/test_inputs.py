@@ -98,3 +98,39 @@ def test_ids_of_another_dataset(ids, shapes, tmp_path):
     Inputs(config(shapes[0], ids, dataset='shapes', train_split=''))
   with pytest.raises(InputError, match='^Cannot read .*nowhere.txt: No such file or directory.$'):
     Inputs(config(shapes[0], tmp_path / 'nowhere.txt', dataset='shapes', train_split=''))
+
+
+def folder_config(folder, **fields):
+  return config(None, '', dataset=str(folder), train_split='train', eval_split=None, **fields)
+
+
+def test_classes_without_images_are_an_error_unless_allowed(tmp_path):
+  for name in ('train/a', 'train/b', 'train/c', 'val/a'):
+    (tmp_path / name).mkdir(parents=True)
+    if name != 'train/b':
+      (tmp_path / name / '1.png').write_bytes(b'')
+  c = folder_config(tmp_path, exclude_ids=None)
+  with pytest.raises(InputError) as e:
+    Inputs(c)
+  assert str(e.value) == (
+    f'{tmp_path} has no training images of 1 of its 3 classes: b. Add images, remove the folders '
+    'of these classes, or pass --config.allow_empty_classes=True.'
+  )
+  c.allow_empty_classes = True
+  inputs = Inputs(c)
+  assert (inputs.num_classes, inputs.eval_name) == (3, 'val')
+
+
+def test_no_evaluation_is_said(tmp_path, messages):
+  (tmp_path / 'train' / 'a').mkdir(parents=True)
+  (tmp_path / 'train' / 'a' / '1.png').write_bytes(b'')
+  (tmp_path / 'holdout').mkdir()
+  c = folder_config(tmp_path, exclude_ids=None)
+  assert Inputs(c).eval is None
+  assert messages == [
+    f'NO EVALUATION: {tmp_path} has no split that is called val, validation, valid, test or the '
+    'like. Its splits are holdout, train. Choose one with --config.eval_split, such as train[90%:] '
+    'with --config.train_split=train[:90%], or pass --config.eval_split=none.'
+  ]
+  c.eval_split = 'none'
+  assert Inputs(c).eval is None and len(messages) == 1

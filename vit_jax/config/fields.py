@@ -104,6 +104,8 @@ def default_config() -> ConfigDict:
   c.eval_split = placeholder(str)
   # File of ids, written by vit_jax.tools.dedup, of training images to leave out. None: use all.
   c.exclude_ids = placeholder(str)
+  # Train even if some class folders of the training split hold no images.
+  c.allow_empty_classes = False
   # Width of the head. None: the number of classes of the dataset.
   c.num_classes = placeholder(int)
   # 'inception' crops a random area of the image, for pretraining. 'bit' resizes and then crops.

@@ -27,6 +27,7 @@ CONFIG, METRICS, CHECKPOINTS = 'config.json', 'metrics.jsonl', 'checkpoints'
 MAY_CHANGE = (
   'data_dir',
   'max_bad_records',
+  'allow_empty_classes',
   'parallel',
   'mesh',
   'accumulate',

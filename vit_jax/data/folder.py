@@ -1,4 +1,4 @@
-"""Read images from a folder: DIR/{train,val}/<class>/*.jpg."""
+"""Read images from a folder: DIR/{train,val}/<class>/*.jpg, also in folders below <class>."""
 
 from __future__ import annotations
 
@@ -7,25 +7,31 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vit_jax.data.image_files import ImageFiles, count, join_reasons, warn_once
 from vit_jax.data.source import Example, Source
 from vit_jax.data.splits import named_splits, split_ranges
 from vit_jax.data.subset import Concatenation
-from vit_jax.errors import InputError
+from vit_jax.errors import InputError, shortlist
 from vit_jax.files import user_path
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp')
+_TRAIN = ('train', 'training')  # names of the folder with the training images, in any case
 
 
 class _ClassFolder(NamedTuple):
   directory: str
   label: int
-  files: np.ndarray  # (n,) bytes, sorted. As str, ImageNet-21k's 14 million would take 1 GB.
+  # (n,) bytes, relative paths, sorted. As str, ImageNet-21k's 14 million would take 1 GB.
+  files: np.ndarray
 
 
 class FolderSource(Source):
   """Images in one directory per class, in the order of their names.
 
-  In every split, the classes are those of train, sorted by name. EXIF orientation applies.
+  In every split, the classes are those of train, sorted by name. EXIF orientation applies. One line
+  in the log says how many files of each split are left out, and why.
+
+  Attributes:
+    empty_classes: classes without an image in train, if the split includes train.
   """
 
   apply_exif = True
@@ -41,19 +47,23 @@ class FolderSource(Source):
       InputError: there is no train split, no class or no image, or the split has a class that
         train does not have.
     """
-    names = split_names(directory)
-    directory = _with_home(directory)
-    train = os.path.join(directory, 'train')
+    folders = _split_folders(directory)
+    names = list(folders)
+    train = folders['train']
     self.class_names = _subdirectories(train)
     if not self.class_names:
       raise InputError(f'{train} has no class folders. Put the images into train/<class>/.')
     self.num_classes = len(self.class_names)
     wanted = names if split == 'all' else named_splits(split)
     classes = {
-      name: _list_classes(os.path.join(directory, name), self.class_names)
-      for name in names
-      if name in wanted
+      name: _list_classes(folders[name], self.class_names) for name in names if name in wanted
     }
+    found = {c.label for c in classes.get('train', ())}
+    self.empty_classes = [
+      name
+      for label, name in enumerate(self.class_names)
+      if 'train' in classes and label not in found
+    ]
     shards = {name: [sum(len(c.files) for c in classes.get(name, ()))] for name in names}
     self._classes = [
       part
@@ -86,9 +96,7 @@ class FolderSource(Source):
 
 def is_folder(dataset: str) -> bool:
   """Return True if `dataset` is a path: it starts with /, ./, ../ or ~, or contains train/."""
-  return dataset.startswith(('/', './', '../', '~')) or os.path.isdir(
-    os.path.join(dataset, 'train')
-  )
+  return dataset.startswith(('/', './', '../', '~')) or _find_train(dataset) is not None
 
 
 def absolute_path(dataset: str) -> str:
@@ -104,19 +112,36 @@ def _with_home(directory: str) -> str:
 def split_names(directory: str) -> list[str]:
   """Return the names of the splits of a folder.
 
+  The training split is called train, even if its folder is called training or Train.
+
   Raises:
     InputError: the folder does not exist, or has no subfolder train.
   """
+  return list(_split_folders(directory))
+
+
+def _split_folders(directory: str) -> dict[str, str]:
+  """Return {name of a split: its folder}, sorted by name. Raise InputError like `split_names`."""
   given, directory = directory, _with_home(directory)
   if not os.path.isdir(directory):
     raise InputError(f'There is no folder {given}. Check the path.')
-  names = _subdirectories(directory)
-  if 'train' not in names:
+  train = _find_train(directory)
+  if train is None:
     raise InputError(
       f'The folder {directory} has no subfolder train. Put the images into train/<class>/ and '
       'val/<class>/.'
     )
-  return names
+  folders = {name: os.path.join(directory, name) for name in _subdirectories(directory)}
+  folders['train'] = folders.pop(train)
+  return dict(sorted(folders.items()))
+
+
+def _find_train(directory: str) -> str | None:
+  """Return the name of the subfolder with the training images, or None if there is none."""
+  if os.path.isdir(os.path.join(directory, 'train')):
+    return 'train'
+  names = _subdirectories(directory) if os.path.isdir(directory) else []
+  return next((name for known in _TRAIN for name in names if name.lower() == known), None)
 
 
 def sample(size: int, start: int, stop: int) -> np.ndarray:
@@ -136,6 +161,7 @@ def _subdirectories(directory: str) -> list[str]:
 
 def _list_classes(directory: str, class_names: list[str]) -> list[_ClassFolder]:
   """Return the class folders in `directory` that have images, sorted by name."""
+  images = ImageFiles()
   labels = {name: label for label, name in enumerate(class_names)}
   classes = []
   for name in _subdirectories(directory):
@@ -146,19 +172,39 @@ def _list_classes(directory: str, class_names: list[str]) -> list[_ClassFolder]:
         f'{", ".join(class_names[:5])}{", ..." * (len(labels) > 5)}. Add the class to train, or '
         'remove it here.'
       )
-    with os.scandir(path) as entries:
-      files = sorted(
-        os.fsencode(e.name)
-        for e in entries
-        if not e.name.startswith('.') and e.name.lower().endswith(EXTENSIONS)
-      )
-    if files:
+    if files := images.list(path):
       classes.append(_ClassFolder(path, labels[name], np.array(files)))
+  _report_left_out(directory, images)
   if not classes:
     raise InputError(
-      f'{directory} has no images. Put {", ".join(EXTENSIONS)} files into {directory}/<class>/.'
+      f'{directory} has no images. Put .jpg, .png or other image files into {directory}/<class>/.'
     )
+  _report_empty(
+    directory, [name for name in class_names if labels[name] not in {c.label for c in classes}]
+  )
   return classes
+
+
+def _report_left_out(directory: str, images: ImageFiles) -> None:
+  """Say how many files of a split are left out, and why."""
+  with os.scandir(directory) as entries:
+    names = [(e.name, e.is_dir()) for e in entries]
+  images.hidden += sum(name.startswith('.') for name, _ in names)
+  loose = [name for name, is_dir in names if not is_dir and not name.startswith('.')]
+  reasons = images.left_out()
+  if loose:
+    reasons.append(
+      f'{count(len(loose), "file")} outside of the class folders ({shortlist(sorted(loose), 2)})'
+    )
+  if reasons:
+    warn_once(f'{directory}: Left out {join_reasons(reasons)}.')
+
+
+def _report_empty(directory: str, names: list[str]) -> None:
+  """Say which classes have no images in a split."""
+  if names:
+    classes = '1 class' if len(names) == 1 else f'{len(names):,} classes'
+    warn_once(f'{directory}: There are no images of {classes}: {shortlist(names, 5)}.')
 
 
 def _slice(classes: list[_ClassFolder], start: int, stop: int) -> list[_ClassFolder]:

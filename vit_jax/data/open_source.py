@@ -7,7 +7,8 @@ from vit_jax.data.folder import is_folder
 from vit_jax.data.source import Source
 from vit_jax.data.tfds import TfdsSource
 
-_EVAL_SPLITS = ('validation', 'val', 'test')
+# Names of a split to evaluate on, in the order in which they are chosen, in any case.
+_EVAL_SPLITS = ('validation', 'val', 'valid', 'dev', 'eval', 'evaluation', 'test', 'testing')
 
 
 def open_source(dataset: str, split: str, data_dir: str | None = None) -> Source:
@@ -61,4 +62,5 @@ def describe_dataset(dataset: str, data_dir: str | None = None) -> catalog.Datas
     if info := catalog.lookup(dataset):
       return info
   splits = split_names(dataset, data_dir)
-  return catalog.DatasetInfo('train', next((s for s in _EVAL_SPLITS if s in splits), 'none'))
+  found = (name for known in _EVAL_SPLITS for name in splits if name.lower() == known)
+  return catalog.DatasetInfo('train', next(found, 'none'))

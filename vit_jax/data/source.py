@@ -16,6 +16,7 @@ are first read.
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -36,12 +37,14 @@ class Source(abc.ABC):
     class_names: names of the classes, or None.
     multi_label: True if an image may have any number of labels instead of one.
     apply_exif: True if images must be rotated as their EXIF orientation says.
+    empty_classes: names of the classes of which the training split has no image, if that is known.
   """
 
   num_classes: int
   class_names: list[str] | None
   multi_label: bool = False
   apply_exif: bool = False
+  empty_classes: Sequence[str] = ()
 
   @abc.abstractmethod
   def __len__(self) -> int:

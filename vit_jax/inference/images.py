@@ -11,7 +11,7 @@ from PIL import Image as PillowImage
 
 from vit_jax.data.decode_pillow import pillow_pixels
 from vit_jax.data.decode_warnings import log_warnings
-from vit_jax.data.folder import EXTENSIONS
+from vit_jax.data.image_files import ImageFiles, join_reasons, warn_once
 from vit_jax.errors import InputError
 from vit_jax.files import download, is_remote, user_path
 
@@ -46,20 +46,13 @@ def find_images(paths: Iterable[str]) -> list[str]:
 def _images_below(directory: str) -> list[str]:
   """Return the images in a folder and its subfolders, sorted by path, without hidden ones."""
 
-  def fail(error: OSError) -> None:
-    raise InputError(f'Cannot read the folder {error.filename}: {error.strerror}.')
-
-  images = []
-  for parent, folders, files in os.walk(directory, onerror=fail):
-    folders[:] = [name for name in folders if not name.startswith('.')]
-    images += [
-      os.path.join(parent, name)
-      for name in files
-      if name.lower().endswith(EXTENSIONS) and not name.startswith('.')
-    ]
-  if not images:
-    raise InputError(f'The folder {directory} has no images ({", ".join(EXTENSIONS)}).')
-  return sorted(images)
+  images = ImageFiles()
+  paths = [os.path.join(directory, os.fsdecode(path)) for path in images.list(directory)]
+  if reasons := images.left_out():
+    warn_once(f'{directory}: Left out {join_reasons(reasons)}.')
+  if not paths:
+    raise InputError(f'The folder {directory} has no images of a known format.')
+  return sorted(paths)
 
 
 def name_images(images: Image | Iterable[Image]) -> Iterator[tuple[str, Image]]:

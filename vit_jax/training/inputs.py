@@ -6,13 +6,13 @@ from ml_collections import ConfigDict
 from vit_jax.config.fields import rand_augment
 from vit_jax.data.augment import make_augment
 from vit_jax.data.batch import ReadOptions
-from vit_jax.data.open_source import describe_dataset, open_source
+from vit_jax.data.open_source import describe_dataset, open_source, split_names
 from vit_jax.data.pipeline import Batches, eval_batches, train_batches
 from vit_jax.data.preprocess import EvalPreprocess, make_eval_preprocess, make_train_preprocess
 from vit_jax.data.source import Source
 from vit_jax.data.subset import without
 from vit_jax.dedup.ids_file import excluded_positions, read_ids
-from vit_jax.errors import InputError
+from vit_jax.errors import InputError, shortlist
 from vit_jax.training.log import log
 
 
@@ -37,7 +37,9 @@ class Inputs:
     self.train = _open_train_split(c, c.train_split or info.train_split)
     self.eval_name = c.eval_split or info.eval_split
     self.eval: Source | None = None
-    if self.eval_name != 'none':
+    if self.eval_name == 'none':
+      _warn_of_no_evaluation(c)
+    else:
       self.eval = open_source(c.dataset, self.eval_name, c.data_dir)
     self.num_classes = c.num_classes or self.train.num_classes
     _check_labels(c, self.train)
@@ -93,6 +95,12 @@ class Inputs:
 def _open_train_split(c: ConfigDict, split: str) -> Source:
   """Open the training split, without the images that config.exclude_ids lists."""
   source = open_source(c.dataset, split, c.data_dir)
+  if source.empty_classes and not c.allow_empty_classes:
+    raise InputError(
+      f'{c.dataset} has no training images of {len(source.empty_classes):,} of its '
+      f'{source.num_classes:,} classes: {shortlist(source.empty_classes, 5)}. Add images, remove '
+      'the folders of these classes, or pass --config.allow_empty_classes=True.'
+    )
   if not c.exclude_ids:
     return source
   positions = excluded_positions(read_ids(c.exclude_ids), c.dataset, split, c.data_dir)
@@ -104,6 +112,18 @@ def _open_train_split(c: ConfigDict, split: str) -> Source:
     c.exclude_ids,
   )
   return without(source, positions)
+
+
+def _warn_of_no_evaluation(c: ConfigDict) -> None:
+  """Warn that the run is not evaluated, unless the config says so."""
+  if c.eval_split is None and jax.process_index() == 0:
+    log.warning(
+      'NO EVALUATION: %s has no split that is called val, validation, valid, test or the like. Its '
+      'splits are %s. Choose one with --config.eval_split, such as train[90%%:] with '
+      '--config.train_split=train[:90%%], or pass --config.eval_split=none.',
+      c.dataset,
+      ', '.join(split_names(c.dataset, c.data_dir)),
+    )
 
 
 def _check_labels(c: ConfigDict, train: Source) -> None:
