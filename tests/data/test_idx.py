@@ -48,6 +48,19 @@ def test_every_image_and_label_is_read_back(files, tmp_path, capsys, name):
   assert source.class_names == list(idx.CLASS_NAMES[name])
 
 
+def test_files_that_are_unpacked_or_have_the_names_of_a_mirror(files, tmp_path):
+  files_dir, made = files
+  for i, path in enumerate(sorted(files_dir.iterdir())):
+    content = gzip.decompress(path.read_bytes())
+    path.unlink()
+    name = path.name.removesuffix('.gz')
+    (files_dir / (name if i % 2 else name.replace('-idx', '.idx'))).write_bytes(content)
+  assert idx.has_files('mnist', str(files_dir)) and not idx.has_files('mnist', str(tmp_path))
+  assert prepare.main(['mnist', f'--data_dir={tmp_path}', f'--manual_dir={files_dir}']) == 0
+  source = open_source('mnist', 'test', str(tmp_path))
+  assert [source[i]['label'] for i in range(3)] == made['test'][1].tolist()
+
+
 @pytest.mark.parametrize('name', ['mnist', 'fashion_mnist'])
 def test_as_tfds_describes_it(name):
   import tensorflow_datasets as tfds

@@ -10,6 +10,7 @@ import math
 import os
 import struct
 from typing import TYPE_CHECKING, Any
+import zlib
 
 import cv2
 import numpy as np
@@ -41,10 +42,22 @@ CLASS_NAMES = {
 
 
 def has_files(name: str, directory: str) -> bool:
-  """Return True if `name` is one of the two datasets and its four files are in the directory."""
+  """Return True if `name` is one of the two datasets and its four files are in the directory.
+
+  The files may be unpacked already, and may be called t10k-images.idx3-ubyte, as on some mirrors.
+  """
   return name in CLASS_NAMES and all(
-    os.path.exists(os.path.join(directory, file)) for pair in FILES.values() for file in pair
+    _find(directory, file) for pair in FILES.values() for file in pair
   )
+
+
+def _find(directory: str, name: str) -> str | None:
+  """Return the path of one of the four files under any of its usual names, or None."""
+  names = (name, name.removesuffix('.gz'))
+  paths = [
+    os.path.join(directory, n) for n in (*names, *(n.replace('-idx', '.idx') for n in names))
+  ]
+  return next(filter(os.path.exists, paths), None)
 
 
 def prepare(name: str, files_dir: str, data_dir: str) -> str:
@@ -68,17 +81,19 @@ def prepare(name: str, files_dir: str, data_dir: str) -> str:
 
 
 def read_idx(path: str) -> np.ndarray:
-  """Read a gzipped IDX file: (n, rows, columns) images or (n,) labels, uint8.
+  """Read an IDX file, gzipped or not: (n, rows, columns) images or (n,) labels, uint8.
 
   Raises:
-    InputError: the file is not a gzipped IDX file of bytes, or is cut off.
+    InputError: the file is not an IDX file of bytes, or is cut off.
   """
   try:
-    with gzip.open(path) as f:
+    with open(path, 'rb') as f:
       data = f.read()
+    if not data.startswith(b'\0\0'):
+      data = gzip.decompress(data)
     zeros, kind, num_axes = struct.unpack('>HBB', data[:4])
     shape = struct.unpack(f'>{num_axes}I', data[4 : 4 + 4 * num_axes])
-  except (OSError, EOFError, struct.error) as e:
+  except (OSError, EOFError, zlib.error, struct.error) as e:
     raise InputError(
       f'Cannot read {path}: it is not a complete gzipped IDX file ({e}). Download it again.'
     ) from e
@@ -118,7 +133,7 @@ def _builder_class(dataset: str, files_dir: str) -> type[tfds.core.GeneratorBase
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
       del dl_manager  # nothing to download
       return {
-        split: self._generate_examples(*(os.path.join(files_dir, f) for f in files))
+        split: self._generate_examples(*(_find(files_dir, f) or f for f in files))
         for split, files in FILES.items()
       }
 
