@@ -165,6 +165,15 @@ def test_what_may_change_is_no_error(tmp_path):
   check_fields(config('digits', **free), tmp_path)
 
 
+def test_another_starting_point_is_noted(tmp_path, messages):
+  (tmp_path / 'config.json').write_text(json.dumps(dict(config('digits', init_from='a').items())))
+  check_fields(config('digits', init_from='b', new_head=True), tmp_path)
+  assert messages == [
+    'config.init_from has no effect: the run goes on from its checkpoint.',
+    'config.new_head has no effect: the run goes on from its checkpoint.',
+  ]
+
+
 def test_an_empty_config_json_does_not_stop_a_run(tmp_path):
   (tmp_path / 'config.json').write_text('')
   check_fields(config('digits', activation='gelu'), tmp_path)

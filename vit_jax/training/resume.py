@@ -16,6 +16,7 @@ from vit_jax.data.source import Source
 from vit_jax.data.subset import evenly
 from vit_jax.errors import InputError, shortlist
 from vit_jax.files import AnyPath
+from vit_jax.training.log import log
 
 # Fields that add arrays to a checkpoint, or remove some that are no parameters of the model.
 _STATE_FIELDS = ('optimizer', 'trained_blocks', 'average', 'pretext', 'mpp_target')
@@ -23,6 +24,7 @@ _STATE_FIELDS = ('optimizer', 'trained_blocks', 'average', 'pretext', 'mpp_targe
 # show. `Checkpoints` compares the shapes.
 _FREE_MODEL_FIELDS = ('dropout', 'stochastic_depth', 'head_bias_init', 'scan', 'remat', 'dtype')
 _SHAPES = ('num_layers', 'hidden_dim', 'mlp_dim', 'num_heads', 'resnet_stages', 'layer_scale')
+_START_FIELDS = ('init_from', 'new_head', 'head_bias_init')  # they only matter for the first step
 _SAMPLE = 1000  # training images whose names are compared
 _INSIST = 'To resume anyway, pass --resume_anyway.'
 
@@ -43,6 +45,9 @@ def check_fields(config: Config, workdir: AnyPath, *, resume_anyway: bool = Fals
     before = complete(recorded)
   except (Damaged, TypeError):
     return  # workdir.write_config warns of it
+  for field in _START_FIELDS:
+    if field in recorded and config[field] != before[field]:
+      log.info('config.%s has no effect: the run goes on from its checkpoint.', field)
   for field in (*_STATE_FIELDS, *MODEL_FIELDS, 'image_size'):
     now, then = config[field], before[field]
     if field not in recorded or field in (*_FREE_MODEL_FIELDS, *_SHAPES) or _same(field, now, then):
