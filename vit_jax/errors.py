@@ -8,6 +8,7 @@ import functools
 import glob
 import importlib.util
 import io
+import logging
 import os
 import re
 import sys
@@ -216,6 +217,7 @@ def prepare_command() -> None:
   if sys.stderr is None:
     sys.stderr = open(os.devnull, 'w')  # noqa: SIM115 (stays open until the process ends)
   print_any_text()
+  logging.basicConfig(format='warning: %(message)s')  # of tools; training has a log of its own
   if importlib.util.find_spec('libtpu') is not None:
     _skip_libtpu()
 
