@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from vit_jax.data.subset import Concatenation
 from vit_jax.errors import InputError, shortlist
 from vit_jax.files import user_path
 
+log = logging.getLogger('vit_jax')
 _TRAIN = ('train', 'training')  # names of the folder with the training images, in any case
 
 
@@ -201,10 +203,12 @@ def _report_left_out(directory: str, images: ImageFiles) -> None:
 
 
 def _report_empty(directory: str, names: list[str]) -> None:
-  """Say which classes have no images in a split."""
+  """Say which classes have no images in a split. Outside of train, that is not unusual."""
   if names:
     classes = '1 class' if len(names) == 1 else f'{len(names):,} classes'
-    warn_once(f'{directory}: There are no images of {classes}: {shortlist(names, 5)}.')
+    message = f'{directory}: There are no images of {classes}: {shortlist(names, 5)}.'
+    is_train = os.path.basename(directory).lower() in _TRAIN
+    log.log(logging.WARNING if is_train else logging.INFO, '%s', message)
 
 
 def _slice(classes: list[_ClassFolder], start: int, stop: int) -> list[_ClassFolder]:
