@@ -90,6 +90,17 @@ def test_every_entrance_gives_the_same_pixels(mode, orientation, tmp_path):
   assert np.abs(pixels[0] - resize(expected.astype(np.uint8), 24, 24).astype(float)).mean() < 3
 
 
+def test_open_files_are_read_from_their_start(tmp_path):
+  file = io.BytesIO(b'content')
+  file.seek(0, io.SEEK_END)
+  assert load_image('a', file, lambda content: content) == b'content'
+  path = tmp_path / 'a.txt'
+  path.write_text('text')
+  with open(path) as text, pytest.raises(InputError) as e:
+    load_image('a.txt', text, lambda content: content)
+  assert str(e.value) == ("Cannot read a.txt: the file is open for text. Open it with mode 'rb'.")
+
+
 def test_an_image_of_pillow_that_was_turned_is_not_turned_again():
   exif = Image.Exif()
   exif[0x0112] = 6

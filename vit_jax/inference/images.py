@@ -113,13 +113,23 @@ def _content(image: Image) -> bytes | np.ndarray:
   if isinstance(image, PillowImage.Image):
     return pillow_pixels(image)
   if not isinstance(image, np.ndarray) and hasattr(image, 'read'):
-    return image.read()
+    return _read(cast(BinaryIO, image))
   array = np.asarray(image)
   if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
     raise ValueError(
       f'an array must be (height, width, 3) uint8 RGB, but this one is {array.shape} {array.dtype}'
     )
   return array
+
+
+def _read(file: BinaryIO) -> bytes:
+  """Return the content of an open file from its start, as Pillow reads it."""
+  if hasattr(file, 'seekable') and file.seekable():
+    file.seek(0)
+  content = file.read()
+  if not isinstance(content, bytes):
+    raise ValueError("the file is open for text. Open it with mode 'rb'")
+  return content
 
 
 def _download(address: str) -> bytes:
