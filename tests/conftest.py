@@ -23,7 +23,7 @@ pytest.register_assert_rewrite('tests.helpers.images')  # shows the values of it
 
 # Fixtures of several tests.
 from tests.helpers.jobs import images, start  # noqa: E402, F401
-from tests.helpers.logs import messages  # noqa: E402, F401
+from tests.helpers.logs import messages, reset_log  # noqa: E402, F401
 
 
 def pytest_configure(config):
