@@ -192,3 +192,16 @@ def test_a_lock_that_cannot_be_removed_hides_no_error(path, monkeypatch, caplog)
   with pytest.raises(ZeroDivisionError), make(path):
     raise ZeroDivisionError
   assert caplog.messages == [f'Cannot remove {path}: Permission denied']
+
+
+def test_a_read_error_does_not_end_the_holder(path, monkeypatch, caplog):
+  def fail(*_, **__):
+    raise OSError(116, 'Stale file handle')
+
+  with make(path) as lock:
+    with monkeypatch.context() as m:
+      m.setattr(type(path), 'read_text', fail)
+      lock.check()
+    assert caplog.messages == [f'Cannot read {path}: Stale file handle']
+    lock.check()
+  assert not path.exists()

@@ -28,7 +28,7 @@ log = logging.getLogger('vit_jax')
 
 _RENEW_SECONDS = 15
 _STALE_SECONDS = 90
-_OLD_SECONDS = 600  # more than the clocks of two machines differ: nobody needs to watch such a file
+_OLD_SECONDS = 600  # nobody needs to watch an older file: clocks do not differ by that much
 _PATIENCE_SECONDS = 1  # for the lock of a process that has ended, and for a half-written file
 _SETTLE_SECONDS = 2  # for two processes that write the file at once to see which came last
 
@@ -105,7 +105,11 @@ class Lock:
 
   def check(self) -> None:
     """Raise InputError if another process has taken the lock, because this one seemed dead."""
-    other = self._other()
+    try:
+      other = self._other()
+    except Exception as e:  # each kind of storage has errors of its own, which may pass
+      log.warning('Cannot read %s: %s', self._path, reason(e))
+      return
     if other is not None:
       raise self._in_use(other)
 
