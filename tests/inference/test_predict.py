@@ -2,6 +2,7 @@
 
 import threading
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -209,3 +210,18 @@ def test_names_of_imagenet_are_the_default(params):
   (result,) = predict(model, params | {'head': head}, IMAGES[0], top_k=1)
   np.testing.assert_allclose(result[0].probability, np.e / (np.e + 999), rtol=1e-5)
   assert result == [Prediction(281, 'tabby', result[0].probability)]
+
+
+def test_a_model_of_another_package():
+  class Mean(nn.Module):
+    """Predicts the brightest color."""
+
+    image_size: tuple[int, int] = (8, 8)
+    num_classes: int = 3
+
+    def __call__(self, images, *, train=False):
+      return 100 * images.mean(axis=(1, 2))
+
+  green = np.zeros((20, 30, 3), np.uint8) + np.uint8([10, 200, 10])
+  ((best, *_),) = predict(Mean(), {}, green, class_names=['red', 'green', 'blue'])
+  assert best.name == 'green' and best.probability > 0.99

@@ -28,6 +28,7 @@ from vit_jax.files import user_path
 from vit_jax.inference.predict import check_classes
 from vit_jax.models.params import Params
 from vit_jax.models.pixels import to_input
+from vit_jax.models.usage import usage_of
 from vit_jax.pretrained.architecture import infer_model
 from vit_jax.pretrained.npz import read_npz, write_npz
 
@@ -77,8 +78,8 @@ def export_stablehlo(
   others = sorted(set(platforms) - set(PLATFORMS))
   if others or not platforms:  # `unknown` would suggest 'tpu' for 'gpu'
     raise InputError(f'Unknown platform {", ".join(others)!r}. Available: {", ".join(PLATFORMS)}.')
-  class_names = class_names or model.usage.names(model.num_classes)
-  loss_kind: str = model.usage.updated(loss=loss).loss
+  class_names = class_names or usage_of(model).names(model.num_classes)
+  loss_kind: str = usage_of(model).updated(loss=loss).loss
   flat = _check(model, params, loss_kind, weights, class_names)
   function = functools.partial(_probabilities, model, loss_kind)
   arguments: tuple[Any, ...] = (_abstract_images(model),)
@@ -151,8 +152,8 @@ def export_onnx(
   """
   if importlib.util.find_spec('jax2onnx') is None:
     raise InputError("ONNX needs the package jax2onnx. Run: pip install 'vit_jax[onnx]'")
-  class_names = class_names or model.usage.names(model.num_classes)
-  loss_kind: str = model.usage.updated(loss=loss).loss
+  class_names = class_names or usage_of(model).names(model.num_classes)
+  loss_kind: str = usage_of(model).updated(loss=loss).loss
   flat = _check(model, params, loss_kind, weights, class_names)
   if model.dtype != jnp.float32:
     raise InputError(
@@ -254,7 +255,7 @@ def _metadata(
 ) -> dict[str, Any]:
   """Return the description of an exported model that is written to path.json."""
   name, _ = infer_model(flat)
-  usage = model.usage
+  usage = usage_of(model)
   preprocessing = {
     'preset': usage.preset,
     'resize_size': usage.resize_size,

@@ -23,7 +23,7 @@ from vit_jax.evaluation.losses import LOSSES, to_probabilities
 from vit_jax.inference.images import Image, load_image, name_images
 from vit_jax.models.params import Params
 from vit_jax.models.pixels import to_input
-from vit_jax.models.usage import CompleteUsage
+from vit_jax.models.usage import CompleteUsage, usage_of
 
 Item = TypeVar('Item')
 Result = TypeVar('Result')
@@ -76,10 +76,11 @@ def predict(
   Args:
     model: a model from `create_model`. Images are resized to its image_size.
     params: its parameters, as `load_params` returns them.
-    images: one image, or an iterable of images, which may be a generator. An image is a JPEG, PNG
-      or WebP file, given as a path, an address (https://, gs://, ...), an open file or bytes, and
-      rotated as its EXIF orientation says; or it is an array of pixels, (H, W, 3) uint8 RGB, or
-      an object that NumPy can convert to one, such as a PIL image.
+    images: one image, or an iterable of images, which may be a generator. An image is a file that
+      Pillow can read, given as a path, an address (https://, gs://, ...), bytes or an open file,
+      which is read from its start; or it is an image of Pillow. It is converted to RGB, and
+      rotated as its EXIF orientation says. An image can also be an array of pixels, (H, W, 3)
+      uint8 RGB, or an object that NumPy converts to one.
     class_names: names of all classes, in the order of the head. Defaults to those of the
       checkpoint, to ImageNet's names if the model has 1000 or 21,843 classes, and otherwise to
       'class 0', 'class 1', ...
@@ -134,7 +135,7 @@ def predict_each(
     For each image, in order, its most probable classes, or the InputError that says why it cannot
     be read.
   """
-  usage = model.usage.updated(
+  usage = usage_of(model).updated(
     preset=options.preset,
     resize_size=options.resize_size,
     eval_filter=options.eval_filter,

@@ -82,6 +82,11 @@ class CompleteUsage(Usage):
   loss: str = 'softmax'
 
 
+def usage_of(model: Any) -> Usage:
+  """Return `model.usage`. A model of another package, which has none, gives an empty one."""
+  return getattr(model, 'usage', Usage())
+
+
 def usage_field() -> Any:
   """Return the field `usage` of a model. Models that compute the same are equal without it."""
   return dataclasses.field(default=Usage(), compare=False, repr=False)

@@ -7,6 +7,7 @@ from typing import Any
 from flax import linen as nn
 import numpy as np
 
+from vit_jax.models.usage import usage_of
 from vit_jax.pretrained.fingerprint import named_leaves
 from vit_jax.pretrained.formats import format_for, write_arrays
 from vit_jax.pretrained.metadata import MODEL_FIELDS, USAGE_FIELDS, Metadata, lost_in_npz
@@ -45,8 +46,8 @@ def save_params(
   metadata = Metadata()
   if model is not None:
     fields = {field: getattr(model, field, None) for field in MODEL_FIELDS}
-    fields |= {field: getattr(model.usage, field) for field in USAGE_FIELDS}
-    fields['class_names'] = model.usage.names(model.num_classes)
+    fields |= {field: getattr(usage_of(model), field) for field in USAGE_FIELDS}
+    fields['class_names'] = usage_of(model).names(model.num_classes)
     metadata = Metadata(image_size=model.image_size, **fields)
   class_names = class_names or metadata.class_names
   metadata = metadata._replace(class_names=list(class_names) if class_names else None)
