@@ -1,7 +1,7 @@
-"""Translate how images are prepared between our words and those of timm and Hugging Face.
+"""Convert preprocessing settings to and from the configs of timm and Hugging Face.
 
-Neither can say everything. So `own_record` is written beside their words, under a key that both
-ignore, and wins when the file is read again.
+Their configs cannot express all of our settings. Therefore `own_record` is written beside them,
+under a key that both ignore. It wins when the file is read again.
 """
 
 from collections.abc import Mapping, Sequence
