@@ -13,6 +13,7 @@ import struct
 import threading
 import zlib
 
+from etils.epath import backend
 import fsspec
 import numpy as np
 import pytest
@@ -466,6 +467,16 @@ def test_files_are_on_the_disk_before_they_replace_others(tmp_path, monkeypatch,
 def test_text_that_utf8_cannot_hold_is_escaped(tmp_path):
   files.write_whole(tmp_path / 'a', 'é caf\udce9')
   assert (tmp_path / 'a').read_bytes() == 'é caf\\udce9'.encode()
+
+
+def test_text_is_written_to_a_bucket(monkeypatch):
+  memory = fsspec.filesystem('memory')  # in the place of gcsfs, below the real paths of buckets
+  monkeypatch.setattr(type(backend.fsspec_backend), 'fs', lambda self, path: memory)
+  path = files.any_path('gs://bucket/run/é.json')
+  assert path._backend is backend.fsspec_backend
+  for text in ('first', 'é caf\udce9\n'):
+    files.write_whole(path, text)
+  assert path.read_bytes() == 'é caf\\udce9\n'.encode()
 
 
 def test_names_for_a_line_of_text():

@@ -132,7 +132,7 @@ def write_whole(path: AnyPath, text: str) -> None:
   Characters that UTF-8 cannot hold, such as those of odd file names, are escaped.
   """
   if is_remote(path):  # object stores replace a file as a whole
-    path.write_text(text, encoding='utf-8', errors='backslashreplace')
+    path.write_bytes(text.encode('utf-8', 'backslashreplace'))
     return
   with _replacement(pathlib.Path(path)) as temporary:
     temporary.write_text(text, encoding='utf-8', errors='backslashreplace')
