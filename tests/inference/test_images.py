@@ -2,6 +2,7 @@
 
 import io
 import re
+from unittest.mock import Mock
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -94,6 +95,14 @@ def test_open_files_are_read_from_their_start(tmp_path):
   file = io.BytesIO(b'content')
   file.seek(0, io.SEEK_END)
   assert load_image('a', file, lambda content: content) == b'content'
+  file = Mock(seekable=lambda: True, seek=lambda position: position)
+  for kind in (bytearray, memoryview):
+    file.read = lambda kind=kind: kind(b'content')
+    assert load_image('a', file, bytes) == b'content'
+  file.read = lambda: None
+  with pytest.raises(InputError) as e:
+    load_image('a', file, bytes)
+  assert str(e.value) == 'Cannot read a: reading the file returned NoneType instead of bytes.'
   path = tmp_path / 'a.txt'
   path.write_text('text')
   with open(path) as text, pytest.raises(InputError) as e:

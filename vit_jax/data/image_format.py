@@ -2,7 +2,7 @@
 
 import re
 
-# The first bytes of the formats that Pillow reads by default and that data sets contain.
+# The first bytes of the formats that Pillow reads by default and that datasets contain.
 _SIGNATURES = {
   'JPEG': rb'\xff\xd8',
   'PNG': rb'\x89PNG\r\n\x1a\n',

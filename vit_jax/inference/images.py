@@ -1,6 +1,7 @@
 """Find image files, and load images from paths, addresses, bytes, open files, Pillow and arrays."""
 
 from collections.abc import Callable, Iterable, Iterator
+import logging
 import os
 import pathlib
 import tempfile
@@ -11,12 +12,13 @@ from PIL import Image as PillowImage
 
 from vit_jax.data.decode_pillow import pillow_pixels
 from vit_jax.data.decode_warnings import log_warnings
-from vit_jax.data.image_files import ImageFiles, join_reasons, warn_once
+from vit_jax.data.image_files import ImageFiles, join_reasons
 from vit_jax.errors import InputError
 from vit_jax.files import download, is_remote, user_path
 
 Image = str | os.PathLike | bytes | BinaryIO | np.ndarray | PillowImage.Image
 
+log = logging.getLogger('vit_jax')
 _PATH = (str, os.PathLike)
 _BYTES = (bytes, bytearray, memoryview)
 
@@ -49,7 +51,7 @@ def _images_below(directory: str) -> list[str]:
   images = ImageFiles()
   paths = [os.path.join(directory, os.fsdecode(path)) for path in images.list(directory)]
   if reasons := images.left_out():
-    warn_once(f'{directory}: Left out {join_reasons(reasons)}.')
+    log.warning('%s: Left out %s.', directory, join_reasons(reasons))
   if not paths:
     raise InputError(f'The folder {directory} has no images of a known format.')
   return sorted(paths)
@@ -127,9 +129,11 @@ def _read(file: BinaryIO) -> bytes:
   if hasattr(file, 'seekable') and file.seekable():
     file.seek(0)
   content = file.read()
-  if not isinstance(content, bytes):
+  if isinstance(content, str):
     raise ValueError("the file is open for text. Open it with mode 'rb'")
-  return content
+  if not isinstance(content, _BYTES):
+    raise ValueError(f'reading the file returned {type(content).__name__} instead of bytes')
+  return bytes(content)
 
 
 def _download(address: str) -> bytes:

@@ -87,7 +87,9 @@ def _check_header(npz: np.lib.npyio.NpzFile, name: str) -> None:
   assert archive is not None  # it is open
   with archive.open(name) as f:
     version = np.lib.format.read_magic(f)
-    if version in readers:  # no other has a public reader, and only strange names need another
+    # NumPy has public readers of these versions only. It writes version 3 only for structured arrays
+    # whose fields have names that are not Latin-1, which no checkpoint holds.
+    if version in readers:
       shape, _, dtype = readers[version](f)
       if math.prod(shape) * dtype.itemsize > archive.getinfo(name).file_size:
         raise ValueError(f'{name} claims the shape {shape}, which is more than the file holds')
