@@ -27,14 +27,14 @@ def test_images_are_found_by_their_content(tmp_path):
     write(tmp_path / name, encode(Image.fromarray(PIXELS), kind))
   write(tmp_path / 'f.JPG', b'any content')  # its decoder will refuse it
   write(tmp_path / 'g.txt')  # an image with a wrong name
-  write(tmp_path / 'x.bmp', b'BMX is no image')
+  write(tmp_path / 'x.bmp', b'BMX is not an image')
   write(tmp_path / 'y.txt', b'a text')
   write(tmp_path / '.z.png')
   os.mkfifo(tmp_path / 'pipe')  # would never end
   images = ImageFiles()
   assert images.list(str(tmp_path)) == [os.fsencode(n) for n in (*kinds, 'f.JPG', 'g.txt')]
   assert images.left_out() == [
-    '3 files that are no images (1 .bmp; 1 without an extension; 1 .txt)',
+    '3 files that are not images (1 .bmp; 1 without an extension; 1 .txt)',
     '1 hidden',
   ]
 
@@ -50,6 +50,31 @@ def test_folders_below_and_links(tmp_path):
     b'b/1.png', b'b/2.png', b'b/c/d/3.png',
   ]  # fmt: skip
   assert images.left_out() == ['1 hidden']
+  assert images.newly_listed == 6  # all but b.png
+
+
+@pytest.mark.parametrize('link', ['here', 'class', 'split', 'dataset', 'above', 'below'])
+def test_no_link_leads_to_a_folder_that_contains_it(tmp_path, link):
+  data = tmp_path / 'above' / 'data'
+  for path in ('train/cat/a.png', 'train/dog/b.png', 'train/dog/deep/c.png', 'val/cat/d.png'):
+    write(data / path)
+  dog = data / 'train' / 'dog'
+  targets = {'here': '.', 'class': dog, 'split': '..', 'dataset': '../..', 'above': '../../..'}
+  if link == 'below':
+    (dog / 'deep' / 'up').symlink_to('../..')
+  else:
+    (dog / 'up').symlink_to(targets[link])
+  (tmp_path / 'elsewhere').symlink_to(data / 'train')
+  for directory in (dog, tmp_path / 'elsewhere' / 'dog'):
+    assert ImageFiles().list(str(directory)) == [b'b.png', b'deep/c.png']
+
+
+def test_a_class_that_is_itself_a_link_is_in_its_split(tmp_path):
+  write(tmp_path / 'store' / 'cats' / 'a.png')
+  write(tmp_path / 'train' / 'dog' / 'b.png')
+  (tmp_path / 'train' / 'cat').symlink_to('../store/cats')
+  (tmp_path / 'store' / 'cats' / 'up').symlink_to(tmp_path / 'train')
+  assert ImageFiles().list(str(tmp_path / 'train' / 'cat')) == [b'a.png']
 
 
 def test_a_hundred_files_of_an_extension_speak_for_the_others(tmp_path, monkeypatch):
@@ -67,7 +92,9 @@ def test_a_hundred_files_of_an_extension_speak_for_the_others(tmp_path, monkeypa
   assert sum(path.endswith(b'.dat') for path in listed) == 150
   assert sum(path.endswith(b'.bin') for path in listed) == 75  # they differ, so all are read
   assert len(listed) == 225 and len(reads) == 100 + 100 + 150
-  assert images.left_out() == ['225 files that are no images (150 .txt; 75 .bin)']
+  assert images.left_out() == [
+    '225 files that are not images (150 .txt, 50 of them not looked at; 75 .bin)'
+  ]
 
 
 def test_a_folder_that_cannot_be_read(tmp_path):

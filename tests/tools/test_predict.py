@@ -343,6 +343,6 @@ def test_a_closed_pipe(album):
   with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
     first = json.loads(process.stdout.readline())
     process.stdout.close()
-    note = f'warning: {album}: Left out 2 files that are no images (1 .txt; 1 .md) and 2 hidden.\n'
+    note = f'warning: {album}: Left out 2 files that are not images (1 .txt; 1 .md) and 2 hidden.\n'
     assert process.wait(60) == 0 and process.stderr.read().decode() == note
   assert first['path'] == f'{album}/a.png'

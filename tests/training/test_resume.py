@@ -11,6 +11,7 @@ from tests.helpers.jobs import StopAt, interrupted
 from vit_jax.config.fields import default_config
 from vit_jax.config.run import keep_recorded
 from vit_jax.data.open_source import open_source
+from vit_jax.data.subset import without
 from vit_jax.errors import InputError, Interrupted
 from vit_jax.training import loop as train_lib
 from vit_jax.training.resume import check_data, check_fields, describe_data
@@ -82,6 +83,24 @@ def test_changed_images_are_an_error(photos, change, words):
   with pytest.raises(InputError) as e:
     check_data(recorded, describe_data(open_source(str(photos), 'train')), 'photos', 'DIR')
   assert str(e.value) == START.format('photos', 'DIR') + words + END
+
+
+@pytest.mark.parametrize('name', ['deep/9.png', '9.bmp'])
+def test_an_earlier_version_left_images_out(photos, name):
+  recorded = {'class_names': ['cat', 'dog']}  # by a version that did not count images
+  now = describe_data(open_source(str(photos), 'train'))
+  check_data(recorded, now, 'photos', 'DIR')
+  (photos / 'train' / 'dog' / 'deep').mkdir()
+  cv2.imwrite(str(photos / 'train' / 'dog' / name), np.zeros((8, 8, 3), np.uint8))
+  changed = describe_data(without(open_source(str(photos), 'train[:50%]'), np.array([0])))
+  with pytest.raises(InputError) as e:
+    check_data(recorded, changed, 'photos', 'DIR')
+  assert str(e.value) == (
+    START.format('photos', 'DIR')
+    + '1 of them are in subfolders of the classes or do not end in .jpg, .jpeg, .png or .webp, and '
+    'the version that started the run left such images out' + END
+  )
+  check_data(changed, changed, 'photos', 'DIR')
 
 
 def test_a_real_run(tmp_path, photos, monkeypatch):

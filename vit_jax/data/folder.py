@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vit_jax.data.image_files import ImageFiles, count, join_reasons, warn_once
+from vit_jax.data.image_files import ImageFiles, count, join_reasons
 from vit_jax.data.source import Example, Source
 from vit_jax.data.splits import named_splits, split_ranges
 from vit_jax.data.subset import Concatenation
@@ -34,6 +34,7 @@ class FolderSource(Source):
 
   Attributes:
     empty_classes: classes without an image in train, if the split includes train.
+    newly_listed: number of images, in the whole splits, that earlier versions left out.
   """
 
   apply_exif = True
@@ -57,9 +58,12 @@ class FolderSource(Source):
       raise InputError(f'{train} has no class folders. Put the images into train/<class>/.')
     self.num_classes = len(self.class_names)
     wanted = names if split == 'all' else named_splits(split)
+    listings = {name: ImageFiles() for name in names if name in wanted}
     classes = {
-      name: _list_classes(folders[name], self.class_names) for name in names if name in wanted
+      name: _list_classes(folders[name], self.class_names, images)
+      for name, images in listings.items()
     }
+    self.newly_listed = sum(images.newly_listed for images in listings.values())
     found = {c.label for c in classes.get('train', ())}
     self.empty_classes = [
       name
@@ -161,9 +165,8 @@ def _subdirectories(directory: str) -> list[str]:
     return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith('.'))
 
 
-def _list_classes(directory: str, class_names: list[str]) -> list[_ClassFolder]:
-  """Return the class folders in `directory` that have images, sorted by name."""
-  images = ImageFiles()
+def _list_classes(directory: str, class_names: list[str], images: ImageFiles) -> list[_ClassFolder]:
+  """Return the class folders in `directory` that have images, sorted by name. `images` counts."""
   labels = {name: label for label, name in enumerate(class_names)}
   classes = []
   for name in _subdirectories(directory):
@@ -199,7 +202,7 @@ def _report_left_out(directory: str, images: ImageFiles) -> None:
       f'{count(len(loose), "file")} outside of the class folders ({shortlist(sorted(loose), 2)})'
     )
   if reasons:
-    warn_once(f'{directory}: Left out {join_reasons(reasons)}.')
+    log.warning('%s: Left out %s.', directory, join_reasons(reasons))
 
 
 def _report_empty(directory: str, names: list[str]) -> None:

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-import functools
-import logging
+import contextlib
 import os
+import pathlib
 
 from vit_jax.data.image_format import image_format
 from vit_jax.errors import InputError, shortlist
-
-log = logging.getLogger('vit_jax')
 
 _USUAL = frozenset(('jpg', 'jpeg', 'png', 'webp'))
 _ENOUGH = 100  # files of an extension that say what the others hold
@@ -29,13 +27,16 @@ class ImageFiles:
 
   Attributes:
     hidden: number of hidden files and directories so far.
-    others: number of files so far that are no images, by extension.
+    others: number of files so far that are not images, by extension.
+    newly_listed: number of images so far that earlier versions left out: those in folders below, and
+      those with another extension than .jpg, .jpeg, .png and .webp.
   """
 
   def __init__(self):
     """Start with nothing."""
     self.hidden = 0
     self.others: Counter[str] = Counter()
+    self.newly_listed = 0
     self._read: Counter[str] = Counter()  # files whose first bytes were read, by extension
     self._images: Counter[str] = Counter()  # images among them
 
@@ -47,7 +48,7 @@ class ImageFiles:
     Raises:
       InputError: a directory cannot be read.
     """
-    return sorted(self._list(directory, b'', frozenset()))
+    return sorted(self._list(directory, b'', _identities(directory)))
 
   def _list(self, directory: str, prefix: bytes, above: frozenset[tuple[int, int]]) -> list[bytes]:
     """Return the images below a directory, unsorted, with a prefix before their names."""
@@ -66,11 +67,9 @@ class ImageFiles:
     except OSError as e:
       raise InputError(f'Cannot read the folder {directory}: {e.strerror}.') from e
     # In the order of their names, so that the same files are read on every machine.
-    images += [
-      prefix + os.fsencode(entry.name)
-      for entry in sorted(others, key=lambda entry: entry.name)
-      if self._is_image(entry)
-    ]
+    others = [e for e in sorted(others, key=lambda entry: entry.name) if self._is_image(e)]
+    images += [prefix + os.fsencode(entry.name) for entry in others]
+    self.newly_listed += len(images) if prefix else len(others)
     for folder in sorted(folders, key=lambda entry: entry.name):
       status = folder.stat()
       identity = status.st_dev, status.st_ino
@@ -97,22 +96,20 @@ class ImageFiles:
     reasons = []
     others = +self.others
     if total := others.total():
-      kinds = shortlist(
-        (f'{n:,} {"." + extension if extension else "without an extension"}')
-        for extension, n in others.most_common()
-      )
+      kinds = shortlist(self._kind(extension, n) for extension, n in others.most_common())
       reasons.append(
-        f'{count(total, "file")} that {"is no image" if total == 1 else "are no images"} ({kinds})'
+        f'{count(total, "file")} that {"is not an image" if total == 1 else "are not images"} '
+        f'({kinds})'
       )
     if self.hidden:
       reasons.append(f'{self.hidden:,} hidden')
     return reasons
 
-
-@functools.cache
-def warn_once(message: str) -> None:
-  """Log a warning, but not again when the same directory is listed again."""
-  log.warning('%s', message)
+  def _kind(self, extension: str, number: int) -> str:
+    """Return in words how many files of an extension are not images."""
+    kind = f'{number:,} {"." + extension if extension else "without an extension"}'
+    unread = number - self._read[extension]
+    return f'{kind}, {unread:,} of them not looked at' if unread > 0 else kind
 
 
 def count(number: int, noun: str) -> str:
@@ -129,6 +126,17 @@ def join_reasons(reasons: Iterable[str]) -> str:
 def _extension(name: str) -> str:
   """Return the extension in lower case, without its dot, or ''."""
   return name.rpartition('.')[2].lower() if '.' in name else ''
+
+
+def _identities(directory: str) -> frozenset[tuple[int, int]]:
+  """Return what identifies a directory and all directories above it, also above a link to it."""
+  identities = set()
+  for path in map(pathlib.PurePath, (os.path.abspath(directory), os.path.realpath(directory))):
+    for above in (path, *path.parents):
+      with contextlib.suppress(OSError):  # no link that can be followed leads there
+        status = os.stat(above)
+        identities.add((status.st_dev, status.st_ino))
+  return frozenset(identities)
 
 
 def _begins_like_an_image(path: str) -> bool:

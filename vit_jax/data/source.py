@@ -38,6 +38,7 @@ class Source(abc.ABC):
     multi_label: True if an image may have any number of labels instead of one.
     apply_exif: True if images must be rotated as their EXIF orientation says.
     empty_classes: names of the classes of which the training split has no image, if that is known.
+    newly_listed: number of images that earlier versions of vit_jax would have left out.
   """
 
   num_classes: int
@@ -45,6 +46,7 @@ class Source(abc.ABC):
   multi_label: bool = False
   apply_exif: bool = False
   empty_classes: Sequence[str] = ()
+  newly_listed: int = 0
 
   @abc.abstractmethod
   def __len__(self) -> int:

@@ -20,6 +20,7 @@ class Subset(Source):
     self._source, self._indices = source, indices
     self.num_classes, self.class_names = source.num_classes, source.class_names
     self.multi_label, self.apply_exif = source.multi_label, source.apply_exif
+    self.newly_listed = source.newly_listed
 
   def __len__(self) -> int:
     return len(self._indices)

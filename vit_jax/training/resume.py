@@ -12,6 +12,7 @@ from typing import Any
 
 from vit_jax.config.fields import MODEL_FIELDS, Config
 from vit_jax.config.run import Damaged, complete, read_config
+from vit_jax.data.image_files import count
 from vit_jax.data.source import Source
 from vit_jax.data.subset import evenly
 from vit_jax.errors import InputError, shortlist
@@ -77,6 +78,7 @@ def describe_data(source: Source) -> dict[str, Any]:
     'class_names': source.class_names,
     'num_images': len(source),
     'images_digest': digest.hexdigest(),
+    'newly_listed': source.newly_listed,  # for the checkpoints of earlier versions
   }
 
 
@@ -107,6 +109,11 @@ def _changes(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[st
   if before and names and list(before) != list(names):
     yield _renamed(before, names)
   images = recorded.get('num_images')
+  if images is None and (new := now.get('newly_listed')):
+    yield (
+      f'this version of vit_jax also takes {count(new, "image")} that the earlier one left out, in '
+      'subfolders of the classes or with other extensions than .jpg, .jpeg, .png and .webp'
+    )
   if images not in (None, now['num_images']):
     yield f'there are {now["num_images"]:,} images instead of {images:,}'
   if recorded.get('images_digest') not in (None, now['images_digest']):
