@@ -85,8 +85,8 @@ def test_every_listing_says_what_it_leaves_out(tmp_path, messages):
   assert opened.newly_listed == 1  # the deep one
   open_source(str(tmp_path), 'train')  # as in the next run of a sweep, which has a log of its own
   assert messages == 2 * [
-    f'{tmp_path}/train: Left out 1 file that is not an image (1 .txt), 1 hidden and 1 file outside of '
-    'the class folders (loose.png).'
+    f'{tmp_path}/train: Left out 1 file that is not an image (1 .txt), 1 hidden and 1 file '
+    'outside of the class folders (loose.png).'
   ]
   open_source(str(tmp_path), 'val')
   assert messages[2:] == [f'{tmp_path}/val: There are no images of 1 class: b.']

@@ -97,8 +97,8 @@ def test_an_earlier_version_left_images_out(photos, name):
     check_data(recorded, changed, 'photos', 'DIR')
   assert str(e.value) == (
     START.format('photos', 'DIR')
-    + '1 of them are in subfolders of the classes or do not end in .jpg, .jpeg, .png or .webp, and '
-    'the version that started the run left such images out' + END
+    + 'this version of vit_jax also takes 1 image that the earlier one left out, in subfolders of '
+    'the classes or with other extensions than .jpg, .jpeg, .png and .webp' + END
   )
   check_data(changed, changed, 'photos', 'DIR')
 

@@ -28,8 +28,8 @@ class ImageFiles:
   Attributes:
     hidden: number of hidden files and directories so far.
     others: number of files so far that are not images, by extension.
-    newly_listed: number of images so far that earlier versions left out: those in folders below, and
-      those with another extension than .jpg, .jpeg, .png and .webp.
+    newly_listed: number of images so far that earlier versions left out: those in folders below,
+      and those with another extension than .jpg, .jpeg, .png and .webp.
   """
 
   def __init__(self):

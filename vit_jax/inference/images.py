@@ -32,12 +32,13 @@ def find_images(paths: Iterable[str]) -> list[str]:
   Raises:
     InputError: a path does not exist, or a folder has no images or cannot be read.
   """
-  images = []
+  images: list[str] = []
+  reported: set[str] = set()
   for path in paths:
     if path == '-' or is_remote(path):
       images.append(path)
     elif (local := user_path(path)).is_dir():
-      images += _images_below(os.fspath(local))
+      images += _images_below(os.fspath(local), reported)
     elif local.exists():
       images.append(path)
     else:
@@ -45,12 +46,17 @@ def find_images(paths: Iterable[str]) -> list[str]:
   return images
 
 
-def _images_below(directory: str) -> list[str]:
-  """Return the images in a folder and its subfolders, sorted by path, without hidden ones."""
+def _images_below(directory: str, reported: set[str]) -> list[str]:
+  """Return the images in a folder and its subfolders, sorted by path, without hidden ones.
 
+  Args:
+    directory: the folder.
+    reported: folders whose left out files are logged already. This one is added.
+  """
   images = ImageFiles()
   paths = [os.path.join(directory, os.fsdecode(path)) for path in images.list(directory)]
-  if reasons := images.left_out():
+  if (reasons := images.left_out()) and directory not in reported:
+    reported.add(directory)
     log.warning('%s: Left out %s.', directory, join_reasons(reasons))
   if not paths:
     raise InputError(f'The folder {directory} has no images of a known format.')

@@ -87,8 +87,8 @@ def _check_header(npz: np.lib.npyio.NpzFile, name: str) -> None:
   assert archive is not None  # it is open
   with archive.open(name) as f:
     version = np.lib.format.read_magic(f)
-    # NumPy has public readers of these versions only. It writes version 3 only for structured arrays
-    # whose fields have names that are not Latin-1, which no checkpoint holds.
+    # NumPy has public readers of these versions only. It writes version 3 only for structured
+    # arrays whose fields have names outside of Latin-1, which no checkpoint holds.
     if version in readers:
       shape, _, dtype = readers[version](f)
       if math.prod(shape) * dtype.itemsize > archive.getinfo(name).file_size:
