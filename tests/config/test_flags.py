@@ -104,6 +104,23 @@ def test_config_files_of_earlier_versions_load(tmp_path, line):
   assert c.to_dict() == expected.to_dict()
 
 
+@pytest.mark.parametrize('arguments', [['--config', '~/mine.py'], ['-config=~/mine.py']])
+def test_other_spellings_of_the_config_flag(tmp_path, monkeypatch, arguments):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  path = tmp_path / 'mine.py'
+  path.write_text(BEGIN + '  return c\n')
+  assert parse(*arguments, '--config.lr=.5')[0].lr == 0.5
+  for program, words in (
+    ('x = 1\n', 'has no function get_config. See configs/vit_b16.py for an example.'),
+    (BEGIN + '  1 / 0\n', 'failed in line 4: ZeroDivisionError: division by zero. Correct it.'),
+  ):
+    monkeypatch.delitem(sys.modules, 'config_config', raising=False)  # of an earlier config file
+    path.write_text(program)
+    with pytest.raises(InputError) as e:
+      parse(*arguments)
+    assert str(e.value) == f'{path} {words}'
+
+
 def test_field_value():
   parser = argparse.ArgumentParser()
   parser.add_argument('--set', type=field_value, action='append')

@@ -40,15 +40,13 @@ def parse_config(flag_values: flags.FlagValues, argv: Sequence[str]) -> ConfigDi
   A length on the command line replaces that of the config file (see `settle_length`).
 
   Raises:
-    InputError: a flag or field is unknown, a value has the wrong type, two fields set the length,
-      or no config is given or it fails to load.
+    InputError: a flag or field is unknown, a value has the wrong type, or no config is given or it
+      fails to load.
   """
   # Config files written for earlier versions import `vit_jax.recipes`.
   sys.modules['vit_jax.recipes'] = recipes
-  before, sys.argv = (
-    sys.argv,
-    [_with_home(arg) for arg in argv],
-  )  # ml_collections looks for the fields there
+  before = sys.argv
+  sys.argv = _join_config(argv)  # ml_collections looks for the fields there
   try:
     rest = flag_values(sys.argv)
     config = flag_values['config'].value
@@ -69,10 +67,17 @@ def parse_config(flag_values: flags.FlagValues, argv: Sequence[str]) -> ConfigDi
   return config
 
 
-def _with_home(arg: str) -> str:
-  """Replace ~ in --config=~/FILE, where shells leave it."""
-  flag, _, path = arg.partition('=')
-  return f'{flag}={user_path(path)}' if flag.lstrip('-') == 'config' and path[:1] == '~' else arg
+def _join_config(argv: Sequence[str]) -> list[str]:
+  """Write `--config FILE` and `-config=FILE` as `--config=FILE`, with ~ replaced in FILE."""
+  words: list[str] = []
+  for word in argv:
+    if words and words[-1] in ('-config', '--config'):
+      word = f'{words.pop()}={word}'
+    flag, equals, path = word.partition('=')
+    if equals and flag in ('-config', '--config'):
+      word = f'--config={user_path(path) if path[:1] == "~" else path}'
+    words.append(word)
+  return words
 
 
 def config_file(flag_values: flags.FlagValues) -> str:
@@ -148,8 +153,8 @@ def _program_error(error: Exception, argv: Sequence[str]) -> InputError | None:
     if isinstance(cause, SyntaxError):
       frames.append((cause.filename or '', cause.lineno or 0))
     for path, line in reversed(frames):
-      if any(
-        os.path.exists(p) and os.path.samefile(path, p) for p in paths if os.path.exists(path)
+      if os.path.exists(path) and any(
+        os.path.exists(p) and os.path.samefile(path, p) for p in paths
       ):
         return InputError(
           f'{path} failed in line {line}: {type(cause).__name__}: {first_line(cause)}. Correct it.'
