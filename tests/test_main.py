@@ -327,3 +327,31 @@ def test_a_resumed_run_is_the_run_it_was(tmp_path, digits_dir, capsys, monkeypat
   losses = lambda lines: [x['train/loss'] for x in lines if 'train/loss' in x and x['step'] > 4]
   expected = losses(json.loads(line) for line in (workdir / 'uninterrupted.jsonl').open())
   assert losses(lines(workdir)) == pytest.approx(expected, rel=1e-5) and len(expected) == 4
+
+
+def test_flags_are_checked_beside_what_the_run_has_recorded(
+  tmp_path, digits_dir, capsys, monkeypatch
+):
+  """What decides may be recorded only, and what was without effect from the start stays so."""
+  monkeypatch.setattr(command_line.hosts, 'start', lambda *_: None)  # conftest has initialized JAX
+  monkeypatch.setattr(main, 'train', lambda config, *_, **__: configs.append(config))
+  monkeypatch.chdir(ROOT)
+  workdir, configs = shutil.copytree(FILES / 'earlier_run', tmp_path / 'run'), []
+  path = workdir / 'config.json'
+  fields = json.loads(path.read_text())
+  flags = ['main', QUICK, f'--workdir={workdir}', '--config.momentum=.8']
+  path.write_text(json.dumps(fields | {'optimizer': 'sgd'}))
+  assert main.main(flags) == 0
+  assert (configs[0].optimizer, configs[0].momentum) == ('sgd', 0.8)
+  path.write_text(json.dumps(fields))
+  assert main.main(flags) == 1
+  assert capsys.readouterr().err.splitlines()[-1] == (
+    "error: config.momentum=0.8 has no effect with config.optimizer='adam'. Leave it out, or set "
+    '--config.optimizer=sgd.'
+  )
+  path.write_text(json.dumps(fields | {'momentum': 0.8, 'num_epochs': 10.0, 'total_steps': 9}))
+  assert main.main([*flags, '--config.num_epochs=10', '--config.total_steps=9']) == 0
+  assert configs[1].total_steps == 9
+  err = capsys.readouterr().err
+  assert "config.momentum=0.8 has no effect with config.optimizer='adam'. The run being" in err
+  assert 'config.num_epochs=10 and config.total_steps=9 both set the length of the run. The' in err

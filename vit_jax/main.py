@@ -11,7 +11,8 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.config.flags import given_fields, learning_rate_hint
-from vit_jax.config.run import has_checkpoint, keep_recorded
+from vit_jax.config.no_effect import check_effect
+from vit_jax.config.run import has_checkpoint, keep_recorded, recorded_fields
 from vit_jax.files import AnyPath
 from vit_jax.training import command_line
 from vit_jax.training.log import log, start_log
@@ -30,8 +31,11 @@ def main(argv: list[str], *, last: bool = False) -> int:
 
   def work(config: ConfigDict, workdir: AnyPath) -> None:
     start_log(None, jax.process_index())
-    for note in keep_recorded(config, workdir, given_fields(values)):
+    given = given_fields(values)
+    for note in keep_recorded(config, workdir, given):
       log.info('%s', note)
+    for note in check_effect(config, given, recorded_fields(workdir)):
+      log.warning('%s', note)
     hint = learning_rate_hint(values)
     if hint and not has_checkpoint(workdir):
       log.info('%s', hint)

@@ -5,6 +5,7 @@ from tests.helpers.paths import ROOT
 from vit_jax.config.fields import default_config
 from vit_jax.config.flags import parse_config
 from vit_jax.config.length import count_steps, count_warmup_steps, length_warnings
+from vit_jax.config.no_effect import check_effect
 from vit_jax.errors import InputError
 from vit_jax.training.command_line import define_flags
 
@@ -23,12 +24,14 @@ def test_epochs_on_the_command_line_replace_the_steps_of_a_recipe(file):
 
 
 def test_two_lengths_on_the_command_line_are_an_error():
+  c = parse('quickstart.py', '--config.num_epochs=10', '--config.total_steps=9')
   with pytest.raises(InputError) as e:
-    parse('quickstart.py', '--config.num_epochs=10', '--config.total_steps=9')
+    check_effect(c, {'num_epochs', 'total_steps'})
   assert str(e.value) == (
     'config.num_epochs=10 and config.total_steps=9 both set the length of the run. '
     'Give one of them.'
   )
+  check_effect(c, {'total_steps'})
   assert parse('mpp_b16.py', '--config.num_epochs=2', '--config.total_steps=0').num_epochs == 2
 
 

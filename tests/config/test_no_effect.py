@@ -113,6 +113,22 @@ def test_fields_with_an_effect_and_those_of_a_file_are_no_error():
   parse('mpp_b16.py', 'mpp_rate=.3', 'pretext=', 'loss=sigmoid', 'mpp_rate=0')
 
 
+def test_what_a_run_was_started_with_is_only_noted():
+  c = default_config()
+  c.update(momentum=0.8, num_epochs=10.0, total_steps=9)
+  given = {'momentum', 'num_epochs', 'total_steps'}
+  assert check_effect(c, given, c.to_dict()) == [
+    "config.momentum=0.8 has no effect with config.optimizer='adam'. The run being resumed was "
+    'started like this, so it goes on.',
+    'config.num_epochs=10 and config.total_steps=9 both set the length of the run. The run being '
+    'resumed was started like this, so it goes on.',
+  ]
+  with pytest.raises(InputError, match='config.momentum=0.8 has no effect with .*adam.*Leave it'):
+    check_effect(c, given, c.to_dict() | {'momentum': 0.9})
+  with pytest.raises(InputError, match='config.num_epochs=10 and .* Give one of them.$'):
+    check_effect(c, given, c.to_dict() | {'num_epochs': 300.0})
+
+
 def test_every_rule_is_about_fields():
   for rule in _RULES:
     assert {*rule.fields, rule.other} <= set(default_config())

@@ -136,6 +136,20 @@ def test_the_averaged_parameters_count(tmp_path, monkeypatch):
   assert lib.run_all({'pets': config}, tmp_path)['pets']['accuracy'] == 0.6
 
 
+def test_a_folder_that_has_moved_is_the_same_dataset(tmp_path, trained, monkeypatch):
+  (tmp_path / 'photos' / 'train').mkdir(parents=True)
+  monkeypatch.chdir(tmp_path)
+  config = task_config('pets', {'model': 'ViT-B/16'})
+  config.dataset = 'photos'
+  results = lib.run_all({'lr_0.1': config}, tmp_path / 'w')
+  assert results['lr_0.1']['config']['dataset'] == str(tmp_path / 'photos')
+  config.dataset = str((tmp_path / 'photos').rename(tmp_path / 'moved'))
+  assert lib.run_all({'lr_0.1': config}, tmp_path / 'w') == results and trained == ['photos']
+  config.dataset = 'vtab/dtd'
+  with pytest.raises(InputError, match="has dataset='.*/photos', not 'vtab/dtd'"):
+    lib.run_all({'lr_0.1': config}, tmp_path / 'w')
+
+
 def test_a_cut_run_of_another_config(tmp_path):
   config = task_config('pets', {'model': 'ViT-B/16'})
   (tmp_path / 'pets' / 'checkpoints' / '500').mkdir(parents=True)

@@ -357,6 +357,29 @@ def test_errors_are_one_sentence(digits_dir, tmp_path, capsys, monkeypatch, flag
   assert words in err[-1] and len(err) == 1
 
 
+def test_flags_are_checked_beside_what_a_sweep_has_recorded(
+  digits_dir, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.setattr(lib.hosts, 'start', lambda *_: None)
+  monkeypatch.setattr(lib, 'sweep', lambda c, *_, **__: configs.append(c))
+  monkeypatch.setattr(lib, 'table', str)
+  monkeypatch.chdir(ROOT)
+  configs, run = [], tmp_path / 'w' / 'lr_0.1'
+  run.mkdir(parents=True)
+  flags = [*command_line(digits_dir, tmp_path / 'w'), '--lrs=.1', '--config.momentum=.8']
+  assert lib.main(flags) == 1
+  assert 'error: config.momentum=0.8 has no effect with config.opt' in capsys.readouterr().err
+  fields = tiny(digits_dir, lr=0.1, momentum=0.8).to_dict()
+  (run / 'result.json').write_text(json.dumps({'config': fields, 'diverged': 'x'}))
+  assert lib.main(flags) == 0
+  assert 'config.momentum=0.8 has no effect with config.opt' in capsys.readouterr().err
+  result = {'config': fields | {'optimizer': 'sgd', 'momentum': 0.9}, 'diverged': 'x'}
+  (run / 'result.json').write_text(json.dumps(result))
+  flags.remove('--config.optimizer=adam')
+  assert lib.main(flags) == 0 and 'has no effect' not in capsys.readouterr().err
+  assert [(c.optimizer, c.momentum) for c in configs] == [('adam', 0.8), ('sgd', 0.8)]
+
+
 def test_help_names_the_flags(capsys):
   assert lib.main(['--help']) == 0
   out = capsys.readouterr().out

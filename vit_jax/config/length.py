@@ -6,7 +6,6 @@ import logging
 from ml_collections import ConfigDict
 
 from vit_jax.config.fields import Config, default_config
-from vit_jax.errors import InputError
 
 log = logging.getLogger('vit_jax')
 
@@ -50,21 +49,23 @@ def settle_length(config: ConfigDict, given: Container[str]) -> None:
 
   Args:
     config: the config, with the fields of the command line.
-    given: fields that the command line sets.
-
-  Raises:
-    InputError: the command line sets both lengths.
+    given: fields that the command line sets. If these are both lengths, nothing changes, and
+      `no_effect.check_effect` says so.
   """
-  if not config.total_steps or config.num_epochs is None:
+  both = both_lengths(config)
+  if both is None or 'total_steps' in given:
     return
-  both = f'config.num_epochs={config.num_epochs:g} and config.total_steps={config.total_steps}'
-  if 'num_epochs' not in given:
-    if 'total_steps' not in given and config.num_epochs != default_config().num_epochs:
-      log.warning('The config file sets %s. The number of epochs is not used.', both)
-  elif 'total_steps' in given:
-    raise InputError(f'{both} both set the length of the run. Give one of them.')
-  else:
+  if 'num_epochs' in given:
     config.total_steps = None
+  elif config.num_epochs != default_config().num_epochs:
+    log.warning('The config file sets %s. The number of epochs is not used.', both)
+
+
+def both_lengths(config: ConfigDict) -> str | None:
+  """Return both lengths in words, or None if only one of them is set."""
+  if not config.total_steps or config.num_epochs is None:
+    return None
+  return f'config.num_epochs={config.num_epochs:g} and config.total_steps={config.total_steps}'
 
 
 def length_warnings(c: Config, num_images: int) -> list[str]:

@@ -170,12 +170,21 @@ def keep_recorded(config: ConfigDict, workdir: AnyPath, given: Container[str]) -
   Raises:
     InputError: the workdir cannot be read.
   """
+  recorded = recorded_fields(workdir)
+  return [] if recorded is None else keep_fields(config, recorded, given)
+
+
+def recorded_fields(workdir: AnyPath) -> Mapping[str, Any] | None:
+  """Return the config of the run that would be resumed, or None without one that can be read.
+
+  Raises:
+    InputError: the workdir cannot be read.
+  """
   try:
-    if not has_checkpoint(workdir) or not (workdir / CONFIG).exists():
-      return []
-    recorded = read_run(workdir).config
+    if has_checkpoint(workdir) and (workdir / CONFIG).exists():
+      return read_run(workdir).config
   except Damaged:
-    return []  # training.workdir.write_config warns of it
+    pass  # training.workdir.write_config warns of it
   except InputError:
     raise
   except Exception as e:  # OSError, or any error of a remote file system's package
@@ -184,7 +193,7 @@ def keep_recorded(config: ConfigDict, workdir: AnyPath, given: Container[str]) -
     raise InputError(
       f'Cannot read the workdir {workdir}: {reason(e)}. Give another with --workdir=DIR.'
     ) from e
-  return keep_fields(config, recorded, given)
+  return None
 
 
 def keep_fields(

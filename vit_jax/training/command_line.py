@@ -16,8 +16,7 @@ from etils import epath
 import jax
 from ml_collections import ConfigDict
 
-from vit_jax.config.flags import config_file, define_config, given_fields, parse_config
-from vit_jax.config.no_effect import check_effect
+from vit_jax.config.flags import config_file, define_config, parse_config
 from vit_jax.errors import InputError, Interrupted, explain, prepare_command, printing, say
 from vit_jax.files import AnyPath, user_path
 from vit_jax.parallel import hosts
@@ -100,7 +99,6 @@ def run(
       print('\nvit_jax/config/fields.py lists the fields of a config and their meaning.')
       return 0
     config = parse_config(values, argv)
-    check_effect(config, given_fields(values))
     name = pathlib.Path(config_file(values).split(':')[0]).stem
     workdir = workdir_path(values.workdir or os.path.join('runs', name))
     hosts.start(

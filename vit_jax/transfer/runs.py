@@ -24,7 +24,7 @@ from vit_jax.config.run import (
   read_config,
   read_run,
 )
-from vit_jax.data.folder import absolute_path
+from vit_jax.data.folder import absolute_path, is_folder
 from vit_jax.errors import InputError, NotFinite, last_line
 from vit_jax.files import AnyPath, write_whole
 from vit_jax.parallel import hosts
@@ -127,14 +127,24 @@ def keep_recorded(
   Raises:
     InputError: the config of the run cannot be read.
   """
+  recorded = recorded_fields(workdir, names)
+  return [] if recorded is None else keep_fields(config, recorded, given)
+
+
+def recorded_fields(workdir: AnyPath, names: Iterable[str]) -> Mapping[str, Any] | None:
+  """Return the config of the first of these runs that has been started before, or None.
+
+  Raises:
+    InputError: the config of the run cannot be read.
+  """
   for directory in (workdir / name for name in names):
     if (directory / RESULT).exists() or has_checkpoint(directory):
       try:
         recorded = _read(directory / RESULT)['config'] if (directory / RESULT).exists() else None
-        return keep_fields(config, complete(recorded or read_config(directory)), given)
+        return complete(recorded or read_config(directory))
       except Damaged:
         continue  # `read_results` warns of it
-  return []
+  return None
 
 
 def read_results(configs: Mapping[str, ConfigDict], workdir: AnyPath) -> dict[str, Result]:
@@ -175,8 +185,8 @@ def _read(path: AnyPath) -> Result:
 def _check_same(recorded: Mapping[str, Any], config: ConfigDict, path: AnyPath) -> None:
   """Raise InputError for a field that changes the result and differs from the recorded one."""
   before, now = _as_json(recorded), _as_json(config)
-  for fields in (before, now):
-    fields['dataset'] = absolute_path(fields['dataset'])
+  if is_folder(before['dataset']) and is_folder(now['dataset']):
+    now['dataset'] = before['dataset']  # it may have moved, and `train` checks what is in it
   for field in sorted(now):
     if field not in MAY_CHANGE and before[field] != now[field]:
       directory = path.parent if path.name == RESULT else path
@@ -187,8 +197,9 @@ def _check_same(recorded: Mapping[str, Any], config: ConfigDict, path: AnyPath) 
 
 
 def _as_json(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
-  """Return the fields as they are read back from JSON."""
-  return json.loads(json.dumps(dict(config.items())))
+  """Return the fields as they are read back from JSON, with the absolute path of a dataset."""
+  fields = json.loads(json.dumps(dict(config.items())))
+  return fields | {'dataset': absolute_path(fields['dataset'])}
 
 
 def _write(path: AnyPath, result: Result) -> None:

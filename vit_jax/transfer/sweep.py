@@ -33,6 +33,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.config.checks import check_config
 from vit_jax.config.flags import given_fields, learning_rate_hint
+from vit_jax.config.no_effect import check_effect
 from vit_jax.config.recipes import learning_rates
 from vit_jax.data.open_source import open_source
 from vit_jax.errors import InputError
@@ -40,7 +41,7 @@ from vit_jax.files import AnyPath, write_whole
 from vit_jax.parallel import hosts
 from vit_jax.training import command_line
 from vit_jax.training.log import log, start_log
-from vit_jax.transfer.runs import Result, keep_recorded, run_all
+from vit_jax.transfer.runs import Result, keep_recorded, recorded_fields, run_all
 from vit_jax.transfer.sweep_splits import Splits, find_splits
 
 Number = TypeVar('Number', int, float)
@@ -254,8 +255,11 @@ def main(argv: Sequence[str] | None = None, *, last: bool = False) -> int:
     lrs = learning_rates(config.dataset) if values.lrs is None else parse_lrs(values.lrs)
     start_log(None, jax.process_index())
     given = given_fields(values) | {'lr', 'train_split', 'eval_split'}
-    for note in keep_recorded(config, workdir, [f'lr_{lr}' for lr in lrs], given):
+    names = [f'lr_{lr}' for lr in lrs]
+    for note in keep_recorded(config, workdir, names, given):
       log.info('%s', note)
+    for note in check_effect(config, given, recorded_fields(workdir, names)):
+      log.warning('%s', note)
     splits = find_splits(config, values.tune_split, values.dev_split)
     if values.lrs is None and (hint := learning_rate_hint(values, lrs)):
       log.info('%s', hint)

@@ -32,7 +32,8 @@ from vit_jax.parallel.preemption import stop_on_signals
 from vit_jax.pretrained.architecture import infer_model
 from vit_jax.pretrained.formats import read_checkpoint
 from vit_jax.training import command_line
-from vit_jax.transfer.runs import Result, read_results, run_all
+from vit_jax.training.log import log, start_log
+from vit_jax.transfer.runs import Result, read_results, recorded_fields, run_all
 
 
 def checkpoint_fields(checkpoint: str) -> dict[str, Any]:
@@ -146,10 +147,16 @@ def _run(args: argparse.Namespace) -> int:
     raise InputError(f'{flag} and --set={field}={given[field]} say the same. Give only {flag}.')
   fields = checkpoint_fields(args.checkpoint) | {k: v for k, v in flags.items() if v is not None}
   configs = {name: task_config(name, fields | given) for name in tasks}
-  for config in configs.values():
-    check_effect(config, given)
   workdir = command_line.workdir_path(args.workdir)
+  notes = [
+    note
+    for name, config in configs.items()
+    for note in check_effect(config, given.keys(), recorded_fields(workdir, [name]))
+  ]
   hosts.start()
+  start_log(None, jax.process_index())
+  for note in dict.fromkeys(notes):
+    log.warning('%s', note)
   done = read_results(configs, workdir)
   failed = {}  # task: why it has no accuracy
   for missing in hosts.gather(missing_data([n for n in tasks if n not in done], args.data_dir)):
