@@ -19,6 +19,7 @@ def check(
     checkpoint='x.npz',
     dataset='pets',
     trained_on_it=trained_on_it,
+    remedy='Rename one.',
     **options,
   )
   return None if order is None else order.tolist()
@@ -70,8 +71,7 @@ def test_classes_of_other_names_are_refused(caplog):
     check(4, 3, ['a', 'b', 'x', 'y'], LETTERS, trained_on_it=True)
   assert str(e.value) == (
     "The model of x.npz does not have these classes of pets: 'c'. Its classes are 'a'; 'b'; 'x' "
-    'and 1 more. Rename the classes of one of them, or pass --match_classes=position if class k of '
-    'the model is class k of pets.'
+    'and 1 more. Rename one.'
   )
   for names in (['x', 'y', 'z'], ['a', 'b', 'b']):
     with pytest.raises(InputError, match='does not have these classes'):
@@ -81,6 +81,25 @@ def test_classes_of_other_names_are_refused(caplog):
   with pytest.raises(InputError):
     check(3, 3, ['x', 'y', 'z'], LETTERS, given_names=['A class', 'B class', 'C class'])
   assert check(3, 3, None, LETTERS, given_names=['A class', 'B class', 'C class']) is None
+
+
+def test_repeated_names():
+  """Readable names of ImageNet have two cranes: the bird and the machine."""
+  cranes = ['crane', 'dog', 'crane']
+  assert check(3, 3, cranes, cranes) is None
+  assert check(4, 3, [*cranes, 'cat'], cranes) is None
+  assert check(3, 3, ['Crane', 'dog', 'crane'], cranes) is None
+  assert check(3, 2, cranes, ['crane', 'dog']) is None  # the first ones
+  words = (
+    'The classes of pets and of the model of x.npz are in another order and cannot be matched by '
+    "name, because several have the same: 'crane'. Rename one."
+  )
+  for model, data in ((['crane', 'crane', 'dog'], cranes), (cranes, ['dog', 'crane'])):
+    with pytest.raises(InputError) as e:
+      check(3, len(data), model, data)
+    assert str(e.value) == words
+    assert check(3, len(data), model, data, by_position=True) is None
+  assert check(3, 1, cranes, ['dog']) == [1, 0, 2]
 
 
 def test_imagenet():

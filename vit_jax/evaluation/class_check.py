@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Sequence
 import logging
 import re
@@ -28,6 +29,7 @@ def match_classes(
   checkpoint: str,
   dataset: str,
   trained_on_it: bool,
+  remedy: str,
   given_names: Sequence[str] | None = None,
   by_position: bool = False,
 ) -> np.ndarray | None:
@@ -39,6 +41,7 @@ def match_classes(
     checkpoint: name of the checkpoint, for messages.
     dataset: name of the dataset, for messages.
     trained_on_it: True if the model was trained on this dataset. More classes are then no surprise.
+    remedy: sentence for messages, which says what to do if the names do not match.
     given_names: names of the model's classes that the user gave. They only count if they are those
       of the dataset. Otherwise they are another spelling.
     by_position: match class k of the model with class k of the dataset, whatever their names.
@@ -48,7 +51,8 @@ def match_classes(
     None if the first classes of the model are those of the dataset.
 
   Raises:
-    InputError: the model has fewer classes than the dataset, or none for some of its names.
+    InputError: the model has fewer classes than the dataset, none for some of its names, or
+      several.
   """
   model_classes, data_classes = loaded.model.num_classes, source.num_classes
   if model_classes < data_classes:
@@ -75,11 +79,17 @@ def match_classes(
       return _order(indices, model_classes, dataset)
   if not names or _placeholders(names) or _placeholders(wanted) or _same_spelling(wanted, names):
     return None
-  missing = [name for name in wanted if name not in set(names)]
+  known = set(names)
+  if missing := [name for name in wanted if name not in known]:
+    raise InputError(
+      f'The model of {checkpoint} does not have these classes of {dataset}: {_listed(missing)}. '
+      f'Its classes are {_listed(names)}. {remedy}'
+    )
+  counts = collections.Counter(wanted) | collections.Counter(names)
+  repeated = [name for name in dict.fromkeys(wanted) if counts[name] > 1]
   raise InputError(
-    f'The model of {checkpoint} does not have these classes of {dataset}: {_listed(missing)}. Its '
-    f'classes are {_listed(names)}. Rename the classes of one of them, or pass '
-    f'--match_classes=position if class k of the model is class k of {dataset}.'
+    f'The classes of {dataset} and of the model of {checkpoint} are in another order and cannot be '
+    f'matched by name, because several have the same: {_listed(repeated)}. {remedy}'
   )
 
 
@@ -88,14 +98,17 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _find(wanted: Sequence[str], names: Sequence[str]) -> np.ndarray | None:
-  """Return the index of each wanted name among `names`, or None if not all are there once."""
+  """Return the index of each wanted name among `names`, or None if not all are there once.
+
+  Names that begin like the wanted ones match these in order, and may then be repeated.
+  """
   for spell in (str, _simplified):
-    index: dict[str, int] = {}
-    for i, name in enumerate(names):
-      index.setdefault(spell(name), i)
-    found = [index.get(spell(name), -1) for name in wanted]
-    if min(found) >= 0 and len(set(found)) == len(found):
-      return np.array(found)
+    ours, theirs = [spell(name) for name in wanted], [spell(name) for name in names]
+    if theirs[: len(ours)] == ours:
+      return np.arange(len(ours))
+    index, counts = {name: i for i, name in enumerate(theirs)}, collections.Counter(theirs)
+    if len(set(ours)) == len(ours) and all(counts[name] == 1 for name in ours):
+      return np.array([index[name] for name in ours])
   return None
 
 

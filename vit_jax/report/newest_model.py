@@ -71,7 +71,12 @@ def _predict(
   """Return the predictions and the names of the classes."""
   dataset = config['dataset']
   order = match_classes(
-    loaded, split.source, checkpoint='this run', dataset=dataset, trained_on_it=True
+    loaded,
+    split.source,
+    checkpoint='this run',
+    dataset=dataset,
+    trained_on_it=True,
+    remedy='Give the classes the names that they had when the model was trained.',
   )
   if order is not None:
     raise InputError(f'The classes of {dataset} are in another order than those of the model.')

@@ -130,6 +130,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     checkpoint=args.checkpoint,
     dataset=dataset,
     trained_on_it=is_dataset_of(config, dataset),
+    remedy='Rename the classes of one of them, or pass --match_classes=position if class k of the '
+    f'model is class k of {dataset}.',
     given_names=given_names,
     by_position=args.match_classes == 'position',
   )
