@@ -18,6 +18,7 @@ from vit_jax.config.recipes import finetune
 from vit_jax.errors import InputError
 from vit_jax.pretrained.formats import read_arrays
 from vit_jax.training.loop import train
+from vit_jax.training.workdir import lock_workdir
 from vit_jax.transfer import runs
 from vit_jax.transfer import sweep as lib
 from vit_jax.transfer.sweep import Splits
@@ -303,6 +304,32 @@ def test_when_a_final_run_diverges(again, digits_dir):
     'Give --lrs without 1e[+]30 and another --workdir[.]$',
   ):
     call(workdir, digits_dir)
+
+
+def test_a_seed_that_diverges_is_left_out_of_the_mean(again, digits_dir, capsys):
+  workdir, results = again
+  path = workdir / 'seed_0' / 'result.json'
+  result = json.loads(path.read_text())
+  path.write_text(json.dumps(result | {'accuracy': 0.99, 'first_loss': 2.3, 'last_loss': 4e6}))
+  found = call(workdir, digits_dir)
+  other = results['seeds'][1]['accuracy']
+  assert (found['mean'], found['std'], found['best_seed']) == (other, None, 1)
+  assert found['seeds'][0]['diverged'] == 'The loss rose from 2.3 to 4e+06'
+  assert (
+    'Seed 0 diverged: The loss rose from 2.3 to 4e+06. It is left out' in capsys.readouterr().err
+  )
+  lines = lib.table(found).splitlines()
+  assert '0                   diverged   The loss rose from 2.3 to 4e+06' in lines
+  assert f'mean{100 * other:24.2f}   of 1 of 2 seeds, because the others diverged' in lines
+
+
+def test_a_second_sweep_in_the_workdir_is_refused(again, digits_dir):
+  workdir, results = again
+  with lock_workdir(workdir), pytest.raises(InputError) as e:
+    call(workdir, digits_dir)
+  assert str(e.value).startswith(f'The workdir {workdir} is in use by process {os.getpid()} on ')
+  assert without_paths(call(workdir, digits_dir)) == without_paths(results)
+  assert not (workdir / 'lock.json').exists()
 
 
 def command_line(digits_dir, workdir, *flags):

@@ -12,6 +12,7 @@ from vit_jax.errors import InputError, Interrupted, NotFinite
 from vit_jax.models.create import create_model
 from vit_jax.pretrained.load import load_params
 from vit_jax.pretrained.save import save_params
+from vit_jax.training.workdir import lock_workdir
 from vit_jax.transfer import runs as runs_lib
 from vit_jax.transfer import vtab
 
@@ -211,6 +212,9 @@ def test_the_command_line(tmp_path, runs, vtab_dir, capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert ['pets', 'natural', '-', '-'] in [x.split() for x in out.splitlines()]
     assert err.splitlines()[-1] == 'error: pets, dtd: The loss is nan at step 7'
+  with lock_workdir(tmp_path / 'runs'):  # as another command does
+    assert vtab.main([*arguments, f'--data_dir={vtab_dir}']) == 1
+  assert f'error: The workdir {tmp_path}/runs is in use by process' in capsys.readouterr().err
   path = tmp_path / 'runs' / 'dtd' / 'result.json'  # as if an earlier version had been told so
   path.write_text(path.read_text().replace('"beta1": 0.9', '"beta1": 0.5'))
   again = [*arguments, f'--data_dir={vtab_dir}', '--tasks=dtd', '--set=beta1=.5']

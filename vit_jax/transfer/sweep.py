@@ -41,6 +41,7 @@ from vit_jax.files import AnyPath, write_whole
 from vit_jax.parallel import hosts
 from vit_jax.training import command_line
 from vit_jax.training.log import log, start_log
+from vit_jax.training.workdir import lock_workdir
 from vit_jax.transfer.runs import Result, keep_recorded, recorded_fields, run_all
 from vit_jax.transfer.sweep_splits import Splits, find_splits
 
@@ -62,7 +63,8 @@ def sweep(
   """Try the learning rates and train with the best. Return the content of results.json.
 
   A learning rate diverges if the loss becomes infinite, or ends above both that of the first step
-  and that of guessing. It is not chosen. The others continue.
+  and that of guessing. It is not chosen. A final run that diverges is left out of the mean. The
+  others continue.
 
   Args:
     c: config of a run. lr, seed and the splits are set here.
@@ -73,8 +75,8 @@ def sweep(
     keep: keep the checkpoints of the final runs.
 
   Raises:
-    InputError: every learning rate or a final run diverges, a run in `workdir` has another config,
-      or `train` failed.
+    InputError: every learning rate or every final run diverges, a run in `workdir` has another
+      config, another sweep uses `workdir`, or `train` failed.
     Interrupted: the user stopped it. The same call continues.
   """
   final_configs(c, lrs[0], seeds, splits)  # raises InputError now if a seed is out of range
@@ -88,25 +90,28 @@ def sweep(
     name: f'run {i} of {total}: lr={config.lr} on {splits.tune}, dev {splits.dev}'
     for i, (name, config) in enumerate(tuning.items(), 1)
   }
-  tuned = run_all(tuning, workdir, titles=titles)
-  dev = {tuning[name].lr: judge(result, num_classes) for name, result in tuned.items()}
-  lr = _choose(dev, num_classes)
-  final = final_configs(c, lr, seeds, splits)
-  titles = {
-    name: f'run {i} of {total}: seed {config.seed}, lr={lr} on {splits.train}, test {splits.test}'
-    for i, (name, config) in enumerate(final.items(), len(lrs) + 1)
-  }
-  tested = run_all(final, workdir, titles=titles, keep=keep)
-  for name, result in tested.items():
-    if 'diverged' in result:
+  with lock_workdir(workdir):
+    tuned = run_all(tuning, workdir, titles=titles)
+    dev = {tuning[name].lr: judge(result, num_classes) for name, result in tuned.items()}
+    lr = _choose(dev, num_classes)
+    final = final_configs(c, lr, seeds, splits)
+    titles = {
+      name: f'run {i} of {total}: seed {config.seed}, lr={lr} on {splits.train}, test {splits.test}'
+      for i, (name, config) in enumerate(final.items(), len(lrs) + 1)
+    }
+    tested = run_all(final, workdir, titles=titles, keep=keep)
+    test = {final[name].seed: judge(result, num_classes) for name, result in tested.items()}
+    diverged = {seed: result['diverged'] for seed, result in test.items() if 'diverged' in result}
+    if len(diverged) == seeds:
       raise InputError(
-        f'The final run {workdir / name} with lr={lr} diverged: {result["diverged"]}. '
+        f'The final run {workdir / f"seed_{c.seed}"} with lr={lr} diverged: {diverged[c.seed]}. '
         f'Give --lrs without {lr} and another --workdir.'
       )
-  test = {final[name].seed: result for name, result in tested.items()}
-  results = _summary(dev, lr, test, splits, workdir)
-  if jax.process_index() == 0:
-    write_whole(workdir / 'results.json', json.dumps(results, indent=2) + '\n')
+    for seed, why in diverged.items():
+      log.warning('Seed %d diverged: %s. It is left out of the mean.', seed, why)
+    results = _summary(dev, lr, test, splits, workdir)
+    if jax.process_index() == 0:
+      write_whole(workdir / 'results.json', json.dumps(results, indent=2) + '\n')
   return results
 
 
@@ -191,7 +196,7 @@ def _summary(
   splits: Splits,
   workdir: AnyPath,
 ) -> dict[str, Any]:
-  accuracies = {seed: result['accuracy'] for seed, result in test.items()}
+  accuracies = {s: result['accuracy'] for s, result in test.items() if 'diverged' not in result}
   best_seed = best(accuracies)
   return {
     'config': dict(next(iter(test.values()))['config']),
@@ -217,10 +222,7 @@ def table(results: Mapping[str, Any]) -> str:
     f'{"learning rate":<16}{"dev accuracy":>12}   on {splits["dev"]}{_images(lrs)}, '
     f'trained on {splits["tune"]}'
   ]
-  for row in lrs:
-    accuracy = 'diverged' if 'diverged' in row else f'{100 * row["accuracy"]:.2f}'
-    note = row.get('diverged', 'best' if row['lr'] == results['best_lr'] else '')
-    lines.append(f'{row["lr"]:<16}{accuracy:>12}   {note}'.rstrip())
+  lines += [_row(row['lr'], row, 'best' * (row['lr'] == results['best_lr'])) for row in lrs]
   images = next((row['examples'] for row in lrs if 'examples' in row), _FEW_IMAGES)
   if small := _small_dev(splits['dev'], images):
     lines.append(f'note: {small}')
@@ -229,13 +231,20 @@ def table(results: Mapping[str, Any]) -> str:
     f'{"seed":<16}{"accuracy":>12}   on {splits["test"]}{_images(seeds)}, '
     f'trained on {splits["train"]} with learning rate {results["best_lr"]}',
   ]
-  lines += [f'{row["seed"]:<16}{100 * row["accuracy"]:>12.2f}' for row in seeds]
-  lines.append(f'{"mean":<16}{100 * results["mean"]:>12.2f}')
+  lines += [_row(row['seed'], row) for row in seeds]
+  converged = sum('diverged' not in row for row in seeds)
+  note = f'   of {converged} of {len(seeds)} seeds, because the others diverged'
+  lines.append(f'{"mean":<16}{100 * results["mean"]:>12.2f}' + note * (converged < len(seeds)))
   if results['std'] is not None:
     lines.append(f'{"std":<16}{100 * results["std"]:>12.2f}   of the sample (n - 1)')
   if results['checkpoint']:
     lines.append(f'\nbest checkpoint: {results["checkpoint"]}')
   return '\n'.join(lines)
+
+
+def _row(name: float, result: Mapping[str, Any], note: str = '') -> str:
+  accuracy = 'diverged' if 'diverged' in result else f'{100 * result["accuracy"]:.2f}'
+  return f'{name:<16}{accuracy:>12}   {result.get("diverged", note)}'.rstrip()
 
 
 def _images(rows: Sequence[Mapping[str, Any]]) -> str:

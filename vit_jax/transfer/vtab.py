@@ -33,6 +33,7 @@ from vit_jax.pretrained.architecture import infer_model
 from vit_jax.pretrained.formats import read_checkpoint
 from vit_jax.training import command_line
 from vit_jax.training.log import log, start_log
+from vit_jax.training.workdir import lock_workdir
 from vit_jax.transfer.runs import Result, read_results, recorded_fields, run_all
 
 
@@ -161,7 +162,7 @@ def _run(args: argparse.Namespace) -> int:
   failed = {}  # task: why it has no accuracy
   for missing in hosts.gather(missing_data([n for n in tasks if n not in done], args.data_dir)):
     failed |= missing
-  with stop_on_signals():
+  with stop_on_signals(), lock_workdir(workdir):
     results = run_all(
       {name: c for name, c in configs.items() if name not in failed},
       workdir,
