@@ -1,7 +1,7 @@
 from ml_collections import ConfigDict
 import pytest
 
-from vit_jax.config.checks import check_config
+from vit_jax.config.checks import check_config, check_overrides
 from vit_jax.config.fields import default_config
 from vit_jax.errors import InputError
 
@@ -85,3 +85,11 @@ def test_unknown_and_mistyped_fields():
     with pytest.raises(InputError) as e:
       check_config(ConfigDict({**default_config(), name: 3}))
     assert str(e.value) == f'Unknown config field {name!r}. {hint}'
+
+
+def test_overrides():
+  check_overrides({'num_layers': 3, 'legs': 4})  # create_model names unknown fields
+  with pytest.raises(InputError, match='^--override=num_layers=3.5 has a value of the wrong type.'):
+    check_overrides({'num_layers': 3.5})
+  with pytest.raises(InputError, match='^config.num_layers must not be negative, got -1.$'):
+    check_overrides({'num_layers': -1})

@@ -1,4 +1,4 @@
-from vit_jax.pretrained.metadata import EMPTY, PUBLISHED, Metadata, lost_in_npz, unpublished
+from vit_jax.pretrained.metadata import EMPTY, PUBLISHED, Metadata, lost_in_npz
 
 
 def test_what_another_records_replaces_the_rest_stays():
@@ -10,11 +10,11 @@ def test_what_another_records_replaces_the_rest_stays():
 
 
 def test_properties_that_an_npz_file_does_not_keep():
-  assert unpublished(EMPTY) == unpublished(PUBLISHED) == []
-  assert unpublished(Metadata(activation='gelu', norm_eps=1e-6, num_heads=3)) == [
+  assert lost_in_npz(EMPTY) == lost_in_npz(PUBLISHED) == []
+  assert lost_in_npz(Metadata(activation='gelu', norm_eps=1e-6, num_heads=3)) == [
     "activation='gelu'"
   ]
-  assert unpublished(Metadata(norm_eps=1e-5)) == ['norm_eps=1e-05']
+  assert lost_in_npz(Metadata(norm_eps=1e-5)) == ['norm_eps=1e-05']
 
 
 def test_only_another_mean_or_std_than_ours_is_a_custom_normalization():
@@ -36,8 +36,8 @@ def test_another_image_size():
 
 
 def test_what_npz_loses():
-  assert unpublished(Metadata(preset='bit', resize_size=40, loss='softmax')) == []
-  assert unpublished(Metadata(preset='inception', resize_size=40, loss='sigmoid')) == [
+  assert lost_in_npz(Metadata(preset='bit', resize_size=40, loss='softmax')) == []
+  assert lost_in_npz(Metadata(preset='inception', resize_size=40, loss='sigmoid')) == [
     "preset='inception'",
     "loss='sigmoid'",
     'resize_size=40',

@@ -169,10 +169,10 @@ def test_a_changed_model_or_optimizer_names_the_field(tmp_path, field, value, th
   with pytest.raises(InputError) as e:
     check_fields(c, tmp_path)
   assert str(e.value) == (
-    f'config.{field} is {value!r}, but the run in {tmp_path} was started with {then!r}. Set '
-    f'--config.{field}={then or ""}, or choose another --workdir.'
-    + ' To resume anyway, pass --resume_anyway.'
-    * insist
+    f'config.{field} is {value!r}, but the run in {tmp_path} was started with {then!r}. '
+    + (f'Leave out --config.{field}' if then is None else f'Set --config.{field}={then}')
+    + ', or choose another --workdir.'
+    + ' To resume anyway, pass --resume_anyway.' * insist
   )
   if insist:
     check_fields(c, tmp_path, resume_anyway=True)

@@ -4,14 +4,16 @@ models/create.py checks the fields of a model, models/masked_patches.py those of
 data/augment.py those of RandAugment, and parallel/mesh.py the mesh.
 """
 
+from collections.abc import Mapping
 import difflib
 import math
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from vit_jax.config.fields import AUGREG, default_config
+from vit_jax.config.fields import AUGREG, MODEL_FIELDS, default_config
 from vit_jax.config.old_spellings import normalize
-from vit_jax.errors import InputError, unknown
+from vit_jax.errors import InputError, last_line, unknown
 
 _CHOICES = {
   'pretext': (None, 'masked_patches'),
@@ -72,6 +74,20 @@ def check_config(config: ConfigDict) -> None:
   _check_pairs(config)
   _check_length(config)
   _check_keep_every(config)
+
+
+def check_overrides(overrides: Mapping[str, Any]) -> None:
+  """Raise InputError if a value of --override has the wrong type for its field, or is invalid."""
+  config = default_config()
+  for field, value in overrides.items():
+    if field in MODEL_FIELDS:  # create_model names those that do not exist
+      try:
+        config[field] = value
+      except TypeError as e:
+        raise InputError(
+          f'--override={field}={value} has a value of the wrong type. {last_line(e)}.'
+        ) from e
+  check_config(config)
 
 
 def unknown_field(name: str) -> InputError:

@@ -161,7 +161,7 @@ def default_config() -> ConfigDict:
   # Peak learning rate.
   c.lr = 3e-3
   # Steps of linear warmup from 0. None: a fifth of the run, but at most 500.
-  c.warmup_steps = placeholder(int)
+  c.warmup_steps = placeholder(int)  # A placeholder, so that None is allowed.
   c.warmup_steps = 10_000
   # Decay after the warmup: 'cosine' to 0, 'linear' to linear_end, or 'steps', which divides the
   # learning rate by 10 at each of lr_drops.
@@ -191,7 +191,7 @@ def default_config() -> ConfigDict:
 
   # Length of training, in epochs. It is used if total_steps is None. If both are None, a run has
   # 100 epochs, but at least 50 and at most 2,500 steps.
-  c.num_epochs = placeholder(float)
+  c.num_epochs = placeholder(float)  # A placeholder, so that None is allowed.
   c.num_epochs = 300.0
   # Length of training, in steps. None: num_epochs decides. On the command line, num_epochs replaces
   # the total_steps of a config file.

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 import jax
 
-from vit_jax.config.checks import check_config
-from vit_jax.config.fields import MODEL_FIELDS, default_config
+from vit_jax.config.checks import check_overrides
 from vit_jax.config.flags import field_value
 from vit_jax.config.run import Run
 from vit_jax.data.preprocess import EVAL_PRESETS
 from vit_jax.data.resample import FILTERS
-from vit_jax.errors import InputError, last_line
+from vit_jax.errors import InputError
 from vit_jax.evaluation.losses import LOSSES
 from vit_jax.files import user_path
 from vit_jax.inference.load_checkpoint import load_checkpoint
@@ -94,28 +92,15 @@ def image_size(text: str) -> int | tuple[int, int]:
 
 def load(args: argparse.Namespace) -> tuple[Loaded, Run | None]:
   """Load the checkpoint that the arguments select, and the run that wrote it, if any."""
+  overrides = dict(args.override)
+  check_overrides(overrides)
   return load_checkpoint(
     args.checkpoint,
     model=args.model,
     image_size=args.image_size,
-    overrides=_checked(dict(args.override)),
+    overrides=overrides,
     dtype=args.dtype,
   )
-
-
-def _checked(overrides: dict[str, Any]) -> dict[str, Any]:
-  """Return the values of --override. Raise InputError if one has the wrong type for its field."""
-  config = default_config()
-  for field, value in overrides.items():
-    if field in MODEL_FIELDS:  # create_model names those that do not exist
-      try:
-        config[field] = value
-      except TypeError as e:
-        raise InputError(
-          f'--override={field}={value} has a value of the wrong type. {last_line(e)}.'
-        ) from e
-  check_config(config)
-  return overrides
 
 
 def add_preprocess_arguments(parser: argparse.ArgumentParser) -> None:
@@ -138,7 +123,7 @@ def add_preprocess_arguments(parser: argparse.ArgumentParser) -> None:
   add(
     '--eval_filter',
     choices=FILTERS,
-    help='filter with which images are resized. bilinear has no antialiasing, the others have '
+    help='filter with which images are resized. bilinear is not antialiased, all others are '
     '(default: that of the checkpoint, or area for inception, and bilinear for the others)',
   )
   add_fast_dct(parser)

@@ -86,21 +86,17 @@ _PUBLISHED_USAGE = {
 }
 
 
-def unpublished(metadata: Metadata) -> list[str]:
-  """Return 'field=value' for each property in which a model differs from the published ones.
-
-  An npz file has no place for them, so its reader would take the published values.
-  """
-  return [f'{field}={value!r}' for field, value in unpublished_values(metadata).items()]
-
-
 def lost_in_npz(metadata: Metadata) -> list[str]:
   """Return in words what an npz file does not keep of the metadata."""
-  return unpublished(metadata) + ['the class names'] * bool(metadata.class_names)
+  properties = [f'{field}={value!r}' for field, value in unpublished_values(metadata).items()]
+  return properties + ['the class names'] * bool(metadata.class_names)
 
 
 def unpublished_values(metadata: Metadata) -> dict[str, Any]:
-  """Return {field: value} of `unpublished`."""
+  """Return {field: value} of each property in which a model differs from the published ones.
+
+  An npz file has no place for them, so its reader would take the published values.
+  """
   defaults = {k: v for k, v in PUBLISHED._asdict().items() if v is not None} | _PUBLISHED_USAGE
   if metadata.preset not in (None, 'bit'):
     defaults['resize_size'] = None

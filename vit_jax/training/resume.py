@@ -19,7 +19,7 @@ from vit_jax.errors import InputError, shortlist
 from vit_jax.files import AnyPath
 from vit_jax.training.log import log
 
-# Fields that add arrays to a checkpoint, or remove some that are no parameters of the model.
+# Fields that decide which arrays a checkpoint has besides the parameters of the model.
 _STATE_FIELDS = ('optimizer', 'trained_blocks', 'average', 'pretext', 'mpp_target')
 # Model fields that may differ between the steps of a run, and those that the shapes of the arrays
 # show. `Checkpoints` compares the shapes.
@@ -55,10 +55,11 @@ def check_fields(config: Config, workdir: AnyPath, *, resume_anyway: bool = Fals
       continue
     is_state = field in _STATE_FIELDS
     if is_state or not resume_anyway:
+      flag = f'--config.{field}'
+      remedy = f'Leave out {flag}' if then is None else f'Set {flag}={then}'
       raise InputError(
-        f'config.{field} is {now!r}, but the run in {workdir} was started with {then!r}. Set '
-        f'--config.{field}={"" if then is None else then}, or choose another --workdir.'
-        + ('' if is_state else f' {_INSIST}')
+        f'config.{field} is {now!r}, but the run in {workdir} was started with {then!r}. '
+        f'{remedy}, or choose another --workdir.' + ('' if is_state else f' {_INSIST}')
       )
 
 
@@ -96,7 +97,8 @@ def check_data(
   Raises:
     InputError: classes, number or order of the images differ.
   """
-  for change in _changes(recorded, now):
+  change = next(_changes(recorded, now), None)
+  if change is not None:
     raise InputError(
       f'The training images of {dataset} are not those that the run in {workdir} was started with: '
       f'{change}. Undo that, or choose another --workdir. {_INSIST}'
