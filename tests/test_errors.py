@@ -254,6 +254,17 @@ def test_another_file_is_not_taken_for_standard_output(capsys):
   assert capsys.readouterr().err == 'error: No space left on device.\n'
 
 
+@pytest.mark.parametrize('code', [errno.ECONNRESET, errno.EHOSTUNREACH, errno.EAGAIN])
+def test_an_error_of_the_network_prints_nothing_to_standard_output(capsys, code):
+  @exit_on_error
+  def main():
+    print('{}')
+    raise OSError(code, os.strerror(code))
+
+  assert main() == 1
+  assert capsys.readouterr() == ('{}\n', f'error: {os.strerror(code)}.\n')
+
+
 def test_closed_streams_are_not_taken_by_files():
   program = TOOL.replace("print('result')", "assert open('setup.py').fileno() > 2")
   assert shell('0>&- 2>&- > /dev/null', program) == (0, '')

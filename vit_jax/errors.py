@@ -21,6 +21,10 @@ _LESS_MEMORY = (
   'If the command has --batch_size or --image_size, give smaller ones. Otherwise, use a machine '
   'with more memory.'
 )
+# What writing to a pipe, a terminal or a disk can raise.
+_WRITE_ERRORS = (
+  errno.EPIPE, errno.EBADF, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+)  # fmt: skip
 _TPU_FILES = ('/dev/accel*', '/dev/vfio/[0-9]*')
 _TPU_VARIABLES = {'TPU_NAME', 'TPU_WORKER_ID', 'TPU_WORKER_HOSTNAMES'}
 _LINE = 200  # characters of another program's message that still read as one line
@@ -238,7 +242,7 @@ def printing() -> Iterator[None]:
     if sys.stdout is not None:
       sys.stdout.flush()
   except OSError as e:
-    cause = None if e.filename else _stdout_error()
+    cause = None if e.filename else _stdout_error(e)
     if cause is None:
       raise
     if not isinstance(cause, BrokenPipeError):
@@ -255,8 +259,8 @@ def say(message: str, stream: TextIO | None = None) -> None:
     print(message, file=stream or sys.stderr, flush=True)
 
 
-def _stdout_error() -> OSError | None:
-  """Return why standard output cannot be written, or None if it can.
+def _stdout_error(error: OSError) -> OSError | None:
+  """Return why standard output cannot be written, or None if `error` comes from elsewhere.
 
   If it cannot, what is left of it is dropped, because Python would write it again at the exit.
   """
@@ -264,7 +268,9 @@ def _stdout_error() -> OSError | None:
   if stream is None:
     return None
   try:
-    print(file=stream, flush=True)  # what was printed may still be in memory
+    stream.flush()  # what was printed may still be in memory
+    if error.errno in _WRITE_ERRORS:
+      print(file=stream, flush=True)  # the only way to find out
     return None
   except OSError as e:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
