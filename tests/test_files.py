@@ -11,6 +11,7 @@ import shutil
 import socket
 import struct
 import threading
+from unittest.mock import Mock
 import zlib
 
 from etils.epath import backend
@@ -365,6 +366,62 @@ def test_a_broken_read_of_fsspec_goes_on(tmp_path, monkeypatch):
   files.download('memory://flaky', tmp_path / 'a')
   assert (tmp_path / 'a').read_bytes() == CONTENT
   assert reads == [0, 100_000, 100_000, 200_000, 200_000, 256_000, 256_000]
+
+
+@pytest.mark.parametrize(
+  'error, tries, words',
+  [
+    (
+      OSError('reset'),
+      3,
+      'Cannot read memory://a: reset. Check the address and your access to it.',
+    ),
+    (PermissionError('denied'), 1, 'Cannot read memory://a: denied. Check the address and your '),
+    (FileNotFoundError('a'), 1, 'Cannot read memory://a: no such file. Check the address.'),
+    (ImportError('get x'), 1, 'Cannot read memory://a: a package is missing (get x).'),
+  ],
+)
+def test_opening_with_fsspec_is_tried_again_if_that_may_help(
+  tmp_path, monkeypatch, error, tries, words
+):
+  memory = fsspec.filesystem('memory')
+  memory.pipe('/a', CONTENT)
+  opened, fails = [], [error] * 3
+
+  def open_or_fail(self, path, mode):
+    opened.append(path)
+    if fails:
+      raise fails.pop()
+    return io.BytesIO(CONTENT)
+
+  monkeypatch.setattr(type(memory), 'open', open_or_fail)
+  monkeypatch.setattr(files, '_WAIT', 0)
+  with pytest.raises(InputError) as e:
+    files.download('memory://a', tmp_path / 'a')
+  assert str(e.value).startswith(words) and len(opened) == tries
+  fails[:] = [error] * (tries - 1)
+  files.download('memory://a', tmp_path / 'a')
+  assert (tmp_path / 'a').read_bytes() == CONTENT and len(opened) == 2 * tries
+  fails[:] = [MemoryError()]
+  with pytest.raises(MemoryError):  # it says nothing about the address
+    files.download('memory://a', tmp_path / 'a')
+
+
+def test_a_short_read_of_fsspec_is_not_the_whole_file(tmp_path, monkeypatch):
+  memory = fsspec.filesystem('memory')
+  starts = []
+
+  def open_short(self, path, mode):
+    file = Mock(size=len(CONTENT), seek=starts.append)
+    file.read.side_effect = lambda size: (
+      CONTENT[starts[-1] :][:100_000] * (file.read.call_count < 2)
+    )
+    return file
+
+  monkeypatch.setattr(type(memory), 'open', open_short)
+  monkeypatch.setattr(files, '_WAIT', 0)
+  files.download('memory://short', tmp_path / 'a')
+  assert (tmp_path / 'a').read_bytes() == CONTENT and starts == [0, 100_000, 200_000]
 
 
 def test_no_home(monkeypatch):

@@ -18,7 +18,7 @@ import urllib.request
 
 from etils import epath
 
-from vit_jax.errors import InputError, first_line
+from vit_jax.errors import InputError, first_line, machine_failure
 
 AnyPath = pathlib.Path | epath.Path  # local, or in a bucket
 log = logging.getLogger('vit_jax')
@@ -348,18 +348,28 @@ class _FsspecFile:
 
   def open(self, start: int) -> int:
     """Open the file at a position."""
-    with _fsspec_errors(self.address):
+    with self._errors():
       fs, name = _file_system(self.address)
       self._file = fs.open(name, 'rb')
       self._file.seek(start)
+      self.size = getattr(self._file, 'size', None)
     return start
 
   def read(self) -> bytes:
     """Return the next chunk."""
+    with self._errors():
+      return self._file.read(_CHUNK)
+
+  @contextlib.contextmanager
+  def _errors(self) -> Iterator[None]:
+    """Turn the errors of fsspec into InputError, or into _Broken if another try may help."""
     try:
       with _fsspec_errors(self.address):
-        return self._file.read(_CHUNK)
+        yield
     except InputError as e:
+      # No such file, a missing package, an unknown kind of address.
+      if isinstance(e.__context__, (FileNotFoundError, PermissionError, ImportError, ValueError)):
+        raise
       raise _Broken(e) from e.__cause__
 
 
@@ -413,6 +423,8 @@ def _fsspec_errors(address: str) -> Iterator[None]:
       f'Cannot read {address}: no answer within {_TIMEOUT} seconds. Check your network connection.'
     ) from None
   except Exception as e:  # every file system of fsspec has errors of its own
+    if machine_failure(e):
+      raise
     raise InputError(
       f'Cannot read {address}: {first_line(e)}. Check the address and your access to it.'
     ) from e
