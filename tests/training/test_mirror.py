@@ -1,5 +1,7 @@
 """A run's files are copied to a workdir in an object store."""
 
+from unittest.mock import Mock
+
 from etils import epath
 import pytest
 
@@ -47,6 +49,20 @@ def test_a_resumed_run_goes_on_in_its_files(store):
   assert [path.name for path in mirror.directory.iterdir()] == ['metrics.jsonl']
   assert (mirror.directory / 'metrics.jsonl').read_text() == '1\n'
   mirror.close()
+
+
+def test_a_lack_of_memory_is_not_blamed_on_the_store(store, monkeypatch, messages):
+  mirror = WorkdirMirror(store)
+  (mirror.directory / 'log.txt').write_text('a')
+  with monkeypatch.context() as patch:
+    patch.setattr(type(store), 'write_bytes', Mock(side_effect=MemoryError('no room')))
+    with pytest.raises(MemoryError):
+      mirror.copy()
+    patch.setattr(mirror, '_closing', Mock(wait=Mock(side_effect=[False, True])))
+    mirror._keep_copying()  # a later copy may succeed
+  assert messages == ['This machine is out of memory (no room).']
+  mirror.close()
+  assert (store / 'log.txt').read_text() == 'a'
 
 
 def test_a_workdir_that_cannot_be_written_is_named(tmp_path):

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import tempfile
 import time
 
+from etils import epath
 import jax
 import pytest
 
@@ -12,7 +14,7 @@ from vit_jax.config import default_config
 from vit_jax.config.old_spellings import OLD_SPELLINGS
 from vit_jax.errors import InputError
 from vit_jax.training.resume import check_fields
-from vit_jax.training.workdir import first_start, lock_workdir, write_config
+from vit_jax.training.workdir import first_start, lock_workdir, prepare_workdir, write_config
 
 
 def test_the_first_start_stays(tmp_path):
@@ -82,6 +84,26 @@ def test_a_second_run_in_a_workdir_is_refused(tmp_path, monkeypatch):
     with lock_workdir(workdir) as lock:  # the other processes of a job rely on process 0
       assert lock is None
   assert not list(workdir.iterdir())
+
+
+def test_only_the_workdir_is_called_unwritable(tmp_path, monkeypatch):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(InputError) as e:
+    prepare_workdir(tmp_path / 'file')
+  assert str(e.value) == (
+    f'Cannot write to the workdir {tmp_path}/file: Not a directory. Choose another with '
+    '--workdir=DIR.'
+  )
+  (tmp_path / 'run' / 'log.txt').mkdir(parents=True)
+  with pytest.raises(InputError) as e:
+    prepare_workdir(tmp_path / 'run')
+  assert str(e.value) == (
+    f'Cannot write to the workdir {tmp_path}/run: Is a directory. Choose another with '
+    '--workdir=DIR.'
+  )
+  monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'none'))  # of the copies of a bucket
+  with pytest.raises(FileNotFoundError, match=f'{tmp_path}/none/vit_jax_'):
+    prepare_workdir(epath.Path(tmp_path / 'bucket'))
 
 
 def test_a_workdir_that_cannot_be_locked_is_named(tmp_path):

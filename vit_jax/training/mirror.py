@@ -12,7 +12,7 @@ import threading
 
 from etils import epath
 
-from vit_jax.errors import InputError, machine_failure, reason
+from vit_jax.errors import InputError, explain, machine_failure, reason
 from vit_jax.files import AnyPath
 
 log = logging.getLogger('vit_jax')
@@ -84,6 +84,8 @@ class WorkdirMirror:
           target.parent.mkdir(parents=True, exist_ok=True)
           target.write_bytes(content)
         except Exception as e:
+          if machine_failure(e):
+            raise
           raise InputError(f'Cannot write {target}: {reason(e)}.') from e
         self._copied[path] = len(content)
 
@@ -91,8 +93,11 @@ class WorkdirMirror:
     while not self._closing.wait(_SECONDS):
       try:
         self.copy()
-      except InputError as e:  # the next checkpoint tries again, and fails if it cannot
-        log.warning('%s', e)
+      except Exception as e:  # the next checkpoint tries again, and fails if it cannot
+        message = explain(e)
+        if message is None:
+          raise
+        log.warning('%s', message)
 
   def close(self) -> None:
     """Copy for the last time and stop."""

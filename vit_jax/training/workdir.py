@@ -36,13 +36,14 @@ def prepare_workdir(workdir: AnyPath) -> WorkdirMirror | None:
   with _writing(workdir):
     (workdir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     hosts.check_shared(workdir)
-    if jax.process_index():
-      start_log(None, jax.process_index())
-      return None
-    mirror = WorkdirMirror(workdir, resume=(METRICS, LOG, _STARTED))
+  if jax.process_index():
+    start_log(None, jax.process_index())
+    return None
+  mirror = WorkdirMirror(workdir, resume=(METRICS, LOG, _STARTED))
+  with _writing(mirror.directory):
     start_log(mirror.directory / LOG)
-    mirror.copy()
-    return mirror
+  mirror.copy()
+  return mirror
 
 
 @contextlib.contextmanager
