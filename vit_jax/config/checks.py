@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from vit_jax.config.fields import AUGREG, MODEL_FIELDS, default_config
 from vit_jax.config.old_spellings import normalize
+from vit_jax.data.resample import FILTERS
 from vit_jax.errors import InputError, last_line, unknown
 
 _CHOICES = {
@@ -22,7 +23,7 @@ _CHOICES = {
   'decay': ('kernels', 'all'),
   'parallel': ('pmap', 'mesh'),
   'preset': ('inception', 'bit'),
-  'eval_filter': (None, 'bilinear', 'area', 'bicubic', 'bilinear_antialias'),
+  'eval_filter': (None, *FILTERS),
   'fewshot_preset': ('squash', 'inception'),
   'optimizer': ('adam', 'sgd'),
   'dtype': ('float32', 'bfloat16'),

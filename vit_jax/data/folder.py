@@ -184,9 +184,8 @@ def _list_classes(directory: str, class_names: list[str], images: ImageFiles) ->
     raise InputError(
       f'{directory} has no images. Put .jpg, .png or other image files into {directory}/<class>/.'
     )
-  _report_empty(
-    directory, [name for name in class_names if labels[name] not in {c.label for c in classes}]
-  )
+  found = {c.label for c in classes}
+  _report_empty(directory, [name for name in class_names if labels[name] not in found])
   return classes
 
 

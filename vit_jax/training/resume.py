@@ -123,8 +123,9 @@ def _changes(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[st
 
 
 def _renamed(before: Sequence[str], names: Sequence[str]) -> str:
-  gone = [repr(name) for name in before if name not in set(names)]
-  new = [repr(name) for name in names if name not in set(before)]
+  old_names, new_names = set(before), set(names)
+  gone = [repr(name) for name in before if name not in new_names]
+  new = [repr(name) for name in names if name not in old_names]
   if not gone and not new:
     i = next(i for i, pair in enumerate(zip(before, names)) if pair[0] != pair[1])
     return (
