@@ -332,7 +332,7 @@ def test_a_resumed_run_is_the_run_it_was(tmp_path, digits_dir, capsys, monkeypat
 def test_flags_are_checked_beside_what_the_run_has_recorded(
   tmp_path, digits_dir, capsys, monkeypatch
 ):
-  """What decides may be recorded only, and what was without effect from the start stays so."""
+  """The deciding field may be recorded only, and a field without effect from the start stays so."""
   monkeypatch.setattr(command_line.hosts, 'start', lambda *_: None)  # conftest has initialized JAX
   monkeypatch.setattr(main, 'train', lambda config, *_, **__: configs.append(config))
   monkeypatch.chdir(ROOT)

@@ -1,4 +1,4 @@
-"""What is wrong with an image that can be read is collected by thread, or logged."""
+"""Warnings about an image that can be read are collected by thread, or logged."""
 
 import threading
 import warnings

@@ -1,4 +1,4 @@
-"""What a run has recorded is checked when it is resumed."""
+"""A resumed run is checked against what it has recorded."""
 
 import json
 import shutil

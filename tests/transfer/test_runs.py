@@ -115,7 +115,7 @@ def test_losses_are_kept_for_the_judgment(tmp_path, monkeypatch):
 
 
 def test_a_recipe_that_has_changed_since(tmp_path, trained):
-  """What the finished runs have recorded wins, except for what the user gives."""
+  """Fields that finished runs have recorded win, except for those that the user gives."""
   before = task_config('pets', {'model': 'ViT-B/16', 'warmup_steps': 100, 'mixup': 0.1})
   lib.run_all({'lr_0.1': before}, tmp_path)
   c = task_config('pets', {'model': 'ViT-B/16', 'lr': 0.5, 'mixup': 0.2, 'save_every': 7})

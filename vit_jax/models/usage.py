@@ -1,4 +1,4 @@
-"""How a trained model is used: how its images are prepared, and what its outputs mean."""
+"""Describe the use of a trained model: how images are prepared, and what the outputs mean."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DEFAULT_FILTERS = {'inception': 'area', 'bit': 'bilinear', 'squash': 'bilinear'}
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-  """What is known about using a trained model, besides the model itself. None: not known.
+  """Facts about using a trained model, besides the model itself. None: not known.
 
   A model from `load_model` carries it as `model.usage`, where `predict`, `save_params` and the
   exports find it. It is not part of what the model computes from pixels in [-1, 1].

@@ -61,7 +61,7 @@ class Metadata(NamedTuple):
 
   @property
   def usage(self) -> Usage:
-    """What a model with this metadata carries."""
+    """The usage that a model with this metadata carries."""
     fields: dict[str, Any] = {field: getattr(self, field) for field in USAGE_FIELDS}
     fields['class_names'] = self.class_names and tuple(self.class_names)
     return Usage(**fields)

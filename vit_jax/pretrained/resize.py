@@ -43,7 +43,7 @@ class NewSize:
 
 
 class Resized(NamedTuple):
-  """What `resize_checkpoint` did, and how to use the result."""
+  """Result of `resize_checkpoint`, and how to use it."""
 
   shapes: dict[str, tuple[Shape, Shape]]  # {name: (old shape, new shape)} of the resized arrays
   config_flags: list[str]  # flags of a training run that starts from it
