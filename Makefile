@@ -2,16 +2,17 @@
 # make test        runs the tests, in WORKERS processes; make test-slow runs the slow ones
 # make lint        checks the format, the style and the types
 #
-# Each command first sets up .venv with PYTHON, for example `make test PYTHON=python3.12 WORKERS=8`.
-PYTHON ?= python3
+# Each command first sets up a virtual environment in VENV, with the newest Python that is installed.
+# To choose another, run for example `make test PYTHON=python3.11 VENV=.venv311 WORKERS=8`.
+VENV ?= .venv
 WORKERS ?= 2
-BIN := .venv/bin
+BIN := $(VENV)/bin
 # On CPUs, keep the memory that a step frees in the process, in large pages (see README, "Speed").
 MEMORY := glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000
 
-.PHONY: quickstart test test-slow lint clean
+.PHONY: quickstart test test-slow lint venv clean
 
-quickstart: .venv/installed
+quickstart: venv
 	@GLIBC_TUNABLES=$(MEMORY) \
 	  $(BIN)/python -m vit_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 	@echo
@@ -21,21 +22,19 @@ quickstart: .venv/installed
 	@echo "    --config.dataset=FOLDER --config.image_size=64 --config.resize_size=0"
 	@echo "Or read configs/vit_b16.py, the paper's recipe. To start over: rm -r runs/quickstart"
 
-test: .venv/installed
+test: venv
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile tests -m "not slow"
 
-test-slow: .venv/installed
+test-slow: venv
 	$(BIN)/python -m pytest -q tests -m slow
 
-lint: .venv/installed
+lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-.venv/installed: setup.py constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
-	touch $@
+venv:
+	@.ci/venv "$(VENV)" "$(PYTHON)"
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf $(VENV) build *.egg-info

@@ -1,4 +1,4 @@
-"""Install vit_jax: pip install -c constraints.txt -e ."""
+"""Install vit_jax: pip install -c constraints.txt -e . (constraints-py311.txt on Python 3.11)."""
 
 import setuptools
 
@@ -18,7 +18,7 @@ setuptools.setup(
       'vit_jax.data._jpegcrop', ['vit_jax/data/_jpegcrop.c'], libraries=['jpeg'], optional=True
     )
   ],
-  python_requires='>=3.11',
+  python_requires='>=3.11',  # JAX from 0.11 on needs 3.12
   install_requires=[
     'absl-py',  # flags
     'array_record',  # reads what TFDS prepares in this format
@@ -34,7 +34,7 @@ setuptools.setup(
     'numpy',
     'opencv-python-headless',  # resizes
     'optax',
-    'orbax-checkpoint>=0.11',
+    'orbax-checkpoint>=0.11,<1',
     'pillow',  # decodes images; the reference for which files are read, and for their pixels
     'safetensors',  # checkpoints of timm and Hugging Face; refuses damaged headers
     'scikit-learn',  # comes with the handwritten digits of the quickstart

@@ -89,7 +89,7 @@ setup() {
   # The runtimes have an older Python than vit_jax needs, so uv installs a newer one.
   on_hosts all "mkdir -p vit_jax && tar xzf vit_jax.tgz -C vit_jax && cd vit_jax && \
 python3 -m pip install --quiet --user uv && \
-python3 -m uv venv --quiet --allow-existing --python 3.11 .venv && \
+python3 -m uv venv --quiet --allow-existing --python 3.13 .venv && \
 python3 -m uv pip install --quiet --python .venv/bin/python -c constraints.txt -e .[tpu] gcsfs"
 }
 
