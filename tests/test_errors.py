@@ -286,6 +286,7 @@ def test_no_command_loads_the_tpu_compiler_unless_there_may_be_a_tpu(tmp_path, v
   (tmp_path / 'libtpu' / '__init__.py').write_text(textwrap.dedent(LIBTPU))
   env = os.environ | {'CALLS': str(tmp_path / 'calls'), 'PYTHONPATH': f'{tmp_path}:{ROOT}'}
   env.pop('JAX_PLATFORMS')
+  env.pop('TPU_LIBRARY_PATH', None)  # where libtpu is installed, importing JAX sets it
   program = TOOL.replace(
     "print('result')",
     "import jax; open(os.environ['CALLS'], 'w').close()\n  print(jax.devices()[0].platform)",
