@@ -1,7 +1,8 @@
-"""A folder imports only from the folders above it, and importing does no work."""
+"""Test what files import: only folders above, no private names of libraries, and no work."""
 
 import ast
 import graphlib
+import os
 import pathlib
 import subprocess
 import sys
@@ -119,8 +120,65 @@ def test_importing_starts_nothing():
   code = f"""
 import importlib, sys
 for name in {names}: importlib.import_module(name)
-from jax._src import xla_bridge
-assert not xla_bridge.backends_are_initialized()
 assert 'tensorflow' not in sys.modules
 """
-  subprocess.run([sys.executable, '-c', code], check=True)
+  no_device = os.environ | {'JAX_PLATFORMS': 'none'}  # JAX refuses to use any
+  subprocess.run([sys.executable, '-c', code], check=True, env=no_device)
+
+
+# Private names of libraries that we may use, by file.
+ALLOWED = {
+  'vit_jax/parallel/coordination.py': {'jax._src.distributed'},
+  'vit_jax/files.py': {'_info'},  # fsspec documents it: the coroutine behind info()
+}
+PUBLIC = {'_asdict', '_exit', '_fields', '_make', '_replace'}  # of named tuples and os, documented
+PROGRAMS = [
+  *FILES,
+  *(path for folder in ('benchmarks', 'configs', 'colab') for path in (ROOT / folder).glob('*.py')),
+]
+
+
+def private(name: str) -> bool:
+  return any(part[:1] == '_' and part[:2] != '__' for part in name.split('.'))
+
+
+def private_names(code: str) -> set[str]:
+  """Return the private names that a file uses and neither defines nor imports from vit_jax."""
+  used, own = set(), PUBLIC.copy()
+  for node in ast.walk(ast.parse(code)):
+    match node:
+      case ast.Import(names=names):
+        used |= {alias.name for alias in names}
+      case ast.ImportFrom(module=str(module), names=names):
+        used |= {module} if private(module) else {f'{module}.{alias.name}' for alias in names}
+      case ast.Call(
+        func=ast.Name(id='getattr' | 'hasattr'), args=[_, ast.Constant(value=str(name)), *_]
+      ):
+        used.add(name)
+      case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.Name(id=name):
+        own.add(name)
+      case ast.Attribute(value=ast.Name(id='self' | 'cls'), attr=name):
+        own.add(name)
+      case ast.Attribute(attr=name) if not ast.unparse(node).startswith('vit_jax.'):
+        used.add(name)
+  return {name for name in used - own if private(name) and not name.startswith('vit_jax.')}
+
+
+def test_private_names_of_libraries_stay_in_their_place():
+  found = {str(path.relative_to(ROOT)): private_names(path.read_text()) for path in PROGRAMS}
+  assert {file: names for file, names in found.items() if names} == ALLOWED
+
+
+@pytest.mark.parametrize(
+  'code, name',
+  [
+    ('import jax._src.core as c', 'jax._src.core'),
+    ('from jax._src import mesh', 'jax._src'),
+    ('from jax import _src', 'jax._src'),
+    ('import jax\njax._src.mesh', '_src'),
+    ('x = jax.jit(f)._cache_size()', '_cache_size'),
+    ("getattr(mesh, '_any_axis_manual', None)", '_any_axis_manual'),
+  ],
+)
+def test_the_search_for_private_names_finds(code, name):
+  assert private_names(code) == {name}

@@ -15,7 +15,7 @@ def test_a_stop_is_final_and_points_count_on(monkeypatch):
     points.append(point)
     return len(points) == 3
 
-  monkeypatch.setattr(preemption.hosts, 'alone', lambda: False)
+  monkeypatch.setattr(preemption.coordination, 'alone', lambda: False)
   monkeypatch.setattr(preemption.multihost_utils, 'reached_preemption_sync_point', reached)
   stopper = preemption.Stopper()
   assert [stopper() for _ in range(5)] == [False, False, True, True, True]
@@ -71,7 +71,7 @@ def test_another_thread_leaves_the_handlers_alone():
 
 
 def test_jax_listens_for_sigterm_in_a_job_of_several_processes(monkeypatch):
-  monkeypatch.setattr(preemption.hosts, 'alone', lambda: False)
+  monkeypatch.setattr(preemption.coordination, 'alone', lambda: False)
   terminated = []
   before = signal.signal(signal.SIGTERM, lambda *_: terminated.append(1))  # JAX's is one of C++
   try:

@@ -76,7 +76,7 @@ def shard_batch(x: jax.Array) -> jax.Array:
   Without this, the compiler may gather activations on a large mesh instead of parameters.
   """
   mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or mesh._any_axis_manual:
+  if mesh.empty or mesh.manual_axes:
     return x
   return jax.lax.with_sharding_constraint(x, jax.sharding.PartitionSpec(mesh.axis_names))
 

@@ -2,8 +2,7 @@
 
 A job has one process on a laptop, one per host on a TPU pod, and one per GPU or node elsewhere. A
 step needs all of them, so one process can neither go on nor stop alone: a process that fails tells
-the others, and all of them end. Messages go through JAX's coordination service, which process 0
-hosts. JAX has no public API for it, so this file uses the same private one as Orbax.
+the others, and all of them end.
 """
 
 import atexit
@@ -20,16 +19,17 @@ from typing import Any
 import uuid
 
 import jax
-from jax._src import distributed
 
 from vit_jax.errors import InputError, first_line
 from vit_jax.files import AnyPath
+from vit_jax.parallel import coordination
+from vit_jax.parallel.coordination import alone
 
 _HEARTBEAT_SECONDS = 30  # a process that is silent for longer is dead, and JAX ends the others
 _AGREE_SECONDS = 600  # for all processes to reach the same point; a dead one is noticed earlier
 _POLL_SECONDS = 1  # between checks for the failure of another process
 _GRACE_SECONDS = 2  # for a process to fail with its own message after another one has failed
-_FAILED = 'vit_jax/failed/'  # prefix of keys of the coordination service, one for each process
+_FAILED = 'vit_jax/failed/'  # prefix of the keys of messages, one for each process
 
 _num_gathers = itertools.count()  # the same in all processes
 _ending = threading.Event()  # set when this process is ending, to stop watching the others
@@ -76,9 +76,10 @@ def start(
   )
   with _deadline(timeout, message):
     _join(coordinator_address, num_processes, process_id, timeout)
+  coordination.check()
   _check_size(num_processes, num_devices)
   if jax.process_count() > 1:
-    watch = threading.Thread(target=_watch, args=(distributed.global_state.client,), daemon=True)
+    watch = threading.Thread(target=_watch, daemon=True)
     watch.start()
     # Runs before JAX's own exit handler, which closes the connection.
     atexit.register(lambda: (_ending.set(), watch.join()))
@@ -169,11 +170,10 @@ def gather(value: Any) -> list[Any]:
   """
   if jax.process_count() == 1:
     return [value]
-  client: Any = distributed.global_state.client
   prefix = f'vit_jax/gather/{next(_num_gathers)}'
-  client.key_value_set(f'{prefix}/{jax.process_index()}', json.dumps(value))
-  client.wait_at_barrier(prefix, 1000 * _AGREE_SECONDS)
-  pairs = client.key_value_dir_get(f'{prefix}/')
+  coordination.put(f'{prefix}/{jax.process_index()}', json.dumps(value))
+  coordination.wait_for_all(prefix, _AGREE_SECONDS)
+  pairs = coordination.values(f'{prefix}/')
   values = {int(key.rsplit('/', 1)[1]): json.loads(text) for key, text in pairs}
   return [values[i] for i in range(jax.process_count())]
 
@@ -226,15 +226,14 @@ def fail(message: str) -> None:
   _ending.set()
   if alone():
     return
-  client: Any = distributed.global_state.client
   with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone; JAX ends the others
-    client.key_value_set(_FAILED + str(jax.process_index()), message)
+    coordination.put(_FAILED + str(jax.process_index()), message)
     until = time.monotonic() + _POLL_SECONDS + _GRACE_SECONDS + 1
     # Process 0 hosts the message store, so it waits until every process has read the message.
     while (
       jax.process_index() == 0
       and time.monotonic() < until
-      and len(client.key_value_dir_get(_FAILED)) < jax.process_count()
+      and len(coordination.values(_FAILED)) < jax.process_count()
     ):
       time.sleep(0.1)
 
@@ -244,7 +243,7 @@ def explain_remote_failure(error: jax.errors.JaxRuntimeError) -> str | None:
   if alone():
     return None
   with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 may be the one that is gone
-    if message := _remote_failure(distributed.global_state.client):
+    if message := _remote_failure():
       return message
   reason = first_line(error)
   return (
@@ -252,26 +251,21 @@ def explain_remote_failure(error: jax.errors.JaxRuntimeError) -> str | None:
   )
 
 
-def alone() -> bool:
-  """Return True if this is the only process of its job."""
-  return distributed.global_state.client is None or distributed.global_state.num_processes == 1
-
-
-def _remote_failure(client: Any) -> str | None:
+def _remote_failure() -> str | None:
   """Return a sentence on the first process that failed, or None if none has failed."""
-  failures = client.key_value_dir_get(_FAILED)
+  failures = coordination.values(_FAILED)
   if not failures:
     return None
   key, message = failures[0]
   return f'Process {key.removeprefix(_FAILED)} failed: {message}'
 
 
-def _watch(client: Any) -> None:
+def _watch() -> None:
   """Watch the other processes (in a thread) and end this one as soon as any of them fails."""
   message = None
   while message is None and not _ending.wait(_POLL_SECONDS):
     try:
-      message = _remote_failure(client)
+      message = _remote_failure()
     except jax.errors.JaxRuntimeError:
       return  # process 0 is gone; JAX ends this one
   if message is not None and not _ending.wait(_GRACE_SECONDS):

@@ -17,7 +17,7 @@ from typing import Any
 
 from jax.experimental import multihost_utils
 
-from vit_jax.parallel import hosts
+from vit_jax.parallel import coordination
 
 _asked = threading.Event()  # set when this process has been asked to stop
 _depth = 0  # number of `stop_on_signals` blocks that the main thread is in
@@ -38,7 +38,7 @@ class Stopper:
 
     All processes must make the same calls: one in each train or eval step.
     """
-    if not self._stop and hosts.alone():
+    if not self._stop and coordination.alone():
       self._stop = _asked.is_set()
     elif not self._stop:
       self._stop = multihost_utils.reached_preemption_sync_point(next(_points))
@@ -60,7 +60,7 @@ def stop_on_signals() -> Iterator[None]:
   replaced: list[tuple[int, Any]] = []
   if not _depth:
     replaced.append((signal.SIGINT, signal.signal(signal.SIGINT, _on_interrupt)))
-    if hosts.alone():  # otherwise SIGTERM belongs to JAX's preemption service
+    if coordination.alone():  # otherwise SIGTERM belongs to JAX's preemption service
       replaced.append((signal.SIGTERM, signal.signal(signal.SIGTERM, _on_terminate)))
   _depth += 1
   try:
@@ -84,7 +84,7 @@ def _on_interrupt(number: int, frame: FrameType | None) -> None:
   del number, frame
   signal.signal(signal.SIGINT, signal.default_int_handler)
   _asked.set()
-  if not hosts.alone():
+  if not coordination.alone():
     os.kill(os.getpid(), signal.SIGTERM)  # JAX's preemption service tells the other processes
   with contextlib.suppress(OSError, RuntimeError, ValueError):  # closed, or being written to
     print(

@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Sequence
 import difflib
 import itertools
+import re
 import sys
 
 from vit_jax.dedup.duplicates import (
@@ -124,7 +125,7 @@ examples:
 
 def _check_beam_args(beam_args: Sequence[str], parser: argparse.ArgumentParser) -> None:
   """Raise InputError if a flag that was left for Beam looks like a misspelled one of this tool."""
-  flags = [option for action in parser._actions for option in action.option_strings]
+  flags = re.findall(r'--\w+', parser.format_usage())
   for before, arg in itertools.pairwise(['', *beam_args]):
     name = arg.split('=')[0]
     if not arg.startswith('--'):
