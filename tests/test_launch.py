@@ -15,7 +15,12 @@ import yaml
 from tests.helpers.paths import ROOT
 
 LAUNCH = ROOT / 'launch'
-SCRIPTS = sorted(LAUNCH.glob('*.sh')) + [LAUNCH / 'slurm.sbatch']
+SCRIPTS = [
+  *sorted(LAUNCH.glob('*.sh')),
+  LAUNCH / 'slurm.sbatch',
+  ROOT / '.ci/run',
+  ROOT / '.ci/venv',
+]
 
 
 @pytest.fixture
