@@ -6,6 +6,12 @@ setuptools.setup(
   name='vit_jax',
   version='0.1.0',
   description='Vision Transformers in JAX: pretrain, fine-tune, evaluate, look inside',
+  classifiers=[
+    'Programming Language :: Python :: 3.11',  # with JAX 0.10, the last that supports it
+    'Programming Language :: Python :: 3.12',
+    'Programming Language :: Python :: 3.13',  # the version of constraints.txt
+    'Programming Language :: Python :: 3.14',
+  ],
   packages=setuptools.find_packages(include=['vit_jax', 'vit_jax.*']),
   package_data={
     'vit_jax': ['py.typed'],  # type checkers may trust our type hints
@@ -18,7 +24,7 @@ setuptools.setup(
       'vit_jax.data._jpegcrop', ['vit_jax/data/_jpegcrop.c'], libraries=['jpeg'], optional=True
     )
   ],
-  python_requires='>=3.11',  # JAX from 0.11 on needs 3.12
+  python_requires='>=3.11',
   install_requires=[
     'absl-py',  # flags
     'array_record',  # reads what TFDS prepares in this format
@@ -34,7 +40,7 @@ setuptools.setup(
     'numpy',
     'opencv-python-headless',  # resizes
     'optax',
-    'orbax-checkpoint>=0.11,<1',
+    'orbax-checkpoint>=0.11,<1',  # version 1 changes the API
     'pillow',  # decodes images; the reference for which files are read, and for their pixels
     'safetensors',  # checkpoints of timm and Hugging Face; refuses damaged headers
     'scikit-learn',  # comes with the handwritten digits of the quickstart
