@@ -26,7 +26,7 @@ test: venv
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile tests -m "not slow"
 
 test-slow: venv
-	$(BIN)/python -m pytest -q tests -m slow
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile tests -m slow
 
 lint: venv
 	$(BIN)/ruff format --check .
