@@ -31,8 +31,9 @@ def test_a_plan_that_fits():
     '  all-reduce                   4      35           0.500 GiB',
     '',
     'A step computes 3.000e+15 FLOPs, plus 33% that remat recomputes.',
+    'Each chip computes 1.200e+11 vector operations besides matrix products.',
     'Each chip moves 40.0 GB to and from its memory.',
-    'A step takes at least: compute 0.080 s, memory 0.050 s, interconnect 0.010 s, '
+    'A step takes at least: compute 0.080 s, vector 0.020 s, memory 0.050 s, interconnect 0.010 s, '
     'network 0.000 s. The bound is compute, which allows an MFU of 75%.',
     '',
     'The run takes 1,000 steps of 4,096 images (1 epochs of 4,096,000 images):',
@@ -52,16 +53,18 @@ def test_a_plan_that_does_not_fit():
 
 
 def test_says_what_the_bounds_leave_out():
-  speed = dataclasses.replace(SPEED, unknown_loops=2, mfu=0.9)
+  speed = dataclasses.replace(SPEED, unknown_loops=2, custom_kernels=24, mfu=0.9)
   fit = dataclasses.replace(FIT, speed=speed)
   v4 = plan_text(make_plan(fit, topology='2xv4:2x2x1', kind='TPU v4'), 'c.py')
   assert '2 loops of unknown length are counted as one turn each.\n' in v4
+  assert '\nThe vector operations of 24 custom kernels are not counted.\n' in v4
   assert (
     'The network between slices of TPU v4 is left out, because its speed is not published.\n' in v4
   )
   assert v4.endswith('\n  An MFU of 90% is out of reach of this program.')
   h100 = plan_text(make_plan(FIT, topology='h100:8', kind='H100 80GB HBM3'), 'c.py')
   assert 'Without a GPU, the compiler cannot time kernels to choose among them.' in h100
+  assert 'custom kernels' not in h100
   assert 'loops of unknown length' not in h100 and 'The network between' not in h100
 
 

@@ -10,14 +10,15 @@ from vit_jax.cost.topology import Topology
 from vit_jax.parallel.devices import Device, Interconnect
 
 V5E = Topology('v5e', (16, 16))
-DEVICE, INTERCONNECT = Device(200e12, 16e9, 800e9), Interconnect(50e9, 5e9)
+DEVICE, INTERCONNECT = Device(200e12, 16e9, 800e9, 5e12), Interconnect(50e9, 5e9)
 
 
-def terms(collectives, topology=V5E, interconnect=INTERCONNECT, devices=None):
+def terms(collectives, topology=V5E, interconnect=INTERCONNECT, devices=None, vector=1e11):
   if devices is None:
     devices = [SimpleNamespace(coords=[i // 16, i % 16, 0]) for i in range(256)]
   return roofline(
     flops=256 * 20e12,
+    vector_operations=vector,
     memory_bytes=40e9,
     collectives=collectives,
     topology=topology,
@@ -27,10 +28,13 @@ def terms(collectives, topology=V5E, interconnect=INTERCONNECT, devices=None):
   )
 
 
-def test_compute_and_memory():
+def test_compute_vector_and_memory():
   limits = terms([])
-  assert limits == Roofline(0.1, 0.05, 0, 0)
+  assert limits == Roofline(0.1, 0.02, 0.05, 0, 0)
   assert (limits.seconds, limits.bound) == (0.1, 'compute')
+  limits = terms([], vector=1e12)
+  assert limits == Roofline(0.1, 0.2, 0.05, 0, 0)
+  assert (limits.seconds, limits.bound) == (0.2, 'vector')
 
 
 def test_collectives_run_over_the_links_of_their_axes():
@@ -39,7 +43,7 @@ def test_collectives_run_over_the_links_of_their_axes():
   everywhere = Collective('all-reduce', 10**9, 1, tuple(range(256)))
   assert terms([everywhere, everywhere]).interconnect == pytest.approx(2 * 1e9 / (4 * 50e9))
   assert terms([Collective('all-gather', 40 * 10**9, 1, (0, 1))]) == Roofline(
-    0.1, 0.05, pytest.approx(0.8), 0
+    0.1, 0.02, 0.05, pytest.approx(0.8), 0
   )
   assert terms([Collective('all-gather', 40 * 10**9, 1, (0, 1))]).bound == 'interconnect'
 
@@ -53,7 +57,7 @@ def test_between_slices_every_chip_sends_its_part():
   assert limits.interconnect == pytest.approx(2 * 8e6 * 3 / 4 / (2 * 50e9))
   assert limits.network == pytest.approx(2 * 2e6 * 1 / 2 / 5e9)
   across = Collective('all-reduce', 1_000_000, 1, (0, 4))
-  assert terms([across], topology, devices=devices)[2:] == (0, pytest.approx(1e6 / 5e9))
+  assert terms([across], topology, devices=devices)[3:] == (0, pytest.approx(1e6 / 5e9))
   assert terms([across], topology, Interconnect(50e9, None), devices).network == 0
   between = Collective('between slices', 1_000_000, 3, ())
   assert terms([between], topology, devices=devices).network == pytest.approx(3e6 / 5e9)

@@ -25,12 +25,22 @@ class ArrayShape(NamedTuple):
   layout: str
 
   @property
-  def bytes(self) -> int:
-    """The size of the array."""
+  def sizes(self) -> tuple[int, ...]:
+    """The size of each dimension."""
+    return tuple(int(n) for n in self.dims.split(',') if n)
+
+  @property
+  def bits(self) -> int:
+    """The number of bits of an element."""
     bits = _BITS.get(self.dtype)
     if bits is None:  # f8e4m3fn has 8, bf16 16, s4 4
       bits = int(search(r'^[a-z]+(\d+)', self.dtype)[1])
-    return math.prod(int(n) for n in self.dims.split(',') if n) * bits // 8
+    return bits
+
+  @property
+  def bytes(self) -> int:
+    """The size of the array."""
+    return math.prod(self.sizes) * self.bits // 8
 
   @property
   def in_main_memory(self) -> bool:

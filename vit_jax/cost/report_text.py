@@ -82,6 +82,7 @@ def _step(speed: StepSpeed) -> list[str]:
   )
   return [
     f'A step computes {speed.flops:.3e} FLOPs{remat}.',
+    f'Each chip computes {speed.vector_operations:.3e} vector operations besides matrix products.',
     f'Each chip moves {speed.memory_traffic / 1e9:.1f} GB to and from its memory.',
     f'A step takes at least: {limits}. The bound is {speed.roofline.bound}, which allows an MFU of '
     f'{speed.mfu_bound:.0%}.',
@@ -93,6 +94,8 @@ def _caveats(plan: Plan, speed: StepSpeed) -> list[str]:
   lines = []
   if speed.unknown_loops:
     lines.append(f'{speed.unknown_loops} loops of unknown length are counted as one turn each.')
+  if speed.custom_kernels:
+    lines.append(f'The vector operations of {speed.custom_kernels} custom kernels are not counted.')
   interconnect = find_interconnect(plan.kind)
   has_slices = 'x' in plan.topology.split(':')[0]
   if has_slices and interconnect and interconnect.network is None:

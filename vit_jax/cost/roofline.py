@@ -1,4 +1,8 @@
-"""Bound the time of a step from below by what it computes and what it moves."""
+"""Bound the time of a step from below by what it computes and what it moves.
+
+The matrix units, the vector units, the memory and the links work at the same time, so each of them
+is a bound of its own, as if the others took no time.
+"""
 
 from collections.abc import Sequence
 import math
@@ -15,6 +19,7 @@ class Roofline(NamedTuple):
   """Seconds per step for each limit, as if nothing else took time."""
 
   compute: float  # matrix products, at the peak rate in bfloat16
+  vector: float  # all other arithmetic, see cost/vector_work.py
   memory: float  # reads and writes of the kernels in device memory
   interconnect: float  # collectives over the links between the chips of a slice
   network: float  # collectives between slices
@@ -33,6 +38,7 @@ class Roofline(NamedTuple):
 def roofline(
   *,
   flops: float,
+  vector_operations: float,
   memory_bytes: float,
   collectives: Sequence[Collective],
   topology: Topology,
@@ -43,7 +49,8 @@ def roofline(
   """Return the lower bounds of the time of a step.
 
   Args:
-    flops: operations per step, on all devices together.
+    flops: operations of matrix products per step, on all devices together.
+    vector_operations: other operations per step, on each device.
     memory_bytes: bytes that each device reads and writes per step.
     collectives: the collectives of a step.
     topology: the topology of the devices.
@@ -54,6 +61,7 @@ def roofline(
   seconds = [_collective_seconds(c, topology, devices, interconnect) for c in collectives]
   return Roofline(
     compute=flops / (len(devices) * device.flops),
+    vector=vector_operations / device.vector,
     memory=memory_bytes / device.bandwidth,
     interconnect=sum((inside for inside, _ in seconds), 0.0),
     network=sum((between for _, between in seconds), 0.0),

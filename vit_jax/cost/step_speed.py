@@ -10,6 +10,7 @@ from vit_jax.cost.collectives import KINDS, Collective
 from vit_jax.cost.roofline import Roofline, roofline
 from vit_jax.cost.topology import Topology
 from vit_jax.cost.traffic import count_traffic
+from vit_jax.cost.vector_work import count_vector_work
 from vit_jax.parallel.devices import Device, Interconnect, find_device, find_interconnect
 
 
@@ -29,6 +30,8 @@ class StepSpeed:
   collectives: dict[str, CollectiveTotal]  # by kind
   memory_traffic: int  # bytes that each device reads from and writes to its memory
   unknown_loops: int  # loops of unknown length, each counted as one turn
+  vector_operations: float  # of each device, on 32-bit elements: arithmetic besides matrix products
+  custom_kernels: int  # runs of kernels whose vector operations are not known
   flops: float  # of the model
   computed_flops: float  # with the blocks that remat='full' recomputes
   roofline: Roofline
@@ -66,10 +69,12 @@ def step_speed(
   """
   device, interconnect = published_limits(topology)
   traffic = count_traffic(program, len(devices))
+  vector_work = count_vector_work(program)
   # remat='full' runs the forward pass of the blocks twice, which adds a third.
   computed_flops = flops * 4 / 3 if remat == 'full' else flops
   limits = roofline(
     flops=computed_flops,
+    vector_operations=vector_work.operations,
     memory_bytes=traffic.memory_bytes,
     collectives=traffic.collectives,
     topology=topology,
@@ -82,6 +87,8 @@ def step_speed(
     collectives=_totals(traffic.collectives),
     memory_traffic=traffic.memory_bytes,
     unknown_loops=traffic.unknown_loops,
+    vector_operations=vector_work.operations,
+    custom_kernels=vector_work.custom_kernels,
     flops=flops,
     computed_flops=computed_flops,
     roofline=limits,
