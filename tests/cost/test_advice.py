@@ -26,7 +26,7 @@ def test_advice_names_flags():
     'a larger slice',
   ]
   assert 'take 1.75 instead of 7.00 GiB' in advice[0]
-  assert 'passes of 8 instead of 16 images on each chip' in advice[4]
+  assert 'passes of 8 instead of 16 images on each device' in advice[4]
 
 
 def test_advice_leaves_out_what_the_config_has():

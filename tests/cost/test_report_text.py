@@ -42,6 +42,18 @@ def test_a_plan_that_fits():
   ]
 
 
+def test_a_chip_of_two_devices():
+  """All figures are those of a device, except that hours are paid for chips."""
+  plan = make_plan(FIT, topology='tpu7x:4x8x8', kind='TPU7x', devices=512, mesh=(512, 1))
+  text = plan_text(plan, 'c.py')
+  assert 'tpu7x:4x8x8: 256 x TPU7x of 2 devices each, as a mesh of 512 (data) x 1 (fsdp).' in text
+  assert 'it takes 9.00 of 16.00 GiB on each device (compiled in 92 s).' in text
+  assert 'received by each device\n' in text and 'Each device moves 40.0 GB' in text
+  assert '0.080 s per step, 0.00 days, 6 chip-hours' in text
+  misfit = plan_text(make_plan(MISFIT, devices=512), 'c.py')
+  assert 'it needs 20.1GiB of 15.8GiB on each device.' in misfit
+
+
 def test_a_plan_that_does_not_fit():
   assert plan_text(make_plan(MISFIT), 'configs/vit_h14.py').splitlines()[3:] == [
     'The step does not fit: it needs 20.1GiB of 15.8GiB on each chip.',

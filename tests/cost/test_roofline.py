@@ -61,3 +61,25 @@ def test_between_slices_every_chip_sends_its_part():
   assert terms([across], topology, Interconnect(50e9, None), devices).network == 0
   between = Collective('between slices', 1_000_000, 3, ())
   assert terms([between], topology, devices=devices).network == pytest.approx(3e6 / 5e9)
+
+
+def test_devices_of_a_chip_share_its_links():
+  """Devices 2i and 2i + 1 are chip i of a tpu7x. Each of two slices is a square of four chips."""
+  devices = [
+    SimpleNamespace(coords=[i // 2 % 2, i // 4 % 2, 0], slice_index=i // 8) for i in range(16)
+  ]
+  topology, limits = Topology('tpu7x', (2, 2, 1), 2), Interconnect(100e9, 10e9, 600e9)
+  seconds = lambda *group: terms(
+    [Collective('all-gather', 8_000_000 * (len(group) - 1) // len(group), 1, group)],
+    topology,
+    limits,
+    devices,
+  )
+  # All devices of a slice: each chip receives 3/4 of 8 MB over its two links.
+  assert seconds(*range(8)).interconnect == pytest.approx(8e6 * 3 / 4 / (2 * 100e9))
+  # One device of each chip: the others gather at the same time, so each has half of the links.
+  assert seconds(0, 2, 4, 6).interconnect == pytest.approx(8e6 * 3 / 4 / (2 * 50e9))
+  # The devices of one chip: the half that a device lacks.
+  assert seconds(4, 5).interconnect == pytest.approx(4e6 / 600e9)
+  # The first devices of two slices: half of the chip's share of the network.
+  assert seconds(0, 8)[3:] == (0, pytest.approx(4e6 / 5e9))

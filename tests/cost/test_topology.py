@@ -3,6 +3,7 @@
 import importlib.util
 from types import SimpleNamespace
 
+import jax
 import pytest
 
 from vit_jax.cost.topology import Topology, describe_devices, parse_topology
@@ -22,6 +23,8 @@ from vit_jax.parallel.devices import find_device, find_interconnect
     ('v5p:2x4x4', 32, 'TPU v5', (False,) * 3),
     ('v5p:4x4x8', 128, 'TPU v5', (True,) * 3),
     ('2xv5e:16x16', 512, 'TPU v5 lite', (True, True)),
+    ('tpu7x:2x2x1', 4, 'TPU7x', (False,) * 3),
+    ('2xtpu7x:4x4x8', 256, 'TPU7x', (True,) * 3),
     ('h100:8', 8, 'H100 80GB HBM3', (True,)),
     ('4xa100:8', 32, 'A100-SXM4-80GB', (True,)),
   ],
@@ -29,8 +32,9 @@ from vit_jax.parallel.devices import find_device, find_interconnect
 def test_names(word, chips, kind, rings):
   topology = parse_topology(word)
   assert (topology.num_chips, topology.kind) == (chips, kind)
-  if 'v' in word:
+  if len(topology.shape) > 1:
     assert topology.rings == rings
+  assert topology.num_devices == chips * (2 if kind == 'TPU7x' else 1)
   assert find_device(kind) and find_interconnect(kind)
 
 
@@ -41,9 +45,9 @@ def test_an_unknown_name_lists_the_kinds(word):
   with pytest.raises(InputError) as e:
     parse_topology(word)
   assert str(e.value) == (
-    f'Unknown topology {word!r}. Give a kind of device (v4, v5e, v5p, v6e, a100, h100, h200) and '
-    'a shape: v5e:16x16 is a slice of 256 chips, v5p:4x4x8 a slice of 128, 2xv5e:16x16 two slices, '
-    'and h100:8 a node of 8 GPUs.'
+    f'Unknown topology {word!r}. Give a kind of device (v4, v5e, v5p, v6e, tpu7x, a100, h100, '
+    'h200) and a shape: v5e:16x16 is a slice of 256 chips, v5p:4x4x8 a slice of 128, 2xv5e:16x16 '
+    'two slices, and h100:8 a node of 8 GPUs.'
   )
 
 
@@ -69,6 +73,11 @@ def test_an_unknown_name_lists_the_kinds(word):
       'v4:16x16x32',
       "v4 has no slice 'v4:16x16x32'. Available: v4:2x2x1, v4:2x2x2, v4:2x2x4, v4:2x4x4, and "
       'v4:AxBxC with multiples of 4, A <= B <= C, up to 4096 chips.',
+    ),
+    (
+      'tpu7x:4x4',
+      "tpu7x has no slice 'tpu7x:4x4'. Available: tpu7x:2x2x1, tpu7x:2x2x2, tpu7x:2x2x4, "
+      'tpu7x:2x4x4, and tpu7x:AxBxC with multiples of 4, A <= B <= C, up to 9216 chips.',
     ),
     ('h100:6', "h100 has no node 'h100:6'. Available: h100:1, h100:2, h100:4, h100:8."),
   ],
@@ -98,6 +107,35 @@ def test_links_of_a_group():
   assert parse_topology('h100:8').links(row(0, 8)) == 1
 
 
+def test_chips_of_two_devices():
+  """A chip of TPU7x is two devices at one place of the torus."""
+  on_chip = lambda x: [SimpleNamespace(coords=[x, 0, 0], core_on_chip=core) for core in (0, 1)]
+  topology = parse_topology('2xtpu7x:2x2x1')
+  assert topology.count_chips(on_chip(0)) == 1
+  assert topology.count_chips([*on_chip(0), *on_chip(1)]) == 2
+  assert topology.count_chips([on_chip(0)[0], on_chip(1)[1]]) == 2
+  twin = SimpleNamespace(coords=[0, 0, 0], slice_index=1)  # the same place in the other slice
+  assert topology.count_chips([*on_chip(0), twin]) == 2
+  assert parse_topology('h100:8').count_chips(on_chip(0)) == 2
+
+
+def test_an_old_compiler_is_named(monkeypatch):
+  pytest.importorskip('libtpu', reason="needs the TPU compiler: pip install 'vit_jax[aot]'")
+  from jax.experimental import topologies
+
+  def unknown(**_):
+    raise jax.errors.JaxRuntimeError('INVALID_ARGUMENT: Invalid TPU external name: TPU7x')
+
+  monkeypatch.setattr(topologies, 'get_topology_desc', unknown)
+  monkeypatch.setattr('vit_jax.cost.topology.version', lambda name: '0.0.20')
+  with pytest.raises(InputError) as e:
+    describe_devices(parse_topology('tpu7x:2x2x1'))
+  assert str(e.value) == (
+    'The TPU compiler does not know tpu7x, because libtpu 0.0.20 is too old. Install a newer one '
+    "with `pip install -U 'vit_jax[aot]'`."
+  )
+
+
 def test_the_compilers_are_asked_for_where_they_are_missing(monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(InputError) as e:
@@ -113,12 +151,16 @@ def test_the_compilers_are_asked_for_where_they_are_missing(monkeypatch):
   )
 
 
-@pytest.mark.parametrize('word', ['v4:4x4x4', 'v5e:2x2', 'v5p:2x2x4', 'v6e:16x16', '2xv5e:4x4'])
+@pytest.mark.parametrize(
+  'word',
+  ['v4:4x4x4', 'v5e:2x2', 'v5p:2x2x4', 'v6e:16x16', '2xv5e:4x4', 'tpu7x:2x2x4', '2xtpu7x:2x2x1'],
+)
 def test_devices_of_the_tpu_compiler(word):
   pytest.importorskip('libtpu', reason="needs the TPU compiler: pip install 'vit_jax[aot]'")
   topology = parse_topology(word)
   devices = describe_devices(topology)
-  assert len(devices) == topology.num_chips
+  assert len(devices) == topology.num_devices
+  assert topology.count_chips(devices) == topology.num_chips
   assert {d.device_kind for d in devices} == {topology.kind}
   assert {topology.slice_of(d) for d in devices} == set(range(topology.num_slices))
   assert tuple(1 + max(d.coords[i] for d in devices) for i in range(len(topology.shape))) == (

@@ -45,6 +45,7 @@ def make_plan(outcome: Fit | Misfit, **fields) -> Plan:
     moment_dtype='float32',
     topology='v5e:16x16',
     chips=256,
+    devices=256,
     kind='TPU v5 lite',
     steps=1000,
     images=4_096_000,

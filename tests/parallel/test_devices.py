@@ -4,15 +4,17 @@ from vit_jax.parallel.devices import DEVICES, find_device, find_interconnect
 
 
 def test_interconnects():
-  assert find_interconnect('TPU v5 lite') == (50e9, 3.125e9)
+  assert find_interconnect('TPU v5 lite') == (50e9, 3.125e9, None)
   assert find_interconnect('TPU v4').network is None
-  assert find_interconnect('NVIDIA H100 80GB HBM3') == (450e9, 50e9)
+  assert find_interconnect('TPU7x') == (100e9, 12.5e9, 600e9)
+  assert find_interconnect('NVIDIA H100 80GB HBM3') == (450e9, 50e9, None)
   assert find_interconnect('cpu') is None
 
 
 def test_a_chip_of_two_devices():
   """A TPU v3 chip has 123 TFLOP/s, 32 GiB and 900 GB/s, and JAX counts it as two devices."""
   assert find_device('TPU v3') == (61.5e12, 16 * 2**30, 450e9, 2048 * 0.94e9)
+  assert find_device('TPU7x')[:3] == (1153.5e12, 96 * 2**30, 3690e9)
 
 
 def test_vendor_prefixes():

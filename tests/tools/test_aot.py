@@ -48,11 +48,12 @@ def test_errors_are_one_sentence(arguments, sentence, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_compiles_for_a_tpu_slice(capsys):
+@pytest.mark.parametrize('topology, chips', [('v5e:2x4', 8), ('tpu7x:2x2x1', 4)])
+def test_compiles_for_a_tpu_slice(topology, chips, capsys):
   pytest.importorskip('libtpu', reason="needs the TPU compiler: pip install 'vit_jax[aot]'")
   arguments = [
     '--config=configs/vit_b16.py',
-    '--topology=v5e:2x4',
+    f'--topology={topology}',
     '--config.model=ViT-Ti/16',
     '--config.num_layers=3',
     '--config.representation_size=0',
@@ -64,7 +65,8 @@ def test_compiles_for_a_tpu_slice(capsys):
   ]
   assert aot.main(arguments) == 0
   plan = json.loads(capsys.readouterr().out)
-  assert plan['fits'] and plan['chips'] == 8 and plan['mesh'] == [2, 4]
+  assert plan['fits'] and plan['chips'] == chips and plan['mesh'] == [2, 4]
+  assert plan['devices'] == 8
   count = plan['parameters']
   assert plan['memory']['parameters'] == pytest.approx(count * 4 / 4, rel=0.05)
   # The parameters are gathered in bfloat16 for the forward and the backward pass.
@@ -72,6 +74,7 @@ def test_compiles_for_a_tpu_slice(capsys):
   assert count * 2 * 3 / 4 * 0.5 < gathered < 2 * count * 2 * 3 / 4 * 1.5
   assert plan['unknown_loops'] == 0 and plan['bound'] in plan['roofline']
   assert plan['seconds'] == max(plan['roofline'].values())
+  assert plan['vector_operations'] > 0 and plan['custom_kernels'] == 0
   assert plan['steps'] == round(300 * 1_281_167 / 64)
 
 

@@ -38,7 +38,7 @@ def advise(config: ConfigDict, mesh: Sequence[int], state: int, available: float
     images = c.batch_size // devices // c.accumulate
     lines.append(
       f'--config.accumulate={2 * c.accumulate}: passes of {images // 2} instead of {images} images '
-      'on each chip'
+      'on each device'
     )
   if c.moment_dtype == 'float32':
     lines.append('--config.moment_dtype=bfloat16: parameters and moments take a sixth less')

@@ -67,6 +67,7 @@ class Plan:
   moment_dtype: str
   topology: str  # its name, such as 'v5e:16x16'
   chips: int
+  devices: int  # as JAX counts them: two for each chip of TPU7x
   kind: str  # as JAX names the devices
   steps: int
   images: int  # in the training split
@@ -149,6 +150,7 @@ def plan_run(
     **{field: c[field] for field in _CONFIG_FIELDS},
     topology=topology_name,
     chips=topology.num_chips,
+    devices=topology.num_devices,
     kind=topology.kind,
     steps=steps,
     images=images,

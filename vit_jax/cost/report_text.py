@@ -15,7 +15,10 @@ _DATASET_NAMES = {'imagenet2012': 'ImageNet', 'imagenet21k': 'ImageNet-21k', 'jf
 def plan_text(plan: Plan, config_file: str) -> str:
   """Return a report on a plan whose config came from `config_file`."""
   data, fsdp = plan.mesh
-  mesh = f'{plan.topology}: {plan.chips} x {plan.kind} as a mesh of {data} (data) x {fsdp} (fsdp).'
+  count = f'{plan.chips} x {plan.kind}'
+  if plan.devices != plan.chips:
+    count += f' of {plan.devices // plan.chips} devices each,'
+  mesh = f'{plan.topology}: {count} as a mesh of {data} (data) x {fsdp} (fsdp).'
   if plan.parallel == 'pmap':
     mesh += ' parallel=pmap splits the data in the same way.'
   lines = [
@@ -25,15 +28,16 @@ def plan_text(plan: Plan, config_file: str) -> str:
     mesh,
     '',
   ]
+  unit = 'chip' if plan.devices == plan.chips else 'device'
   if isinstance(plan.outcome, Misfit):
-    lines += _misfit(plan.outcome)
+    lines += _misfit(plan.outcome, unit)
   else:
     lines += [
-      *_memory(plan.outcome, plan.available),
+      *_memory(plan.outcome, plan.available, unit),
       '',
-      *_collectives(plan.outcome.speed),
+      *_collectives(plan.outcome.speed, unit),
       '',
-      *_step(plan.outcome.speed),
+      *_step(plan.outcome.speed, unit),
       *_caveats(plan, plan.outcome.speed),
       '',
       *_run(plan, plan.outcome.speed),
@@ -41,10 +45,10 @@ def plan_text(plan: Plan, config_file: str) -> str:
   return '\n'.join(lines)
 
 
-def _misfit(misfit: Misfit) -> list[str]:
+def _misfit(misfit: Misfit, unit: str) -> list[str]:
   state = misfit.state.parameters + misfit.state.moments
   return [
-    f'The step does not fit: {misfit.why} on each chip.',
+    f'The step does not fit: {misfit.why} on each {unit}.',
     f'Parameters and moments take {state / _GIB:.2f} GiB of it.',
     '',
     'Change one or more of these:',
@@ -52,10 +56,10 @@ def _misfit(misfit: Misfit) -> list[str]:
   ]
 
 
-def _memory(fit: Fit, available: float) -> list[str]:
+def _memory(fit: Fit, available: float, unit: str) -> list[str]:
   total = fit.memory.total
   return [
-    f'The step fits: it takes {total / _GIB:.2f} of {available / _GIB:.2f} GiB on each chip '
+    f'The step fits: it takes {total / _GIB:.2f} of {available / _GIB:.2f} GiB on each {unit} '
     f'(compiled in {fit.compile_seconds:.0f} s).',
     *(
       f'  {kind.replace("_", " "):18}{size / _GIB:8.3f} GiB'
@@ -64,9 +68,9 @@ def _memory(fit: Fit, available: float) -> list[str]:
   ]
 
 
-def _collectives(speed: StepSpeed) -> list[str]:
+def _collectives(speed: StepSpeed, unit: str) -> list[str]:
   return [
-    'collectives per step    channels   times   received by each chip',
+    f'collectives per step    channels   times   received by each {unit}',
     *(
       f'  {kind:20}{x.channels:10}{x.times:8}{x.bytes / _GIB:16.3f} GiB'
       for kind, x in speed.collectives.items()
@@ -74,7 +78,7 @@ def _collectives(speed: StepSpeed) -> list[str]:
   ]
 
 
-def _step(speed: StepSpeed) -> list[str]:
+def _step(speed: StepSpeed, unit: str) -> list[str]:
   recomputed = speed.computed_flops / speed.flops - 1
   remat = f', plus {recomputed:.0%} that remat recomputes' if recomputed else ''
   limits = ', '.join(
@@ -82,8 +86,9 @@ def _step(speed: StepSpeed) -> list[str]:
   )
   return [
     f'A step computes {speed.flops:.3e} FLOPs{remat}.',
-    f'Each chip computes {speed.vector_operations:.3e} vector operations besides matrix products.',
-    f'Each chip moves {speed.memory_traffic / 1e9:.1f} GB to and from its memory.',
+    f'Each {unit} computes {speed.vector_operations:.3e} vector operations besides matrix '
+    'products.',
+    f'Each {unit} moves {speed.memory_traffic / 1e9:.1f} GB to and from its memory.',
     f'A step takes at least: {limits}. The bound is {speed.roofline.bound}, which allows an MFU of '
     f'{speed.mfu_bound:.0%}.',
   ]

@@ -21,7 +21,7 @@ class Roofline(NamedTuple):
   compute: float  # matrix products, at the peak rate in bfloat16
   vector: float  # all other arithmetic, see cost/vector_work.py
   memory: float  # reads and writes of the kernels in device memory
-  interconnect: float  # collectives over the links between the chips of a slice
+  interconnect: float  # collectives between the devices of a slice
   network: float  # collectives between slices
 
   @property
@@ -75,17 +75,23 @@ def _collective_seconds(
   interconnect: Interconnect,
 ) -> tuple[float, float]:
   """Return the seconds per step that a collective takes inside slices and between them."""
-  network = interconnect.network or math.inf  # inf: not published, so it is left out
+  # Where a chip has several devices, they share its links and its network.
+  devices_per_chip = topology.devices_per_chip
+  network = (interconnect.network or math.inf) / devices_per_chip  # inf: not published, left out
   if collective.kind == BETWEEN_SLICES:
     return 0.0, collective.times * collective.bytes_moved / network
   group = [devices[i] for i in collective.group]
   slices = len({topology.slice_of(d) for d in group})
-  chips = len(group) // slices  # of each slice
-  # Each slice sums its chips first. Then every chip exchanges its part with the other slices.
+  members, chips = len(group) // slices, topology.count_chips(group) // slices  # of each slice
+  # Each slice sums its chips first. Then every device exchanges its part with the other slices.
   total = collective.times * collective.bytes_moved * len(group) / max(1, len(group) - 1)
   inside = between = 0.0
   if chips > 1:
-    inside = total * (chips - 1) / chips / (interconnect.link * topology.links(group))
+    # The other devices of these chips run the same collective in a group of their own.
+    link = interconnect.link * members / chips / devices_per_chip
+    inside = total * (chips - 1) / chips / (link * topology.links(group))
+  elif members > 1:
+    inside = total * (members - 1) / members / (interconnect.inside or math.inf)
   if slices > 1:
-    between = total / chips * (slices - 1) / slices / network
+    between = total / members * (slices - 1) / slices / network
   return inside, between

@@ -4,6 +4,7 @@ They are targets for the compiler. Nothing can run on them.
 """
 
 from collections.abc import Sequence
+from importlib.metadata import version
 import importlib.util
 import math
 import os
@@ -20,6 +21,7 @@ class _Tpu(NamedTuple):
   kind: str  # as JAX names the devices
   slices: tuple[tuple[int, ...], ...]  # the small slices that exist
   max_chips: int  # of slices made of whole 4x4x4 cubes; 0 if there are none
+  devices_per_chip: int = 1
 
 
 _2D = ((2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
@@ -29,12 +31,13 @@ _TPUS = {
   'v5e': _Tpu('TPU v5 lite', _2D, 0),
   'v5p': _Tpu('TPU v5', _3D, 6144),
   'v6e': _Tpu('TPU v6 lite', _2D, 0),
+  'tpu7x': _Tpu('TPU7x', _3D, 9216, devices_per_chip=2),
 }
 _GPUS_PER_NODE = (1, 2, 4, 8)
 
 
 class Topology(NamedTuple):
-  """One or more equal TPU slices or GPU nodes. Each chip is one device."""
+  """One or more equal TPU slices or GPU nodes. A GPU counts as a chip."""
 
   name: str  # 'v5e', 'h100'
   shape: tuple[int, ...]  # chips along the axes of a slice, or (GPUs per node,)
@@ -51,6 +54,16 @@ class Topology(NamedTuple):
     return self.num_slices * math.prod(self.shape)
 
   @property
+  def devices_per_chip(self) -> int:
+    """The number of devices that JAX sees in a chip: two in TPU7x, which has two dies, else one."""
+    return _TPUS[self.name].devices_per_chip if self.name in _TPUS else 1
+
+  @property
+  def num_devices(self) -> int:
+    """The number of devices in all slices."""
+    return self.num_chips * self.devices_per_chip
+
+  @property
   def compiler_options(self) -> dict[str, Any]:
     """The options for jax.stages.Lowered.compile."""
     return COMPILER_OPTIONS if self.name in GPUS else {}
@@ -65,6 +78,12 @@ class Topology(NamedTuple):
   def slice_of(self, device: jax.Device) -> int:
     """Return the index of the slice or node that a device is in."""
     return device.process_index if self.name in GPUS else getattr(device, 'slice_index', 0) or 0
+
+  def count_chips(self, group: Sequence[jax.Device]) -> int:
+    """Return how many chips a group of devices lies on."""
+    if self.devices_per_chip == 1:
+      return len(group)
+    return len({(self.slice_of(device), *device.coords) for device in group})
 
   def links(self, group: Sequence[jax.Device]) -> int:
     """Return how many links into the worst-placed chip a collective of these devices can use.
@@ -134,7 +153,7 @@ def describe_devices(topology: Topology) -> list[jax.Device]:
   """Return the devices of a topology, to lower and compile for.
 
   Raises:
-    InputError: the compiler is not installed.
+    InputError: the compiler is not installed, or too old to know the devices.
   """
   if topology.name in GPUS:
     return describe_gpus(topology.name, topology.shape[0], topology.num_slices)
@@ -160,4 +179,12 @@ def describe_devices(topology: Topology) -> list[jax.Device]:
   if topology.num_slices > 1:
     options['num_slices'] = topology.num_slices
   word = f'{topology.name}:{_join(topology.shape)}'
-  return topologies.get_topology_desc(platform='tpu', topology_name=word, **options).devices
+  try:
+    return topologies.get_topology_desc(platform='tpu', topology_name=word, **options).devices
+  except jax.errors.JaxRuntimeError as e:
+    if 'Invalid TPU external name' not in str(e):
+      raise
+    raise InputError(
+      f'The TPU compiler does not know {topology.name}, because libtpu {version("libtpu")} is too '
+      "old. Install a newer one with `pip install -U 'vit_jax[aot]'`."
+    ) from e

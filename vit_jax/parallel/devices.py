@@ -15,10 +15,11 @@ class Device(NamedTuple):
 
 
 class Interconnect(NamedTuple):
-  """Published bandwidths between devices, in bytes per second each way."""
+  """Published bandwidths of a chip or GPU, in bytes per second each way."""
 
   link: float  # TPU: to each neighbor in the torus; GPU: to the other GPUs of its node
-  network: float | None  # this device's share of its host's network; None if not published
+  network: float | None  # the chip's share of its host's network; None if not published
+  inside: float | None = None  # between the devices of a chip, if it has more than one
 
 
 def _tpu(
@@ -98,13 +99,15 @@ def _short(kind: str) -> str:
 # Sources. TPUs: the page of each version under docs.cloud.google.com/tpu/docs. `link` is half of a
 # chip's bidirectional bandwidth divided by its ports (4 in a 2-D torus, 6 in a 3-D torus).
 # `network` is the bandwidth of a pod or host divided by its chips. v4's links: arXiv 2304.01433,
-# table 4. NVIDIA: `link` is NVLink, half of the bidirectional figure in data sheets. `network` is
-# one network adapter per GPU, as in a DGX.
+# table 4. The two dies of a 7x chip are connected six times as fast as by a link. NVIDIA: `link` is
+# NVLink, half of the bidirectional figure in data sheets. `network` is one network adapter per GPU,
+# as in a DGX.
 _INTERCONNECTS = {
   'TPU v4': Interconnect(50e9, None),
   'TPU v5 lite': Interconnect(50e9, 3.125e9),
   'TPU v5': Interconnect(100e9, 6.25e9),
   'TPU v6 lite': Interconnect(100e9, 12.5e9),
+  'TPU7x': Interconnect(100e9, 12.5e9, 600e9),
   'A100-SXM4-80GB': Interconnect(300e9, 25e9),
   'H100 80GB HBM3': Interconnect(450e9, 50e9),
   'H200': Interconnect(450e9, 50e9),
@@ -112,5 +115,5 @@ _INTERCONNECTS = {
 
 
 def find_interconnect(kind: str) -> Interconnect | None:
-  """Return the bandwidths between devices of a `device_kind`, or None if they are unknown."""
+  """Return the bandwidths of a `device_kind`, or None if they are unknown."""
   return _INTERCONNECTS.get(_short(kind))

@@ -29,8 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags.DEFINE_string(
     'topology',
     'v5e:16x16',
-    'The devices to compile for: v4, v5e, v5p or v6e with the number of chips along each axis of a '
-    'slice. 2xv5e:16x16 means two slices, and h100:8 a node of eight GPUs.',
+    'The devices to compile for: v4, v5e, v5p, v6e or tpu7x with the number of chips along each '
+    'axis of a slice. 2xv5e:16x16 means two slices, and h100:8 a node of eight GPUs. A chip of '
+    'tpu7x is two devices.',
     flag_values=values,
   )
   argv = sys.argv if argv is None else ['aot', *argv]
