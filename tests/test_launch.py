@@ -1,7 +1,9 @@
 """Run the launch scripts: the local one as it is, the others with stand-ins for cloud commands."""
 
+import math
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import signal
@@ -36,7 +38,7 @@ def commands(tmp_path, monkeypatch):
       program = tmp_path / 'bin' / name
       # %q writes a call as one line, whatever its arguments contain.
       program.write_text(
-        f'#!/usr/bin/env bash\nprintf "%q " {name} "$@" >> {calls}\necho >> {calls}\n{code}\n'
+        f'#!/usr/bin/env bash\nprintf -v call "%q " {name} "$@"\necho "$call" >> {calls}\n{code}\n'
       )
       program.chmod(0o755)
     return lambda: [shlex.split(line) for line in calls.read_text().splitlines()]
@@ -71,7 +73,9 @@ def test_scripts_pass_shellcheck(script):
         'NAME',
         'ZONE',
         'TYPE',
+        'API',
         'VERSION',
+        'OPTIONS',
         'PROJECT',
         'SPOT',
         'CONFIG',
@@ -178,6 +182,126 @@ def test_tpu_pod_shows_its_commands(commands):
   assert not calls()
 
 
+IRONWOOD = {**TPU, 'TYPE': 'tpu7x:2x2x2', 'SPOT': ''}
+PARENT = 'projects/mine/regions/us-east1'
+POLICY = [
+  *shlex.split('gcloud compute resource-policies create workload-policy pod --project=mine'),
+  '--region=us-east1',
+  '--type=HIGH_THROUGHPUT',
+  '--accelerator-topology=2x2x2',
+  '--accelerator-topology-mode=AUTO_CONNECT',
+]
+TEMPLATE = [
+  *shlex.split('gcloud compute instance-templates create pod --project=mine'),
+  '--instance-template-region=us-east1',
+  '--machine-type=tpu7x-standard-4t',
+  '--image-project=ubuntu-os-accelerator-images',
+  '--image-family=ubuntu-accel-2404-amd64-tpu-tpu7x',
+  '--boot-disk-size=200GB',
+  '--maintenance-policy=TERMINATE',
+  '--scopes=cloud-platform',
+]
+GROUP = [
+  *shlex.split('gcloud compute instance-groups managed create pod'),
+  *WHERE,
+  '--size=2',
+  f'--template={PARENT}/instanceTemplates/pod',
+  '--target-size-policy-mode=bulk',
+  '--default-action-on-vm-failure=do-nothing',
+  f'--workload-policy={PARENT}/resourcePolicies/pod',
+]
+REGION = ['--project=mine', '--region=us-east1', '--quiet']
+DELETE_GROUP = [
+  [*shlex.split('gcloud compute instance-groups managed delete pod'), *WHERE, '--quiet'],
+  [*shlex.split('gcloud compute instance-templates delete pod'), *REGION],
+  [*shlex.split('gcloud compute resource-policies delete pod'), *REGION],
+]
+
+
+def on_host(i, command):
+  return ['gcloud', 'compute', 'ssh', f'pod-{i}', *WHERE, f'--command={command}']
+
+
+def train_on_host(i):
+  """Return the command of a host, which says who it is: JAX does not find out by itself."""
+  return on_host(
+    i,
+    'vit_jax/launch/tpu_worker.sh run --config=configs/vit_l16.py:jft --workdir=gs://bucket/l16 '
+    f'--config.lr=1e-3 --coordinator_address=pod-0:8476 --num_processes=2 --process_id={i}',
+  )
+
+
+def dry_run(*args, **env):
+  """Return the commands that tpu_pod.sh would run."""
+  done = run('tpu_pod.sh', *args, **{**env, 'DRY_RUN': '1'})
+  assert done.returncode == 0, done.stderr
+  return [shlex.split(line) for line in done.stdout.splitlines()]
+
+
+def test_tpu_pod_shows_its_commands_for_compute_engine():
+  shown = lambda *args, **env: dry_run(*args, **{**IRONWOOD, **env})
+  assert shown('create') == [POLICY, TEMPLATE, GROUP]
+  spot = shown('create', SPOT='1')[1]
+  assert spot == [*TEMPLATE, '--provisioning-model=SPOT', '--instance-termination-action=STOP']
+  reserved = shown('create', OPTIONS='--reservation-affinity=specific --reservation=r')[1]
+  assert reserved == [*TEMPLATE, '--reservation-affinity=specific', '--reservation=r']
+  alone = shown('create', TYPE='v6e:2x2')  # one VM needs no policy to be a slice
+  assert [call[2] for call in alone] == ['instance-templates', 'instance-groups']
+  assert '--machine-type=ct6e-standard-4t' in alone[0] and '--size=1' in alone[1]
+
+  archive, *copies, first, second = shown('setup')
+  assert archive[:2] == ['git', 'archive']
+  scp = lambda i: ['gcloud', 'compute', 'scp', '/tmp/pod.tgz', f'pod-{i}:vit_jax.tgz', *WHERE]
+  assert copies == [scp(0), scp(1)]
+  assert first[-1].endswith('-c constraints.txt -e .[tpu] gcsfs')
+  assert (first[3], second) == ('pod-0', on_host(1, first[-1].removeprefix('--command=')))
+
+  train = [train_on_host(0), train_on_host(1)]
+  assert shown('run', '--config.lr=1e-3') == train
+  taken_away = shown('run', '--config.lr=1e-3', DRY_STATE='SUSPENDED')
+  create = [POLICY, TEMPLATE, GROUP]
+  assert taken_away == [*DELETE_GROUP, *create, archive, *copies, first, second, *train]
+  both = lambda command: [on_host(i, f'vit_jax/launch/tpu_worker.sh {command}') for i in (0, 1)]
+  assert shown('status')[1:] == both('status')
+  assert shown('logs') == both('logs')
+  assert shown('stop') == both('stop')[:1]
+  assert shown('delete') == DELETE_GROUP
+
+
+def test_options_of_a_queued_resource():
+  assert dry_run('create', **TPU, OPTIONS='--reserved') == [[*CREATE, '--reserved']]
+
+
+@pytest.mark.parametrize(
+  'env, sentence',
+  [
+    (
+      dict(TYPE='tpu7x-16'),
+      'On Compute Engine, TYPE is tpu7x, v6e or v5p with the chips of each axis: tpu7x:2x2x4.',
+    ),
+    (
+      dict(TYPE='v5litepod-16', API='compute'),
+      'On Compute Engine, TYPE is tpu7x, v6e or v5p with the chips of each axis: tpu7x:2x2x4.',
+    ),
+    (dict(TYPE='tpu7x-16', API='queued'), 'Queued resources do not offer TPU7x. Leave API out.'),
+    (
+      dict(TYPE='v6e:4x4', API='queued'),
+      'With API=queued, TYPE is an accelerator type like v5litepod-16.',
+    ),
+    (dict(API='gke'), 'API=gke is unknown. Set queued or compute, or leave it out.'),
+    (dict(TYPE='v6e:1x1'), 'TYPE=v6e:1x1 is less than one VM, which has 4 chips.'),
+    (
+      dict(TYPE='tpu7x:2x2x1', PROJECT=''),
+      'Set PROJECT. Compute Engine wants it in the names of resources.',
+    ),
+  ],
+)
+def test_tpu_pod_explains_which_type_wants_which_api(env, sentence):
+  done = run('tpu_pod.sh', 'create', **{**TPU, 'DRY_RUN': '1', **env})
+  assert (done.returncode, done.stdout) == (1, '')
+  assert done.stderr == f'error: {sentence}\n'
+
+
 GCLOUD = """
 next() { head -n 1 "$1"; sed -i 1d "$1"; }
 case "$*" in
@@ -214,6 +338,65 @@ def test_tpu_pod_starts_again_until_the_end(commands, tmp_path):
     'describe create describe sleep describe scp uv run sleep describe run sleep describe run '
     'describe sleep describe delete create describe scp uv run'
   )
+
+
+INSTANCE_GROUP = """
+next() { head -n 1 "$1"; sed -i 1d "$1"; }
+case "$*" in
+  *instanceStatus*) state=$(next STATES)
+    [[ $state != NONE ]] || { echo "The resource was not found" >&2; exit 1; }
+    tr " " "\\n" <<< "$state";;
+  *basename*) printf "pod-1\\npod-0\\n";;
+  *"ssh pod-1"*"tpu_worker.sh run"*) exit "$(next CODES)";;
+esac
+"""
+
+
+def test_an_instance_group_starts_again_until_the_end(commands, tmp_path):
+  """Its VMs appear one after the other, stop after a preemption, and are deleted in the end."""
+  up = 'RUNNING,NONE RUNNING,NONE'
+  states = [
+    'NONE',
+    '',  # just requested
+    ',CREATING ,CREATING',
+    'RUNNING,NONE STAGING,CREATING',
+    up,
+    up,  # after 42
+    'RUNNING,NONE TERMINATED,NONE',  # preempted
+    up,
+    'RUNNING,NONE',  # a VM is gone
+    up,
+    '',  # all are gone
+    up,
+  ]
+  (tmp_path / 'states').write_text('\n'.join(states) + '\n')
+  (tmp_path / 'codes').write_text('42\n42\n255\n255\n0\n')
+  gcloud = INSTANCE_GROUP.replace('STATES', str(tmp_path / 'states')).replace(
+    'CODES', str(tmp_path / 'codes')
+  )
+  calls = commands(gcloud=gcloud, sleep='')
+  done = run('tpu_pod.sh', 'run', **IRONWOOD)
+  assert done.returncode == 0, done.stderr
+  count = lambda word: sum(word in ' '.join(call) for call in calls())
+  assert count('instance-groups managed create') == 4
+  assert count('instance-groups managed delete') == count('resource-policies delete') == 3
+  assert count('compute scp') == 4 * 2 and count('tpu_worker.sh run') == 5 * 2
+  assert (tmp_path / 'states').read_text() == (tmp_path / 'codes').read_text() == ''
+  assert done.stderr.count('pod was taken away. Requesting another one.') == 3
+
+
+def test_training_goes_on_only_on_all_hosts(commands):
+  """With a host missing from the list, training does not start on the others."""
+  gcloud = """
+  case "$*" in
+    *instanceStatus*) printf "RUNNING,NONE\\nRUNNING,NONE\\n";;
+    *basename*) echo pod-0;;
+  esac"""
+  calls = commands(gcloud=gcloud)
+  done = run('tpu_pod.sh', 'status', **IRONWOOD)
+  assert (done.returncode, done.stdout) == (255, 'pod: ACTIVE\n')
+  assert done.stderr == 'tpu_pod.sh: pod has 1 instead of 2 hosts.\n'
+  assert not [call for call in calls() if 'ssh' in call]
 
 
 def test_tpu_pod_gives_up_on_errors_in_a_row(commands, tmp_path):
@@ -360,6 +543,19 @@ def test_gke_jobset_restarts_all_hosts_together():
   assert 8482 in [port['containerPort'] for port in container['ports']]  # JAX's own port on TPUs
   flags = [arg.split('=')[0] for arg in container['args']]
   assert flags == ['--config', '--workdir', '--num_devices', '--start_timeout']
+
+
+def test_gke_jobset_says_what_tpu7x_wants():
+  """A chip is two devices, and a host has four chips."""
+  text = (LAUNCH / 'gke_jobset.yaml').read_text()
+  (row,) = re.findall(r'^#  +tpu7x +(\S+) +(\d+) +(\d+) +--num_devices=(\d+)$', text, re.M)
+  topology, hosts, chips, devices = row[0], *map(int, row[1:])
+  assert chips == 4 and math.prod(map(int, topology.split('x'))) == hosts * chips
+  assert devices == 2 * hosts * chips
+  (other,) = re.findall(
+    r'^#  +tpu-v5-lite-podslice +4x4 +(\d+) +(\d+) +--num_devices=16$', text, re.M
+  )
+  assert other == ('4', '4')  # what the file itself has
 
 
 def small(workdir, data_dir, *flags):
