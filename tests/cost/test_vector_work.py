@@ -13,7 +13,8 @@ N = 1000
 def counted(f, *shapes):
   """Return the vector operations of a function, compiled here, as a multiple of N."""
   arguments = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
-  return count_vector_work(jax.jit(f).lower(*arguments).compile().as_text()).operations / N
+  text = jax.jit(f).lower(*arguments).compile().as_text() or ''
+  return count_vector_work(text).operations / N
 
 
 def program(*lines, result='f32[1000]', fused=()):
@@ -116,9 +117,17 @@ def test_random_bits():
   key = jax.ShapeDtypeStruct((2,), 'uint32', sharding=sharding)
   bits = jax.jit(lambda key: jax.random.bits(key, (256, 1024)))
   with jax.threefry_partitionable(True):
-    text = bits.lower(key).compile().as_text()
+    text = bits.lower(key).compile().as_text() or ''
   threefry = 20 * 5 + 5 * 3 + 2 + 1
   assert threefry < count_vector_work(text).operations / (256 * 1024) < threefry + 5
+
+
+def test_random_bits_of_the_hardware():
+  text = program(
+    '%x = u32[4]{0} parameter(0)',
+    'ROOT %r = (u32[4]{0}, u32[100,10]{1,0}) rng-bit-generator(%x), algorithm=rng_default',
+  )
+  assert count_vector_work(text).operations == 4 + N
 
 
 def test_a_program_of_a_tpu():

@@ -19,8 +19,9 @@ from vit_jax.cost import hlo
 from vit_jax.cost.hlo import Computation, Instruction, Program
 
 # The instructions that the vector ALUs of a TPU execute for an operation on a vector of 32-bit
-# elements: the fewest that the compiler (libtpu 0.0.50) writes for v5e and v6e. 7x is like v6e. v5e
-# takes 14 for a division and 12 for a square root.
+# elements: the fewest that the compiler (libtpu 0.0.50) writes for v5e and v6e, as it tells with
+# LIBTPU_INIT_ARGS='--xla_jf_dump_to=DIR --xla_jf_dump_llo_text=true'. 7x is like v6e. v5e takes 14
+# for a division and 12 for a square root.
 WEIGHTS = {
   'abs': 1,
   'add': 1,
@@ -103,6 +104,8 @@ def _operations(computation: Computation, program: Program) -> float:
       total += _elementwise_operations(i, computation, varying)
     elif i.opcode in _REDUCTIONS:
       total += _reduction_operations(i, computation, program)
+    elif i.opcode == 'rng-bit-generator':  # by the hardware, in one instruction
+      total += sum(math.prod(array.sizes) for array in i.arrays)
   return total
 
 
