@@ -54,4 +54,5 @@ def _kept_bytes(objective: Objective, params: Params, batch: Any) -> int:
   jaxpr = jax.make_jaxpr(residuals)(params, batch, key).jaxpr
   arguments = set(jaxpr.invars)
   kept = {x for x in jaxpr.outvars if not hasattr(x, 'val') and x not in arguments}
-  return sum(x.aval.size * x.aval.dtype.itemsize for x in kept)
+  arrays: list[Any] = [x.aval for x in kept]
+  return sum(array.size * array.dtype.itemsize for array in arrays)
