@@ -13,7 +13,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from vit_jax.models.layers import Dropout, MultiHeadDotProductAttention
+from vit_jax.models.dropout import Dropout
+from vit_jax.models.layers import MultiHeadDotProductAttention
 from vit_jax.models.sizes import VARIANTS
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from vit_jax import create_model
 from vit_jax.errors import InputError
-from vit_jax.models.layers import StochasticDepth
+from vit_jax.models.dropout import StochasticDepth
 from vit_jax.models.sizes import Variant
 from vit_jax.models.vit import VisionTransformer
 

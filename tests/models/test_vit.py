@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers.paths import FILES
 from vit_jax import create_model, load_params
-from vit_jax.models.layers import dropout_mask
+from vit_jax.models.dropout import dropout_mask
 from vit_jax.models.sizes import VARIANTS, Variant
 from vit_jax.models.vit import VisionTransformer
 from vit_jax.pretrained.load import abstract_params

@@ -3,15 +3,8 @@
 from flax import linen as nn
 import jax
 
-from vit_jax.models.layers import (
-  BlockConfig,
-  Dropout,
-  LayerScale,
-  MlpBlock,
-  MultiHeadDotProductAttention,
-  StochasticDepth,
-  fold_in,
-)
+from vit_jax.models.dropout import Dropout, StochasticDepth, fold_in
+from vit_jax.models.layers import BlockConfig, LayerScale, MlpBlock, MultiHeadDotProductAttention
 from vit_jax.models.position import PositionEmbedding, RelativePosition
 
 

@@ -1,4 +1,4 @@
-"""The layers of Transformers: patch embedding, attention, MLP, dropout, LayerScale.
+"""The layers of Transformers: patch embedding, attention, MLP, LayerScale.
 
 The hot spots are written in the way that measured fastest (benchmarks/layers.py): patches by
 reshape and matmul, three projections straight into (B, H, L, K), attention as batched matmuls
@@ -10,16 +10,16 @@ import dataclasses
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 import jax
-from jax.extend.random import threefry_2x32
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+
+from vit_jax.models.dropout import Dropout
 
 ACTIVATIONS = {
   'gelu_tanh': lambda x: nn.gelu(x, approximate=True),  # the published ViTs
   'gelu': lambda x: nn.gelu(x, approximate=False),  # PyTorch's default
   'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),  # OpenAI's CLIP
 }
-fold_in = jax.vmap(jax.random.fold_in, in_axes=(0, None))  # one key per example, and a number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,26 +45,6 @@ def xavier_uniform(
   return nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform', in_axis, out_axis)
 
 
-def dropout_mask(keys: jax.Array, shape: tuple[int, ...], rate: float | jax.Array) -> jax.Array:
-  """Draw a mask (B, *shape) of the elements to keep, from one key per example.
-
-  The mask of an example depends only on its key, so it is the same however the batch is split
-  over devices, hosts and accumulation steps. Each 32-bit draw serves two elements, which rounds
-  `rate` to a multiple of 2**-16.
-  """
-  size = 1
-  for n in shape:
-    size *= n
-  # Threefry hashes pairs of words, so the number of words is even. A word holds two draws.
-  num_words = -(-size // 4) * 2
-  counts = jnp.arange(num_words, dtype=jnp.uint32)
-  # A threefry key has two words. An rbg key has four, of which the first two do.
-  draw = lambda key: threefry_2x32(jax.random.key_data(key)[:2], counts)
-  bits = jax.lax.bitcast_convert_type(jax.vmap(draw)(keys), jnp.uint16)  # (B, words, 2)
-  bits = bits.reshape(len(keys), -1)[:, :size].reshape(-1, *shape)
-  return bits >= jnp.uint16(round(rate * 2**16))
-
-
 def repeat_tokens(tokens: jax.Array, x: jax.Array) -> jax.Array:
   """Repeat learned tokens (1, n, D) for each example of x, (B, L, D). Returns (B, n, D) like x."""
   return jnp.broadcast_to(tokens.astype(x.dtype), (x.shape[0], *tokens.shape[1:]))
@@ -79,38 +59,6 @@ def shard_batch(x: jax.Array) -> jax.Array:
   if mesh.empty or mesh.manual_axes:
     return x
   return jax.lax.with_sharding_constraint(x, jax.sharding.PartitionSpec(mesh.axis_names))
-
-
-class Dropout(nn.Module):
-  """Zeroes elements with probability `rate` and rescales the others."""
-
-  rate: float
-  site: int  # folded into the keys, so that no two layers of a block share a mask
-
-  def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
-    """Drop elements of x, (B, ...), with one key per example. keys=None turns dropout off."""
-    if keys is None or self.rate == 0:
-      return x
-    keep = dropout_mask(fold_in(keys, self.site), x.shape[1:], self.rate)
-    return jnp.where(keep, x / (1 - self.rate), 0)
-
-
-class StochasticDepth(nn.Module):
-  """Drops residual branches of whole examples and rescales the others (arXiv 1603.09382).
-
-  It works like `Dropout`, but the rate is an argument, because it differs from block to block.
-  """
-
-  site: int
-
-  def __call__(
-    self, branch: jax.Array, keys: jax.Array | None, rate: jax.Array | None
-  ) -> jax.Array:
-    """Drop branches, (B, L, D) -> (B, L, D). keys=None or rate=None turns this off."""
-    if keys is None or rate is None:
-      return branch
-    keep = dropout_mask(fold_in(keys, self.site), (1, 1), rate)
-    return jnp.where(keep, (branch / (1 - rate)).astype(branch.dtype), 0)
 
 
 class PatchEmbedding(nn.Module):

@@ -23,15 +23,13 @@ import numpy as np
 
 from vit_jax.errors import InputError
 from vit_jax.models.axial import AxialBlock
+from vit_jax.models.dropout import Dropout, StochasticDepth, fold_in
 from vit_jax.models.layers import (
   BlockConfig,
-  Dropout,
   LayerScale,
   MlpBlock,
   MultiHeadDotProductAttention,
   PatchEmbedding,
-  StochasticDepth,
-  fold_in,
   repeat_tokens,
   shard_batch,
   xavier_uniform,
