@@ -385,6 +385,26 @@ def test_an_instance_group_starts_again_until_the_end(commands, tmp_path):
   assert done.stderr.count('pod was taken away. Requesting another one.') == 3
 
 
+def test_ctrl_c_ends_the_connections(commands, tmp_path):
+  """Training runs on without them, but a second `run` must not find the first still attached."""
+  pids = tmp_path / 'pids'
+  pids.touch()
+  commands(
+    gcloud=INSTANCE_GROUP.replace('$(next STATES)', '"RUNNING, RUNNING,"').replace(
+      '*"ssh pod-1"*"tpu_worker.sh run"*) exit "$(next CODES)"',
+      f'*"tpu_worker.sh run"*) echo $$ >> {pids}; exec sleep 60',
+    )
+  )
+  process = subprocess.Popen(
+    [LAUNCH / 'tpu_pod.sh', 'run'], env={**os.environ, **IRONWOOD}, start_new_session=True
+  )
+  wait_for(lambda: len(pids.read_text().split()) == 2)
+  os.killpg(process.pid, signal.SIGINT)
+  process.wait(timeout=20)
+  command_lines = [pathlib.Path('/proc', pid, 'cmdline') for pid in pids.read_text().split()]
+  wait_for(lambda: not any(x.exists() and x.read_bytes() for x in command_lines))
+
+
 def test_training_goes_on_only_on_all_hosts(commands):
   """With a host missing from the list, training does not start on the others."""
   gcloud = """
