@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vit_jax import create_model
-from vit_jax.models.layers import relative_logits
+from vit_jax.models.dot_product_attention import relative_logits
 from vit_jax.models.position import PLACES, POSITIONS, sincos2d
 from vit_jax.pretrained.load import abstract_params
 

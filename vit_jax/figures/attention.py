@@ -144,7 +144,8 @@ def apply_to_attention(
 
   # Products with the identity are exact only in full precision.
   with nn.intercept_methods(intercept), jax.default_matmul_precision('highest'):
-    model.clone(scan=False, remat='none').apply({'params': params}, images)
+    plain = model.clone(scan=False, remat='none', attention_implementation='plain')
+    plain.apply({'params': params}, images)
   return results, pooling
 
 

@@ -8,6 +8,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 
 from vit_jax.errors import InputError, unknown
+from vit_jax.models.dot_product_attention import IMPLEMENTATIONS
 from vit_jax.models.layers import ACTIVATIONS
 from vit_jax.models.position import PLACES, POSITIONS
 from vit_jax.models.resnet import BiT
@@ -20,6 +21,7 @@ _CHOICES = dict(
   pos_embedding=POSITIONS,
   pos_embedding_at=PLACES,
   attention=ATTENTIONS,
+  attention_implementation=tuple(IMPLEMENTATIONS),
   activation=tuple(ACTIVATIONS),
   remat=tuple(REMAT),
 )
@@ -184,6 +186,19 @@ def _check_values(name: str, overrides: dict[str, Any]) -> None:
         "With attention='axial', rows and columns have relative positions of their own. "
         "Use pos_embedding_at='stem' or 'every' instead of 'shared'."
       )
+  implementation = get('attention_implementation')
+  if implementation not in (None, 'plain') and (
+    get('attention') == 'axial' or get('pos_embedding') == 'relative'
+  ):
+    raise InputError(
+      f'attention_implementation={implementation!r} has no axial attention and no relative '
+      "position embeddings. Use 'plain', or leave it out."
+    )
+  if implementation == 'cudnn' and get('dtype') == jnp.float32:
+    raise InputError(
+      "attention_implementation='cudnn' computes in bfloat16 only. Use dtype='bfloat16', or "
+      "attention_implementation='plain'."
+    )
   if get('registers') and place != 'stem':
     raise InputError(
       f"Registers have no position, so pos_embedding_at={place!r} does not fit them. Use 'stem'."

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from vit_jax.models.dot_product_attention import attend
 from vit_jax.models.dropout import Dropout
 
 ACTIVATIONS = {
@@ -35,6 +36,7 @@ class BlockConfig:
   norm_eps: float = 1e-6
   qkv_bias: bool = True
   layer_scale: float | None = None  # initial value; None or 0: no LayerScale
+  attention_implementation: str | None = None  # one of IMPLEMENTATIONS
   dtype: DTypeLike = jnp.float32
 
 
@@ -93,6 +95,7 @@ class MultiHeadDotProductAttention(nn.Module):
   num_heads: int
   dtype: DTypeLike
   qkv_bias: bool = True
+  implementation: str | None = 'plain'  # one of IMPLEMENTATIONS; None: by platform and length
 
   @nn.compact
   def __call__(
@@ -121,11 +124,9 @@ class MultiHeadDotProductAttention(nn.Module):
     source = x if source is None else source
     q, k, v = project('query', x), project('key', source), project('value', source)
     q = q * (d // h) ** -0.5
-    logits = attention_logits(q, k)
-    if relative is not None:
-      logits += relative_logits(q, relative.astype(q.dtype))
-    weights = jax.nn.softmax(logits).astype(v.dtype)  # (B, H, L, M)
-    y = jnp.einsum('bhlm,bhmk->bhlk', weights, v)
+    # Initialization needs only shapes, and may run on another platform than the training.
+    implementation = 'plain' if self.is_initializing() else self.implementation
+    y = attend(q, k, v, relative=relative, implementation=implementation)
     return nn.Einsum(  # (B, H, L, K) -> (B, L, D)
       (h, d // h, d),
       'bhlk,hkd->bld',
@@ -133,47 +134,6 @@ class MultiHeadDotProductAttention(nn.Module):
       kernel_init=xavier_uniform((0, 1), 2),
       name='out',
     )(y)
-
-
-@jax.custom_vjp
-def attention_logits(q: jax.Array, k: jax.Array) -> jax.Array:
-  """Multiply queries (B, H, L, K) by keys (B, H, M, K): (B, H, L, M) in float32.
-
-  The backward pass multiplies in the type of the queries, like that of every other layer. JAX's own
-  backward pass would multiply in float32, which takes several times as long on bfloat16 matrix
-  units.
-  """
-  return jnp.einsum('bhlk,bhmk->bhlm', q, k, preferred_element_type=jnp.float32)
-
-
-def _attention_logits_forward(
-  q: jax.Array, k: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  return attention_logits(q, k), (q, k)
-
-
-def _attention_logits_backward(
-  operands: tuple[jax.Array, jax.Array], gradient: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  q, k = operands
-  gradient = gradient.astype(q.dtype)
-  return jnp.einsum('bhlm,bhmk->bhlk', gradient, k), jnp.einsum('bhlm,bhlk->bhmk', gradient, q)
-
-
-attention_logits.defvjp(_attention_logits_forward, _attention_logits_backward)
-
-
-def relative_logits(q: jax.Array, embedding: jax.Array) -> jax.Array:
-  """Multiply queries (B, H, L, K) by the embedding (2L-1, H, K) of each key's offset.
-
-  Returns (B, H, L, L) in float32. Element [..., l, m] uses row m - l + L - 1 of the embedding. Each
-  row of products is padded by one element and read back one element shorter, which shifts row l to
-  the left by l without a gather.
-  """
-  b, h, l, _ = q.shape
-  logits = jnp.einsum('bhlk,nhk->bhln', q, embedding, preferred_element_type=jnp.float32)
-  flat = jnp.pad(logits, ((0, 0),) * 3 + ((0, 1),)).reshape(b, h, 2 * l * l)
-  return flat[..., l - 1 : l - 1 + l * (2 * l - 1)].reshape(b, h, l, 2 * l - 1)[..., :l]
 
 
 class MlpBlock(nn.Module):

@@ -6,12 +6,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vit_jax.models.dot_product_attention import KEPT
+
+_policies = jax.checkpoint_policies
 # The activations of a block that are kept for the backward pass: all of them ('none'), the products
-# with weights ('dots'), or only the block's input ('full'). The others are computed again.
+# with weights and the results of attention by head ('dots'), or only the block's input ('full').
+# The others are computed again.
 REMAT = {
   'none': lambda apply: apply,
   'dots': lambda apply: jax.checkpoint(
-    apply, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    apply,
+    policy=_policies.save_from_both_policies(
+      _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names(KEPT)
+    ),
   ),
   'full': jax.checkpoint,
 }

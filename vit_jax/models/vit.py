@@ -74,7 +74,10 @@ class EncoderBlock(nn.Module):
 
     # Equation 2: z' = MSA(LN(z)) + z
     y = nn.LayerNorm(epsilon=c.norm_eps, dtype=c.dtype)(z)
-    y = MultiHeadDotProductAttention(c.num_heads, c.dtype, c.qkv_bias)(y, relative=relative)
+    attention = MultiHeadDotProductAttention(
+      c.num_heads, c.dtype, c.qkv_bias, c.attention_implementation
+    )
+    y = attention(y, relative=relative)
     y = LayerScale(c.layer_scale)(y)
     y = Dropout(c.dropout, site=2)(y, keys)
     z = z + StochasticDepth(site=3)(y, keys, drop_rate)
@@ -189,6 +192,7 @@ class VisionTransformer(nn.Module):
   pos_embedding: str = 'learned'  # 'learned2d', 'relative', 'sincos2d', 'none' (paper D.4)
   pos_embedding_at: str = 'stem'  # 'every': one per block; 'shared': one for all blocks
   attention: str = 'full'  # or 'axial' (paper D.6)
+  attention_implementation: str | None = None  # one of IMPLEMENTATIONS; None: by platform
   activation: str = 'gelu_tanh'  # 'gelu', 'quick_gelu'
   norm_eps: float = 1e-6
   pre_norm: bool = False  # put a LayerNorm before the first block
@@ -306,6 +310,7 @@ class VisionTransformer(nn.Module):
       norm_eps=self.norm_eps,
       qkv_bias=self.qkv_bias,
       layer_scale=self.layer_scale,
+      attention_implementation=self.attention_implementation,
       dtype=self.dtype,
     )
 

@@ -1,0 +1,181 @@
+"""The implementations of attention compute the same function, and are chosen where they fit."""
+
+import functools
+
+import jax
+from jax.extend.core import jaxprs_in_params
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.models.test_flops import products
+from vit_jax import create_model
+from vit_jax.errors import InputError
+from vit_jax.models import dot_product_attention
+from vit_jax.models.dot_product_attention import attend
+
+RNG = np.random.default_rng(0)
+
+
+def normal(shape, dtype=jnp.float32):
+  return jnp.asarray(RNG.normal(size=shape), dtype)
+
+
+def inputs(length=197, keys=None, width=16, dtype=jnp.float32):
+  """Return q, k, v and the gradient of the result. Some logits are large."""
+  q = normal((2, 3, length, width), dtype)
+  k, v = (normal((2, 3, keys or length, width), dtype) for _ in range(2))
+  return q, k, v, normal(q.shape, dtype)
+
+
+@functools.partial(jax.jit, static_argnames='implementation')
+def result_and_gradients(q, k, v, gradient, implementation):
+  y, backward = jax.vjp(functools.partial(attend, implementation=implementation), q, k, v)
+  return y, *backward(gradient)
+
+
+def difference(a, b):
+  """Return the largest difference, relative to the largest element of b."""
+  a, b = (np.asarray(x, np.float64) for x in (a, b))
+  return np.abs(a - b).max() / np.abs(b).max()
+
+
+@pytest.mark.parametrize('sizes', [{}, dict(length=1, keys=50), dict(length=7, width=4)])
+@pytest.mark.parametrize('dtype, limit', [('float32', 1e-5), ('bfloat16', 2e-2)])
+def test_by_head_is_plain_gradients_included(sizes, dtype, limit):
+  x = inputs(**sizes, dtype=jnp.dtype(dtype))
+  expected, got = result_and_gradients(*x, 'plain'), result_and_gradients(*x, 'by_head')
+  assert [(a.shape, a.dtype) for a in got] == [(a.shape, a.dtype) for a in expected]
+  assert max(map(difference, got, expected)) < limit
+
+
+@pytest.mark.parametrize('implementation', ['plain', 'by_head'])
+def test_logits_of_any_size_give_finite_gradients(implementation):
+  q, k, v, gradient = inputs(length=5)
+  for x in result_and_gradients(100 * q, 100 * k, v, gradient, implementation):
+    assert np.isfinite(x).all()
+
+
+def test_by_head_never_holds_the_weights_of_all_heads():
+  """The largest array that it keeps or computes is that of one head."""
+  q, k, v, gradient = inputs()
+  largest = lambda implementation: max(
+    variable.aval.size
+    for jaxpr in _jaxprs(
+      jax.make_jaxpr(functools.partial(result_and_gradients, implementation=implementation))(
+        q, k, v, gradient
+      ).jaxpr
+    )
+    for equation in jaxpr.eqns
+    for variable in equation.outvars
+  )
+  assert largest('plain') == 2 * 3 * 197 * 197
+  assert largest('by_head') == 2 * 197 * 197
+
+
+def _jaxprs(jaxpr):
+  yield jaxpr
+  for equation in jaxpr.eqns:
+    for inner in jaxprs_in_params(equation.params):
+      yield from _jaxprs(inner)
+
+
+def test_dots_keeps_the_result_so_that_it_is_not_computed_again():
+  model = lambda **overrides: create_model(
+    'ViT-Ti/8', num_classes=3, image_size=16, num_layers=1, hidden_dim=16, mlp_dim=32,
+    num_heads=2, attention_implementation='by_head', **overrides,
+  )  # fmt: skip
+  images = jnp.ones((1, 16, 16, 3))
+  params = jax.eval_shape(model().init, jax.random.key(0), images)['params']
+
+  def count(remat):
+    loss = lambda params: model(remat=remat).apply({'params': params}, images).sum()
+    return products(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
+
+  assert count('dots') == count('none') < count('full')
+
+
+@pytest.mark.parametrize('overrides', [dict(scan=True), dict(remat='full', head='map')])
+def test_a_model_is_the_same_with_either(overrides):
+  make = lambda implementation: create_model(
+    'ViT-Ti/8', num_classes=3, image_size=16, num_layers=2, hidden_dim=16, mlp_dim=32, num_heads=2,
+    attention_implementation=implementation, **overrides,
+  )  # fmt: skip
+  images = normal((2, 16, 16, 3))
+  params = jax.jit(make(None).init)(jax.random.key(0), images)['params']
+  params = jax.tree.map(lambda x: x + normal(x.shape) / 4, params)
+
+  def value_and_grad(implementation):
+    loss = lambda params: jnp.sum(make(implementation).apply({'params': params}, images) ** 2)
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+  (plain, expected), (by_head, got) = value_and_grad('plain'), value_and_grad('by_head')
+  np.testing.assert_allclose(by_head, plain, rtol=1e-5)
+  scale = max(np.abs(x).max() for x in jax.tree.leaves(expected))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale), got, expected)
+
+
+def test_the_default_follows_the_platform_that_is_compiled_for():
+  """A step for a TPU is compiled in a process that runs on the CPU."""
+  cpu, tpu = (
+    jax.sharding.AbstractMesh(
+      (1,), ('data',), abstract_device=jax.sharding.AbstractDevice('any kind', None, platform)
+    )
+    for platform in ('cpu', 'tpu')
+  )
+  shape = lambda length: jax.ShapeDtypeStruct((2, 3, length, 16), jnp.float32)
+  scans = lambda length: 'scan' in str(jax.make_jaxpr(attend)(*[shape(length)] * 3))
+  assert dot_product_attention.target_platform() == 'cpu'
+  assert not scans(197)
+  with jax.sharding.use_abstract_mesh(cpu):
+    assert dot_product_attention.target_platform() == 'cpu'
+    assert not scans(197)
+  with jax.sharding.use_abstract_mesh(tpu):
+    assert dot_product_attention.target_platform() == 'tpu'
+    assert scans(197) and not scans(dot_product_attention._BY_HEAD_FROM - 1)
+
+
+@pytest.mark.parametrize(
+  'overrides', [dict(attention='axial', head='gap'), dict(pos_embedding='relative')]
+)
+@pytest.mark.parametrize('implementation', ['by_head', 'cudnn'])
+def test_axial_attention_and_relative_positions_are_plain(overrides, implementation):
+  make = functools.partial(create_model, 'ViT-Ti/16', num_classes=3, dtype='bfloat16', **overrides)
+  make(attention_implementation=None)
+  make(attention_implementation='plain')
+  with pytest.raises(InputError) as error:
+    make(attention_implementation=implementation)
+  assert str(error.value) == (
+    f'attention_implementation={implementation!r} has no axial attention and no relative position '
+    "embeddings. Use 'plain', or leave it out."
+  )
+
+
+def test_cudnn_takes_bfloat16_on_gpus():
+  make = functools.partial(
+    create_model, 'ViT-Ti/16', num_classes=3, attention_implementation='cudnn'
+  )
+  with pytest.raises(InputError) as error:
+    make(dtype='float32')
+  assert str(error.value) == (
+    "attention_implementation='cudnn' computes in bfloat16 only. Use dtype='bfloat16', or "
+    "attention_implementation='plain'."
+  )
+  images = jnp.zeros((1, 224, 224, 3))
+  model = make(dtype='bfloat16')
+  params = jax.eval_shape(model.init, jax.random.key(0), images)  # needs no GPU
+  if jax.default_backend() != 'gpu':
+    with pytest.raises(InputError) as error:
+      jax.eval_shape(model.apply, params, images)
+    assert str(error.value) == (
+      "attention_implementation='cudnn' needs an NVIDIA GPU in this machine, but JAX uses 'cpu'. "
+      "Use 'plain' or 'by_head', or leave it out."
+    )
+
+
+def test_an_unknown_implementation_is_an_input_error():
+  with pytest.raises(InputError) as error:
+    create_model('ViT-Ti/16', num_classes=3, attention_implementation='fast')
+  assert str(error.value) == (
+    "Unknown attention_implementation 'fast'. Available: plain, by_head, cudnn."
+  )
