@@ -181,6 +181,7 @@ def test_a_changed_model_or_optimizer_names_the_field(tmp_path, field, value, th
 def test_what_may_change_is_no_error(tmp_path):
   (tmp_path / 'config.json').write_text(json.dumps(dict(config('digits', average=0.9).items())))
   free = dict(dropout=0.3, dtype='bfloat16', scan=True, remat='full', lr=1.0, average=0.99)
+  free |= dict(attention_implementation='by_head')
   check_fields(config('digits', **free), tmp_path)
 
 

@@ -209,6 +209,9 @@ def default_config() -> ConfigDict:
   c.scan = False
   # 'dots' or 'full' keep fewer activations and recompute the others in the backward pass.
   c.remat = 'none'
+  # How attention is computed: 'plain', 'by_head' (logits of one head at a time, recomputed in the
+  # backward pass), 'cudnn' (NVIDIA GPUs). None: what suits the platform and the length.
+  c.attention_implementation = placeholder(str)
   # Type of the computation. Parameters and optimizer state are float32.
   c.dtype = 'bfloat16'
   # Directory of compiled programs, which may be on gs://. None: the user's cache. 'none': no cache.
@@ -273,6 +276,7 @@ MODEL_FIELDS = (
   'pos_embedding',
   'pos_embedding_at',
   'attention',
+  'attention_implementation',
   'activation',
   'norm_eps',
   'pre_norm',

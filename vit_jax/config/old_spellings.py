@@ -33,6 +33,7 @@ OLD_SPELLINGS = {
   'clip_norm': 0.0,
   'average': 0.0,
   'total_steps': 0,
+  'attention_implementation': '',
   'compile_cache': '',
   'num_threads': 0,
   'fewshot': '',

@@ -33,6 +33,7 @@ MAY_CHANGE = (
   'accumulate',
   'scan',
   'remat',
+  'attention_implementation',
   'compile_cache',
   'num_threads',
   'num_workers',

@@ -60,6 +60,7 @@ def load_checkpoint(
   run = checkpoint_run(path)
   config = run.config if run else {}
   fields = model_overrides(config) | {'image_size': config['image_size']} if run else {}
+  fields.pop('attention_implementation', None)  # a run chose it for its own devices
   fields |= {**(overrides or {}), 'dtype': dtype or config.get('dtype', 'float32')}
   if image_size:
     fields['image_size'] = image_size

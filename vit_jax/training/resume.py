@@ -23,7 +23,15 @@ from vit_jax.training.log import log
 _STATE_FIELDS = ('optimizer', 'trained_blocks', 'average', 'pretext', 'mpp_target')
 # Model fields that may differ between the steps of a run, and those that the shapes of the arrays
 # show. `Checkpoints` compares the shapes.
-_FREE_MODEL_FIELDS = ('dropout', 'stochastic_depth', 'head_bias_init', 'scan', 'remat', 'dtype')
+_FREE_MODEL_FIELDS = (
+  'dropout',
+  'stochastic_depth',
+  'head_bias_init',
+  'attention_implementation',
+  'scan',
+  'remat',
+  'dtype',
+)
 _SHAPES = ('num_layers', 'hidden_dim', 'mlp_dim', 'num_heads', 'resnet_stages', 'layer_scale')
 _START_FIELDS = ('init_from', 'new_head', 'head_bias_init')  # they only matter for the first step
 _SAMPLE = 1000  # training images whose names are compared
