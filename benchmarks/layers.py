@@ -13,6 +13,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from vit_jax.models.dot_product_attention import attend
 from vit_jax.models.dropout import Dropout
 from vit_jax.models.layers import MultiHeadDotProductAttention
 from vit_jax.models.sizes import VARIANTS
@@ -55,7 +56,7 @@ def projection_ways():
   return dict(three_einsums=three_einsums, three_matmuls=three_matmuls, one_fused=one_fused)
 
 
-def attention_ways():
+def attention_ways(dtype):
   def library(p, x):
     del p
     return jax.nn.dot_product_attention(*x)
@@ -82,7 +83,20 @@ def attention_ways():
     out = jax.lax.dot_general(weights, v, (((3,), (2,)), ((0, 1), (0, 1))))
     return jnp.swapaxes(out, 1, 2)
 
-  return dict(library=library, einsum_f32_softmax=einsum_f32_softmax, heads_first=heads_first)
+  def ours(implementation):
+    def way(p, x):
+      del p
+      q, k, v = (jnp.swapaxes(a, 1, 2) for a in x)
+      out = attend(q * q.shape[-1] ** -0.5, k, v, implementation=implementation)
+      return jnp.swapaxes(out, 1, 2)
+
+    return way
+
+  ways = dict(library=library, einsum_f32_softmax=einsum_f32_softmax, heads_first=heads_first)
+  ways |= {name: ours(name) for name in ('plain', 'by_head')}
+  if jax.default_backend() == 'gpu' and dtype != jnp.float32:
+    ways['cudnn'] = ours('cudnn')
+  return ways
 
 
 def sublayer_ways(width, heads, dtype, x):
@@ -155,7 +169,7 @@ def main():
       {n: normal(width, heads, width // heads) for n in 'qkv'},
       tokens,
     ),
-    'attention': (attention_ways(), {}, [qkv() for _ in range(3)]),
+    'attention': (attention_ways(dtype), {}, [qkv() for _ in range(3)]),
     'sublayer': (sublayers, sublayer_params, tokens),
     'dropout': (dropout_ways(), {}, normal(args.batch_size, length, size.mlp_dim)),
   }

@@ -44,7 +44,11 @@ def jax_steps(job):
 
   device, key = jax.devices()[0], jax.random.key(0)
   model = create_model(
-    job['model'], num_classes=job['num_classes'], image_size=job['image_size'], dtype=job['dtype']
+    job['model'],
+    num_classes=job['num_classes'],
+    image_size=job['image_size'],
+    dtype=job['dtype'],
+    attention_implementation=job['attention'],
   )
   schedule = Schedule('cosine', peak=1e-3, total_steps=100_000, warmup_steps=1000)
   optimizer = make_optimizer(schedule, OptimizerConfig(weight_decay=0.1, clip_norm=1.0))
@@ -311,6 +315,7 @@ def main():
   parser.add_argument('--model', default='ViT-S/16', help='a plain ViT')
   parser.add_argument('--batch_size', type=int, default=16)
   parser.add_argument('--image_size', type=int, default=224)
+  parser.add_argument('--attention', help='attention_implementation of ours: plain, by_head, cudnn')
   parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16'])
   parser.add_argument('--modes', nargs='+', default=['train', 'infer'], choices=['train', 'infer'])
   parser.add_argument('--ways', nargs='+', default=WAYS[:4], choices=WAYS)
@@ -333,6 +338,7 @@ def main():
     patch_size=model.patch_size,
     num_classes=1000,
     image_size=args.image_size,
+    attention=args.attention,
     batch_size=args.batch_size,
     dtype=args.dtype,
     matmul=args.matmul,
