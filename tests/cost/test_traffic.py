@@ -44,3 +44,17 @@ def test_traffic_is_the_compilers_own_count_where_there_is_no_loop():
   compiled = jax.jit(gradient).lower(variables, images).compile()
   counted = compiled.cost_analysis()['bytes accessed']
   assert count_traffic(compiled.as_text(), 1).memory_bytes == pytest.approx(counted, rel=1e-3)
+
+
+def test_a_custom_kernel_reads_its_operands_and_writes_its_result():
+  """Kernels of Pallas are opaque, but what they take and return is not."""
+  text = """
+HloModule step
+
+ENTRY %main (q: bf16[8,128], k: bf16[8,128]) -> bf16[8,256] {
+  %q = bf16[8,128]{1,0} parameter(0)
+  %k = bf16[8,128]{1,0} parameter(1)
+  ROOT %y = bf16[8,256]{1,0} custom-call(%q, %k), custom_call_target="tpu_custom_call"
+}
+"""
+  assert count_traffic(text, 1).memory_bytes == 2 * (8 * 128 * 2) + 8 * 256 * 2
