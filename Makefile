@@ -7,14 +7,11 @@
 VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
-# On CPUs, keep the memory that a step frees in the process, in large pages (see README, "Speed").
-MEMORY := glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=100000000000
 
 .PHONY: quickstart test test-slow lint venv clean
 
 quickstart: venv
-	@GLIBC_TUNABLES=$(MEMORY) \
-	  $(BIN)/python -m vit_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+	@$(BIN)/python -m vit_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 	@echo
 	@echo "Next: look at the curves (pip install tensorboard), or train on your own images in"
 	@echo "FOLDER/{train,val}/<class>/*.jpg:"

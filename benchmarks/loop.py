@@ -31,6 +31,7 @@ from benchmarks.input import make_jpegs
 from vit_jax.config import default_config
 from vit_jax.config.run import METRICS
 from vit_jax.models.flops import train_flops
+from vit_jax.parallel.allocator import keep_freed_memory
 from vit_jax.parallel.devices import find_device
 from vit_jax.parallel.make_partitioner import make_partitioner
 from vit_jax.training.inputs import Inputs
@@ -150,6 +151,7 @@ def main() -> None:
   parser.add_argument('--classes', type=int, default=1000)
   parser.add_argument('--rounds', type=int, default=2)
   args = parser.parse_args()
+  keep_freed_memory()
   with tempfile.TemporaryDirectory() as folder:
     write_folder(pathlib.Path(folder), args.classes, max(args.images, args.batch_size))
     c = make_config(args, pathlib.Path(folder))

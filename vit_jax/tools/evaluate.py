@@ -33,6 +33,7 @@ from vit_jax.evaluation.eval_split import find_eval_split, is_dataset_of
 from vit_jax.evaluation.predictions import predict_source
 from vit_jax.files import make_directory
 from vit_jax.inference import checkpoint_args
+from vit_jax.parallel.allocator import keep_freed_memory
 from vit_jax.pretrained.load import Loaded
 
 _REAL = 'imagenet2012_real'  # the name of ReaL (arXiv 2006.07159) in TFDS
@@ -42,6 +43,7 @@ _REAL = 'imagenet2012_real'  # the name of ReaL (arXiv 2006.07159) in TFDS
 def main(argv: Sequence[str] | None = None) -> int:
   """Run the command line and return the exit code."""
   args = _parser().parse_args(argv)
+  keep_freed_memory()
   _evaluate(args)
   return 0
 

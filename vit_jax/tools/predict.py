@@ -23,6 +23,7 @@ from vit_jax.files import printable, user_path
 from vit_jax.inference import checkpoint_args
 from vit_jax.inference.images import find_images
 from vit_jax.inference.predict import Prediction, PredictOptions, predict_each
+from vit_jax.parallel.allocator import keep_freed_memory
 
 Item = TypeVar('Item')
 
@@ -31,6 +32,7 @@ Item = TypeVar('Item')
 def main(argv: Sequence[str] | None = None) -> int:
   """Run the command line and return the exit code."""
   args = _parser().parse_args(argv)
+  keep_freed_memory()
   return _predict(args)
 
 

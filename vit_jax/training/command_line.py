@@ -20,6 +20,7 @@ from vit_jax.config.flags import config_file, define_config, parse_config
 from vit_jax.errors import InputError, Interrupted, explain, prepare_command, printing, say
 from vit_jax.files import AnyPath, user_path
 from vit_jax.parallel import hosts
+from vit_jax.parallel.allocator import keep_freed_memory
 from vit_jax.parallel.preemption import stop_on_signals
 
 EXIT_INTERRUPTED = 42
@@ -129,6 +130,7 @@ def exit_code(work: Callable[[], int | None], *, last: bool = False) -> int:
   """
   try:
     prepare_command()
+    keep_freed_memory()
     with printing():
       return work() or 0
     return 0

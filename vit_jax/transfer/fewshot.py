@@ -18,13 +18,16 @@ from vit_jax.errors import InputError, exit_on_error
 from vit_jax.evaluation.fewshot import SEEDS, SHOTS, FewShot, FewShotProtocol, make_represent_step
 from vit_jax.inference import checkpoint_args
 from vit_jax.models.params import Params
+from vit_jax.parallel.allocator import keep_freed_memory
 from vit_jax.parallel.mesh import MeshPartitioner
 
 
 @exit_on_error
 def main(argv: Sequence[str] | None = None) -> int:
   """Run the command line and return the exit code."""
-  _run(_parser().parse_args(argv))
+  args = _parser().parse_args(argv)
+  keep_freed_memory()
+  _run(args)
   return 0
 
 
