@@ -10,16 +10,24 @@ they train under autocast, and infer with bfloat16 weights.
 
 Each implementation runs in a process of its own, with as many threads as this process may use. The
 processes take turns, round by round: one computes while the others wait, so that other load on the
-machine affects all of them. The figures are medians over the rounds. TFLOP/s count the model's own
-operations (vit_jax.models.flops). The peak is the faster of two large matrix products, measured in
-the same rounds. CPU-s count all threads, including those that wait in a loop, as OpenMP's threads
-do. On a busy machine, CPU times are comparable only with OMP_WAIT_POLICY=passive, and wall times
-are never comparable.
+machine affects all of them. The figures are medians over the rounds. "paused" is a single step
+after --pause idle seconds. "faults" are page faults of a step: 0 if it reuses the memory of the
+step before. TFLOP/s count the model's own operations (vit_jax.models.flops). The peak is the faster
+of two large matrix products, measured in the same rounds. CPU-s count all threads, including those
+that wait in a loop, as OpenMP's threads do. On a busy machine, CPU times are comparable only with
+OMP_WAIT_POLICY=passive, and wall times are never comparable.
+
+Besides `ours`, --ways takes `ours:NAME`, our step with one of the sets of compiler options in
+vit_jax.parallel.compiler, and `ours:option=value,...`, with any options of XLA. This compares all
+sets, from which that file's table was made:
+
+    python -m benchmarks.step --ways ours:default ours:eigen ours:onednn --dtype=bfloat16
 """
 
 import argparse
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -27,7 +35,30 @@ import sys
 import tempfile
 import time
 
-WAYS = ('ours', 'timm', 'timm-compiled', 'hf', 'hf-compiled')
+PEERS = ('timm', 'timm-compiled', 'hf', 'hf-compiled')
+
+
+def is_ours(way):
+  return way.split(':')[0] == 'ours'
+
+
+def way_name(text):
+  """Return a value of --ways, if it is one."""
+  if not is_ours(text) and text not in PEERS:
+    raise argparse.ArgumentTypeError(f'{text!r} is not one of ours[:OPTIONS], {", ".join(PEERS)}')
+  return text
+
+
+def named_options(way):
+  """Return the compiler's options of 'ours:NAME' or 'ours:option=value,...'."""
+  from vit_jax.parallel.compiler import OPTION_SETS, supported
+
+  _, _, name = way.partition(':')
+  if '=' not in name:
+    return supported(OPTION_SETS[name])
+  options = dict(option.split('=', 1) for option in re.split(',(?=xla_)', name))
+  values = {'true': True, 'false': False}
+  return {key: values.get(text, text) for key, text in options.items()}
 
 
 def jax_steps(job):
@@ -37,11 +68,14 @@ def jax_steps(job):
   import numpy as np
 
   from vit_jax import create_model
+  from vit_jax.parallel.allocator import keep_freed_memory
+  from vit_jax.parallel.make_partitioner import make_partitioner
   from vit_jax.parallel.pmap import PmapPartitioner
   from vit_jax.training import step as step_lib
   from vit_jax.training.objectives import supervised
   from vit_jax.training.optim import OptimizerConfig, Schedule, make_optimizer
 
+  keep_freed_memory()
   device, key = jax.devices()[0], jax.random.key(0)
   model = create_model(
     job['model'],
@@ -53,7 +87,10 @@ def jax_steps(job):
   schedule = Schedule('cosine', peak=1e-3, total_steps=100_000, warmup_steps=1000)
   optimizer = make_optimizer(schedule, OptimizerConfig(weight_decay=0.1, clip_norm=1.0))
   objective = supervised(model)
-  partitioner = PmapPartitioner(job['batch_size'])
+  if ':' in job['way']:
+    partitioner = PmapPartitioner(job['batch_size'], options=named_options(job['way']))
+  else:
+    partitioner = make_partitioner('pmap', job['batch_size'], dtype=job['dtype'])
   train_step = partitioner.train_step(
     step_lib.make_train_step(objective, optimizer, schedule, dropout_key=key)
   )
@@ -199,7 +236,7 @@ def serve(job):
   answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print, but not into the answers
   answer = lambda value: print(json.dumps(value), file=answers, flush=True)
   start = time.perf_counter()
-  run, kind, versions, matmul, memory = (jax_steps if job['way'] == 'ours' else torch_steps)(job)
+  run, kind, versions, matmul, memory = (jax_steps if is_ours(job['way']) else torch_steps)(job)
   run(1)
   start = time.perf_counter() - start
   run(2)
@@ -211,9 +248,13 @@ def serve(job):
     if request == 'matmul' and product is None:
       product = matmul(job['matmul'])
       product()
-    start, cpu = time.perf_counter(), time.process_time()
+    start, cpu, faults = time.perf_counter(), time.process_time(), page_faults()
     product() if request == 'matmul' else run(request)
-    answer((time.perf_counter() - start, time.process_time() - cpu))
+    answer((time.perf_counter() - start, time.process_time() - cpu, page_faults() - faults))
+
+
+def page_faults():
+  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 class Worker:
@@ -256,30 +297,37 @@ def start_workers(ways, torch_python, job):
   workers = {}
   for way in ways:
     try:
-      workers[way] = Worker(sys.executable if way == 'ours' else torch_python, job | {'way': way})
+      workers[way] = Worker(sys.executable if is_ours(way) else torch_python, job | {'way': way})
     except RuntimeError as e:
       print(f'{way} failed: {e}')
   return workers
 
 
-def measure(workers, rounds, round_seconds):
-  """Return {way: [(seconds, CPU seconds) of a step, ...]} and {library: [matmul seconds, ...]}."""
-  times = {way: [] for way in workers}
+def measure(workers, rounds, round_seconds, pause):
+  """Time the steps of each implementation, and a matrix product of each library.
+
+  Returns:
+    ({way: [(seconds, CPU seconds, page faults) of a step, ...]},
+    {way: [seconds of a step after a pause, ...]}, {library: [seconds of a product, ...]}).
+  """
+  times, after_pause = {way: [] for way in workers}, {way: [] for way in workers}
   matmuls = {}
   counts = {way: max(1, round(round_seconds / worker(1)[0])) for way, worker in workers.items()}
   for i in range(rounds):
     products = set()
     for way in (list(workers), list(reversed(workers)))[i % 2]:
       times[way].append([t / counts[way] for t in workers[way](counts[way])])
-      library = 'jax' if way == 'ours' else 'torch'
+      time.sleep(pause)
+      after_pause[way].append(workers[way](1)[0])
+      library = 'jax' if is_ours(way) else 'torch'
       if library not in products:
         matmuls.setdefault(library, []).append(workers[way]('matmul')[0])
         products.add(library)
       time.sleep(0.2)  # wait until idle threads stop spinning
-  return times, matmuls
+  return times, after_pause, matmuls
 
 
-def report(job, flops, workers, times, matmuls):
+def report(job, flops, workers, times, after_pause, matmuls):
   from vit_jax.parallel.devices import find_device
 
   peaks = {name: 2 * job['matmul'] ** 3 / statistics.median(s) for name, s in matmuls.items()}
@@ -293,19 +341,27 @@ def report(job, flops, workers, times, matmuls):
     + (f'; published: {published.flops / 1e12:.0f}' if published else '')
   )
   print(
-    f'{"":15}{"ms":>9}{"of first":>10}{"CPU-s":>7}{"images/s":>10}{"TFLOP/s":>9}{"of peak":>9}'
-    f'{"peak MB":>9}{"start s":>9}'
+    f'{"":15}{"ms":>9}{"paused":>9}{"of first":>9}{"CPU-s":>7}{"faults":>8}{"images/s":>9}'
+    f'{"TFLOP/s":>8}{"of peak":>8}{"peak MB":>8}{"start s":>8}'
   )
-  first = [wall for wall, _ in next(iter(times.values()))]
+  first = [wall for wall, *_ in next(iter(times.values()))]
   for way, rounds in times.items():
-    walls, cpus = zip(*rounds)
+    walls, cpus, faults = zip(*rounds)
     median, ratio = statistics.median(walls), statistics.median(a / b for a, b in zip(walls, first))
     rate, hello = flops * job['batch_size'] / median, workers[way].hello
-    print(
-      f'{way:15}{median * 1e3:9.1f}{ratio:10.2f}{statistics.median(cpus):7.2f}'
-      f'{job["batch_size"] / median:10.2f}{rate / 1e12:9.3f}{rate / max(peaks.values()):9.0%}'
-      f'{hello["peak"] / 1e6:9.0f}{hello["start"]:9.1f}'
+    columns = (
+      f'{median * 1e3:9.1f}',
+      f'{statistics.median(after_pause[way]) * 1e3:9.1f}',
+      f'{ratio:9.2f}',
+      f'{statistics.median(cpus):7.2f}',
+      f'{statistics.median(faults):8.0f}',
+      f'{job["batch_size"] / median:9.2f}',
+      f'{rate / 1e12:8.3f}',
+      f'{rate / max(peaks.values()):8.0%}',
+      f'{hello["peak"] / 1e6:8.0f}',
+      f'{hello["start"]:8.1f}',
     )
+    print(f'{way:15}', *columns, sep='')
 
 
 def main():
@@ -318,9 +374,10 @@ def main():
   parser.add_argument('--attention', help='attention_implementation of ours: plain, by_head, cudnn')
   parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16'])
   parser.add_argument('--modes', nargs='+', default=['train', 'infer'], choices=['train', 'infer'])
-  parser.add_argument('--ways', nargs='+', default=WAYS[:4], choices=WAYS)
+  parser.add_argument('--ways', nargs='+', default=['ours', *PEERS[:3]], type=way_name)
   parser.add_argument('--rounds', type=int, default=9)
   parser.add_argument('--round_seconds', type=float, default=2.0)
+  parser.add_argument('--pause', type=float, default=2.0, help='idle seconds before a single step')
   parser.add_argument('--matmul', type=int, default=4096, help='rows and columns; GPUs: 8192')
   parser.add_argument('--torch_python', help='interpreter of an environment with torch, timm, ...')
   parser.add_argument('--serve', type=json.loads, help=argparse.SUPPRESS)
@@ -343,18 +400,19 @@ def main():
     dtype=args.dtype,
     matmul=args.matmul,
   )
-  ways = args.ways if args.torch_python else [w for w in args.ways if w == 'ours']
+  ways = args.ways if args.torch_python else [w for w in args.ways if is_ours(w)]
   print(
     f'load {os.getloadavg()[0]:.1f}, {len(os.sched_getaffinity(0))} threads, {args.rounds} rounds'
   )
   for mode in args.modes:
     workers = start_workers(ways, args.torch_python, job | {'mode': mode})
-    times, matmuls = measure(workers, args.rounds, args.round_seconds)
+    times, after_pause, matmuls = measure(workers, args.rounds, args.round_seconds, args.pause)
     report(
       job | {'mode': mode},
       (train_flops if mode == 'train' else forward_flops)(model),
       workers,
       times,
+      after_pause,
       matmuls,
     )
     for worker in workers.values():

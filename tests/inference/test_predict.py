@@ -1,6 +1,7 @@
 """Predictions equal the model's own probabilities, for any kind of image and any batch size."""
 
 import threading
+from unittest import mock
 
 from flax import linen as nn
 import jax
@@ -14,7 +15,8 @@ from tests.helpers.paths import FILES
 from vit_jax import create_model, load_params, predict
 from vit_jax.data.preprocess import make_eval_preprocess, resize
 from vit_jax.errors import InputError
-from vit_jax.inference.predict import Prediction, PredictOptions, _top_classes, predict_each
+from vit_jax.inference import predict as predict_module
+from vit_jax.inference.predict import Prediction, PredictOptions, predict_each
 
 DATA = FILES
 IMAGES = [smooth_image(30 + 7 * i, 64 - 5 * i, seed=i) for i in range(7)]
@@ -110,11 +112,12 @@ def test_all_classes_where_there_are_few(params):
   assert sum(p.probability for p in result) == pytest.approx(1)
 
 
-def test_compiled_once(params):
-  before = _top_classes._cache_size()
+def test_compiled_once(params, monkeypatch):
+  traced = mock.Mock(wraps=predict_module.to_probabilities)
+  monkeypatch.setattr(predict_module, 'to_probabilities', traced)
   for count in (7, 7, 6, 4, 3):  # 3 images are padded to 4
     predict(mini(), params, IMAGES[:count], batch_size=4, top_k=2)
-  assert _top_classes._cache_size() == before + 1
+  assert traced.call_count == 1
 
 
 def test_photos_are_turned_as_their_exif_says(params):

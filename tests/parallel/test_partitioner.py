@@ -1,6 +1,9 @@
 """The same step gives the same losses with every partitioner."""
 
 import functools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +11,12 @@ import numpy as np
 import pytest
 
 from tests.helpers import small_step
+from tests.helpers.jobs import free_port
 from tests.helpers.layout_step import BATCH, TINY, batch, setup
+from tests.helpers.paths import ROOT
 from vit_jax import create_model
 from vit_jax.models.pixels import to_input
+from vit_jax.parallel.compiler import OPTION_SETS, supported
 from vit_jax.parallel.mesh import MeshPartitioner
 from vit_jax.parallel.partitioner import WHOLE, Shard
 from vit_jax.parallel.pmap import PmapPartitioner
@@ -148,3 +154,52 @@ def test_means_and_sums_go_over_the_shards():
   assert jax.pmap(shard.mean, axis_name='data')(x)['a'].tolist() == [3.5] * 8
   assert jax.pmap(shard.sum, axis_name='data')(x)['a'].tolist() == [28] * 8
   assert WHOLE.mean(x) is x and WHOLE.sum(x) is x
+
+
+def test_pmap_compiles_with_options():
+  rows = small_step.batch()
+  step = lambda params, b, shard: {'sum': shard.sum(jnp.sum(b['label'] * params))}
+  for options in (None, {}, supported(OPTION_SETS['eigen'])):
+    partitioner = PmapPartitioner(small_step.BATCH, options=options)
+    assert int(partitioner.eval_step(step)(partitioner.put(2), rows)['sum']) == (
+      2 * rows['label'].sum()
+    )
+  partitioner = PmapPartitioner(small_step.BATCH, options={'xla_no_such_option': True})
+  with pytest.raises(jax.errors.JaxRuntimeError, match='xla_no_such_option'):
+    partitioner.eval_step(step)(partitioner.put(2), rows)
+
+
+def test_pmap_with_options_in_two_processes():
+  """Every process gives its rows, and compiles with options. The results are those of all rows."""
+  program = """
+import sys
+import jax, numpy as np
+from vit_jax.parallel.compiler import OPTION_SETS, supported
+from vit_jax.parallel.pmap import PmapPartitioner
+process = int(sys.argv[1])
+jax.distributed.initialize(f'localhost:{sys.argv[2]}', 2, process)
+partitioner = PmapPartitioner(8, options=supported(OPTION_SETS['eigen']))
+rows = {'x': np.arange(8.0)[process * 4:][:4]}
+state = partitioner.init(lambda: jax.numpy.ones(3))
+step = partitioner.train_step(lambda state, b, shard: (state + shard.sum(b['x'].sum()), {}))
+for _ in range(2):
+  state, _ = step(state, rows)
+gathered = partitioner.gather_step(lambda params, b: b)(state, rows)
+print(np.asarray(state).tolist(), gathered['x'].tolist())
+"""
+  port = free_port()
+  env = os.environ | {'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
+  job = [
+    subprocess.Popen(
+      [sys.executable, '-c', program, str(i), str(port)],
+      env=env,
+      cwd=ROOT,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(2)
+  ]
+  for process in job:
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert out.splitlines()[-1] == f'{[57.0] * 3} {[float(i) for i in range(8)]}'

@@ -15,6 +15,7 @@ import numpy as np
 from vit_jax.data.preprocess import resize
 from vit_jax.models.params import Params
 from vit_jax.models.pixels import to_input
+from vit_jax.parallel.compiler import jit
 
 Pixels = Callable[[int], np.ndarray]  # number of an image -> (H, W, 3) uint8
 
@@ -62,7 +63,7 @@ def _embed(model: nn.Module, params: Params, images: np.ndarray, pixels: Pixels)
   return np.concatenate(rows)
 
 
-@functools.partial(jax.jit, static_argnames='model')
+@functools.partial(jit, static_argnames='model')
 def _represent(model: nn.Module, params: Params, images: jax.Array) -> jax.Array:
   """Map images (B, H, W, 3) uint8 to unit vectors (B, D) float32."""
   x = jnp.asarray(model.apply({'params': params}, to_input(images)), jnp.float32)

@@ -20,6 +20,7 @@ from vit_jax.errors import InputError, unknown
 from vit_jax.models.layers import MultiHeadDotProductAttention
 from vit_jax.models.params import Params
 from vit_jax.models.vit import VisionTransformer
+from vit_jax.parallel.compiler import jit
 
 FUSIONS = {'mean': jnp.mean, 'max': jnp.max}  # ways to combine heads
 
@@ -40,7 +41,7 @@ class Views(NamedTuple):
   maps: jax.Array | np.ndarray
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'heads'))
+@functools.partial(jit, static_argnames=('model', 'heads'))
 def look(
   model: nn.Module, params: Params, images: jax.Array | np.ndarray, *, heads: str = 'mean'
 ) -> Views:

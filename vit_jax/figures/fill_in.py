@@ -7,6 +7,7 @@ import numpy as np
 from vit_jax.models.masked_patches import MaskedPatchTransformer, corruption
 from vit_jax.models.params import Params
 from vit_jax.models.pixels import to_input
+from vit_jax.parallel.compiler import jit
 
 _MASK = 128  # gray level drawn for a patch that [mask] replaces
 
@@ -29,7 +30,7 @@ def fill_in(
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(images)))
   patches = to_patches(images, model.stride)
   corrupted, source = map(np.asarray, corruption(keys, patches.shape[1], model.rate))
-  predict = jax.jit(
+  predict = jit(
     lambda params, images, source: model.apply({'params': params}, to_input(images), source=source)
   )
   predicted = to_pixels(np.asarray(predict(params, images, source)), model.stride)

@@ -24,6 +24,7 @@ from vit_jax.inference.images import Image, load_image, name_images
 from vit_jax.models.params import Params
 from vit_jax.models.pixels import to_input
 from vit_jax.models.usage import CompleteUsage, usage_of
+from vit_jax.parallel.compiler import jit
 
 Item = TypeVar('Item')
 Result = TypeVar('Result')
@@ -165,7 +166,7 @@ def predict_each(
     while batch := list(itertools.islice(loaded, batch_size)):
       # A call with a few images pads them to a power of two instead of a whole batch.
       rows = batch_size if pending else min(batch_size, 1 << (len(batch) - 1).bit_length())
-      started = batch, compute(_stack(batch, rows, model.image_size))
+      started = batch, compute(jnp.asarray(_stack(batch, rows, model.image_size)))
       if pending:
         yield from _results(*pending, names)
       pending = started
@@ -173,7 +174,7 @@ def predict_each(
       yield from _results(*pending, names)
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'loss', 'top_k'))
+@functools.partial(jit, static_argnames=('model', 'loss', 'top_k'))
 def _top_classes(
   model: nn.Module, params: Params, images: jax.Array, *, loss: str, top_k: int
 ) -> tuple[jax.Array, jax.Array]:

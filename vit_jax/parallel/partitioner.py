@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vit_jax.data.batch import Batch
 from vit_jax.errors import InputError
@@ -121,3 +122,16 @@ class Partitioner(abc.ABC):
     Returns:
       A function that returns NumPy arrays with the rows of the whole global batch.
     """
+
+
+def place(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+  """Put an array (equal on all hosts, or placed already) on the devices of a sharding."""
+  if isinstance(x, jax.Array) and x.sharding == sharding:
+    return x
+  x = np.asarray(x)
+  return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def place_rows(batch: Batch, sharding: jax.sharding.Sharding) -> Batch:
+  """Make arrays over all devices from this host's rows of a batch."""
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)

@@ -62,7 +62,6 @@ class Checkpoints:
     """
     import orbax.checkpoint as ocp
 
-    state = _span_processes(state)
     self._check_finite(step, state)
     self.check_space(state)
     metadata = {**metadata, 'fingerprint': fingerprint(state)}
@@ -224,24 +223,6 @@ def _open_manager(directory: AnyPath, keep: int, keep_every: int) -> Any:
     ),
     item_handlers={'state': ocp.StandardCheckpointHandler(), 'meta': ocp.JsonCheckpointHandler()},
   )
-
-
-def _span_processes(state: Any) -> Any:
-  """Return a state whose arrays span all processes, without copying.
-
-  With pmap every process holds its own copy of each array, which Orbax cannot save as one.
-  """
-  if jax.process_count() == 1:
-    return state
-  everywhere = jax.NamedSharding(jax.make_mesh((jax.device_count(),), ('data',)), jax.P())
-
-  def span(x: jax.Array) -> jax.Array:
-    if not x.is_fully_addressable:
-      return x
-    shards = [shard.data for shard in x.addressable_shards]
-    return jax.make_array_from_single_device_arrays(x.shape, everywhere, shards)
-
-  return jax.tree.map(span, state)
 
 
 @jax.jit
