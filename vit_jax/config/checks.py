@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vit_jax.config.dtype import AUTO
 from vit_jax.config.fields import AUGREG, MODEL_FIELDS, default_config
 from vit_jax.config.old_spellings import normalize
 from vit_jax.data.resample import FILTERS
@@ -26,7 +27,7 @@ _CHOICES = {
   'eval_filter': (None, *FILTERS),
   'fewshot_preset': ('squash', 'inception'),
   'optimizer': ('adam', 'sgd'),
-  'dtype': ('float32', 'bfloat16'),
+  'dtype': ('float32', 'bfloat16', AUTO),
   'moment_dtype': ('float32', 'bfloat16'),
   'flip': ('yes', 'no', 'auto'),
   'augment': tuple(AUGREG),

@@ -212,7 +212,8 @@ def default_config() -> ConfigDict:
   # How attention is computed: 'plain', 'by_head' (logits of one head at a time, recomputed in the
   # backward pass), 'cudnn' (NVIDIA GPUs). None: what suits the platform and the length.
   c.attention_implementation = placeholder(str)
-  # Type of the computation. Parameters and optimizer state are float32.
+  # Type of the computation, 'float32' or 'bfloat16'. 'auto' is the faster one on the device where
+  # the run starts, and is recorded. Parameters and optimizer state are float32.
   c.dtype = 'bfloat16'
   # Directory of compiled programs, which may be on gs://. None: the user's cache. 'none': no cache.
   c.compile_cache = placeholder(str)

@@ -8,6 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.config.checks import check_config
+from vit_jax.config.dtype import settle_dtype
 from vit_jax.config.length import count_steps
 from vit_jax.cost.activations import activation_bytes
 from vit_jax.cost.dataset_size import dataset_size
@@ -73,6 +74,7 @@ def estimate_run(
   """
   c = config
   check_config(c)
+  settle_dtype(c, 'accelerator')
   devices = {name: get_device(name) for name in device_names}
   images, classes = dataset_size(c, num_images)
   steps = count_steps(c, images)

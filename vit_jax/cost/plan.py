@@ -8,6 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.config.checks import check_config
+from vit_jax.config.dtype import settle_dtype
 from vit_jax.config.length import count_steps
 from vit_jax.cost.advice import advise
 from vit_jax.cost.compile_step import OutOfMemory, compile_step
@@ -114,6 +115,7 @@ def plan_run(
   steps = count_steps(c, images)
   jax.config.update('jax_platforms', 'cpu')  # this process needs no accelerator
   devices = describe_devices(topology)
+  settle_dtype(c, devices[0].platform)
   mesh = c.mesh if c.parallel == 'mesh' else (0, 1)
   partitioner = MeshPartitioner(c.batch_size, c.accumulate, mesh, devices)
   model, _, init, step = make_training(c, classes, steps)

@@ -18,14 +18,16 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from vit_jax.config.checks import check_config
+from vit_jax.config.dtype import settle_dtype
 from vit_jax.config.length import count_steps, length_warnings
-from vit_jax.config.run import CHECKPOINTS, CONFIG, METRICS
+from vit_jax.config.run import CHECKPOINTS, CONFIG, METRICS, recorded_fields
 from vit_jax.data.pipeline import Batches
 from vit_jax.errors import InputError, Interrupted, NotFinite
 from vit_jax.figures.examples import Predictor, Sample
 from vit_jax.files import AnyPath
 from vit_jax.models.flops import train_flops
 from vit_jax.parallel import hosts
+from vit_jax.parallel.allocator import keep_freed_memory
 from vit_jax.parallel.devices import find_device
 from vit_jax.parallel.lock import Lock
 from vit_jax.parallel.make_partitioner import make_partitioner
@@ -67,7 +69,7 @@ def train(
   """Train to the last step, starting from the newest checkpoint in `workdir` if there is one.
 
   Args:
-    config: the fields of `vit_jax.config.fields.default_config`.
+    config: the fields of `vit_jax.config.fields.default_config`. dtype='auto' is replaced in place.
     workdir: receives checkpoints/, metrics.jsonl, tensorboard/, figures/, config.json and log.txt.
       The same for all processes. An epath.Path if it lies in an object store (gs://).
     resume_anyway: resume a run although its model or its training images have changed.
@@ -82,6 +84,7 @@ def train(
     InputError: the run failed for a reason that the user can correct.
   """
   check_config(config)
+  keep_freed_memory()
   use_compile_cache(config.compile_cache)
   with (
     stop_on_signals(),
@@ -107,9 +110,11 @@ class _Run:
     self.workdir, self.watchdog, self.lock = workdir, watchdog, lock
     self.resume_anyway = resume_anyway
     self.mirror = prepare_workdir(workdir)
+    if note := settle_dtype(c, jax.default_backend(), recorded_fields(workdir)):
+      log.info('%s', note)
     self.inputs = Inputs(c)
     hosts.check_same(_must_agree(c, self.inputs))
-    self.partitioner = make_partitioner(c.parallel, c.batch_size, c.accumulate, c.mesh)
+    self.partitioner = make_partitioner(c.parallel, c.batch_size, c.accumulate, c.mesh, c.dtype)
     self.total_steps = count_steps(c, len(self.inputs.train))
     self.model, objective, self.init, step = make_training(
       c, self.inputs.num_classes, self.total_steps

@@ -105,6 +105,6 @@ class Pictures:
 
 def _fetch(x: jax.Array) -> np.ndarray:
   """Return a whole array, of which each process may hold a part. All processes must call this."""
-  if x.is_fully_addressable:
+  if x.is_fully_addressable or x.is_fully_replicated:
     return np.asarray(x)
   return np.asarray(multihost_utils.process_allgather(x, tiled=True))

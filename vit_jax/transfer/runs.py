@@ -14,6 +14,7 @@ from etils import epath
 import jax
 from ml_collections import ConfigDict
 
+from vit_jax.config.dtype import AUTO, settle_dtype
 from vit_jax.config.run import (
   CHECKPOINTS,
   MAY_CHANGE,
@@ -70,6 +71,9 @@ def run_all(
     Interrupted: the user stopped it. The same call continues.
   """
   results = read_results(configs, workdir)
+  recorded = recorded_fields(workdir, configs)
+  for config in configs.values():
+    settle_dtype(config, jax.default_backend(), recorded)  # all runs in the same type
   for name, config in configs.items():
     title = (titles or {}).get(name, name)
     start_log(None, jax.process_index())  # only the terminal, because train adds its own file
@@ -188,6 +192,8 @@ def _check_same(recorded: Mapping[str, Any], config: ConfigDict, path: AnyPath) 
   if is_folder(before['dataset']) and is_folder(now['dataset']):
     now['dataset'] = before['dataset']  # it may have moved, and `train` checks what is in it
   for field in sorted(now):
+    if field == 'dtype' and now[field] == AUTO:
+      continue  # `train` keeps the recorded one
     if field not in MAY_CHANGE and before[field] != now[field]:
       directory = path.parent if path.name == RESULT else path
       raise InputError(
