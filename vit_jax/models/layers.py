@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 
 from vit_jax.models.dot_product_attention import attend
 from vit_jax.models.dropout import Dropout
+from vit_jax.models.initializers import lecun_normal, normal, xavier_uniform
 
 ACTIVATIONS = {
   'gelu_tanh': lambda x: nn.gelu(x, approximate=True),  # the published ViTs
@@ -38,13 +39,6 @@ class BlockConfig:
   layer_scale: float | None = None  # initial value; None or 0: no LayerScale
   attention_implementation: str | None = None  # one of IMPLEMENTATIONS
   dtype: DTypeLike = jnp.float32
-
-
-def xavier_uniform(
-  in_axis: int | tuple[int, ...] = 0, out_axis: int | tuple[int, ...] = -1
-) -> nn.initializers.Initializer:
-  """Return Xavier's uniform initializer for kernels whose fan-in or fan-out spans several axes."""
-  return nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform', in_axis, out_axis)
 
 
 def repeat_tokens(tokens: jax.Array, x: jax.Array) -> jax.Array:
@@ -76,9 +70,7 @@ class PatchEmbedding(nn.Module):
     """Embed the patches: (B, H, W, C) -> (B, N, D), where N = H / P * W / P."""
     p = self.patch_size
     b, h, w, c = images.shape
-    kernel = self.param(
-      'kernel', nn.initializers.lecun_normal(in_axis=(0, 1, 2)), (p, p, c, self.hidden_dim)
-    )
+    kernel = self.param('kernel', lecun_normal((0, 1, 2)), (p, p, c, self.hidden_dim))
     images, kernel = promote_dtype(images, kernel, dtype=self.dtype)
     # (B, H, W, C) -> (B, N, P * P * C)
     patches = images.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5)
@@ -150,11 +142,7 @@ class MlpBlock(nn.Module):
 
     def dense(x: jax.Array, features: int, name: str) -> jax.Array:
       return nn.Dense(
-        features,
-        dtype=self.dtype,
-        kernel_init=xavier_uniform(),
-        bias_init=nn.initializers.normal(1e-6),
-        name=name,
+        features, dtype=self.dtype, kernel_init=xavier_uniform(), bias_init=normal(1e-6), name=name
       )(x)
 
     y = ACTIVATIONS[self.activation](dense(x, self.mlp_dim, 'Dense_0'))  # (B, L, mlp_dim)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from vit_jax.errors import InputError, unknown
+from vit_jax.models.initializers import normal
 from vit_jax.models.params import Params
 from vit_jax.models.pixels import to_input
 from vit_jax.models.vit import VisionTransformer
@@ -110,7 +111,7 @@ class MaskedPatchTransformer(VisionTransformer):
       (B, N, 1 or 16, 512) logits of colors, or (B, N, 3 * stride**2) pixels, in float32.
     """
     x = self.embed(images)  # (B, N, D)
-    mask = self.param('mask_token', nn.initializers.normal(0.02), (x.shape[-1],))
+    mask = self.param('mask_token', normal(0.02), (x.shape[-1],))
     if source is not None:
       replaced = jnp.take_along_axis(x, jnp.maximum(source, 0)[..., None], axis=1)
       x = jnp.where(source[..., None] < 0, mask.astype(x.dtype), replaced)

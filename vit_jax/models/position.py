@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vit_jax.models.initializers import normal
+
 POSITIONS = ('learned', 'learned2d', 'relative', 'sincos2d', 'none')
 PLACES = ('stem', 'every', 'shared')
 
@@ -33,7 +35,7 @@ class PositionEmbedding(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Return the embedding for tokens x, (B, [1 +] h * w, D), as (1, [1 +] h * w, D) float32."""
-    (h, w), (length, d), init = self.grid, x.shape[1:], nn.initializers.normal(0.02)
+    (h, w), (length, d), init = self.grid, x.shape[1:], normal(0.02)
     if self.kind == 'learned':
       return self.param('pos_embedding', init, (1, length, d))
     if self.kind == 'learned2d':
@@ -58,4 +60,4 @@ class RelativePosition(nn.Module):
     """Return the embeddings (2L-1, H, K) for tokens x, (B, L, D), where K = D / H."""
     _, length, d = x.shape
     shape = (2 * length - 1, self.num_heads, d // self.num_heads)
-    return self.param('embedding', nn.initializers.normal(0.02), shape)
+    return self.param('embedding', normal(0.02), shape)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from vit_jax.models.initializers import lecun_normal
 from vit_jax.models.sizes import ResNet
 from vit_jax.models.usage import Usage, usage_field
 
@@ -33,7 +34,7 @@ class StdConv(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Convolve: (B, H, W, C) -> (B, H / stride, W / stride, features)."""
-    init = nn.initializers.lecun_normal(in_axis=(0, 1, 2))
+    init = lecun_normal((0, 1, 2))
     kernel = self.param('kernel', init, (self.size, self.size, x.shape[-1], self.features))
     if self.v2:
       kernel = standardize(kernel, eps=1e-10, eps_in_root=True)

@@ -24,6 +24,7 @@ import numpy as np
 from vit_jax.errors import InputError
 from vit_jax.models.axial import AxialBlock
 from vit_jax.models.dropout import Dropout, StochasticDepth, fold_in
+from vit_jax.models.initializers import lecun_normal, normal, xavier_uniform
 from vit_jax.models.layers import (
   BlockConfig,
   LayerScale,
@@ -32,7 +33,6 @@ from vit_jax.models.layers import (
   PatchEmbedding,
   repeat_tokens,
   shard_batch,
-  xavier_uniform,
 )
 from vit_jax.models.params import Params
 from vit_jax.models.position import PositionEmbedding, RelativePosition
@@ -236,7 +236,9 @@ class VisionTransformer(nn.Module):
     x = self.encode(x, keys)  # (B, N, D) -> (B, L, D)
     x = self.pool(x)  # (B, L, D) -> (B, D)
     if self.representation_size:
-      x = jnp.tanh(nn.Dense(self.representation_size, dtype=self.dtype, name='pre_logits')(x))
+      width = self.representation_size
+      dense = nn.Dense(width, dtype=self.dtype, kernel_init=lecun_normal(), name='pre_logits')
+      x = jnp.tanh(dense(x))
     x = x.astype(jnp.float32)
     if not self.num_classes:
       return x
@@ -274,7 +276,7 @@ class VisionTransformer(nn.Module):
     """Encode patches with the class token and registers: (B, N, D) -> (B, L, D)."""
     dim, registers = x.shape[-1], None
     if self.registers:
-      registers = self.param('registers', nn.initializers.normal(1e-6), (1, self.registers, dim))
+      registers = self.param('registers', normal(1e-6), (1, self.registers, dim))
       registers = repeat_tokens(registers, x)
     if self.head == 'token':  # [x_class; x_1 E; ...; x_N E]
       x_class = repeat_tokens(self.param('cls', nn.initializers.zeros, (1, 1, dim)), x)

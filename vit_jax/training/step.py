@@ -57,7 +57,8 @@ def init_state(
     trainable: which parameters are trained.
     average: True to keep an average of the parameters.
   """
-  params = model.init(key, jnp.zeros((1, *model.image_size, 3)))['params']
+  images = jax.ShapeDtypeStruct((1, *model.image_size, 3), jnp.float32)
+  params = model.lazy_init(key, images)['params']
   fields: dict[str, Any] = dict(
     step=jnp.zeros((), jnp.int32),
     params=params,
