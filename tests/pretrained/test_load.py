@@ -1,6 +1,7 @@
 import json
 import shutil
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 
 from tests.helpers.paths import FILES
 from tests.helpers.tiny_models import mini, tiny
-from vit_jax import load_params, save_params
+from vit_jax import create_model, load_params, save_params
 from vit_jax.errors import InputError
-from vit_jax.pretrained.load import load_initial_params, load_model
+from vit_jax.models.masked_patches import make_model
+from vit_jax.pretrained.load import abstract_params, load_initial_params, load_model
 
 DATA = FILES
 
@@ -181,3 +183,23 @@ def test_overrides(caplog):
     InputError, match="^Unknown ViT-[^ ]* field 'registres'. Did you mean 'registers'[?] "
   ):
     load_model(DATA / 'vit_token.npz', registres=4)
+
+
+@pytest.mark.parametrize(
+  'model',
+  [
+    tiny(num_layers=12),
+    tiny(num_layers=3, pos_embedding_at='every', head='map', stochastic_depth=0.1),
+    tiny(num_layers=0),
+    make_model(tiny(num_classes=0), 'mean_color', 0.5),
+    create_model('BiT-R50x1', num_classes=2, image_size=32),
+  ],
+  ids=['many blocks', 'positions in blocks', 'no blocks', 'masked patches', 'ResNet'],
+)
+def test_the_shapes_of_parameters_are_those_that_flax_makes(model):
+  images = jax.ShapeDtypeStruct((1, *model.image_size, 3), jnp.float32)
+  expected = jax.eval_shape(model.init, jax.random.key(0), images)['params']
+  shapes = abstract_params(model)
+  assert list(traverse_util.flatten_dict(shapes, sep='/').items()) == list(
+    traverse_util.flatten_dict(expected, sep='/').items()
+  )
