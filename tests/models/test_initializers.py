@@ -1,5 +1,7 @@
 """Parameters are drawn one by one, with the values that one program for all of them draws."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,13 +19,16 @@ def test_an_initializer_is_compiled_once_per_shape():
   assert xavier_uniform(0, (1, 2)) is xavier_uniform(0, (1, 2))
 
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
   'model',
   [
-    tiny(representation_size=16, dtype='bfloat16'),
-    tiny(head='map', registers=2, layer_scale=1e-4, pos_embedding='learned2d'),
-    tiny(pos_embedding='relative', attention='axial', head='gap'),
-    make_model(tiny(num_classes=0), 'mean_color', 0.5),
+    tiny(num_layers=1, representation_size=16, dtype='bfloat16'),
+    slow(tiny(head='map', registers=2, layer_scale=1e-4, pos_embedding='learned2d')),
+    slow(tiny(pos_embedding='relative', attention='axial', head='gap')),
+    slow(make_model(tiny(num_classes=0), 'mean_color', 0.5)),
   ],
   ids=['token', 'map', 'axial', 'masked patches'],
 )

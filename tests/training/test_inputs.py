@@ -134,3 +134,19 @@ def test_no_evaluation_is_said(tmp_path, messages):
   ]
   c.eval_split = 'none'
   assert Inputs(c).eval is None and len(messages) == 1
+
+
+@pytest.mark.parametrize('multi_label', [False, True])
+def test_shapes_are_those_of_a_batch(digits_dir, multi_label, monkeypatch):
+  inputs = Inputs(config(digits_dir, ''))
+  if multi_label:
+    read = type(inputs.train).__getitem__
+    hot = lambda source, i: {**read(source, i), 'label': np.ones(10, np.uint8)}
+    monkeypatch.setattr(type(inputs.train), '__getitem__', hot)
+    monkeypatch.setattr(inputs.train, 'multi_label', True)
+  with inputs.train_batches(0) as batches:
+    batch = next(batches)
+  describe = lambda x: (x.shape, x.dtype)
+  assert {k: describe(x) for k, x in inputs.train_shapes().items()} == {
+    k: describe(x) for k, x in batch.items()
+  }

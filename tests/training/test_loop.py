@@ -15,6 +15,7 @@ import pytest
 from tests.helpers.jobs import FIGURES, interrupted
 from vit_jax.config.fields import default_config
 from vit_jax.errors import InputError, Interrupted
+from vit_jax.parallel.train_call import TrainCall
 from vit_jax.training import loop as train_lib
 from vit_jax.training.monitor import Monitor
 
@@ -337,3 +338,11 @@ def test_a_run_goes_on_on_another_mesh(tmp_path, data_dir):
     losses = {r['step']: r['train/loss'] for r in lines(tmp_path / str(i)) if 'train/loss' in r}
     assert sorted(losses) == list(range(step + 1, 7))
     np.testing.assert_allclose([losses[k] for k in losses], [want[k] for k in losses], rtol=1e-5)
+
+
+def test_a_finished_run_compiles_no_step(tmp_path, data_dir, monkeypatch):
+  compiled = []
+  monkeypatch.setattr(TrainCall, 'compile_ahead', lambda *args: compiled.append(args))
+  for runs in (1, 1):
+    train_lib.train(config(data_dir, total_steps=2), tmp_path)
+    assert len(compiled) == runs

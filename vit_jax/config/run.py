@@ -103,8 +103,14 @@ def complete(recorded: Mapping[str, Any]) -> dict[str, Any]:
 
 def has_checkpoint(workdir: AnyPath) -> bool:
   """Return whether a run in this workdir would resume from a checkpoint."""
+  return newest_step(workdir) >= 0
+
+
+def newest_step(workdir: AnyPath) -> int:
+  """Return the step of the newest checkpoint of a run, or -1 if it has none."""
   # Orbax adds a suffix to the name of a checkpoint that it has not finished.
-  return any(path.name.isdecimal() for path in (workdir / CHECKPOINTS).glob('[0-9]*'))
+  names = (path.name for path in (workdir / CHECKPOINTS).glob('[0-9]*'))
+  return max((int(name) for name in names if name.isdecimal()), default=-1)
 
 
 def find_run(checkpoint: AnyPath | None) -> Run | None:

@@ -16,6 +16,7 @@ from vit_jax.evaluation.losses import LOSSES
 from vit_jax.files import user_path
 from vit_jax.inference.load_checkpoint import load_checkpoint
 from vit_jax.models.usage import CompleteUsage
+from vit_jax.parallel.compile_cache import use_compile_cache
 from vit_jax.pretrained.load import Loaded
 
 
@@ -91,7 +92,11 @@ def image_size(text: str) -> int | tuple[int, int]:
 
 
 def load(args: argparse.Namespace) -> tuple[Loaded, Run | None]:
-  """Load the checkpoint that the arguments select, and the run that wrote it, if any."""
+  """Load the checkpoint that the arguments select, and the run that wrote it, if any.
+
+  Programs that are compiled after this are kept for the next command.
+  """
+  use_compile_cache()
   overrides = dict(args.override)
   check_overrides(overrides)
   return load_checkpoint(

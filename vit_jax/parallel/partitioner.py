@@ -12,6 +12,7 @@ import numpy as np
 from vit_jax.data.batch import Batch
 from vit_jax.errors import InputError
 from vit_jax.models.params import Params
+from vit_jax.parallel.train_call import TrainCall
 
 State = Any  # a training.step.TrainState, or its shapes
 Arrays = dict[str, Any]  # of NumPy or JAX arrays
@@ -108,8 +109,8 @@ class Partitioner(abc.ABC):
     """
 
   @abc.abstractmethod
-  def train_step(self, step: TrainStep) -> Callable[[State, Batch], tuple[State, Arrays]]:
-    """Compile a function (state, batch, shard) -> (state, metrics). The state is donated."""
+  def train_step(self, step: TrainStep) -> TrainCall:
+    """Return the step as a function (state, batch) -> (state, metrics). The state is donated."""
 
   @abc.abstractmethod
   def eval_step(self, step: EvalStep) -> Callable[[Params, Batch], Arrays]:
@@ -130,6 +131,12 @@ def place(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
     return x
   x = np.asarray(x)
   return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def replicate(x: jax.Array, sharding: jax.sharding.Sharding) -> jax.Array:
+  """Copy an array of this process, equal on all hosts, to all devices of a sharding."""
+  copies = [jax.device_put(x, device) for device in sharding.addressable_devices]
+  return jax.make_array_from_single_device_arrays(x.shape, sharding, copies)
 
 
 def place_rows(batch: Batch, sharding: jax.sharding.Sharding) -> Batch:

@@ -20,7 +20,9 @@ from vit_jax.parallel.partitioner import (
   TrainStep,
   place,
   place_rows,
+  replicate,
 )
+from vit_jax.parallel.train_call import TrainCall
 
 _AXIS = 'data'
 
@@ -56,15 +58,18 @@ class PmapPartitioner(Partitioner):
 
   def init(self, init: Callable[[], State]) -> State:
     """Compute a state on the devices."""
-    return jax.jit(init, out_shardings=self._replicated)()
+    return jax.tree.map(lambda x: replicate(x, self._replicated), init())
 
   def put(self, state: State) -> State:
     """Put a state (host arrays or single-device arrays) on every device."""
     return jax.tree.map(lambda x: place(x, self._replicated), state)
 
-  def train_step(self, step: TrainStep) -> Callable[[State, Batch], tuple[State, Arrays]]:
-    """Compile a function (state, batch, shard) -> (state, metrics). The state is donated."""
-    return self._compile(lambda state, batch: step(state, batch, self._shard), donate=True)
+  def train_step(self, step: TrainStep) -> TrainCall:
+    """Return the step as a function (state, batch) -> (state, metrics). The state is donated."""
+    jitted = self._jit(lambda state, batch: step(state, batch, self._shard), donate=True)
+    replicated = lambda state: jax.tree.map(lambda _: self._replicated, state)
+    place = lambda batch: place_rows(batch, self._rows)
+    return TrainCall(lambda state: jitted, replicated, self._rows, place)
 
   def eval_step(self, step: EvalStep) -> Callable[[Params, Batch], Arrays]:
     """Compile a function (params, batch, shard) -> sums over all shards."""
@@ -76,11 +81,19 @@ class PmapPartitioner(Partitioner):
     call = self._compile(lambda params, batch: jax.tree.map(gather, step(params, batch)))
     return lambda params, batch: jax.device_get(call(params, batch))
 
-  def _compile(
-    self, function: Callable[[Any, Batch], Any], donate: bool = False
-  ) -> Callable[[Any, Batch], Any]:
-    """Compile (state or params, a device's rows) -> results that are equal on all devices."""
-    compiled = jax.jit(
+  def _compile(self, function: Callable[[Any, Batch], Any]) -> Callable[[Any, Batch], Any]:
+    """Compile (params, a device's rows) -> results that are equal on all devices."""
+    jitted = self._jit(function)
+    return lambda params, batch: jitted(params, place_rows(batch, self._rows))
+
+  def _jit(self, function: Callable[[Any, Batch], Any], donate: bool = False) -> Any:
+    """Return jax.jit of (state or params, global batch) -> results, equal on all devices.
+
+    Args:
+      function: takes the rows of one device.
+      donate: True to donate the state.
+    """
+    return jax.jit(
       jax.shard_map(
         function,
         mesh=self._mesh,
@@ -92,4 +105,3 @@ class PmapPartitioner(Partitioner):
       out_shardings=self._replicated,
       compiler_options=self._options,
     )
-    return lambda tree, batch: compiled(tree, place_rows(batch, self._rows))

@@ -2,10 +2,11 @@
 
 import jax
 from ml_collections import ConfigDict
+import numpy as np
 
 from vit_jax.config.fields import rand_augment
 from vit_jax.data.augment import make_augment
-from vit_jax.data.batch import ReadOptions
+from vit_jax.data.batch import Batch, ReadOptions
 from vit_jax.data.open_source import describe_dataset, open_source, split_names
 from vit_jax.data.pipeline import Batches, eval_batches, train_batches
 from vit_jax.data.preprocess import EvalPreprocess, make_eval_preprocess, make_train_preprocess
@@ -60,6 +61,19 @@ class Inputs:
     )
     return train_batches(
       self.train, preprocess, self._read_options(), seed=c.seed, start_step=start_step
+    )
+
+  def train_shapes(self) -> Batch:
+    """Return the shapes of a training batch of all processes together."""
+    c, n, shape = self._config, self._config.batch_size, jax.ShapeDtypeStruct
+    labels = shape((n,), np.int32)
+    if self.train.multi_label:
+      labels = shape((n, self.train.num_classes), np.uint8)
+    return Batch(
+      image=shape((n, c.image_size, c.image_size, 3), np.uint8),
+      label=labels,
+      mask=shape((n,), np.bool_),
+      example=shape((n,), np.int32),
     )
 
   def eval_batches(self) -> Batches:

@@ -15,19 +15,19 @@ from typing import Any
 
 import jax
 from ml_collections import ConfigDict
-import numpy as np
 
 from vit_jax.config.checks import check_config
 from vit_jax.config.dtype import settle_dtype
-from vit_jax.config.length import count_steps, length_warnings
-from vit_jax.config.run import CHECKPOINTS, CONFIG, METRICS, recorded_fields
+from vit_jax.config.length import count_steps
+from vit_jax.config.run import CHECKPOINTS, CONFIG, newest_step, recorded_fields
 from vit_jax.data.pipeline import Batches
-from vit_jax.errors import InputError, Interrupted, NotFinite
+from vit_jax.errors import InputError, Interrupted
 from vit_jax.figures.examples import Predictor, Sample
 from vit_jax.files import AnyPath
 from vit_jax.models.flops import train_flops
 from vit_jax.parallel import hosts
 from vit_jax.parallel.allocator import keep_freed_memory
+from vit_jax.parallel.compile_cache import use_compile_cache
 from vit_jax.parallel.devices import find_device
 from vit_jax.parallel.lock import Lock
 from vit_jax.parallel.make_partitioner import make_partitioner
@@ -35,32 +35,17 @@ from vit_jax.parallel.preemption import Stopper, stop_on_signals
 from vit_jax.parallel.watchdog import Watchdog
 from vit_jax.pretrained.load import load_initial_params
 from vit_jax.training.checkpoint import Checkpoints
+from vit_jax.training.describe import log_results, log_start
 from vit_jax.training.inputs import Inputs
 from vit_jax.training.log import log
-from vit_jax.training.means import StepMeans
 from vit_jax.training.monitor import Monitor
 from vit_jax.training.periodic_evaluation import PeriodicEvaluation
 from vit_jax.training.pictures import Pictures
-from vit_jax.training.resume import check_data, check_fields, describe_data
-from vit_jax.training.setup import make_training, use_compile_cache
+from vit_jax.training.resume import check_data, check_fields, describe_config, describe_data
+from vit_jax.training.setup import make_training
 from vit_jax.training.step import TrainState
+from vit_jax.training.step_metrics import StepMetrics
 from vit_jax.training.workdir import lock_workdir, prepare_workdir, write_config
-
-# Fields that a checkpoint records, because they cannot be inferred from its arrays.
-_RECORDED = (
-  'model',
-  'activation',
-  'norm_eps',
-  'head',
-  'pos_embedding',
-  'pos_embedding_at',
-  'dataset',
-  'preset',
-  'resize_size',
-  'eval_filter',
-  'fast_dct',
-  'loss',
-)
 
 
 def train(
@@ -120,6 +105,8 @@ class _Run:
       c, self.inputs.num_classes, self.total_steps
     )
     self.train_step = self.partitioner.train_step(step)
+    if newest_step(workdir) < self.total_steps:  # compile while the run starts
+      self.train_step.compile_ahead(jax.eval_shape(self.init), self.inputs.train_shapes())
     self.should_stop = Stopper()
     self.evaluation = PeriodicEvaluation(
       c,
@@ -132,8 +119,7 @@ class _Run:
       watchdog,
     )
     self.checkpoints = Checkpoints(workdir / CHECKPOINTS, keep=c.keep, keep_every=c.keep_every)
-    self.unchecked: list[tuple[int, Mapping[str, jax.Array]]] = []  # metrics still on the device
-    self.means = StepMeans()
+    self.steps = StepMetrics(self.checkpoints, self.partitioner.max_in_flight)
     self.data = describe_data(self.inputs.train)
     self.saved_step: int | None = None
     self.bad_records: set[str] = set()  # damaged training records, which were skipped
@@ -189,8 +175,7 @@ class _Run:
       monitor.has_batch()
       self.watchdog.progress(f'in step {step}')
       state, metrics = self.train_step(state, batch)
-      self.unchecked.append((step, metrics))
-      self._limit_run_ahead()
+      self.steps.add(step, metrics)
       monitor.end(step, metrics)
       last, stop = step == self.total_steps, self.should_stop()
       if step % c.log_every == 0 or last:
@@ -215,12 +200,12 @@ class _Run:
     restored = self.checkpoints.restore(
       self.partitioner.with_shardings(abstract), self._check_resumable
     )
-    self._describe(abstract)
+    log_start(c, self.inputs, abstract, self.total_steps, self.partitioner.layout)
     if restored is not None:  # 1
       state = self.partitioner.put(restored.state)
       step = self.saved_step = int(state.step)
       self.bad_records = set(restored.metadata['bad_records'])
-      self.means = StepMeans(restored.metadata.get('step_sums'), step=step)
+      self.steps.resume(restored.metadata.get('step_sums'), step)
       log.info(
         'Resuming from step %s of %s (%s).', f'{step:,}', f'{self.total_steps:,}', self.workdir
       )
@@ -248,26 +233,6 @@ class _Run:
       check_fields(self.config, self.workdir, resume_anyway=self.resume_anyway)
     if not self.resume_anyway:
       check_data(metadata, self.data, self.config.dataset, self.workdir)
-
-  def _describe(self, abstract: TrainState) -> None:
-    """Log the model, the data and the length of the run."""
-    c, num_images = self.config, len(self.inputs.train)
-    num_params = sum(x.size for x in jax.tree.leaves(abstract.params))
-    device = f'{self.partitioner.layout}: {jax.devices()[0].device_kind}'
-    log.info(
-      '%s, %s parameters, %d px, %s; %s', c.model, f'{num_params:,}', c.image_size, c.dtype, device
-    )
-    log.info(
-      '%s: %s training images, %d classes; %s steps of %d images (%.4g epochs)',
-      c.dataset,
-      f'{num_images:,}',
-      self.inputs.num_classes,
-      f'{self.total_steps:,}',
-      c.batch_size,
-      self.total_steps * c.batch_size / num_images,
-    )
-    for warning in length_warnings(c, num_images):
-      log.warning('%s', warning)
 
   def _open_monitor(self, first_step: int) -> Monitor:
     c, device = self.config, find_device(jax.devices()[0].device_kind)
@@ -305,33 +270,8 @@ class _Run:
       total_steps=self.total_steps,
     )
 
-  def _limit_run_ahead(self) -> None:
-    """Wait for an earlier step, so that the host does not queue up batches without end."""
-    ahead = self.partitioner.max_in_flight
-    if len(self.unchecked) > ahead:
-      jax.block_until_ready(self.unchecked[-1 - ahead][1])
-
-  def _check_finite(self) -> dict[str, float]:
-    """Add the steps since the last check to the means. Return the metrics of the newest step.
-
-    Raises:
-      NotFinite: the loss or the gradient of a step since the last check is not finite.
-    """
-    fetched = jax.device_get(self.unchecked)
-    for step, metrics in fetched:
-      for metric, name in (('loss', 'loss'), ('grad_norm', 'gradient')):
-        if not np.isfinite(metrics[metric]):
-          self.checkpoints.wait()
-          raise NotFinite(
-            f'The {name} is {metrics[metric]} at step {step}. {self.checkpoints.newest_good()} '
-            'Try a lower lr, a longer warmup or clip_norm=1.'
-          )
-      self.means.add(step, metrics)
-    self.unchecked = self.unchecked[-1:]
-    return {f'train/{name}': float(value) for name, value in fetched[-1][1].items()}
-
   def _log(self, step: int, monitor: Monitor) -> None:
-    metrics = self._check_finite() | self.means.read()
+    metrics = self.steps.check() | self.steps.means.read()
     if self.config.max_bad_records:
       self._share_bad_records()
       metrics['train/bad_records'] = len(self.bad_records)
@@ -340,7 +280,7 @@ class _Run:
   def _save(self, step: int, state: TrainState) -> None:
     if self.saved_step == step:
       return
-    self._check_finite()
+    self.steps.check()
     self.watchdog.progress(f'saving step {step}')
     if self.lock:
       self.lock.check()
@@ -349,11 +289,10 @@ class _Run:
       self._share_bad_records()
     if self.mirror:
       self.mirror.copy()
-    metadata: dict[str, Any] = {field: c[field] for field in _RECORDED}
-    metadata |= {
-      'image_size': [c.image_size] * 2,
+    metadata = {
+      **describe_config(c),
       'bad_records': sorted(self.bad_records),
-      'step_sums': self.means.sums(),
+      'step_sums': self.steps.means.sums(),
       **self.data,
     }
     self.checkpoints.save(step, state, metadata)
@@ -387,11 +326,8 @@ class _Run:
     if self.inputs.eval is not None:
       accuracy = latest['eval/average_accuracy' if self.config.average else 'eval/accuracy']
       log.info('Done: accuracy %.2f%% on %s.', 100 * accuracy, self.inputs.eval_name)
-    if keep:
-      log.info('Checkpoint:  %s', self.workdir / CHECKPOINTS / str(self.total_steps))
-    log.info('Metrics:     %s', self.workdir / METRICS)
-    log.info('TensorBoard: tensorboard --logdir=%s', self.workdir / 'tensorboard')
-    first_loss = self.means.first_loss
+    log_results(self.workdir, self.total_steps if keep else None)
+    first_loss = self.steps.means.first_loss
     return latest if first_loss is None else {**latest, 'train/first_loss': first_loss}
 
 

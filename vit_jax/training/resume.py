@@ -36,6 +36,26 @@ _SHAPES = ('num_layers', 'hidden_dim', 'mlp_dim', 'num_heads', 'resnet_stages', 
 _START_FIELDS = ('init_from', 'new_head', 'head_bias_init')  # they only matter for the first step
 _SAMPLE = 1000  # training images whose names are compared
 _INSIST = 'To resume anyway, pass --resume_anyway.'
+# Fields that a checkpoint records, because they cannot be inferred from its arrays.
+_RECORDED = (
+  'model',
+  'activation',
+  'norm_eps',
+  'head',
+  'pos_embedding',
+  'pos_embedding_at',
+  'dataset',
+  'preset',
+  'resize_size',
+  'eval_filter',
+  'fast_dct',
+  'loss',
+)
+
+
+def describe_config(c: Config) -> dict[str, Any]:
+  """Return what a checkpoint records of its config."""
+  return {**{field: c[field] for field in _RECORDED}, 'image_size': [c['image_size']] * 2}
 
 
 def check_fields(config: Config, workdir: AnyPath, *, resume_anyway: bool = False) -> None:

@@ -1,7 +1,6 @@
 """Make the model, the objective, the first state and the train step that a config describes."""
 
 from collections.abc import Callable
-import os
 from typing import Any, NamedTuple
 
 from flax import linen as nn
@@ -10,14 +9,11 @@ from ml_collections import ConfigDict
 
 from vit_jax.config.fields import mixup, model_overrides
 from vit_jax.config.length import count_warmup_steps
-from vit_jax.errors import InputError
-from vit_jax.files import user_path
 from vit_jax.models import masked_patches
 from vit_jax.models.create import create_model
 from vit_jax.models.freeze import trainable_filter
 from vit_jax.training import optim
 from vit_jax.training import step as step_lib
-from vit_jax.training.log import log
 from vit_jax.training.objectives import Objective, supervised
 
 
@@ -88,25 +84,3 @@ def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training
     trainable=trainable,
   )
   return Training(model, objective, init, step)
-
-
-def use_compile_cache(directory: str | None) -> None:
-  """Read programs that an earlier run compiled instead of compiling them again.
-
-  Args:
-    directory: where compiled programs are kept. None for JAX's own setting, or else a directory in
-      the user's cache, if the user has a home. 'none' to compile always.
-  """
-  if directory == 'none':
-    return
-  if directory:
-    jax.config.update('jax_compilation_cache_dir', os.fspath(user_path(directory)))
-    return
-  if jax.config.jax_compilation_cache_dir:  # pyright: ignore (JAX does not declare it)
-    return
-  try:
-    cache = user_path(os.environ.get('XDG_CACHE_HOME') or '~/.cache') / 'vit_jax'
-  except InputError as e:
-    log.info('Compiled programs are not kept for the next run. %s', e)
-    return
-  jax.config.update('jax_compilation_cache_dir', os.fspath(cache))
