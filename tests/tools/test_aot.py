@@ -48,12 +48,11 @@ def test_errors_are_one_sentence(arguments, sentence, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('topology, chips', [('v5e:2x4', 8), ('tpu7x:2x2x1', 4)])
-def test_compiles_for_a_tpu_slice(topology, chips, capsys):
+def test_compiles_for_a_tpu_slice(capsys):
   pytest.importorskip('libtpu', reason="needs the TPU compiler: pip install 'vit_jax[aot]'")
   arguments = [
     '--config=configs/vit_b16.py',
-    f'--topology={topology}',
+    '--topology=v5e:2x4',
     '--config.model=ViT-Ti/16',
     '--config.num_layers=3',
     '--config.representation_size=0',
@@ -65,7 +64,7 @@ def test_compiles_for_a_tpu_slice(topology, chips, capsys):
   ]
   assert aot.main(arguments) == 0
   plan = json.loads(capsys.readouterr().out)
-  assert plan['fits'] and plan['chips'] == chips and plan['mesh'] == [2, 4]
+  assert plan['fits'] and plan['chips'] == 8 and plan['mesh'] == [2, 4]
   assert plan['devices'] == 8
   count = plan['parameters']
   assert plan['memory']['parameters'] == pytest.approx(count * 4 / 4, rel=0.05)
@@ -76,6 +75,27 @@ def test_compiles_for_a_tpu_slice(topology, chips, capsys):
   assert plan['seconds'] == max(plan['roofline'].values())
   assert plan['vector_operations'] > 0 and plan['custom_kernels'] == 0
   assert plan['steps'] == round(300 * 1_281_167 / 64)
+
+
+@pytest.mark.slow
+def test_a_chip_of_tpu7x_is_two_devices(capsys):
+  pytest.importorskip('libtpu', reason="needs the TPU compiler: pip install 'vit_jax[aot]'")
+  arguments = [
+    '--config=configs/vit_b16.py',
+    '--topology=tpu7x:2x2x1',
+    '--config.model=ViT-Ti/16',
+    '--config.num_layers=1',
+    '--config.representation_size=0',
+    '--config.image_size=32',
+    '--config.batch_size=16',
+    '--config.parallel=mesh',
+    '--config.mesh=2,4',
+    '--json',
+  ]
+  assert aot.main(arguments) == 0
+  plan = json.loads(capsys.readouterr().out)
+  assert (plan['chips'], plan['devices'], plan['mesh']) == (4, 8, [2, 4])
+  assert plan['available'] == 96 * 2**30 and plan['unknown_loops'] == 0
 
 
 @pytest.mark.slow
