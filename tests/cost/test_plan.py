@@ -47,6 +47,7 @@ def test_a_plan_that_fits():
     'unknown_loops': 0,
     'vector_operations': 1.2e11,
     'custom_kernels': 0,
+    'estimated_cycles': 200_000_000,
     'flops': 3e15,
     'computed_flops': 4e15,
     'roofline': {

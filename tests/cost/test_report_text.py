@@ -35,6 +35,7 @@ def test_a_plan_that_fits():
     'Each chip moves 40.0 GB to and from its memory.',
     'A step takes at least: compute 0.080 s, vector 0.020 s, memory 0.050 s, interconnect 0.010 s, '
     'network 0.000 s. The bound is compute, which allows an MFU of 75%.',
+    'The compiler estimates 2.00e+08 cycles for the kernels of each chip.',
     '',
     'The run takes 1,000 steps of 4,096 images (1 epochs of 4,096,000 images):',
     '  at that bound, which no run reaches: 0.080 s per step, 0.00 days, 6 chip-hours',

@@ -17,6 +17,7 @@ SPEED = StepSpeed(
   unknown_loops=0,
   vector_operations=1.2e11,
   custom_kernels=0,
+  estimated_cycles=200_000_000,
   flops=3e15,
   computed_flops=4e15,
   roofline=Roofline(compute=0.08, vector=0.02, memory=0.05, interconnect=0.01, network=0.0),

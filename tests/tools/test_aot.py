@@ -74,6 +74,7 @@ def test_compiles_for_a_tpu_slice(capsys):
   assert plan['unknown_loops'] == 0 and plan['bound'] in plan['roofline']
   assert plan['seconds'] == max(plan['roofline'].values())
   assert plan['vector_operations'] > 0 and plan['custom_kernels'] == 0
+  assert plan['estimated_cycles'] > 0
   assert plan['steps'] == round(300 * 1_281_167 / 64)
 
 

@@ -84,6 +84,9 @@ def _step(speed: StepSpeed, unit: str) -> list[str]:
   limits = ', '.join(
     f'{name} {seconds:.3f} s' for name, seconds in speed.roofline._asdict().items()
   )
+  cycles = (
+    f'The compiler estimates {speed.estimated_cycles:.2e} cycles for the kernels of each {unit}.'
+  )
   return [
     f'A step computes {speed.flops:.3e} FLOPs{remat}.',
     f'Each {unit} computes {speed.vector_operations:.3e} vector operations besides matrix '
@@ -91,6 +94,7 @@ def _step(speed: StepSpeed, unit: str) -> list[str]:
     f'Each {unit} moves {speed.memory_traffic / 1e9:.1f} GB to and from its memory.',
     f'A step takes at least: {limits}. The bound is {speed.roofline.bound}, which allows an MFU of '
     f'{speed.mfu_bound:.0%}.',
+    *([cycles] if speed.estimated_cycles else []),
   ]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from vit_jax.cost.collectives import KINDS, Collective
+from vit_jax.cost.estimated_cycles import count_estimated_cycles
 from vit_jax.cost.roofline import Roofline, roofline
 from vit_jax.cost.topology import Topology
 from vit_jax.cost.traffic import count_traffic
@@ -32,6 +33,7 @@ class StepSpeed:
   unknown_loops: int  # loops of unknown length, each counted as one turn
   vector_operations: float  # of each device, on 32-bit elements: arithmetic besides matrix products
   custom_kernels: int  # runs of kernels whose vector operations are not known
+  estimated_cycles: int  # of each device's kernels, by the TPU compiler; 0 if it does not say
   flops: float  # of the model
   computed_flops: float  # with the blocks that remat='full' recomputes
   roofline: Roofline
@@ -89,6 +91,7 @@ def step_speed(
     unknown_loops=traffic.unknown_loops,
     vector_operations=vector_work.operations,
     custom_kernels=vector_work.custom_kernels,
+    estimated_cycles=count_estimated_cycles(program),
     flops=flops,
     computed_flops=computed_flops,
     roofline=limits,
