@@ -14,7 +14,8 @@ from vit_jax.errors import InputError
 Arrays = tuple[jax.Array, ...]
 KEPT = 'attention'  # names the results of 'by_head', which remat='dots' keeps
 # On TPUs, the compiler keeps the logits of one head in fast memory. A step with 'by_head' moves a
-# quarter to two thirds of the bytes (see RESULTS.md). Shorter sequences fit with all their heads.
+# quarter to two thirds of the bytes with 197 to 1,025 tokens (see RESULTS.md). Logits of shorter
+# sequences are small beside the other activations.
 _BY_HEAD_FROM = 128
 
 
