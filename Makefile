@@ -2,8 +2,9 @@
 # make test        runs the tests, in WORKERS processes; make test-slow runs the slow ones
 # make lint        checks the format, the style and the types
 #
-# Each command first sets up a virtual environment in VENV, with the newest Python that is installed.
-# To choose another, run for example `make test PYTHON=python3.11 VENV=.venv311 WORKERS=8`.
+# Each command first sets up a virtual environment in VENV, with the newest Python that is
+# installed. To choose another, run for example
+# `make test PYTHON=python3.11 VENV=.venv311 WORKERS=8`.
 VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin

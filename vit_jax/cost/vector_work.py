@@ -19,7 +19,7 @@ from vit_jax.cost import hlo
 from vit_jax.cost.hlo import Computation, Instruction, Program
 
 # The instructions that the vector ALUs of a TPU execute for an operation on a vector of 32-bit
-# elements: the fewest that the compiler (libtpu 0.0.50) writes for v5e and v6e, as it tells with
+# elements: the fewest that the compiler (libtpu 0.0.50) writes for v5e and v6e. It lists them with
 # LIBTPU_INIT_ARGS='--xla_jf_dump_to=DIR --xla_jf_dump_llo_text=true'. 7x is like v6e. v5e takes 14
 # for a division and 12 for a square root.
 WEIGHTS = {

@@ -29,7 +29,7 @@ def keep_freed_memory() -> bool:
   - if the user has set up the allocator with GLIBC_TUNABLES=glibc.malloc...
 
   Returns:
-    Whether the allocator was told.
+    True if glibc was told.
   """
   if sys.platform != 'linux' or 'glibc.malloc.' in os.environ.get('GLIBC_TUNABLES', ''):
     return False

@@ -14,7 +14,7 @@ _Parameters = ParamSpec('_Parameters')
 _Result = TypeVar('_Result')
 
 # Sets of options that choose who computes matrix products and reductions on CPUs. Each is a way of
-# `benchmarks/step.py`, which measured the table below: `--ways ours:default ours:eigen ...`.
+# `benchmarks/step.py`, which compares them: `--ways ours:default ours:eigen ...`.
 OPTION_SETS: dict[str, Options] = {
   # XLA's own choice, which is YNNPACK for products and reductions in float32.
   'default': {},
@@ -28,8 +28,9 @@ OPTION_SETS: dict[str, Options] = {
   },
 }
 # The fastest set for training, by JAX (from this version on), unit of the CPU and type. None means
-# any. The first row that fits counts. RESULTS.md, "Training steps on CPUs", has the figures. Nobody
-# has measured JAX 0.12 on other units than these two, so there the defaults of XLA stay.
+# any. The first row that fits counts. RESULTS.md, "Training steps on CPUs", has the figures. Those
+# of AMX are older than these sets: the same options were set by hand. Nobody has measured JAX 0.12
+# on other units than these two, so there the defaults of XLA stay.
 _FASTEST = (
   ((0, 12), 'AMX', None, 'onednn'),
   ((0, 12), 'AVX2', 'bfloat16', 'onednn'),

@@ -44,10 +44,10 @@ def values(prefix: str) -> list[tuple[str, str]]:
 
 
 def wait_for_all(name: str, seconds: float) -> None:
-  """Wait until all processes have called this with the same name, which serves only once.
+  """Wait until all processes have called this with the same name. Use each name only once.
 
   Raises:
-    JaxRuntimeError: they have not within so many seconds, or one of them is gone.
+    JaxRuntimeError: a process has not called this in time, or has ended.
   """
   _state().client.wait_at_barrier(name, int(1000 * seconds))
 

@@ -28,9 +28,9 @@ def _tpu(
   """Return the limits of a device from those of a chip. v2, v3 and 7x chips are two devices.
 
   Args:
-    teraflops: of a chip, like the next two.
-    gib: memory.
-    gb_per_second: memory bandwidth.
+    teraflops: bfloat16 operations per second of a chip, in 1e12.
+    gib: memory of a chip.
+    gb_per_second: memory bandwidth of a chip.
     alus: vector ALUs of a chip, for each of its 8 x 128 vector lanes.
     gigahertz: clock.
     devices: number of devices of a chip.
