@@ -68,8 +68,10 @@ choose_api() {  # sets API, and for Compute Engine the topology, the number of h
   esac
   [[ $TYPE =~ ^(tpu7x|v6e|v5p):([0-9]+x[0-9]+(x[0-9]+)?)$ ]] ||
     die 'On Compute Engine, TYPE is tpu7x, v6e or v5p with the chips of each axis: tpu7x:2x2x4.'
-  topology=${BASH_REMATCH[2]} hosts=$((${BASH_REMATCH[2]//x/*} / 4))
+  local chips=$((${BASH_REMATCH[2]//x/*}))
+  topology=${BASH_REMATCH[2]} hosts=$((chips / 4))
   ((hosts)) || die "TYPE=$TYPE is less than one VM, which has 4 chips."
+  ((chips % 4 == 0)) || die "TYPE=$TYPE has $chips chips, which do not divide over VMs of 4 chips."
   case ${BASH_REMATCH[1]} in
     tpu7x) machine=tpu7x-standard-4t image=ubuntu-accel-2404-amd64-tpu-tpu7x;;
     v6e) machine=ct6e-standard-4t image=ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e;;
@@ -79,15 +81,18 @@ choose_api() {  # sets API, and for Compute Engine the topology, the number of h
 }
 
 state() {  # prints ACTIVE, WAITING_FOR_RESOURCES, PROVISIONING, SUSPENDED, ..., or NONE
-  local answer
-  if [[ $DRY_RUN ]]; then
-    echo "${DRY_STATE:-ACTIVE}"
-  elif answer=$(query_state 2>&1); then
+  local answer errors message code=0
+  if [[ $DRY_RUN ]]; then echo "${DRY_STATE:-ACTIVE}"; return; fi
+  errors=$(mktemp)  # apart from the answer, because gcloud also warns when it succeeds
+  answer=$(query_state 2> "$errors") || code=$?
+  message=$(< "$errors")
+  rm -f "$errors"
+  if ((code == 0)); then
     if [[ $API == compute ]]; then state_of_hosts "$answer"; else echo "$answer"; fi
-  elif [[ $answer == *NOT_FOUND* || $answer == *'was not found'* ]]; then
+  elif [[ $message == *NOT_FOUND* || $message == *'was not found'* ]]; then
     echo NONE
   else
-    echo "$answer" >&2
+    echo "$message" >&2
     echo UNKNOWN  # no network or no login
   fi
 }
@@ -104,12 +109,15 @@ query_state() {
 
 state_of_hosts() {  # state_of_hosts "STATUS,ACTION ...": prints the state of a slice from its VMs'
   local there running now=PROVISIONING
-  there=$(grep -c . <<< "$1" || true)
+  local appearing='^(PENDING|PROVISIONING|STAGING),|,.*(CREATING|STARTING|RESUMING|VERIFYING)'
+  there=$(grep -Ec '^[A-Z_]*,[A-Z_]*$' <<< "$1" || true)
   running=$(grep -c '^RUNNING,' <<< "$1" || true)
   if ((running == hosts)); then
     now=ACTIVE
   elif ((there == 0)); then
     now=EMPTY  # just requested, or all deleted
+  elif grep -Eq "$appearing" <<< "$1"; then
+    now=PROVISIONING  # the others may not be in the list yet
   elif ((there < hosts)) || grep -Eq '^(STOP|TERMINAT|SUSPEND|DEPROVISION)' <<< "$1"; then
     now=SUSPENDED
   fi
@@ -179,12 +187,13 @@ create_queued_resource() {
 
 create_instance_group() {  # all VMs at once, connected as a slice by the workload policy
   local parent=projects/$PROJECT/regions/$region
-  local group=(--size="$hosts" --template="$parent/instanceTemplates/$NAME")
+  local made=() group=(--size="$hosts" --template="$parent/instanceTemplates/$NAME")
   group+=(--target-size-policy-mode=bulk --default-action-on-vm-failure=do-nothing)
   if ((hosts > 1)); then
     run gcloud compute resource-policies create workload-policy "$NAME" --project="$PROJECT" \
       --region="$region" --type=HIGH_THROUGHPUT --accelerator-topology="$topology" \
-      --accelerator-topology-mode=AUTO_CONNECT
+      --accelerator-topology-mode=AUTO_CONNECT || give_up
+    made+=(resource-policies)
     group+=(--workload-policy="$parent/resourcePolicies/$NAME")
   fi
   local template=(--machine-type="$machine" --image-project=ubuntu-os-accelerator-images)
@@ -192,8 +201,18 @@ create_instance_group() {  # all VMs at once, connected as a slice by the worklo
   template+=(--scopes=cloud-platform)
   if [[ $SPOT ]]; then template+=(--provisioning-model=SPOT --instance-termination-action=STOP); fi
   run gcloud compute instance-templates create "$NAME" --project="$PROJECT" \
-    --instance-template-region="$region" "${template[@]}" "${options[@]}"
-  run gcloud compute instance-groups managed create "$NAME" "${where[@]}" "${group[@]}"
+    --instance-template-region="$region" "${template[@]}" "${options[@]}" || give_up
+  made+=(instance-templates)
+  run gcloud compute instance-groups managed create "$NAME" "${where[@]}" "${group[@]}" || give_up
+}
+
+give_up() {  # deletes what `create_instance_group` has made, which would be in the way next time
+  local kind
+  for kind in "${made[@]}"; do
+    run gcloud compute "$kind" delete "$NAME" --project="$PROJECT" --region="$region" --quiet ||
+      say "$NAME remains in $kind."
+  done
+  die "Could not create $NAME. If something remains of an earlier attempt, run: $0 delete"
 }
 
 wait_until_active() {
@@ -244,7 +263,7 @@ ensure() {  # makes sure that there is a slice with vit_jax installed
     NONE) create; setup;;
     SUSPENDED|SUSPENDING|FAILED|EMPTY)
       say "$NAME was taken away. Requesting another one."
-      delete
+      delete || say "Not all of $NAME could be deleted. Parts of it may have been gone before."
       create
       setup;;
     *) wait_until_active; setup;;

@@ -290,6 +290,7 @@ def test_options_of_a_queued_resource():
     ),
     (dict(API='gke'), 'API=gke is unknown. Set queued or compute, or leave it out.'),
     (dict(TYPE='v6e:1x1'), 'TYPE=v6e:1x1 is less than one VM, which has 4 chips.'),
+    (dict(TYPE='v6e:2x3'), 'TYPE=v6e:2x3 has 6 chips, which do not divide over VMs of 4 chips.'),
     (
       dict(TYPE='tpu7x:2x2x1', PROJECT=''),
       'Set PROJECT. Compute Engine wants it in the names of resources.',
@@ -383,6 +384,82 @@ def test_an_instance_group_starts_again_until_the_end(commands, tmp_path):
   assert count('compute scp') == 4 * 2 and count('tpu_worker.sh run') == 5 * 2
   assert (tmp_path / 'states').read_text() == (tmp_path / 'codes').read_text() == ''
   assert done.stderr.count('pod was taken away. Requesting another one.') == 3
+
+
+@pytest.mark.parametrize(
+  'vms, state',
+  [
+    (['RUNNING,NONE', 'RUNNING,VERIFYING'], 'ACTIVE'),
+    ([], 'EMPTY'),
+    (['RUNNING,NONE'], 'SUSPENDED'),  # the other VM is gone
+    (['RUNNING,NONE', 'STOPPED,NONE'], 'SUSPENDED'),
+    (['RUNNING,NONE', 'TERMINATED,DELETING'], 'SUSPENDED'),
+    ([',CREATING'], 'PROVISIONING'),  # the other VM is not in the list yet
+    (['RUNNING,CREATING_WITHOUT_RETRIES'], 'PROVISIONING'),
+    (['RUNNING,VERIFYING'], 'PROVISIONING'),
+    (['STAGING,NONE'], 'PROVISIONING'),
+    (['TERMINATED,RECREATING', 'RUNNING,NONE'], 'PROVISIONING'),
+  ],
+)
+def test_the_state_of_an_instance_group_is_that_of_its_vms(commands, vms, state):
+  """Two VMs are wanted. A warning of gcloud is none, whatever it says."""
+  warnings = 'echo "WARNING: update gcloud" >&2; echo RUNNING,NONE >&2'
+  lines = '\n'.join(f'echo {vm}' for vm in vms)
+  commands(gcloud=f'case "$*" in *instanceStatus*) {warnings}\n{lines};; esac')
+  assert run('tpu_pod.sh', 'status', **IRONWOOD).stdout == f'pod: {state}\n'
+
+
+@pytest.mark.parametrize(
+  'env, code, state', [(TPU, 0, 'ACTIVE'), (TPU, 1, 'NONE'), (IRONWOOD, 1, 'NONE')]
+)
+def test_warnings_are_no_part_of_the_state(commands, env, code, state):
+  message = 'WARNING: the resource was not found' if code else 'WARNING: update gcloud'
+  state_or_vms = 'ACTIVE' if env is TPU else 'RUNNING,NONE'
+  commands(
+    gcloud=f'case "$*" in *describe*|*instanceStatus*) echo "{message}" >&2\n'
+    f'echo {state_or_vms}; exit {code};; esac'
+  )
+  assert run('tpu_pod.sh', 'status', **env).stdout == f'pod: {state}\n'
+
+
+def test_a_state_that_cannot_be_asked_for_says_why(commands):
+  commands(gcloud='case "$*" in *describe*) echo "ERROR: no network" >&2; exit 1;; esac')
+  done = run('tpu_pod.sh', 'status', **TPU)
+  assert (done.stdout, done.stderr) == ('pod: UNKNOWN\n', 'ERROR: no network\n')
+
+
+@pytest.mark.parametrize(
+  'fails, made, deleted',
+  [
+    ('resource-policies create', [POLICY], []),  # there is one, and perhaps a slice that uses it
+    ('instance-templates create', [POLICY, TEMPLATE], DELETE_GROUP[2:]),
+    ('managed create', [POLICY, TEMPLATE, GROUP], DELETE_GROUP[:0:-1]),
+  ],
+)
+def test_a_failed_create_leaves_nothing_behind(commands, fails, made, deleted):
+  """A policy or template that remains would be in the way of the next attempt."""
+  calls = commands(gcloud=f'case "$*" in *"{fails}"*) exit 1;; esac')
+  done = run('tpu_pod.sh', 'create', **IRONWOOD)
+  assert done.returncode == 1 and calls() == made + deleted
+  assert done.stderr == (
+    'error: Could not create pod. If something remains of an earlier attempt, run: '
+    f'{LAUNCH / "tpu_pod.sh"} delete\n'
+  )
+
+
+def test_another_slice_is_requested_though_parts_of_the_old_one_are_gone(commands, tmp_path):
+  (tmp_path / 'states').write_text('\nRUNNING,NONE RUNNING,NONE\n')
+  (tmp_path / 'codes').write_text('0\n')
+  gcloud = INSTANCE_GROUP.replace('STATES', str(tmp_path / 'states')).replace(
+    'CODES', str(tmp_path / 'codes')
+  )
+  calls = commands(gcloud=f'case "$*" in *policies*delete*) exit 1;; esac\n{gcloud}')
+  done = run('tpu_pod.sh', 'run', **IRONWOOD)
+  assert done.returncode == 0 and all(call in calls() for call in [*DELETE_GROUP, GROUP])
+  assert (
+    'tpu_pod.sh: Not all of pod could be deleted. Parts of it may have been gone before.\n'
+    in done.stderr
+  )
 
 
 def test_ctrl_c_ends_the_connections(commands, tmp_path):
