@@ -12,6 +12,7 @@ from vit_jax import create_model
 from vit_jax.config.fields import default_config
 from vit_jax.cost.estimate import device_days, estimate_run, get_device, implied_mfu
 from vit_jax.errors import InputError
+from vit_jax.models import dot_product_attention
 from vit_jax.models.flops import train_flops
 from vit_jax.models.resnet import BiT
 from vit_jax.parallel.devices import DEVICES
@@ -168,6 +169,16 @@ def test_cost_of_a_config():
   assert cost.parameters == params + 16 * 1000 + 1000
   assert cost.state_bytes == pytest.approx(12 * cost.parameters, rel=1e-3)  # Adam has two
   assert cost.left_out == ['evaluations', 'elementwise work']
+
+
+def test_the_machine_does_not_change_the_activations(monkeypatch):
+  """A TPU would attend by head, which keeps no weights."""
+  size = dict(image_size=96)  # 145 tokens
+  activations = lambda **fields: estimate_run(tiny(**size, **fields), [], 0.5).activation_bytes
+  here = activations()
+  monkeypatch.setattr(dot_product_attention, 'target_platform', lambda: 'tpu')
+  assert activations() == here
+  assert activations(attention_implementation='by_head') < here
 
 
 def test_an_unknown_device_is_named():

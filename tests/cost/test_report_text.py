@@ -36,6 +36,8 @@ def test_a_plan_that_fits():
     'A step takes at least: compute 0.080 s, vector 0.020 s, memory 0.050 s, interconnect 0.010 s, '
     'network 0.000 s. The bound is compute, which allows an MFU of 75%.',
     'The compiler estimates 2.00e+08 cycles for the kernels of each chip.',
+    'The compute bound leaves out the products of attention that are computed twice: q k^T by '
+    'attention by head, the default on TPUs, and others by remat=dots.',
     '',
     'The run takes 1,000 steps of 4,096 images (1 epochs of 4,096,000 images):',
     '  at that bound, which no run reaches: 0.080 s per step, 0.00 days, 6 chip-hours',
@@ -77,8 +79,11 @@ def test_says_what_the_bounds_leave_out():
   assert v4.endswith('\n  An MFU of 90% is out of reach of this program.')
   h100 = plan_text(make_plan(FIT, topology='h100:8', kind='H100 80GB HBM3'), 'c.py')
   assert 'Without a GPU, the compiler cannot time kernels to choose among them.' in h100
-  assert 'custom kernels' not in h100
+  assert 'custom kernels' not in h100 and 'computed twice' not in h100
   assert 'loops of unknown length' not in h100 and 'The network between' not in h100
+  dots = plan_text(make_plan(FIT, topology='h100:8', kind='H100 80GB HBM3', remat='dots'), 'c.py')
+  assert 'The compute bound leaves out the products of attention that are computed twice' in dots
+  assert 'computed twice' not in plan_text(make_plan(FIT, model='BiT-R50x1'), 'c.py')
 
 
 COST = RunCost(

@@ -23,7 +23,8 @@ def activation_bytes(
   the memory of a step on a TPU, compile it with `vit_jax.cost.plan`.
 
   Args:
-    objective: the training objective, from `make_training`.
+    objective: the training objective, from `make_training`. If its model leaves
+      attention_implementation open, the answer is for the platform of this machine.
     params: the parameters, or their shapes.
     image_size: (height, width).
     num_classes: number of classes of the labels.

@@ -63,6 +63,9 @@ def estimate_run(
 ) -> RunCost:
   """Estimate what the run of a config costs.
 
+  Where the config leaves attention_implementation open, the activations are those of 'plain',
+  whatever this machine is.
+
   Args:
     config: the fields of `vit_jax.config.fields.default_config`.
     device_names: the devices to give the days of, as JAX names them.
@@ -75,6 +78,7 @@ def estimate_run(
   c = config
   check_config(c)
   settle_dtype(c, 'accelerator')
+  _settle_attention(c)
   devices = {name: get_device(name) for name in device_names}
   images, classes = dataset_size(c, num_images)
   steps = count_steps(c, images)
@@ -97,6 +101,12 @@ def estimate_run(
     device_days={name: device_days(total_flops, x, mfu) for name, x in devices.items()},
     left_out=_left_out(c),
   )
+
+
+def _settle_attention(c: ConfigDict) -> None:
+  """Set attention_implementation, in place, if it is left open. The model would ask the machine."""
+  if c.attention_implementation is None and not c.model.startswith('BiT-'):
+    c.attention_implementation = 'plain'
 
 
 def _left_out(c: ConfigDict) -> list[str]:

@@ -105,6 +105,11 @@ def _caveats(plan: Plan, speed: StepSpeed) -> list[str]:
     lines.append(f'{speed.unknown_loops} loops of unknown length are counted as one turn each.')
   if speed.custom_kernels:
     lines.append(f'The vector operations of {speed.custom_kernels} custom kernels are not counted.')
+  if 'ViT' in plan.model and ('TPU' in plan.kind or plan.remat == 'dots'):
+    lines.append(
+      'The compute bound leaves out the products of attention that are computed twice: q k^T by '
+      'attention by head, the default on TPUs, and others by remat=dots.'
+    )
   interconnect = find_interconnect(plan.kind)
   has_slices = 'x' in plan.topology.split(':')[0]
   if has_slices and interconnect and interconnect.network is None:
@@ -231,7 +236,6 @@ def _notes(mfu: float) -> list[str]:
     'exaFLOPs: three forward passes per image, without elementwise work and evaluations. A '
     'multiply-add',
     'counts as 2.',
-    'activ.: what the traced program keeps of an image for the backward pass, in bfloat16. A '
-    'compiler',
-    'may keep less.',
+    'activ.: what the traced program keeps of an image for the backward pass, in bfloat16 and with',
+    'plain attention. A compiler may keep less.',
   ]

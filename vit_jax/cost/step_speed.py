@@ -72,7 +72,8 @@ def step_speed(
   device, interconnect = published_limits(topology)
   traffic = count_traffic(program, len(devices))
   vector_work = count_vector_work(program)
-  # remat='full' runs the forward pass of the blocks twice, which adds a third.
+  # remat='full' runs the forward pass of the blocks twice, which adds a third. The report says that
+  # what remat='dots' and attention by head compute again is left out.
   computed_flops = flops * 4 / 3 if remat == 'full' else flops
   limits = roofline(
     flops=computed_flops,

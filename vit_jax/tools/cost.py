@@ -7,7 +7,9 @@
 Without --config, it prints the models that the paper pretrained (tables 2, 5 and 6) beside the
 paper's own figures. Nothing is compiled and no dataset is needed. The operations are the matrix
 products and convolutions of training, without evaluations. A multiply-add counts as 2, and the
-backward pass as two forward passes.
+backward pass as two forward passes. The memory of activations is that of
+--config.attention_implementation=plain if the config does not set another. by_head, the default on
+TPUs, keeps less.
 """
 
 from collections.abc import Sequence
