@@ -32,11 +32,12 @@ from vit_jax.config import default_config
 from vit_jax.config.run import METRICS
 from vit_jax.models.flops import train_flops
 from vit_jax.parallel.allocator import keep_freed_memory
+from vit_jax.parallel.compile_cache import use_compile_cache
 from vit_jax.parallel.devices import find_device
 from vit_jax.parallel.make_partitioner import make_partitioner
 from vit_jax.training.inputs import Inputs
 from vit_jax.training.loop import train
-from vit_jax.training.setup import make_training, use_compile_cache
+from vit_jax.training.setup import make_training
 
 PARTS = 4  # of a run
 Speeds = list[tuple[float, float]]  # (images per second, fraction of time that waited for data)
@@ -63,7 +64,7 @@ def make_config(args: argparse.Namespace, folder: pathlib.Path) -> ConfigDict:
 def time_step(c: ConfigDict, batch: dict) -> Speeds:
   """Time the compiled step of a config on one batch."""
   use_compile_cache(c.compile_cache)
-  partitioner = make_partitioner(c.parallel, c.batch_size, c.accumulate, c.mesh)
+  partitioner = make_partitioner(c.parallel, c.batch_size, c.accumulate, c.mesh, c.dtype)
   training = make_training(c, Inputs(c).num_classes, c.total_steps)
   step, state = partitioner.train_step(training.step), partitioner.init(training.init)
   speeds = []

@@ -126,6 +126,13 @@ assert 'tensorflow' not in sys.modules
   subprocess.run([sys.executable, '-c', code], check=True, env=no_device)
 
 
+def test_every_benchmark_can_be_imported():
+  names = [f'benchmarks.{path.stem}' for path in (ROOT / 'benchmarks').glob('*.py')]
+  assert 'benchmarks.step' in names
+  code = f'import importlib\nfor name in {names}: importlib.import_module(name)'
+  subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
+
+
 # Private names of libraries that we may use, by file.
 ALLOWED = {
   'vit_jax/parallel/coordination.py': {'jax._src.distributed'},

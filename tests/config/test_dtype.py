@@ -34,6 +34,22 @@ def test_the_fastest_type(platform, unit, version, dtype):
   assert fastest_dtype(platform, unit, version)[0] == dtype
 
 
+def test_old_gpus_have_no_bfloat16():
+  kind = 'Tesla V100-SXM2-16GB'
+  assert fastest_dtype('gpu', kind=kind) == ('float32', f'{kind} has no bfloat16')
+  assert fastest_dtype('gpu', kind='NVIDIA H100 80GB HBM3')[0] == 'bfloat16'
+  c = auto()
+  settle_dtype(c, 'gpu', kind=kind)
+  assert c.dtype == 'float32'
+
+
+def test_units_that_nobody_has_measured():
+  assert fastest_dtype('cpu', 'arm64', (0, 12, 0)) == (
+    'float32',
+    'with JAX 0.12.0, bfloat16 has not been measured on this CPU (arm64)',
+  )
+
+
 def test_a_type_that_is_given_is_left_alone():
   c = default_config()
   assert settle_dtype(c, 'cpu', {'dtype': 'float32'}) is None and c.dtype == 'bfloat16'
@@ -63,7 +79,10 @@ def test_the_recorded_type_is_kept_on_another_machine():
 
 def test_a_resumed_run_keeps_its_type_even_if_auto_is_given_again():
   c, recorded = auto(), default_config().to_dict() | {'dtype': 'float32'}
-  assert keep_fields(c, recorded, {'dtype'}) == [] and c.dtype == 'float32'
+  assert keep_fields(c, recorded, {'dtype'}) == [
+    "config.dtype='auto' is float32 here: as recorded by the run being resumed."
+  ]
+  assert c.dtype == 'float32'
 
 
 def test_the_cost_is_that_on_accelerators():
@@ -79,7 +98,7 @@ def test_a_run_records_its_type_and_keeps_it_on_another_machine(data_dir, tmp_pa
   read = lambda: json.loads((tmp_path / 'config.json').read_text())['dtype']
   assert read() == 'float32'
   assert "config.dtype='auto' is float32 here" in (tmp_path / 'log.txt').read_text()
-  monkeypatch.setattr(module, 'fastest_dtype', lambda platform: ('bfloat16', 'a test'))
+  monkeypatch.setattr(module, 'fastest_dtype', lambda platform, kind: ('bfloat16', 'a test'))
   train(config(data_dir, dtype='auto', total_steps=4), tmp_path)
   assert read() == 'float32'
   assert 'is float32 here: as recorded by the run' in (tmp_path / 'log.txt').read_text()

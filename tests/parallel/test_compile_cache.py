@@ -31,6 +31,12 @@ def test_a_given_directory_is_used(tmp_path):
   assert getattr(jax.config, DIRECTORY) == str(tmp_path / 'mine')
 
 
+def test_a_bucket_gets_only_what_takes_long_to_compile():
+  use_compile_cache('gs://bucket/cache')
+  assert getattr(jax.config, DIRECTORY) == 'gs://bucket/cache'
+  assert getattr(jax.config, SECONDS) == 1
+
+
 def test_none_compiles_always():
   use_compile_cache('none')
   assert getattr(jax.config, DIRECTORY) is None

@@ -199,7 +199,11 @@ print(np.asarray(state).tolist(), gathered['x'].tolist())
     )
     for i in range(2)
   ]
-  for process in job:
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0
-    assert out.splitlines()[-1] == f'{[57.0] * 3} {[float(i) for i in range(8)]}'
+  try:
+    for process in job:
+      out, _ = process.communicate(timeout=120)
+      assert process.returncode == 0
+      assert out.splitlines()[-1] == f'{[57.0] * 3} {[float(i) for i in range(8)]}'
+  finally:
+    for process in job:
+      process.kill()

@@ -115,7 +115,7 @@ def plan_run(
   steps = count_steps(c, images)
   jax.config.update('jax_platforms', 'cpu')  # this process needs no accelerator
   devices = describe_devices(topology)
-  settle_dtype(c, devices[0].platform)
+  settle_dtype(c, devices[0].platform, kind=topology.kind)
   mesh = c.mesh if c.parallel == 'mesh' else (0, 1)
   partitioner = MeshPartitioner(c.batch_size, c.accumulate, mesh, devices)
   model, _, init, step = make_training(c, classes, steps)

@@ -30,8 +30,8 @@ def dropout_mask(keys: jax.Array, shape: tuple[int, ...], rate: float | jax.Arra
   # A threefry key has two words. An rbg key has four, of which the first two do.
   draw = lambda key: threefry_2x32(jax.random.key_data(key)[:2], counts)
   words = jax.vmap(draw)(keys)  # (B, rows + columns)
-  row_words = words[:, :rows].reshape(-1, *shape[:-1], 1)
-  column_words = words[:, rows:].reshape(-1, *(1 for _ in shape[:-1]), columns)
+  row_words = words[:, :rows].reshape(len(keys), *shape[:-1], 1)
+  column_words = words[:, rows:].reshape(len(keys), *(1 for _ in shape[:-1]), columns)
   # lowbias32 without its first and last steps. The first changes nothing about XORs of random
   # words, and the last only the lower half.
   bits = (row_words ^ column_words) * jnp.uint32(_MULTIPLIERS[0])

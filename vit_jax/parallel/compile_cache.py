@@ -28,6 +28,9 @@ def use_compile_cache(directory: str | None = None) -> None:
     except InputError as e:
       log.info('Compiled programs are not kept for the next run. %s', e)
       return
+  if '://' in directory:
+    jax.config.update('jax_compilation_cache_dir', directory)
+    return
   jax.config.update('jax_compilation_cache_dir', os.fspath(user_path(directory)))
   # JAX keeps only what takes a second to compile, but a start has dozens of smaller programs.
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)

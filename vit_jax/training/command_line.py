@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from vit_jax.config.flags import config_file, define_config, parse_config
 from vit_jax.errors import InputError, Interrupted, explain, prepare_command, printing, say
 from vit_jax.files import AnyPath, user_path
-from vit_jax.parallel import hosts
+from vit_jax.parallel import coordination, hosts
 from vit_jax.parallel.allocator import keep_freed_memory
 from vit_jax.parallel.preemption import stop_on_signals
 
@@ -163,8 +163,11 @@ def _explain(error: Exception) -> str | None:
 
 def leave(code: int) -> NoReturn:
   """End the process with an exit code."""
-  if code == 1:
-    os._exit(code)  # at once: a background thread may wait for something that never comes
+  if code == 1 or (code == EXIT_INTERRUPTED and coordination.alone()):
+    # At once: a background thread may still compile, or wait for something that never comes.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
   sys.exit(code)
 
 

@@ -95,7 +95,9 @@ class _Run:
     self.workdir, self.watchdog, self.lock = workdir, watchdog, lock
     self.resume_anyway = resume_anyway
     self.mirror = prepare_workdir(workdir)
-    if note := settle_dtype(c, jax.default_backend(), recorded_fields(workdir)):
+    device = jax.devices()[0]
+    note = settle_dtype(c, device.platform, recorded_fields(workdir), kind=device.device_kind)
+    if note:
       log.info('%s', note)
     self.inputs = Inputs(c)
     hosts.check_same(_must_agree(c, self.inputs))
@@ -105,8 +107,6 @@ class _Run:
       c, self.inputs.num_classes, self.total_steps
     )
     self.train_step = self.partitioner.train_step(step)
-    if newest_step(workdir) < self.total_steps:  # compile while the run starts
-      self.train_step.compile_ahead(jax.eval_shape(self.init), self.inputs.train_shapes())
     self.should_stop = Stopper()
     self.evaluation = PeriodicEvaluation(
       c,
@@ -197,9 +197,14 @@ class _Run:
       2. random initialization, with parameters from config.init_from if that is given
     """
     c, abstract = self.config, jax.eval_shape(self.init)
-    restored = self.checkpoints.restore(
-      self.partitioner.with_shardings(abstract), self._check_resumable
-    )
+
+    def accept(metadata: Mapping[str, Any]) -> None:
+      self._check_resumable(metadata)
+      self._compile_ahead(abstract)
+
+    restored = self.checkpoints.restore(self.partitioner.with_shardings(abstract), accept)
+    if restored is None:
+      self._compile_ahead(abstract)
     log_start(c, self.inputs, abstract, self.total_steps, self.partitioner.layout)
     if restored is not None:  # 1
       state = self.partitioner.put(restored.state)
@@ -226,6 +231,11 @@ class _Run:
     if self.mirror:
       write_config(c, self.workdir)
     return state, step
+
+  def _compile_ahead(self, abstract: TrainState) -> None:
+    """Start to compile the train step, while the state is made, unless all steps are done."""
+    if newest_step(self.workdir) < self.total_steps:
+      self.train_step.compile_ahead(abstract, self.inputs.train_shapes())
 
   def _check_resumable(self, metadata: Mapping[str, Any]) -> None:
     """Raise InputError if the run has recorded another model or other training images."""
