@@ -16,9 +16,11 @@ import orbax.checkpoint as ocp
 import pytest
 from sklearn import datasets
 
+from tests.helpers.earlier_dropout import earlier_mask
 from tests.helpers.jobs import FIGURES
 from tests.helpers.paths import FILES, ROOT
 from vit_jax import main
+from vit_jax.models import dropout
 from vit_jax.training import command_line
 
 
@@ -312,7 +314,11 @@ def test_help_names_the_flags():
 
 
 def test_a_resumed_run_is_the_run_it_was(tmp_path, digits_dir, capsys, monkeypatch):
-  """A run of an earlier version resumes without its flags, which only config.json has."""
+  """A run of an earlier version resumes without its flags, which only config.json has.
+
+  Only the masks of dropout are no longer those that the earlier version drew.
+  """
+  monkeypatch.setattr(dropout, 'dropout_mask', earlier_mask)
   monkeypatch.setattr(command_line.hosts, 'start', lambda *_: None)  # conftest has initialized JAX
   monkeypatch.chdir(ROOT)
   workdir = shutil.copytree(FILES / 'earlier_run', tmp_path / 'run')
