@@ -5,6 +5,7 @@ import pytest
 from tests.helpers.configs import CONFIGS, load
 from vit_jax import create_model
 from vit_jax.config.checks import check_config
+from vit_jax.config.dtype import settle_dtype
 from vit_jax.config.fields import default_config, model_overrides
 from vit_jax.config.recipes import finetune, pretrain
 
@@ -14,6 +15,7 @@ def test_every_config_is_complete_and_builds_its_model(path):
   c = load(path.stem)
   check_config(c)
   assert set(c) == set(default_config())
+  settle_dtype(c, 'cpu')
   create_model(c.model, num_classes=10, image_size=c.image_size, **model_overrides(c))
 
 

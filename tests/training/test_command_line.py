@@ -57,7 +57,7 @@ def test_of_two_processes_the_one_without_memory_says_so(monkeypatch, capsys):
   """Its error is one of JAX's, as if another process were gone."""
   monkeypatch.setattr(hosts, 'alone', lambda: False)
   monkeypatch.setattr(hosts, 'fail', lambda message: None)
-  monkeypatch.setattr(hosts, '_remote_failure', lambda client: None)
+  monkeypatch.setattr(hosts, '_remote_failure', lambda: None)
   error = jax.errors.JaxRuntimeError(
     'RESOURCE_EXHAUSTED: Out of memory allocating 9000000000 bytes.'
   )

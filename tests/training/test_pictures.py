@@ -13,6 +13,7 @@ from vit_jax.config.fields import default_config
 from vit_jax.errors import InputError
 from vit_jax.pretrained.formats import read_arrays
 from vit_jax.training import loop as train_lib
+from vit_jax.training.step_metrics import StepMetrics
 
 ALL = ['filters', 'position_similarity', 'predictions']
 
@@ -125,7 +126,7 @@ def test_resume_without_gaps_or_doubles(tmp_path, digits_dir, monkeypatch):
   assert drawn(tmp_path) == {2: ALL}
   # A kill: step 4 is drawn, but not saved.
   with monkeypatch.context() as m:
-    m.setattr(train_lib._Run, '_check_finite', dies_at_6(train_lib._Run._check_finite))
+    m.setattr(StepMetrics, 'check', dies_at_6(StepMetrics.check))
     with pytest.raises(ZeroDivisionError):
       train_lib.train(c, tmp_path)
   assert drawn(tmp_path) == {2: ALL, 4: ALL}
@@ -140,12 +141,12 @@ def test_resume_without_gaps_or_doubles(tmp_path, digits_dir, monkeypatch):
 
 
 def dies_at_6(check):
-  def check_finite(self):
-    if self.unchecked[-1][0] == 6:
+  def check_steps(self):
+    if self._unchecked[-1][0] == 6:
       raise ZeroDivisionError
     return check(self)
 
-  return check_finite
+  return check_steps
 
 
 @pytest.mark.parametrize(
