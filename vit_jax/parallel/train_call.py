@@ -3,13 +3,17 @@
 from collections.abc import Callable
 from concurrent.futures import Future
 import contextlib
+import logging
 import threading
+import time
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, Sharding
 
 from vit_jax.data.batch import Batch
+
+log = logging.getLogger('vit_jax')
 
 State = Any  # a training.step.TrainState, or its shapes
 
@@ -57,9 +61,13 @@ class TrainCall:
     threading.Thread(target=self._compile, args=(self._ahead, state, batch), name='compile').start()
 
   def _compile(self, future: Future[Any], state: State, batch: Batch) -> None:
+    start = time.perf_counter()
     try:
       with self._context():
-        future.set_result(self._jit(state).lower(state, batch).compile())
+        step = self._jit(state).lower(state, batch).compile()
+      seconds = time.perf_counter() - start
+      log.info('The train step took %.0fs to compile, while the run started.', seconds)
+      future.set_result(step)
     except BaseException as e:  # every error must reach the caller
       future.set_exception(e)
 

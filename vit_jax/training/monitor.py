@@ -106,7 +106,7 @@ class Monitor:
       self._stop_trace()
     if first:
       seconds = time.perf_counter() - self._begun
-      log.info('The first step took %s, including compilation.', duration(seconds))
+      log.info('The first step took %s, including the rest of its compilation.', duration(seconds))
     self._meter.step(compiled=first)
     if self._progress:
       self._progress.step()
