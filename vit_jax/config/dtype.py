@@ -29,16 +29,22 @@ def settle_dtype(
   """
   if config.dtype != AUTO:
     return None
-  if recorded is not None and recorded['dtype'] != AUTO:
-    config.dtype = recorded['dtype']
-    return recorded_note(config.dtype)
+  if recorded is not None and (note := keep_recorded_dtype(config, recorded)):
+    return note
   config.dtype, reason = fastest_dtype(platform, kind=kind)
   return f"config.dtype='auto' is {config.dtype} here: {reason}."
 
 
-def recorded_note(dtype: str) -> str:
-  """Return the sentence for the log if dtype='auto' stays what it was when the run began."""
-  return f"config.dtype='auto' is {dtype} here: as recorded by the run being resumed."
+def keep_recorded_dtype(config: ConfigDict, recorded: Mapping[str, Any]) -> str | None:
+  """Replace dtype='auto' of a config, in place, by what it meant when the run began.
+
+  Returns:
+    A sentence for the log, or None if the config or the run says nothing about it.
+  """
+  if config.dtype != AUTO or recorded['dtype'] == AUTO:
+    return None
+  config.dtype = recorded['dtype']
+  return f"config.dtype='auto' is {config.dtype} here: as recorded by the run being resumed."
 
 
 def fastest_dtype(

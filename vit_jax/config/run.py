@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 import numpy as np
 
-from vit_jax.config.dtype import AUTO, recorded_note
+from vit_jax.config.dtype import keep_recorded_dtype
 from vit_jax.config.fields import default_config
 from vit_jax.config.old_spellings import later_fields, upgrade
 from vit_jax.data.folder import is_folder
@@ -208,10 +208,8 @@ def keep_fields(
   config: ConfigDict, recorded: Mapping[str, Any], given: Container[str]
 ) -> list[str]:
   """Set config fields, in place, as `keep_recorded` does, to those that a run has recorded."""
-  notes = []
-  if config.dtype == AUTO and recorded['dtype'] != AUTO:  # even if 'auto' is given again
-    config.dtype = recorded['dtype']
-    notes.append(recorded_note(config.dtype))
+  note = keep_recorded_dtype(config, recorded)  # even if 'auto' is given again
+  notes = [note] if note else []
   kept = set(recorded) - {*MAY_CHANGE, *_settled(config, recorded, given)}
   for field, value in recorded.items():
     if field in kept and field not in given and config[field] != value:

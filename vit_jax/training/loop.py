@@ -17,7 +17,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.config.checks import check_config
-from vit_jax.config.dtype import settle_dtype
+from vit_jax.config.dtype import AUTO, settle_dtype
 from vit_jax.config.length import count_steps
 from vit_jax.config.run import CHECKPOINTS, CONFIG, newest_step, recorded_fields
 from vit_jax.data.pipeline import Batches
@@ -96,8 +96,8 @@ class _Run:
     self.resume_anyway = resume_anyway
     self.mirror = prepare_workdir(workdir)
     device = jax.devices()[0]
-    note = settle_dtype(c, device.platform, recorded_fields(workdir), kind=device.device_kind)
-    if note:
+    recorded = recorded_fields(workdir) if c.dtype == AUTO else None
+    if note := settle_dtype(c, device.platform, recorded, kind=device.device_kind):
       log.info('%s', note)
     self.inputs = Inputs(c)
     hosts.check_same(_must_agree(c, self.inputs))
@@ -197,14 +197,17 @@ class _Run:
       2. random initialization, with parameters from config.init_from if that is given
     """
     c, abstract = self.config, jax.eval_shape(self.init)
+    # The step compiles in a thread while the state is made.
+    compile_ahead = lambda: self.train_step.compile_ahead(abstract, self.inputs.train_shapes())
 
     def accept(metadata: Mapping[str, Any]) -> None:
       self._check_resumable(metadata)
-      self._compile_ahead(abstract)
+      if newest_step(self.workdir) < self.total_steps:
+        compile_ahead()
 
     restored = self.checkpoints.restore(self.partitioner.with_shardings(abstract), accept)
     if restored is None:
-      self._compile_ahead(abstract)
+      compile_ahead()
     log_start(c, self.inputs, abstract, self.total_steps, self.partitioner.layout)
     if restored is not None:  # 1
       state = self.partitioner.put(restored.state)
@@ -231,11 +234,6 @@ class _Run:
     if self.mirror:
       write_config(c, self.workdir)
     return state, step
-
-  def _compile_ahead(self, abstract: TrainState) -> None:
-    """Start to compile the train step, while the state is made, unless all steps are done."""
-    if newest_step(self.workdir) < self.total_steps:
-      self.train_step.compile_ahead(abstract, self.inputs.train_shapes())
 
   def _check_resumable(self, metadata: Mapping[str, Any]) -> None:
     """Raise InputError if the run has recorded another model or other training images."""

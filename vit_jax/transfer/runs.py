@@ -71,10 +71,11 @@ def run_all(
     Interrupted: the user stopped it. The same call continues.
   """
   results = read_results(configs, workdir)
-  recorded = hosts.gather(recorded_fields(workdir, configs))[0]
-  device = jax.devices()[0]
-  for config in configs.values():  # all runs in the same type
-    settle_dtype(config, device.platform, recorded, kind=device.device_kind)
+  if any(config.dtype == AUTO for config in configs.values()):
+    recorded = hosts.gather(recorded_fields(workdir, configs))[0]
+    device = jax.devices()[0]
+    for config in configs.values():  # all runs in the same type
+      settle_dtype(config, device.platform, recorded, kind=device.device_kind)
   for name, config in configs.items():
     title = (titles or {}).get(name, name)
     start_log(None, jax.process_index())  # only the terminal, because train adds its own file
