@@ -313,17 +313,22 @@ esac
 """
 
 
+def answering(gcloud, folder, states, codes):
+  """Return a gcloud that answers with these states and exit codes, one after the other."""
+  for name, answers in (('states', states), ('codes', codes)):
+    (folder / name).write_text(''.join(f'{answer}\n' for answer in answers))
+    gcloud = gcloud.replace(name.upper(), str(folder / name))
+  return gcloud
+
+
 def test_tpu_pod_starts_again_until_the_end(commands, tmp_path):
   """There is no slice, then a preemption, a lost connection, a lost slice, and the end."""
-  (tmp_path / 'states').write_text(
-    'NONE\nWAITING_FOR_RESOURCES\nACTIVE\n'  # create
-    'ACTIVE\nACTIVE\nACTIVE\nSUSPENDED\n'  # before each run
-    'ACTIVE\n'
-  )  # created again
-  (tmp_path / 'codes').write_text('42\n255\n1\n0\n')
-  gcloud = GCLOUD.replace('STATES', str(tmp_path / 'states')).replace(
-    'CODES', str(tmp_path / 'codes')
-  )
+  states = [
+    *('NONE', 'WAITING_FOR_RESOURCES', 'ACTIVE'),  # create
+    *('ACTIVE', 'ACTIVE', 'ACTIVE', 'SUSPENDED'),  # before each run
+    'ACTIVE',  # created again
+  ]
+  gcloud = answering(GCLOUD, tmp_path, states, codes=[42, 255, 1, 0])
   calls = commands(gcloud=gcloud, sleep='')
   done = run('tpu_pod.sh', 'run', **TPU)
   assert done.returncode == 0, done.stderr
@@ -370,11 +375,7 @@ def test_an_instance_group_starts_again_until_the_end(commands, tmp_path):
     '',  # all are gone
     up,
   ]
-  (tmp_path / 'states').write_text('\n'.join(states) + '\n')
-  (tmp_path / 'codes').write_text('42\n42\n255\n255\n0\n')
-  gcloud = INSTANCE_GROUP.replace('STATES', str(tmp_path / 'states')).replace(
-    'CODES', str(tmp_path / 'codes')
-  )
+  gcloud = answering(INSTANCE_GROUP, tmp_path, states, codes=[42, 42, 255, 255, 0])
   calls = commands(gcloud=gcloud, sleep='')
   done = run('tpu_pod.sh', 'run', **IRONWOOD)
   assert done.returncode == 0, done.stderr
@@ -448,11 +449,8 @@ def test_a_failed_create_leaves_nothing_behind(commands, fails, made, deleted):
 
 
 def test_another_slice_is_requested_though_parts_of_the_old_one_are_gone(commands, tmp_path):
-  (tmp_path / 'states').write_text('\nRUNNING,NONE RUNNING,NONE\n')
-  (tmp_path / 'codes').write_text('0\n')
-  gcloud = INSTANCE_GROUP.replace('STATES', str(tmp_path / 'states')).replace(
-    'CODES', str(tmp_path / 'codes')
-  )
+  states = ['', 'RUNNING,NONE RUNNING,NONE']
+  gcloud = answering(INSTANCE_GROUP, tmp_path, states, codes=[0])
   calls = commands(gcloud=f'case "$*" in *policies*delete*) exit 1;; esac\n{gcloud}')
   done = run('tpu_pod.sh', 'run', **IRONWOOD)
   assert done.returncode == 0 and all(call in calls() for call in [*DELETE_GROUP, GROUP])

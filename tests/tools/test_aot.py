@@ -47,23 +47,31 @@ def test_errors_are_one_sentence(arguments, sentence, capsys, monkeypatch):
   assert captured.err.count('\n') == 1 and not captured.out
 
 
-@pytest.mark.slow
-def test_compiles_for_a_tpu_slice(capsys):
+def plan_on_a_mesh(capsys, *flags):
+  """Return the plan of a small ViT on a mesh of 2 x 4 devices of a TPU slice."""
   pytest.importorskip('libtpu', reason="needs the TPU compiler: pip install 'vit_jax[aot]'")
   arguments = [
     '--config=configs/vit_b16.py',
-    '--topology=v5e:2x4',
     '--config.model=ViT-Ti/16',
-    '--config.num_layers=3',
     '--config.representation_size=0',
-    '--config.scan=True',
-    '--config.batch_size=64',
     '--config.parallel=mesh',
     '--config.mesh=2,4',
     '--json',
+    *flags,
   ]
   assert aot.main(arguments) == 0
-  plan = json.loads(capsys.readouterr().out)
+  return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_compiles_for_a_tpu_slice(capsys):
+  plan = plan_on_a_mesh(
+    capsys,
+    '--topology=v5e:2x4',
+    '--config.num_layers=3',
+    '--config.scan=True',
+    '--config.batch_size=64',
+  )
   assert plan['fits'] and plan['chips'] == 8 and plan['mesh'] == [2, 4]
   assert plan['devices'] == 8
   count = plan['parameters']
@@ -80,21 +88,13 @@ def test_compiles_for_a_tpu_slice(capsys):
 
 @pytest.mark.slow
 def test_a_chip_of_tpu7x_is_two_devices(capsys):
-  pytest.importorskip('libtpu', reason="needs the TPU compiler: pip install 'vit_jax[aot]'")
-  arguments = [
-    '--config=configs/vit_b16.py',
+  plan = plan_on_a_mesh(
+    capsys,
     '--topology=tpu7x:2x2x1',
-    '--config.model=ViT-Ti/16',
     '--config.num_layers=1',
-    '--config.representation_size=0',
     '--config.image_size=32',
     '--config.batch_size=16',
-    '--config.parallel=mesh',
-    '--config.mesh=2,4',
-    '--json',
-  ]
-  assert aot.main(arguments) == 0
-  plan = json.loads(capsys.readouterr().out)
+  )
   assert (plan['chips'], plan['devices'], plan['mesh']) == (4, 8, [2, 4])
   assert plan['available'] == 96 * 2**30 and plan['unknown_loops'] == 0
 
