@@ -25,7 +25,7 @@ log = logging.getLogger('vit_jax')
 _TIMEOUT = 20  # seconds to wait for an answer, or for the next byte
 _TRIES = 3  # how often a download may fail without receiving anything new
 _WAIT = 1  # seconds before the second try; longer before the third
-_TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)  # HTTP status codes of failures that may pass
+TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)  # HTTP status codes of failures that may pass
 _CHUNK = 1 << 20  # bytes
 # Some servers, such as Wikimedia's, refuse programs that do not give their name.
 _USER_AGENT = f'vit_jax (Vision Transformers in JAX) Python-urllib/{platform.python_version()}'
@@ -214,7 +214,7 @@ def download(address: str, target: pathlib.Path) -> None:
 
 def check_reachable(address: str) -> None:
   """Raise InputError unless fsspec finds a file or directory at `address` within _TIMEOUT."""
-  with _fsspec_errors(address):
+  with fsspec_errors(address):
     _file_system(address)
 
 
@@ -322,7 +322,7 @@ class _HttpFile:
         raise Missing(f'{answer} Check the address.{self._hint}') from None
       if e.code == 416:  # the file is shorter now
         self.size = None
-      elif e.code not in _TRY_AGAIN:
+      elif e.code not in TRY_AGAIN:
         raise InputError(f'{answer} Check the address and your access to it.') from None
       wait = e.headers.get('Retry-After') or ''
       seconds = min(int(wait), _TIMEOUT) if wait.isdecimal() else 0
@@ -364,7 +364,7 @@ class _FsspecFile:
   def _errors(self) -> Iterator[None]:
     """Turn the errors of fsspec into InputError, or into _Broken if another try may help."""
     try:
-      with _fsspec_errors(self.address):
+      with fsspec_errors(self.address):
         yield
     except InputError as e:
       # No such file, a missing package, an unknown kind of address.
@@ -408,7 +408,7 @@ def _file_system(address: str) -> tuple[Any, str]:
 
 
 @contextlib.contextmanager
-def _fsspec_errors(address: str) -> Iterator[None]:
+def fsspec_errors(address: str) -> Iterator[None]:
   """Turn the errors of fsspec and its file systems into InputErrors that name the address."""
   from fsspec.exceptions import FSTimeoutError
 

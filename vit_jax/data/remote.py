@@ -1,0 +1,209 @@
+"""Read and list files in buckets and on web servers, with many requests at once.
+
+Every request goes through the event loop of fsspec, one thread of this process. A request that
+fails for a reason that may pass, such as HTTP 503, is sent again for up to `_PATIENCE` seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+import concurrent.futures
+import functools
+import http
+import logging
+import os
+import random
+import time
+from typing import Any, TypeVar
+
+from vit_jax.errors import InputError, first_line
+from vit_jax.files import TRY_AGAIN, fsspec_errors
+
+log = logging.getLogger('vit_jax')
+_T = TypeVar('_T')
+
+IN_FLIGHT = 100  # requests at the same time; aiohttp opens this many connections
+_TIMEOUT = 60  # seconds to wait for a whole answer; gcsfs repeats requests for 30 s by itself
+_PATIENCE = 120  # seconds in which a request is sent again after its first failure
+_WAIT = 0.5  # seconds before the second try; doubled before each of the next
+_LONGEST_WAIT = 16  # seconds
+
+
+class _GaveUp(Exception):
+  """A request went on failing for a reason that might have passed."""
+
+
+def start_reading(address: str, start: int | None = None, stop: int | None = None) -> Pending:
+  """Start to read the bytes [start:stop] of a file, or the whole file, in the background."""
+  fs, loop = _file_system(address)
+
+  async def read() -> bytes:
+    if not fs.async_impl:
+      return await asyncio.to_thread(fs.cat_file, address, start=start, end=stop)
+    try:
+      return await fs._cat_file(address, start=start, end=stop)
+    except Exception as e:  # every file system of fsspec has errors of its own
+      if _status(e) == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        return b''  # the file ends before
+      raise
+
+  return Pending(address, asyncio.run_coroutine_threadsafe(_keep_trying(read, address), loop))
+
+
+class Pending:
+  """Bytes that are on their way."""
+
+  def __init__(self, address: str, future: concurrent.futures.Future[bytes]):
+    """Remember the address for messages, and the future of its bytes."""
+    self._address, self._future = address, future
+
+  def __call__(self) -> bytes:
+    """Wait for the bytes and return them. Raise InputError if they cannot be read."""
+    return _result(self._address, self._future)
+
+
+def list_directory(address: str) -> dict[str, int | None]:
+  """Return what is in a remote directory: {name: size in bytes, or None for a directory}.
+
+  Returns an empty dictionary if there is no such directory.
+
+  Raises:
+    InputError: the storage cannot be reached, or does not allow listing.
+  """
+  fs, loop = _file_system(address)
+
+  async def read() -> list[dict[str, Any]]:
+    try:
+      return await asyncio.to_thread(fs.ls, address, detail=True, refresh=True)
+    except FileNotFoundError:
+      return []
+
+  entries = _result(address, asyncio.run_coroutine_threadsafe(_keep_trying(read, address), loop))
+  listing = {}
+  for entry in entries:
+    name = entry['name'].rstrip('/').rpartition('/')[2]
+    if name != address.rstrip('/').rpartition('/')[2] or entry['type'] == 'directory':
+      listing[name] = None if entry['type'] == 'directory' else entry['size']
+  return listing
+
+
+def file_size(address: str) -> int:
+  """Return the size of a remote file in bytes. Raise InputError if it cannot be found out."""
+  fs, loop = _file_system(address)
+
+  async def read() -> int | None:
+    return (await asyncio.to_thread(fs.info, address))['size']
+
+  size = _result(address, asyncio.run_coroutine_threadsafe(_keep_trying(read, address), loop))
+  if size is None:
+    raise InputError(
+      f'Cannot read {address}: the server does not say how large the file is. Download the file.'
+    )
+  return size
+
+
+def write_file(address: str, content: bytes) -> None:
+  """Replace a remote file as a whole. Raise InputError if it cannot be written."""
+  fs, loop = _file_system(address)
+
+  async def write() -> None:
+    await asyncio.to_thread(fs.pipe_file, address, content)
+
+  _result(address, asyncio.run_coroutine_threadsafe(_keep_trying(write, address), loop))
+
+
+def _file_system(address: str) -> tuple[Any, asyncio.AbstractEventLoop]:
+  """Return fsspec's file system for an address, and the event loop that its requests run in."""
+  with fsspec_errors(address):
+    return _connect(address.split('://', 1)[0], os.getpid())
+
+
+@functools.cache
+def _connect(protocol: str, process: int) -> tuple[Any, asyncio.AbstractEventLoop]:
+  """Make a file system. A forked process needs another one, because threads do not survive."""
+  del process
+  import fsspec
+  from fsspec.asyn import get_loop
+
+  options: dict[str, Any] = {}
+  if protocol in ('s3', 's3a'):
+    options = dict(config_kwargs=dict(max_pool_connections=IN_FLIGHT))  # 10 by default
+  fs = fsspec.filesystem(protocol, **options)
+  return fs, fs.loop if fs.async_impl else get_loop()
+
+
+@functools.cache
+def _slots(loop: asyncio.AbstractEventLoop) -> asyncio.Semaphore:
+  """Return the semaphore that limits the requests in flight."""
+  del loop
+  return asyncio.Semaphore(IN_FLIGHT)
+
+
+async def _keep_trying(request: Callable[[], Awaitable[_T]], address: str) -> _T:
+  """Return the answer to a request, which is repeated while it fails for passing reasons."""
+  first_failure, wait, tries = None, _WAIT, 0
+  async with _slots(asyncio.get_running_loop()):
+    while True:
+      tries += 1
+      try:
+        return await asyncio.wait_for(request(), _TIMEOUT)
+      except Exception as e:  # every file system of fsspec has errors of its own
+        now = time.monotonic()
+        first_failure = first_failure or now
+        if not _may_pass(e):
+          raise
+        if now - first_failure + wait > _PATIENCE:
+          raise _GaveUp(f'{_reason(e)} ({tries} tries in {now - first_failure:.0f} s)') from e
+        if tries == 3:
+          log.warning('Reading %s failed: %s. Trying again.', address, _reason(e))
+      await asyncio.sleep(wait * random.uniform(0.75, 1.25))
+      wait = min(2 * wait, _LONGEST_WAIT)
+
+
+def _result(address: str, future: concurrent.futures.Future[_T]) -> _T:
+  """Wait for an answer. Raise InputError that names the address if there is none."""
+  try:
+    with fsspec_errors(address):
+      return future.result()
+  except InputError as e:
+    if isinstance(e.__cause__, _GaveUp):
+      raise InputError(
+        f'Cannot read {address}: {e.__cause__}. Check your network connection and the state of '
+        'the storage service, and run the same command again.'
+      ) from e.__cause__
+    raise
+
+
+def _status(error: BaseException) -> int | None:
+  """Return the HTTP status that an error of gcsfs or aiohttp carries, or None."""
+  for name in ('status', 'code'):
+    value = getattr(error, name, None)
+    if str(value).isdecimal():
+      return int(str(value))
+  return None
+
+
+def _may_pass(error: BaseException) -> bool:
+  """Return True if the same request may succeed later."""
+  if status := _status(error):
+    return status in TRY_AGAIN
+  never = (
+    FileNotFoundError,
+    PermissionError,
+    ImportError,
+    ValueError,
+    TypeError,
+    NotImplementedError,
+  )
+  return not isinstance(error, never) and not first_line(error).startswith('Forbidden')
+
+
+def _reason(error: BaseException) -> str:
+  """Return in a few words why a request failed."""
+  if status := _status(error):
+    names = {int(s): s.phrase for s in http.HTTPStatus}
+    return f'HTTP {status} {names.get(status, "")}'.rstrip()
+  if isinstance(error, TimeoutError) and not str(error):
+    return f'no answer within {_TIMEOUT} seconds'
+  return first_line(error).rstrip('.')
