@@ -7,7 +7,7 @@ that load_params reads.
 """
 
 from vit_jax.config.recipes import finetune
-from vit_jax.data.folder import is_folder
+from vit_jax.data.dataset_names import is_own_data
 
 # Steps, steps of warmup and learning rate by dataset. The paper chose the learning rate from four:
 # `python -m vit_jax.transfer.sweep` tries them.
@@ -31,7 +31,7 @@ def get_config(arg='ViT-B/16,cifar10'):
   # ImageNet, L/16 has 512 and H/14 has 518 pixels, and both average the parameters (0.9999).
   # All the other numbers of the recipe are here.
   c = finetune(model, dataset)
-  other = FOLDER if is_folder(dataset) else OTHER
+  other = FOLDER if is_own_data(dataset) else OTHER
   c.total_steps, c.warmup_steps, c.lr = LENGTHS.get(dataset, other)
   c.batch_size, c.schedule = 512, 'cosine'
   c.optimizer, c.momentum = 'sgd', 0.9

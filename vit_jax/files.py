@@ -9,6 +9,7 @@ import os
 import pathlib
 import platform
 import re
+import resource
 import ssl
 import time
 from typing import Any, BinaryIO, Protocol
@@ -27,6 +28,7 @@ _TRIES = 3  # how often a download may fail without receiving anything new
 _WAIT = 1  # seconds before the second try; longer before the third
 TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)  # HTTP status codes of failures that may pass
 _CHUNK = 1 << 20  # bytes
+_MAX_OPEN_FILES = 65536
 # Some servers, such as Wikimedia's, refuse programs that do not give their name.
 _USER_AGENT = f'vit_jax (Vision Transformers in JAX) Python-urllib/{platform.python_version()}'
 _PUBLIC_BUCKETS = 'https://storage.googleapis.com/'  # serves public gs:// files without an account
@@ -88,6 +90,14 @@ def printable(name: str) -> str:
     c if c.isprintable() else '\ufffd' if '\ud800' <= c <= '\udfff' else ascii(c)[1:-1]
     for c in name
   )
+
+
+def allow_open_files() -> None:
+  """Raise the soft limit on open files: every shard stays open, and ImageNet has 1,024."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  wanted = _MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_OPEN_FILES)
+  if soft != resource.RLIM_INFINITY and soft < wanted:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def local_path(path: str | os.PathLike[str]) -> pathlib.Path:

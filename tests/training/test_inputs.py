@@ -1,14 +1,21 @@
-"""Training leaves out the images that a file of ids lists."""
+"""The images of a run: those that a file of ids leaves out, and those of WebDataset shards."""
+
+import json
+import re
 
 import numpy as np
 import pytest
 
+from tests.helpers.jobs import interrupted
+from tests.helpers.tars import write_shards
 from vit_jax.config.fields import default_config
 from vit_jax.data.open_source import open_source
 from vit_jax.data.subset import without
 from vit_jax.dedup.example_ids import ExampleId, ExampleIds
 from vit_jax.dedup.ids_file import format_ids
 from vit_jax.errors import InputError
+from vit_jax.pretrained.fingerprint import fingerprint
+from vit_jax.pretrained.formats import read_arrays
 from vit_jax.training.inputs import Inputs
 from vit_jax.training.loop import train
 
@@ -150,3 +157,30 @@ def test_shapes_are_those_of_a_batch(digits_dir, multi_label, monkeypatch):
   assert {k: describe(x) for k, x in inputs.train_shapes().items()} == {
     k: describe(x) for k, x in batch.items()
   }
+
+
+@pytest.mark.slow
+def test_a_run_on_shards_resumes_bitwise_also_after_a_move(tmp_path, monkeypatch):
+  here, there = tmp_path / 'here', tmp_path / 'there'
+  write_shards(here, 'digits-train', 3, 15)
+  write_shards(here, 'digits-validation', 2, 5, first=1000)
+  fields = dict(train_split=None, eval_split=None, exclude_ids=None, eval_every=3, save_every=2)
+  shards = 'wds:{}/digits-{{train,validation}}-*.tar'
+  c = config(None, None, dataset=shards.format(here), **fields)
+  train(c, tmp_path / 'whole')
+  interrupted(monkeypatch, 2, c, tmp_path / 'parts')
+  here.rename(there)
+  c.dataset = shards.format(there)
+  train(c, tmp_path / 'parts')
+  assert fingerprint(read_arrays(tmp_path / 'whole')) == fingerprint(
+    read_arrays(tmp_path / 'parts')
+  )
+  log = (tmp_path / 'parts' / 'log.txt').read_text()
+  assert 'Note: config.dataset was' in log
+  assert re.search('step 6: validation accuracy .* on 10 images', log)
+  config_json = json.loads((tmp_path / 'whole' / 'config.json').read_text())
+  assert config_json['dataset'] == shards.format(here)
+  # Shards of other images are refused.
+  write_shards(there, 'digits-train', 3, 14)
+  with pytest.raises(InputError, match='there are 42 images instead of 45'):
+    train(c, tmp_path / 'parts')

@@ -94,7 +94,8 @@ def default_config() -> ConfigDict:
 
   # ---- Data ----
 
-  # A TFDS name, or a folder with {train,val}/<class>/<image>.
+  # A TFDS name, a folder with {train,val}/<class>/<image>, or 'wds:' and a pattern of WebDataset
+  # shards, such as 'wds:DIR/imagenet1k-{train,validation}-*.tar'.
   c.dataset = 'imagenet2012'
   # Directory where TFDS datasets are prepared. None: the default directory of TFDS.
   c.data_dir = placeholder(str)

@@ -5,7 +5,7 @@ import re
 from ml_collections import ConfigDict
 
 from vit_jax.config.fields import AUGREG, default_config
-from vit_jax.data.folder import is_folder
+from vit_jax.data.dataset_names import is_own_data
 from vit_jax.data.preprocess import bit_sizes
 from vit_jax.errors import unknown
 from vit_jax.models.sizes import VARIANTS
@@ -143,7 +143,7 @@ def finetune(model: str, dataset: str) -> ConfigDict:
   """
   c = default_config()
   c.model, c.dataset, c.new_head = model, dataset, True
-  if is_folder(dataset):
+  if is_own_data(dataset):
     c.num_epochs, (c.total_steps, c.warmup_steps, c.lr) = None, _FOLDER
   else:
     c.total_steps, c.warmup_steps, c.lr = _FINETUNE.get(dataset, _OTHER)

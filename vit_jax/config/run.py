@@ -16,7 +16,7 @@ import numpy as np
 from vit_jax.config.dtype import keep_recorded_dtype
 from vit_jax.config.fields import default_config
 from vit_jax.config.old_spellings import later_fields, upgrade
-from vit_jax.data.folder import is_folder
+from vit_jax.data.dataset_names import is_own_data
 from vit_jax.errors import InputError, last_line, machine_failure, reason, shortlist
 from vit_jax.files import AnyPath, user_path
 
@@ -232,7 +232,7 @@ def _settled(
     yield 'total_steps'
   # The folder of a dataset may be another one, because disks are mounted elsewhere. What is in it
   # is checked.
-  if is_folder(config.dataset) and is_folder(recorded['dataset']):
+  if is_own_data(config.dataset) and is_own_data(recorded['dataset']):
     yield 'dataset'
 
 

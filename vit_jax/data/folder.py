@@ -10,7 +10,7 @@ import numpy as np
 
 from vit_jax.data.image_files import ImageFiles, count, join_reasons
 from vit_jax.data.source import Example, Source
-from vit_jax.data.splits import named_splits, split_ranges
+from vit_jax.data.splits import named_splits, sample, split_ranges
 from vit_jax.data.subset import Concatenation
 from vit_jax.errors import InputError, shortlist
 from vit_jax.files import user_path
@@ -105,11 +105,6 @@ def is_folder(dataset: str) -> bool:
   return dataset.startswith(('/', './', '../', '~')) or _find_train(dataset) is not None
 
 
-def absolute_path(dataset: str) -> str:
-  """Return the absolute path of a dataset that is a folder, and the name of any other dataset."""
-  return str(user_path(dataset).absolute()) if is_folder(dataset) else dataset
-
-
 def _with_home(directory: str) -> str:
   """Replace ~. Other paths stay as the user wrote them, because messages repeat them."""
   return os.fspath(user_path(directory)) if directory.startswith('~') else directory
@@ -148,16 +143,6 @@ def _find_train(directory: str) -> str | None:
     return 'train'
   names = _subdirectories(directory) if os.path.isdir(directory) else []
   return next((name for known in _TRAIN for name in names if name.lower() == known), None)
-
-
-def sample(size: int, start: int, stop: int) -> np.ndarray:
-  """Return the images in the slice [start:stop] of a split, as (stop - start,) int, ascending.
-
-  `start` and `stop` count in a fixed random order of all `size` files, as in a dataset that TFDS
-  has shuffled. The files are sorted by class, so their last 10 % would lack most classes.
-  """
-  # RandomState, unlike Generator, promises the same permutation in every NumPy version.
-  return np.sort(np.random.RandomState(0).permutation(size)[start:stop])
 
 
 def _subdirectories(directory: str) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vit_jax.data import catalog, folder, tfds_directory, vtab_tasks
+from vit_jax.data import catalog, folder, tfds_directory, vtab_tasks, webdataset
+from vit_jax.data.dataset_names import WEBDATASET, is_own_data
 from vit_jax.data.folder import is_folder
 from vit_jax.data.source import Source
 from vit_jax.data.tfds import TfdsSource
@@ -19,7 +20,8 @@ def open_source(dataset: str, split: str, data_dir: str | None = None) -> Source
       - a TFDS name: 'cifar10', 'eurosat/rgb', 'imagenet2012:5.1.0';
       - 'digits', which needs no download and is written to data_dir at first use;
       - a task of VTAB-1k: 'vtab/clevr_count' (see `vtab_tasks`);
-      - the path of a folder that holds {train,val}/<class>/*.jpg (see `folder.is_folder`).
+      - the path of a folder that holds {train,val}/<class>/*.jpg (see `folder.is_folder`);
+      - 'wds:' and a pattern of tar files in the WebDataset format (see `shard_pattern`).
     split: in TFDS notation: 'train', 'test[:16]', 'train[:98%]', 'train+validation'.
     data_dir: directory of TFDS datasets. Defaults to $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
@@ -28,6 +30,8 @@ def open_source(dataset: str, split: str, data_dir: str | None = None) -> Source
   """
   if is_folder(dataset):
     return folder.FolderSource(dataset, split)
+  if dataset.startswith(WEBDATASET):
+    return webdataset.WebDatasetSource(dataset.removeprefix(WEBDATASET), split)
   if dataset.startswith('vtab/'):
     return vtab_tasks.open_task(dataset.removeprefix('vtab/'), split, data_dir)
   return TfdsSource(tfds_directory.find_directory(dataset, data_dir), split)
@@ -37,6 +41,8 @@ def split_names(dataset: str, data_dir: str | None = None) -> list[str]:
   """Return the names of a dataset's splits. Raise InputError like `open_source`."""
   if is_folder(dataset):
     return folder.split_names(dataset)
+  if dataset.startswith(WEBDATASET):
+    return webdataset.split_names(dataset.removeprefix(WEBDATASET))
   if dataset.startswith('vtab/'):
     return list(vtab_tasks.find_task(dataset.removeprefix('vtab/')).splits)
   directory = tfds_directory.find_directory(dataset, data_dir)
@@ -46,8 +52,8 @@ def split_names(dataset: str, data_dir: str | None = None) -> list[str]:
 def describe_dataset(dataset: str, data_dir: str | None = None) -> catalog.DatasetInfo:
   """Return the default splits, preprocessing and sizes of a dataset.
 
-  They come from the catalog. For a TFDS dataset that is not in the catalog, and for a folder, only
-  the names of its splits are known.
+  They come from the catalog. For a TFDS dataset that is not in the catalog, and for your own data,
+  only the names of its splits are known.
 
   Args:
     dataset: as for `open_source`.
@@ -56,7 +62,7 @@ def describe_dataset(dataset: str, data_dir: str | None = None) -> catalog.Datas
   Raises:
     InputError: there is no such dataset.
   """
-  if not is_folder(dataset):
+  if not is_own_data(dataset):
     if dataset.startswith('vtab/'):
       return vtab_tasks.find_task(dataset.removeprefix('vtab/')).info()
     if info := catalog.lookup(dataset):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 import re
 
+import numpy as np
+
 from vit_jax.errors import InputError, last_line, unknown
 
 
@@ -43,3 +45,14 @@ def split_ranges(split: str, shards: Mapping[str, list[int]]) -> list[tuple[str,
   if not any(start < stop for _, start, stop in ranges):
     raise InputError(f'The split {split!r} holds no examples. Choose another slice.')
   return ranges
+
+
+def sample(size: int, start: int, stop: int) -> np.ndarray:
+  """Return the images in the slice [start:stop] of a split, as (stop - start,) int, ascending.
+
+  `start` and `stop` count in a fixed random order of all `size` images, as in a dataset that TFDS
+  has shuffled. In a folder, the files are sorted by class, so the last 10 % would lack most
+  classes.
+  """
+  # RandomState, unlike Generator, promises the same permutation in every NumPy version.
+  return np.sort(np.random.RandomState(0).permutation(size)[start:stop])

@@ -6,7 +6,6 @@ TensorFlow is never imported. TFDS only says where the records of a split are st
 from __future__ import annotations
 
 import os
-import resource
 import threading
 from typing import Any, NamedTuple, Protocol
 
@@ -19,8 +18,7 @@ from vit_jax.data.splits import split_ranges
 from vit_jax.data.subset import Concatenation
 from vit_jax.data.tfrecord import TFRecordReader
 from vit_jax.errors import InputError, last_line, remedy
-
-_MAX_OPEN_FILES = 65536
+from vit_jax.files import allow_open_files
 
 
 class _File(NamedTuple):
@@ -73,7 +71,7 @@ class TfdsSource(Source):
         raise InputError(
           f'The file {file.path} of the dataset is missing. Prepare the dataset again.'
         )
-    _allow_open_files()
+    allow_open_files()
     self._reset_readers()
 
   def _reset_readers(self) -> None:
@@ -168,11 +166,3 @@ class _ArrayRecordReader:
 
 
 _READERS = {'array_record': _ArrayRecordReader, 'tfrecord': TFRecordReader}
-
-
-def _allow_open_files() -> None:
-  """Raise the soft limit on open files: every shard stays open, and ImageNet has 1,024."""
-  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-  wanted = _MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_OPEN_FILES)
-  if soft != resource.RLIM_INFINITY and soft < wanted:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

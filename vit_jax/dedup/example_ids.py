@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vit_jax.data import folder, tfds_directory, vtab_tasks
+from vit_jax.data import tfds_directory, vtab_tasks
+from vit_jax.data.dataset_names import is_own_data
 from vit_jax.data.folder import is_folder
 from vit_jax.data.open_source import open_source, split_names
-from vit_jax.data.splits import named_splits, split_ranges
+from vit_jax.data.splits import named_splits, sample, split_ranges
 from vit_jax.data.subset import Concatenation
 from vit_jax.files import user_path
 
@@ -37,10 +38,10 @@ class ExampleIds:
     split: split expression in TFDS notation.
     data_dir: directory of TFDS datasets.
     source: the examples.
-    identity: name and version of the dataset, such as 'cifar10/3.0.2', or 'folder'. Ids are valid
-      only while it stays the same.
+    identity: name and version of the dataset, such as 'cifar10/3.0.2', or the kind of your own
+      data: 'folder' or 'wds'. Ids are valid only while it stays the same.
     splits: for each split that is used, a text that must also stay the same: the number of
-      examples ('50000'), and for a folder a digest of its file names, too
+      examples ('50000'), and for your own data a digest of the names of the images, too
       ('812/9f86d081884c7d65').
     ranges: (split, start, stop) of each part of the split expression.
   """
@@ -54,9 +55,10 @@ class ExampleIds:
       dataset, split = task.dataset, task.splits[split]
     names = split_names(dataset, data_dir)
     used = names if split == 'all' else [n for n in names if n in named_splits(split)]
-    if is_folder(dataset):
-      self.identity = 'folder'
-      sizes, self.splits = _inspect_folder(dataset, used)
+    is_own = is_own_data(dataset)
+    if is_own:
+      self.identity = 'folder' if is_folder(dataset) else dataset.split(':')[0]
+      sizes, self.splits = _inspect_files(dataset, used)
     else:
       info = tfds_directory.read_info(tfds_directory.find_directory(dataset, data_dir))
       self.identity = info.full_name
@@ -64,11 +66,9 @@ class ExampleIds:
       self.splits = {name: str(sizes[name]) for name in used}
     ranges = split_ranges(split, {name: [sizes.get(name, 0)] for name in names})
     self.ranges = [(name, start, stop) for name, start, stop in ranges if start < stop]
-    # A slice of a folder is a random sample of it. A slice of a TFDS dataset is a range.
+    # A slice of a TFDS dataset is a range. A slice of anything else is a random sample of it.
     self._samples = [
-      folder.sample(sizes[name], start, stop)
-      if self.identity == 'folder' and stop - start < sizes[name]
-      else None
+      sample(sizes[name], start, stop) if is_own and stop - start < sizes[name] else None
       for name, start, stop in self.ranges
     ]
     self._slices = Concatenation(stop - start for _, start, stop in self.ranges)
@@ -82,8 +82,8 @@ class ExampleIds:
   def id(self, position: int) -> ExampleId:
     """Return the id of the example at a position of the source."""
     part, offset = self._slices.locate(position)
-    (name, start, _), sample = self.ranges[part], self._samples[part]
-    return ExampleId(name, start + offset if sample is None else int(sample[offset]))
+    (name, start, _), chosen = self.ranges[part], self._samples[part]
+    return ExampleId(name, start + offset if chosen is None else int(chosen[offset]))
 
   def positions(self, indices: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the positions of examples in the source: (n,) int64. The inverse of `id`.
@@ -93,26 +93,28 @@ class ExampleIds:
         expression does not select are ignored.
     """
     positions, begin = [np.empty(0, np.int64)], 0
-    for (name, start, stop), sample in zip(self.ranges, self._samples):
+    for (name, start, stop), chosen in zip(self.ranges, self._samples):
       wanted = indices[name]
-      if sample is None:
+      if chosen is None:
         offsets = wanted[(wanted >= start) & (wanted < stop)] - start
       else:
-        offsets = np.flatnonzero(np.isin(sample, wanted))
+        offsets = np.flatnonzero(np.isin(chosen, wanted))
       positions.append(offsets + begin)
       begin += stop - start
     return np.concatenate(positions)
 
 
-def _inspect_folder(directory: str, names: list[str]) -> tuple[dict[str, int], dict[str, str]]:
+def _inspect_files(dataset: str, names: list[str]) -> tuple[dict[str, int], dict[str, str]]:
   """Return {split: number of images}, and {split: that number, and a digest of the file names}."""
   sizes, splits = {}, {}
-  root = user_path(directory)
+  root = user_path(dataset) if is_folder(dataset) else None
   for name in names:
-    images = open_source(directory, name)
+    images = open_source(dataset, name)
     digest = hashlib.sha256()
     for i in range(len(images)):
-      digest.update(os.fsencode(os.path.relpath(images.location(i), root)) + b'\n')
+      path = images.location(i)
+      name_of_image = os.path.relpath(path, root) if root else '/'.join(path.split('/')[-2:])
+      digest.update(os.fsencode(name_of_image) + b'\n')
     sizes[name] = len(images)
     splits[name] = f'{len(images)}/{digest.hexdigest()[:16]}'
   return sizes, splits

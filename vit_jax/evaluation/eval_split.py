@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vit_jax.data.batch import ReadOptions
-from vit_jax.data.folder import absolute_path
+from vit_jax.data.dataset_names import absolute_path
 from vit_jax.data.open_source import describe_dataset, open_source
 from vit_jax.data.pipeline import eval_batches
 from vit_jax.data.preprocess import EvalPreprocess, make_eval_preprocess

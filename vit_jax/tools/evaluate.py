@@ -64,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
   add(
     '--dataset',
     metavar='NAME',
-    help='a TFDS dataset, a VTAB task (vtab/pets) or a folder with {train,val}/<class>/<image> '
-    '(default: that of the run)',
+    help='a TFDS dataset, a VTAB task (vtab/pets), a folder with {train,val}/<class>/<image>, or '
+    'wds:PATTERN as for --config.dataset (default: that of the run)',
   )
   add(
     '--split',

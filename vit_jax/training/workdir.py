@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vit_jax.config.run import CHECKPOINTS, CONFIG, METRICS, Damaged, read_config, set_aside
-from vit_jax.data.folder import absolute_path
+from vit_jax.data.dataset_names import absolute_path
 from vit_jax.errors import InputError, machine_failure, reason
 from vit_jax.files import AnyPath, write_whole
 from vit_jax.parallel import hosts

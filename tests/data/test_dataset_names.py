@@ -1,0 +1,27 @@
+"""Names of datasets: own data or TFDS, and absolute paths."""
+
+import pytest
+
+from vit_jax.data.dataset_names import absolute_path, is_own_data
+
+
+@pytest.mark.parametrize(
+  'name, absolute',
+  [
+    ('./photos', '{}/photos'),
+    ('/data/photos', '/data/photos'),
+    ('wds:a/x-{train,val}-*.tar', 'wds:{}/a/x-{{train,val}}-*.tar'),
+    ('wds:a.tar::/b/c.tar', 'wds:{}/a.tar::/b/c.tar'),
+    ('wds:gs://bucket/a-*.tar', 'wds:gs://bucket/a-*.tar'),
+  ],
+)
+def test_own_data(name, absolute, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert is_own_data(name)
+  assert absolute_path(name) == absolute.format(tmp_path)
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'eurosat/rgb:2.0.0', 'vtab/pets', 'digits'])
+def test_names_of_tfds(name):
+  assert not is_own_data(name)
+  assert absolute_path(name) == name
