@@ -57,6 +57,10 @@ setuptools.setup(
     # constraints.txt. Install this extra without that file, in an environment of its own.
     # ImageHash (BSD license) only adds PyWavelets.
     'dedup': ['apache-beam>=2.77', 'ImageHash>=4.3'],
+    # Data and runs in buckets: what fsspec needs for each kind of address.
+    'gcs': ['gcsfs'],  # gs://
+    'https': ['aiohttp'],
+    's3': ['s3fs'],
     'tpu': ['jax[tpu]'],
     # Adds onnx and onnxruntime. Version 0.13 gets the shapes of hybrids wrong, and 0.17 wants an
     # older Orbax than constraints.txt. Install it like the extra dedup.

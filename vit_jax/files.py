@@ -65,6 +65,15 @@ def user_path(path: str | os.PathLike[str]) -> pathlib.Path:
     ) from None
 
 
+def cache_directory() -> pathlib.Path:
+  """Return this user's directory for what can be made again. It may not exist yet.
+
+  Raises:
+    InputError: nothing says where the home directory is.
+  """
+  return user_path(os.environ.get('XDG_CACHE_HOME') or '~/.cache') / 'vit_jax'
+
+
 def any_path(path: str | os.PathLike[str]) -> AnyPath:
   """Return a path that is local or remote.
 

@@ -76,8 +76,9 @@ def test_a_refusal_is_not_tried_again(flaky, error):
 
 def test_listing(flaky):
   remote.write_file('flaky://b/d/y', b'12')
-  assert remote.list_directory('flaky://b') == {'x': 3, 'd': None}
-  assert remote.list_directory('flaky://b/d/') == {'y': 2}
+  assert remote.list_directory('flaky://b') == {'x': (False, 3), 'd': (True, None)}
+  assert remote.list_directory('flaky://b/d/') == {'y': (False, 2)}
+  assert remote.list_directory('flaky://b/x') == {}
   assert remote.list_directory('flaky://nowhere') == {}
 
 

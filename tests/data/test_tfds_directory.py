@@ -6,8 +6,10 @@ import shutil
 import pytest
 
 from tests.helpers.shapes import NUM_TEST
+from tests.helpers.storage import put
+from vit_jax.data import remote
 from vit_jax.data.open_source import open_source
-from vit_jax.data.tfds_directory import find_directory
+from vit_jax.data.tfds_directory import find_directory, read_info
 from vit_jax.errors import InputError
 
 
@@ -78,9 +80,49 @@ def test_missing_datasets(tmp_path, dataset, message):
   assert '\n' not in str(e.value)
 
 
-def test_a_remote_data_dir():
-  with pytest.raises(InputError, match='^data_dir=gs://bucket is not a local directory. Mount it'):
-    open_source('cifar10', 'train', 'gs://bucket')
+def test_a_remote_data_dir(shapes):
+  put(shapes[1], 'memory://directory')
+  root = 'memory://directory/shapes'
+  assert find_directory('shapes', 'memory://directory') == f'{root}/1.2.0'
+  assert find_directory('shapes:1.2.0', 'memory://directory/') == f'{root}/1.2.0'
+  with pytest.raises(InputError, match=f'^shapes:3.0.0 is not in {root}/. Prepared versions: 1.2'):
+    find_directory('shapes:3.0.0', 'memory://directory')
+  with pytest.raises(
+    InputError,
+    match='^The dataset cifar10 is not in memory://directory. Prepare it on a disk with `python -m '
+    'vit_jax.tools.prepare cifar10 --file_format=tfrecord`, and copy the directory cifar10 there. '
+    'If it is there on a web server that does not list its directories, give the version, such as '
+    r'cifar10:1\.0\.0\.$',
+  ):
+    find_directory('cifar10', 'memory://directory')
+
+
+def test_the_default_config_of_a_remote_dataset(shapes):
+  for config in ('red', 'blue'):
+    put(os.path.join(shapes[1], 'shapes'), f'memory://configs/shapes/{config}')
+  with pytest.raises(InputError, match='Prepared datasets: shapes/blue, shapes/red.'):
+    find_directory('shapes', 'memory://configs')
+  remote.write_file(
+    'memory://configs/shapes/.config/metadata.json', b'{"default_config_name": "red"}'
+  )
+  assert find_directory('shapes', 'memory://configs') == 'memory://configs/shapes/red/1.2.0'
+
+
+def test_a_remote_description(shapes):
+  put(shapes[1], 'memory://description')
+  directory = 'memory://description/shapes/1.2.0'
+  info = read_info(directory)
+  expected = read_info(os.path.join(shapes[1], 'shapes', '1.2.0'))
+  assert info.full_name == expected.full_name
+  assert info.splits['train'].shard_lengths == expected.splits['train'].shard_lengths
+  assert info.features['label'].names == ['disc', 'ring', 'star']
+  remote.write_file(f'{directory}/features.json', b'{')
+  with pytest.raises(
+    InputError,
+    match=f'^Cannot read the description of the dataset in {directory}: .* Prepare the dataset',
+  ) as e:
+    read_info(directory)
+  assert '/tmp' not in str(e.value)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Read pieces of batches, the unit of work of a thread of the input pipeline."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ from vit_jax.data.batch import ReadOptions, check_batch_fits
 from vit_jax.data.decode_warnings import collect_warnings
 from vit_jax.data.order import Order
 from vit_jax.data.preprocess import Preprocess
-from vit_jax.data.source import Source
+from vit_jax.data.source import Example, Source
 from vit_jax.errors import InputError
 
 PIECE_ROWS = 16  # rows that one thread makes at a time; Grain costs about 0.1 ms per piece
@@ -55,7 +56,7 @@ class Pieces:
       InputError: more than max_bad_records images at the beginning of the source are damaged, or a
         batch does not fit in memory.
     """
-    self.rows = options.rows
+    self.rows, self.is_remote = options.rows, source.is_remote
     self.image_shape = _image_shape(source, preprocess, options.max_bad_records)
     check_batch_fits(self.rows, self.image_shape)
     self._source = source
@@ -76,9 +77,10 @@ class Pieces:
     labels = self.empty_labels(rows)
     mask = np.empty(rows, bool)
     piece = Piece(images, labels, mask, damaged=[], warnings=[])
-    for row in range(rows):
-      g = self._first + batch * self._batch_size + start + row
-      images[row], labels[row], mask[row] = self._read(g, piece)
+    first = self._first + batch * self._batch_size + start
+    waiting = [self._start(g) for g in range(first, first + rows)]  # all at once, if remote
+    for row, started in enumerate(waiting):
+      images[row], labels[row], mask[row] = self._read(first + row, started, piece)
     return piece
 
   def empty_labels(self, rows: int) -> np.ndarray:
@@ -90,13 +92,20 @@ class Pieces:
       return np.empty((rows, self._source.num_classes), np.uint8)
     return np.empty(rows, np.int32)
 
-  def _read(self, g: int, piece: Piece) -> tuple[np.ndarray | np.uint8, int | np.ndarray, bool]:
-    """Return (image, label, mask) of example g. Add what is wrong with its record to `piece`."""
+  def _start(self, g: int) -> tuple[int, Callable[[], Example]] | None:
+    """Start to read example g. Return the index of its image and how to get it, if it has any."""
     index = self._order.index(g)
-    if index is not None:
+    return None if index is None else (index, self._source.start(index))
+
+  def _read(
+    self, g: int, started: tuple[int, Callable[[], Example]] | None, piece: Piece
+  ) -> tuple[np.ndarray | np.uint8, int | np.ndarray, bool]:
+    """Return (image, label, mask) of example g. Add what is wrong with its record to `piece`."""
+    if started is not None:
+      index, wait = started
       try:
         with collect_warnings() as warnings:
-          example = self._source[index]
+          example = wait()
           image = self._preprocess(example['image'], self._order.rng(g))
         if warnings:
           piece.warnings.append(Problem(self._source.location(index), '; '.join(warnings)))

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger('vit_jax')
 
 _PIECES_BYTES = 2**26  # largest size of all pieces that wait for their batch
+_REMOTE_THREADS = 8  # each reads PIECE_ROWS images at the same time
 _BATCHES_BYTES = 2**27  # largest size of all batches that wait for the consumer
 
 
@@ -233,6 +234,8 @@ def _read_ahead(pieces: Pieces, options: ReadOptions) -> grain.IterDataset:
   num_threads, num_workers = options.num_threads, options.num_workers
   if num_threads is None:
     num_threads = max(1, (os.cpu_count() or 1) // max(1, num_workers))
+    if pieces.is_remote:  # most of the threads wait for their images
+      num_threads = max(_REMOTE_THREADS, 4 * num_threads)
   piece_bytes = PIECE_ROWS * int(np.prod(pieces.image_shape))
   waiting = max(num_threads, min(4 * num_threads, _PIECES_BYTES // piece_bytes))
   dataset = grain.MapDataset.source(pieces).to_iter_dataset(

@@ -35,14 +35,14 @@ def default_data_dir() -> str:
 
 
 def find_data_dir(data_dir: str | None) -> str:
-  """Return the local directory of TFDS datasets, by default `default_data_dir`, without a ~.
+  """Return the directory of TFDS datasets, by default `default_data_dir`, without a ~.
 
   Raises:
-    InputError: the home directory is unknown, or the directory is remote.
+    InputError: the home directory is unknown.
   """
   path = data_dir or default_data_dir()
   if is_remote(path):
-    raise InputError(f'data_dir={path} is not a local directory. Mount it, or copy the dataset.')
+    return path.rstrip('/')
   try:
     return os.fspath(user_path(path))
   except InputError:
@@ -81,6 +81,11 @@ def prepare(
       f'{name} is a folder, which needs no preparation. Train on it with --config.dataset={name}.'
     )
   data_dir = find_data_dir(data_dir)
+  if is_remote(data_dir):
+    raise InputError(
+      f'Cannot prepare a dataset in {data_dir}: it is not a local directory. Prepare it on a disk '
+      'with --file_format=tfrecord, and copy its directory there.'
+    )
   manual_dir = os.fspath(user_path(manual_dir or os.path.join(data_dir, MANUAL_SUBDIR)))
   instructions = manual_download(name.split(':')[0].split('/')[0], manual_dir)
   if instructions and not (os.path.isdir(manual_dir) and os.listdir(manual_dir)):

@@ -15,10 +15,10 @@ import logging
 import os
 import random
 import time
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from vit_jax.errors import InputError, first_line
-from vit_jax.files import TRY_AGAIN, fsspec_errors
+from vit_jax.files import TRY_AGAIN, Missing, fsspec_errors
 
 log = logging.getLogger('vit_jax')
 _T = TypeVar('_T')
@@ -63,39 +63,52 @@ class Pending:
     return _result(self._address, self._future)
 
 
-def list_directory(address: str) -> dict[str, int | None]:
-  """Return what is in a remote directory: {name: size in bytes, or None for a directory}.
+class Entry(NamedTuple):
+  """A file or a directory.
 
-  Returns an empty dictionary if there is no such directory.
+  Attributes:
+    is_directory: True if it is a directory.
+    size: of a file, in bytes, or None if the server does not say.
+  """
+
+  is_directory: bool
+  size: int | None
+
+
+def list_directory(address: str) -> dict[str, Entry]:
+  """Return {name: entry} of what is in a remote directory, or {} if there is no such directory.
+
+  Web servers have no directories. Their pages list the links below the address, if any.
 
   Raises:
     InputError: the storage cannot be reached, or does not allow listing.
   """
-  fs, loop = _file_system(address)
+  try:
+    found = _call(address, lambda fs: fs.ls(address.rstrip('/') + '/', detail=True))
+  except Missing:
+    return {}
+  entries = {}
+  for entry in found:
+    above, _, name = entry['name'].rstrip('/').rpartition('/')
+    is_directory = entry['type'] == 'directory'
+    # An object that is called like the directory may mark it, or be listed instead of it.
+    if is_directory or not address.rstrip('/').endswith(f'{above}/{name}'.lstrip('/')):
+      entries[name] = Entry(is_directory, None if is_directory else entry['size'])
+  return entries
 
-  async def read() -> list[dict[str, Any]]:
-    try:
-      return await asyncio.to_thread(fs.ls, address, detail=True, refresh=True)
-    except FileNotFoundError:
-      return []
 
-  entries = _result(address, asyncio.run_coroutine_threadsafe(_keep_trying(read, address), loop))
-  listing = {}
-  for entry in entries:
-    name = entry['name'].rstrip('/').rpartition('/')[2]
-    if name != address.rstrip('/').rpartition('/')[2] or entry['type'] == 'directory':
-      listing[name] = None if entry['type'] == 'directory' else entry['size']
-  return listing
+def exists(address: str) -> bool:
+  """Return True if there is a file at the address. Raise InputError if nobody answers."""
+  try:
+    _call(address, lambda fs: fs.info(address))
+    return True
+  except Missing:
+    return False
 
 
 def file_size(address: str) -> int:
   """Return the size of a remote file in bytes. Raise InputError if it cannot be found out."""
-  fs, loop = _file_system(address)
-
-  async def read() -> int | None:
-    return (await asyncio.to_thread(fs.info, address))['size']
-
-  size = _result(address, asyncio.run_coroutine_threadsafe(_keep_trying(read, address), loop))
+  size = _call(address, lambda fs: fs.info(address)['size'])
   if size is None:
     raise InputError(
       f'Cannot read {address}: the server does not say how large the file is. Download the file.'
@@ -105,12 +118,14 @@ def file_size(address: str) -> int:
 
 def write_file(address: str, content: bytes) -> None:
   """Replace a remote file as a whole. Raise InputError if it cannot be written."""
+  _call(address, lambda fs: fs.pipe_file(address, content))
+
+
+def _call(address: str, request: Callable[[Any], _T]) -> _T:
+  """Return what a blocking request to the file system of an address returns."""
   fs, loop = _file_system(address)
-
-  async def write() -> None:
-    await asyncio.to_thread(fs.pipe_file, address, content)
-
-  _result(address, asyncio.run_coroutine_threadsafe(_keep_trying(write, address), loop))
+  again = _keep_trying(lambda: asyncio.to_thread(request, fs), address)
+  return _result(address, asyncio.run_coroutine_threadsafe(again, loop))
 
 
 def _file_system(address: str) -> tuple[Any, asyncio.AbstractEventLoop]:
@@ -126,9 +141,13 @@ def _connect(protocol: str, process: int) -> tuple[Any, asyncio.AbstractEventLoo
   import fsspec
   from fsspec.asyn import get_loop
 
-  options: dict[str, Any] = {}
+  options: dict[str, Any] = dict(use_listings_cache=False)
   if protocol in ('s3', 's3a'):
-    options = dict(config_kwargs=dict(max_pool_connections=IN_FLIGHT))  # 10 by default
+    options['config_kwargs'] = dict(max_pool_connections=IN_FLIGHT)  # 10 by default
+  if protocol in ('gs', 'gcs'):
+    # gcsfs would ask for the type of the bucket before every request, and log a warning each time
+    # that this is not allowed. Zonal buckets need it: set the variable to true.
+    os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
   fs = fsspec.filesystem(protocol, **options)
   return fs, fs.loop if fs.async_impl else get_loop()
 

@@ -16,7 +16,8 @@ are first read.
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import functools
 from typing import TypedDict
 
 import numpy as np
@@ -39,6 +40,7 @@ class Source(abc.ABC):
     apply_exif: True if images must be rotated as their EXIF orientation says.
     empty_classes: names of the classes of which the training split has no image, if that is known.
     newly_listed: number of images that earlier versions of vit_jax would have left out.
+    is_remote: True if the examples come over a network, so that many should be read at once.
   """
 
   num_classes: int
@@ -47,6 +49,7 @@ class Source(abc.ABC):
   apply_exif: bool = False
   empty_classes: Sequence[str] = ()
   newly_listed: int = 0
+  is_remote: bool = False
 
   @abc.abstractmethod
   def __len__(self) -> int:
@@ -61,6 +64,13 @@ class Source(abc.ABC):
       ValueError: the example is damaged. The message completes "Cannot read x: ...".
       InputError: a problem that skipping this example would not solve.
     """
+
+  def start(self, index: int) -> Callable[[], Example]:
+    """Start to read an example in the background, if the storage is slow to answer.
+
+    Call what is returned to get the example or an exception, as from `self[index]`.
+    """
+    return functools.partial(self.__getitem__, index)
 
   def label(self, index: int) -> int | np.ndarray:
     """Return the label alone, without reading the image if the format allows that."""

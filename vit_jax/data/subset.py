@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 import itertools
 
 import numpy as np
@@ -20,13 +20,17 @@ class Subset(Source):
     self._source, self._indices = source, indices
     self.num_classes, self.class_names = source.num_classes, source.class_names
     self.multi_label, self.apply_exif = source.multi_label, source.apply_exif
-    self.newly_listed = source.newly_listed
+    self.newly_listed, self.is_remote = source.newly_listed, source.is_remote
 
   def __len__(self) -> int:
     return len(self._indices)
 
   def __getitem__(self, index: int) -> Example:
     return self._source[int(self._indices[index])]
+
+  def start(self, index: int) -> Callable[[], Example]:
+    """Start to read an example."""
+    return self._source.start(int(self._indices[index]))
 
   def label(self, index: int) -> int | np.ndarray:
     """Return the label of an example."""

@@ -5,20 +5,23 @@ TensorFlow is never imported. TFDS only says where the records of a split are st
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 import os
 import threading
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from vit_jax.data import tfds_directory
+from vit_jax.data import remote, tfds_directory
 from vit_jax.data.labels import Labels, supervised_labels
 from vit_jax.data.source import Example, Source
 from vit_jax.data.splits import split_ranges
 from vit_jax.data.subset import Concatenation
-from vit_jax.data.tfrecord import TFRecordReader
+from vit_jax.data.tfrecord import RemoteTFRecordReader, TFRecordReader
+from vit_jax.data.tfrecord_index import Lengths, record_lengths
 from vit_jax.errors import InputError, last_line, remedy
-from vit_jax.files import allow_open_files
+from vit_jax.files import Missing, allow_open_files, is_remote
 
 
 class _File(NamedTuple):
@@ -32,7 +35,7 @@ class _File(NamedTuple):
 class _Reader(Protocol):
   def num_records(self) -> int: ...
 
-  def read(self, index: int, /) -> bytes: ...
+  def start(self, index: int, /) -> Callable[[], bytes]: ...
 
 
 class TfdsSource(Source):
@@ -56,6 +59,13 @@ class TfdsSource(Source):
         f'{directory} is stored as {self._format}. Prepare the dataset again as array_record or '
         'tfrecord.'
       )
+    self.is_remote = is_remote(directory)
+    if self.is_remote and self._format != 'tfrecord':
+      raise InputError(
+        f'{directory} is stored as {self._format}, which can only be read from a file system. '
+        'Mount the bucket (with gcsfuse or mountpoint-s3, for example) and set data_dir to the '
+        'mount, or prepare the dataset again with --file_format=tfrecord.'
+      )
     self._labels = labels or supervised_labels(info)
     self.num_classes = self._labels.num_classes
     self.class_names = self._labels.class_names
@@ -64,14 +74,20 @@ class TfdsSource(Source):
       split, {name: s.shard_lengths for name, s in info.splits.items()}
     )  # checks the split
     files = info.splits[split].file_instructions
-    self._files = [_File(os.fspath(f.filename), f.skip, f.examples_in_shard) for f in files]
+    names = [os.path.basename(f.filename) for f in files]
+    self._files = [
+      _File(os.path.join(directory, name), f.skip, f.examples_in_shard)
+      for name, f in zip(names, files)
+    ]
     self._records = Concatenation(f.take for f in files)
-    for file in self._files:
-      if not os.path.exists(file.path):
-        raise InputError(
-          f'The file {file.path} of the dataset is missing. Prepare the dataset again.'
-        )
-    allow_open_files()
+    self._lengths: Lengths = {}  # of the records in remote files
+    if self.is_remote:
+      self._lengths = record_lengths(directory, _remote_sizes(directory, names))
+    else:
+      for file in self._files:
+        if not os.path.exists(file.path):
+          raise _missing_file(file.path)
+      allow_open_files()
     self._reset_readers()
 
   def _reset_readers(self) -> None:
@@ -94,20 +110,34 @@ class TfdsSource(Source):
     return f'{file.path}, record {record}'
 
   def __getitem__(self, index: int) -> Example:
+    return self.start(index)()
+
+  def start(self, index: int) -> Callable[[], Example]:
+    """Start to read an example, in the background if the dataset is remote."""
+    file, record = self._locate(index)
+    reader = self._readers.get(file.path) or self._open(file)
+    wait = reader.start(record)
+    return lambda: self.parse(index, wait)
+
+  def parse(self, index: int, wait: Callable[[], bytes]) -> Example:
+    """Return an example. `wait` returns its record."""
     from google.protobuf import message
     from tensorflow_datasets.proto import tf_example_pb2
 
-    file, record = self._locate(index)
-    reader = self._readers.get(file.path) or self._open(file)
+    example = tf_example_pb2.Example()  # pyright: ignore[reportAttributeAccessIssue]
     try:
-      example = tf_example_pb2.Example()  # pyright: ignore[reportAttributeAccessIssue]
-      example.ParseFromString(reader.read(record))
+      example.ParseFromString(wait())
+    except InputError:  # a remote file cannot be read
+      raise
+    except (OSError, RuntimeError, ValueError, message.DecodeError) as e:
+      raise ValueError(f'the record is damaged ({last_line(e)})') from e
+    try:
       features = example.features.feature
       image = features[self._labels.image_key].bytes_list.value[0]
       classes = self._labels.read(features)
     except InputError as e:
       raise InputError(f'{self.location(index)}: {e}') from e
-    except (IndexError, OSError, RuntimeError, ValueError, message.DecodeError) as e:
+    except (IndexError, ValueError) as e:
       raise ValueError(f'the record is damaged ({last_line(e)})') from e
     for label in classes:
       if not 0 <= label < self.num_classes:
@@ -131,7 +161,7 @@ class TfdsSource(Source):
     with self._locks[file.path]:
       if file.path not in self._readers:
         try:
-          reader = _READERS[self._format](file.path)
+          reader = self._make_reader(file.path)
         except (OSError, ValueError, RuntimeError) as e:
           raise InputError(
             f'Cannot read {file.path}: {last_line(e).rstrip(".")}. '
@@ -144,6 +174,11 @@ class TfdsSource(Source):
           )
         self._readers[file.path] = reader
       return self._readers[file.path]
+
+  def _make_reader(self, path: str) -> _Reader:
+    if self.is_remote:
+      return RemoteTFRecordReader(path, self._lengths[os.path.basename(path)])
+    return _READERS[self._format](path)
 
 
 class _ArrayRecordReader:
@@ -161,8 +196,28 @@ class _ArrayRecordReader:
   def num_records(self) -> int:
     return self._reader.num_records()
 
-  def read(self, index: int) -> bytes:
-    return self._reader.read([index])[0]
+  def start(self, index: int) -> Callable[[], bytes]:
+    return lambda: self._reader.read([index])[0]
 
 
 _READERS = {'array_record': _ArrayRecordReader, 'tfrecord': TFRecordReader}
+
+
+def _remote_sizes(directory: str, names: list[str]) -> dict[str, int]:
+  """Return the size of each file in a remote directory. Raise InputError if one is missing."""
+  listing = remote.list_directory(directory)
+
+  def size(name: str) -> int:
+    if name in listing and (size := listing[name].size) is not None:
+      return size
+    try:
+      return remote.file_size(f'{directory}/{name}')
+    except Missing:
+      raise _missing_file(f'{directory}/{name}') from None
+
+  with ThreadPoolExecutor(remote.IN_FLIGHT) as pool:
+    return dict(zip(names, pool.map(size, names)))
+
+
+def _missing_file(path: str) -> InputError:
+  return InputError(f'The file {path} of the dataset is missing. Prepare the dataset again.')

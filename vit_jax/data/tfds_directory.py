@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+import contextlib
 import fnmatch
 import json
 import logging
 import os
+import pathlib
 import re
-from typing import TYPE_CHECKING
+import tempfile
+from typing import TYPE_CHECKING, Any
 
-from vit_jax.data import digits
+from vit_jax.data import digits, storage
 from vit_jax.data.prepare import MANUAL_SUBDIR, builder_class, find_data_dir, manual_download
 from vit_jax.errors import InputError, last_line, remedy, unknown
+from vit_jax.files import is_remote
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
@@ -22,6 +28,7 @@ _NAME = re.compile(
   r'(?P<name>\w+)(?:/(?P<config>(?!\d+\.\d+\.\d+$)[\w.-]+?))?'
   r'(?:[:/](?P<version>[\d*]+\.[\d*]+\.[\d*]+))?'
 )
+_FEATURES = 'features.json'
 _VERSION = re.compile(r'\d+\.\d+\.\d+')
 
 
@@ -48,7 +55,7 @@ def find_directory(dataset: str, data_dir: str | None = None) -> str:
   name, config, version = match['name'], match['config'], match['version']
   root = os.path.join(data_dir, name)
   directory = _newest(os.path.join(root, config or _default_config(root) or ''), version)
-  if directory is None and name == 'digits':
+  if directory is None and name == 'digits' and not is_remote(data_dir):
     _prepare_digits(data_dir)
     directory = _newest(root, version)
   if directory is None:
@@ -57,33 +64,72 @@ def find_directory(dataset: str, data_dir: str | None = None) -> str:
 
 
 def read_info(directory: str) -> tfds.core.DatasetInfo:
-  """Return the description of the dataset in a directory. Raise InputError if it is damaged."""
+  """Return the description of the dataset in a directory. Raise InputError if it is damaged.
+
+  If the directory is remote, the paths in the description are meaningless, but not the names.
+  """
   from google.protobuf import json_format
   import tensorflow_datasets as tfds
 
-  try:
-    return tfds.builder_from_directory(directory).info
-  except (OSError, ValueError, KeyError, json_format.ParseError) as e:
-    raise InputError(
-      f'Cannot read the description of the dataset in {directory}: {" ".join(str(e).split())}. '
-      f'{remedy(e, "Prepare the dataset again.")}'
-    ) from e
+  with _local_description(directory) as local:
+    try:
+      return tfds.builder_from_directory(local).info
+    except (OSError, ValueError, KeyError, json_format.ParseError) as e:
+      message = ' '.join(str(e).split()).replace(local, directory)
+      raise InputError(
+        f'Cannot read the description of the dataset in {directory}: {message}. '
+        f'{remedy(e, "Prepare the dataset again.")}'
+      ) from e
+
+
+@contextlib.contextmanager
+def _local_description(directory: str) -> Iterator[str]:
+  """Yield a local directory with the files that describe the dataset in a directory."""
+  if not is_remote(directory):
+    yield directory
+    return
+  with tempfile.TemporaryDirectory() as local:
+
+    def copy(names: Iterable[str]) -> None:
+      with ThreadPoolExecutor() as pool:
+        contents = pool.map(lambda name: storage.read(f'{directory}/{name}'), names)
+        for name, content in zip(names, contents):
+          if content is not None:
+            pathlib.Path(local, name).write_bytes(content)
+
+    copy(('dataset_info.json', _FEATURES))
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # TFDS reports what is wrong
+      copy(list(_label_files(json.loads(pathlib.Path(local, _FEATURES).read_bytes()))))
+    yield local
+
+
+def _label_files(feature: dict[str, Any], name: str = '') -> Iterator[str]:
+  """Yield the names of the files that hold class names, given the content of features.json."""
+  if 'classLabel' in feature:
+    yield f'{name}.labels.txt'
+  for key, part in feature.get('featuresDict', {}).get('features', {}).items():
+    key = key.replace('/', '.')
+    yield from _label_files(part, f'{name}-{key}' if name else key)
+  if 'sequence' in feature:
+    yield from _label_files(feature['sequence'].get('feature', {}), name)
 
 
 def _newest(directory: str, version: str | None) -> str | None:
   """Return the directory of the newest version that matches a version with numbers or *."""
+  if version and _VERSION.fullmatch(version):  # not every web server lists its directories
+    complete = storage.exists(os.path.join(directory, version, 'dataset_info.json'))
+    return os.path.join(directory, version) if complete else None
   versions = [v for v in _versions(directory) if fnmatch.fnmatchcase(v, version or '*')]
   return os.path.join(directory, versions[-1]) if versions else None
 
 
 def _versions(directory: str) -> list[str]:
   """Return the complete versions in the directory, oldest first."""
-  names = os.listdir(directory) if os.path.isdir(directory) else []
   complete = [
     name
-    for name in names
+    for name in storage.names(directory)
     if _VERSION.fullmatch(name)
-    and os.path.exists(os.path.join(directory, name, 'dataset_info.json'))
+    and storage.exists(os.path.join(directory, name, 'dataset_info.json'))
   ]
   return sorted(complete, key=lambda name: [int(x) for x in name.split('.')])
 
@@ -91,11 +137,11 @@ def _versions(directory: str) -> list[str]:
 def _default_config(root: str) -> str | None:
   """Return the default config, which TFDS records when it prepares a dataset with configs."""
   path = os.path.join(root, '.config', 'metadata.json')
-  if not os.path.exists(path):
+  content = storage.read(path)
+  if content is None:
     return None
   try:
-    with open(path, 'rb') as f:
-      return json.load(f)['default_config_name']
+    return json.loads(content)['default_config_name']
   except (ValueError, KeyError, TypeError) as e:
     log.warning('Cannot read %s: %s. Name the config, as in NAME/CONFIG.', path, last_line(e))
     return None
@@ -114,18 +160,24 @@ def _missing(dataset: str, name: str, config: str | None, data_dir: str) -> Inpu
   """Return the error for a missing dataset. Raise InputError if TFDS does not know the name."""
   root = os.path.join(data_dir, name)
   directory = os.path.join(root, config or _default_config(root) or '')
-  if os.path.isdir(root):
+  if names := storage.names(root):
     if versions := _versions(directory):
       return InputError(
         f'{dataset} is not in {directory}. Prepared versions: {", ".join(versions)}.'
       )
-    configs = [c for c in sorted(os.listdir(root)) if _versions(os.path.join(root, c))]
-    if configs:
+    if configs := [c for c in sorted(names) if _versions(os.path.join(root, c))]:
       prepared = ', '.join(f'{name}/{c}' for c in configs)
       return InputError(f'{dataset} is not in {root}. Prepared datasets: {prepared}.')
   configs = getattr(builder_class(name), 'builder_configs', {})
   if config and configs and config not in configs:
     return unknown(f'{name} config', config, configs)
+  if is_remote(data_dir):
+    return InputError(
+      f'The dataset {dataset} is not in {data_dir}. Prepare it on a disk with `python -m '
+      f'vit_jax.tools.prepare {dataset} --file_format=tfrecord`, and copy the directory {name} '
+      'there. If it is there on a web server that does not list its directories, give the version, '
+      f'such as {name}:1.0.0.'
+    )
   command = f'python -m vit_jax.tools.prepare {dataset} --data_dir={data_dir}'
   message = f'The dataset {dataset} is not prepared in {data_dir}. Prepare it with `{command}`.'
   manual = manual_download(name, os.path.join(data_dir, MANUAL_SUBDIR))

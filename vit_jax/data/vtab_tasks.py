@@ -226,7 +226,8 @@ def _labels(task: Task, info: tfds.core.DatasetInfo, directory: str) -> Labels:
 class _BinarySource(TfdsSource):
   """A source whose pixels are stored as 0 and 1, and returned as 0 and 255."""
 
-  def __getitem__(self, index: int) -> Example:
-    example = super().__getitem__(index)
+  def parse(self, index: int, wait: Callable[[], bytes]) -> Example:
+    """Return an example. `wait` returns its record."""
+    example = super().parse(index, wait)
     image = (decode_image(example['image']) > 0) * np.uint8(255)
     return {'image': cv2.imencode('.png', image)[1].tobytes(), 'label': example['label']}

@@ -6,7 +6,7 @@ import os
 import jax
 
 from vit_jax.errors import InputError
-from vit_jax.files import user_path
+from vit_jax.files import cache_directory, user_path
 
 log = logging.getLogger('vit_jax')
 
@@ -24,7 +24,7 @@ def use_compile_cache(directory: str | None = None) -> None:
     if jax.config.jax_compilation_cache_dir:  # pyright: ignore (JAX does not declare it)
       return
     try:
-      directory = os.fspath(user_path(os.environ.get('XDG_CACHE_HOME') or '~/.cache') / 'vit_jax')
+      directory = os.fspath(cache_directory())
     except InputError as e:
       log.info('Compiled programs are not kept for the next run. %s', e)
       return
