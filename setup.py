@@ -57,6 +57,7 @@ setuptools.setup(
     # constraints.txt. Install this extra without that file, in an environment of its own.
     # ImageHash (BSD license) only adds PyWavelets.
     'dedup': ['apache-beam>=2.77', 'ImageHash>=4.3'],
+    'hf': ['datasets>=3'],  # reads datasets of Hugging Face (dataset=hf:NAME)
     # Data and runs in buckets: what fsspec needs for each kind of address.
     'gcs': ['gcsfs'],  # gs://
     'https': ['aiohttp'],

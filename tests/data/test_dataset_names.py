@@ -12,6 +12,9 @@ from vit_jax.data.dataset_names import absolute_path, is_own_data
     ('/data/photos', '/data/photos'),
     ('wds:a/x-{train,val}-*.tar', 'wds:{}/a/x-{{train,val}}-*.tar'),
     ('wds:a.tar::/b/c.tar', 'wds:{}/a.tar::/b/c.tar'),
+    ('hf:./saved', 'hf:{}/saved'),
+    ('hf:/data/saved,config', 'hf:/data/saved,config'),
+    ('hf:timm/mini-imagenet,small', 'hf:timm/mini-imagenet,small'),
     ('wds:gs://bucket/a-*.tar', 'wds:gs://bucket/a-*.tar'),
   ],
 )

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 
 from vit_jax.data.folder import is_folder
+from vit_jax.data.huggingface import is_path, split_config
 from vit_jax.files import is_remote, user_path
 
 WEBDATASET = 'wds:'
+HUGGING_FACE = 'hf:'
 
 
 def is_own_data(dataset: str) -> bool:
   """Return True unless `dataset` is the name of a dataset of TFDS or of a task of VTAB."""
-  return is_folder(dataset) or dataset.startswith(WEBDATASET)
+  return is_folder(dataset) or dataset.startswith((WEBDATASET, HUGGING_FACE))
 
 
 def absolute_path(dataset: str) -> str:
@@ -20,6 +22,10 @@ def absolute_path(dataset: str) -> str:
   if dataset.startswith(WEBDATASET):
     patterns = dataset.removeprefix(WEBDATASET).split('::')
     return WEBDATASET + '::'.join(map(_absolute, patterns))
+  if dataset.startswith(HUGGING_FACE):
+    name, config = split_config(dataset.removeprefix(HUGGING_FACE))
+    name = _absolute(name) if is_path(name) else name
+    return f'{HUGGING_FACE}{name},{config}' if config else HUGGING_FACE + name
   return _absolute(dataset) if is_folder(dataset) else dataset
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vit_jax.data import catalog, folder, tfds_directory, vtab_tasks, webdataset
-from vit_jax.data.dataset_names import WEBDATASET, is_own_data
+from vit_jax.data import catalog, folder, huggingface, tfds_directory, vtab_tasks, webdataset
+from vit_jax.data.dataset_names import HUGGING_FACE, WEBDATASET, is_own_data
 from vit_jax.data.folder import is_folder
 from vit_jax.data.source import Source
 from vit_jax.data.tfds import TfdsSource
@@ -21,7 +21,8 @@ def open_source(dataset: str, split: str, data_dir: str | None = None) -> Source
       - 'digits', which needs no download and is written to data_dir at first use;
       - a task of VTAB-1k: 'vtab/clevr_count' (see `vtab_tasks`);
       - the path of a folder that holds {train,val}/<class>/*.jpg (see `folder.is_folder`);
-      - 'wds:' and a pattern of tar files in the WebDataset format (see `shard_pattern`).
+      - 'wds:' and a pattern of tar files in the WebDataset format (see `shard_pattern`);
+      - 'hf:' and the name or path of a dataset of Hugging Face (see `huggingface`).
     split: in TFDS notation: 'train', 'test[:16]', 'train[:98%]', 'train+validation'.
     data_dir: directory of TFDS datasets. Defaults to $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
@@ -32,6 +33,8 @@ def open_source(dataset: str, split: str, data_dir: str | None = None) -> Source
     return folder.FolderSource(dataset, split)
   if dataset.startswith(WEBDATASET):
     return webdataset.WebDatasetSource(dataset.removeprefix(WEBDATASET), split)
+  if dataset.startswith(HUGGING_FACE):
+    return huggingface.HuggingFaceSource(dataset.removeprefix(HUGGING_FACE), split)
   if dataset.startswith('vtab/'):
     return vtab_tasks.open_task(dataset.removeprefix('vtab/'), split, data_dir)
   return TfdsSource(tfds_directory.find_directory(dataset, data_dir), split)
@@ -43,6 +46,8 @@ def split_names(dataset: str, data_dir: str | None = None) -> list[str]:
     return folder.split_names(dataset)
   if dataset.startswith(WEBDATASET):
     return webdataset.split_names(dataset.removeprefix(WEBDATASET))
+  if dataset.startswith(HUGGING_FACE):
+    return huggingface.split_names(dataset.removeprefix(HUGGING_FACE))
   if dataset.startswith('vtab/'):
     return list(vtab_tasks.find_task(dataset.removeprefix('vtab/')).splits)
   directory = tfds_directory.find_directory(dataset, data_dir)

@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     '--dataset',
     metavar='NAME',
     help='a TFDS dataset, a VTAB task (vtab/pets), a folder with {train,val}/<class>/<image>, or '
-    'wds:PATTERN as for --config.dataset (default: that of the run)',
+    'wds:PATTERN or hf:NAME as for --config.dataset (default: that of the run)',
   )
   add(
     '--split',
