@@ -1,6 +1,7 @@
 import collections
 import re
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -187,3 +188,54 @@ def test_any_kind_of_key_drives_dropout(make_key):
 def test_wrong_image_size_is_named():
   with pytest.raises(ValueError, match='The images are 16x32, but the model was made for 32x32. '):
     mini().init(jax.random.key(0), jnp.zeros((1, 16, 32, 3)))
+
+
+def blocks_one_by_one(model, params, images, **kwargs):
+  """Apply a model whose blocks are modules of their own, as Flax captures them."""
+  return model.apply({'params': params}, images, mutable='intermediates', **kwargs)[0]
+
+
+def test_all_blocks_come_from_tracing_one():
+  """Losses and gradients are the bits of the program in which each block is traced."""
+  positions = dict(pos_embedding='relative', pos_embedding_at='shared')
+  model = mini(dropout=0.3, stochastic_depth=0.2, **positions)
+  images = np.load(FILES / 'vit_token.io.npz')['image']
+  params = init(model, seed=1)
+  kwargs = dict(train=True, rngs={'dropout': jax.random.key(2)})
+  traced = []
+
+  def count(call, args, kwargs, context):
+    traced.append(context.module.name)
+    return call(*args, **kwargs)
+
+  def loss(apply):
+    return jax.jit(jax.value_and_grad(lambda params: (apply(params) ** 2).sum()))
+
+  shared = loss(lambda params: model.apply({'params': params}, images, **kwargs))
+  separate = loss(lambda params: blocks_one_by_one(model, params, images, **kwargs))
+  counts = []
+  for step in (shared, separate):
+    with nn.intercept_methods(count):
+      step.trace(params)
+    counts.append(traced.count('Dense_0'))
+    traced.clear()
+  assert counts[1] == model.variant.num_layers * counts[0]
+  jax.tree.map(np.testing.assert_array_equal, shared(params), separate(params))
+
+
+def test_a_profile_names_the_blocks():
+  model = mini()
+  images = jnp.zeros((1, *model.image_size, 3))
+  program = jax.jit(model.apply).lower({'params': init(model)}, images)
+  assert re.search('encoderblock_1/.*MlpBlock_0/Dense_0', program.as_text(debug_info=True))
+
+
+def test_without_jit_a_second_call_compiles_nothing(caplog):
+  model = mini()
+  params, images = init(model), np.load(FILES / 'vit_token.io.npz')['image']
+  once = model.apply({'params': params}, images)
+  with jax.log_compiles():
+    assert np.array_equal(model.apply({'params': params}, images), once)
+    assert not [record for record in caplog.records if 'Compiling' in record.getMessage()]
+    jax.jit(lambda x: x + 12.5)(once)
+    assert [record for record in caplog.records if 'Compiling' in record.getMessage()]

@@ -146,7 +146,8 @@ def apply_to_attention(
   # Products with the identity are exact only in full precision.
   with nn.intercept_methods(intercept), jax.default_matmul_precision('highest'):
     plain = model.clone(scan=False, remat='none', attention_implementation='plain')
-    plain.apply({'params': params}, images)
+    # With a collection of intermediates, the encoder applies each block as a module of its own.
+    plain.apply({'params': params}, images, mutable='intermediates')
   return results, pooling
 
 

@@ -133,9 +133,12 @@ class Encoder(nn.Module):
         z = z + e_pos.astype(z.dtype)
       return shard_batch(z), None if keys is None else fold_in(keys, i + 1)
 
-    # Flax creates the parameters of each block here. Scan and remat take them as values instead,
-    # and apply one block that is detached from this module.
-    if self.is_initializing() or not (self.scan or self.remat != 'none'):
+    # Flax creates the parameters of each block in the first branch, and captures intermediates
+    # there. The second takes the parameters as values and applies one block that is detached from
+    # this module. JAX then traces it only once. Without a trace (outside of jit), it would be
+    # compiled at each call of the model.
+    one_block = self.scan or self.remat != 'none' or isinstance(x, jax.core.Tracer)
+    if self.is_initializing() or self.is_mutable_collection('intermediates') or not one_block:
       for i in range(self.num_layers):
         z, block_keys = before_block(z, i)
         z = make_block(c, name=f'encoderblock_{i}')(z, block_keys, rates[i], relative)
