@@ -17,6 +17,7 @@ from typing import cast
 
 from flax import linen as nn
 import jax
+from jax.core import Tracer
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 import numpy as np
@@ -137,7 +138,7 @@ class Encoder(nn.Module):
     # there. The second takes the parameters as values and applies one block that is detached from
     # this module. JAX then traces it only once. Without a trace (outside of jit), it would be
     # compiled at each call of the model.
-    one_block = self.scan or self.remat != 'none' or isinstance(x, jax.core.Tracer)
+    one_block = self.scan or self.remat != 'none' or isinstance(x, Tracer)
     if self.is_initializing() or self.is_mutable_collection('intermediates') or not one_block:
       for i in range(self.num_layers):
         z, block_keys = before_block(z, i)
