@@ -1,24 +1,20 @@
-"""The index of tar files: formats, its own file, and damaged tars."""
+"""The index of a tar: formats, labels, and damaged tars."""
 
 import gzip
 import io
-import os
 import subprocess
 import tarfile
 
-import numpy as np
 import pytest
 
 from tests.helpers.shapes import png
 from tests.helpers.tars import cls_sample, write_shards, write_tar
-from vit_jax.data import tar_index
-from vit_jax.data.tar_index import INDEX_FILE, read_indices
+from vit_jax.data.tar_index import index_tar
 from vit_jax.errors import InputError
 
 
 def index_of(path):
-  (index,) = read_indices([str(path)])
-  return index
+  return index_tar(str(path), (path.stat().st_size, 7))
 
 
 def images(path):
@@ -178,90 +174,6 @@ def test_what_is_no_tar(tar):
   tar.mkdir()
   with pytest.raises(InputError, match=f'Cannot read the shard {tar}: Is a directory. Check its'):
     index_of(tar)
-  with pytest.raises(InputError, match='nowhere: No such file or directory. Check the path.'):
-    index_of(tar / 'nowhere')
-
-
-# The file of the index.
-
-
-@pytest.fixture
-def reads(monkeypatch):
-  """Return the names of the tars that are indexed."""
-  names = []
-  index_tar = tar_index._index_tar
-  monkeypatch.setattr(
-    tar_index, '_index_tar', lambda path: (names.append(os.path.basename(path)), index_tar(path))[1]
-  )
-  return names
-
-
-def equal(a, b):
-  return all(
-    np.array_equal(getattr(x, field), getattr(y, field))
-    for x, y in zip(a, b, strict=True)
-    for field in vars(x)
-  )
-
-
-def test_tars_are_read_once_and_again_when_they_change(tmp_path, reads):
-  write_shards(tmp_path, 'a', 3, 4)
-  paths = [str(path) for path in sorted(tmp_path.glob('*.tar'))]
-  first = read_indices(paths[:2])
-  assert reads == ['a-000.tar', 'a-001.tar'] and (tmp_path / INDEX_FILE).exists()
-  three = read_indices(paths)
-  assert reads[2:] == ['a-002.tar'] and equal(three[:2], first)
-  assert equal(read_indices(paths[::-1]), three[::-1]) and len(reads) == 3
-  write_shards(tmp_path, 'a', 1, 3)  # another size
-  changed = read_indices(paths)
-  assert reads[3:] == ['a-000.tar'] and len(changed[0].keys) == 3 and equal(changed[1:], three[1:])
-  # The same size, as after a correction of labels: the time says it.
-  os.utime(paths[1], ns=(0, 7))
-  read_indices(paths)
-  assert reads[4:] == ['a-001.tar']
-
-
-def test_an_empty_tar(tmp_path):
-  write_tar(tmp_path / 'a.tar', [])
-  write_shards(tmp_path, 'b', 1, 2)
-  paths = [str(tmp_path / 'a.tar'), str(tmp_path / 'b-000.tar')]
-  assert equal(read_indices(paths), read_indices(paths))
-  assert [len(index.keys) for index in read_indices(paths)] == [0, 2]
-
-
-def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch, reads, messages):
-  data, cache = tmp_path / 'data', tmp_path / 'cache'
-  write_shards(data, 'a', 1, 4)
-  path = str(data / 'a-000.tar')
-  replacing = tar_index.replacing
-
-  def refuse(file):
-    if str(file).startswith(str(data)):
-      raise InputError(f'Cannot write {file}: permission denied. Choose another path.')
-    return replacing(file)
-
-  monkeypatch.setattr(tar_index, 'replacing', refuse)
-  monkeypatch.setenv('XDG_CACHE_HOME', str(cache))
-  first = read_indices([path])
-  assert equal(read_indices([path]), first) and len(reads) == 1
-  (file,) = cache.rglob('*.npz')
-  messages.clear()
-  file.write_bytes(b'damaged')
-  assert equal(read_indices([path]), first) and len(reads) == 2
-  assert messages[0].startswith(f'{file} cannot be read and is made again: ')
-
-
-def test_an_interrupted_index_goes_on(tmp_path, reads):
-  write_shards(tmp_path, 'a', 3, 4)
-  paths = [str(path) for path in sorted(tmp_path.glob('*.tar'))]
-  good = (tmp_path / 'a-002.tar').read_bytes()
-  (tmp_path / 'a-002.tar').write_bytes(good[:700])
-  with pytest.raises(InputError, match='a-002.tar'):
-    read_indices(paths)
-  (tmp_path / 'a-002.tar').write_bytes(good)
-  reads.clear()
-  read_indices(paths)
-  assert reads == ['a-002.tar']
 
 
 def test_the_webdataset_library(tmp_path):

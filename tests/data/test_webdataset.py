@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from tests.helpers.shapes import png, read_all
+from tests.helpers.storage import put
 from tests.helpers.tars import json_sample, write_shards, write_tar
+from vit_jax.data import remote
 from vit_jax.data.open_source import describe_dataset, open_source, split_names
-from vit_jax.data.tar_index import INDEX_FILE
+from vit_jax.data.tar_index_file import INDEX_FILE
 from vit_jax.errors import InputError
 
 NUM_TRAIN, NUM_VALIDATION = 40, 10
@@ -165,3 +167,43 @@ def test_a_shard_that_changes_during_a_run(shards, tmp_path, change):
     if change == 'removed'
     else f'{path} has changed since it was indexed. Remove {INDEX_FILE} beside it and start again.'
   )
+
+
+@pytest.fixture
+def bucket(shards, tmp_path, request):
+  """Return the same dataset as `shards` in remote storage."""
+  address = f'memory://{request.node.name}'
+  put(tmp_path, address)
+  remote.write_file(f'{address}/class_names.txt', b'a\nb\nc\n')
+  return f'wds:{address}/in-{{train,validation}}-*.tar'
+
+
+def test_remote_shards_are_those_on_the_disk(shards, bucket, tmp_path):
+  expected, opened = open_source(shards, 'train'), open_source(bucket, 'train')
+  assert opened.is_remote and not expected.is_remote and opened.class_names == ['a', 'b', 'c']
+  assert read_all(opened) == read_all(expected) == examples(range(NUM_TRAIN))
+  address = bucket.removeprefix('wds:').split('/in-')[0]
+  assert opened.location(12) == expected.location(12).replace(str(tmp_path), address)
+  assert split_names(f'wds:{address}') == ['train', 'validation']
+  numbers = open_source(f'wds:{address}/in-train-{{001..002}}.tar', 'train')
+  assert read_all(numbers) == examples(range(10, 30))
+  pending = [opened.start(i) for i in range(NUM_TRAIN)]
+  assert [wait() for wait in pending] == read_all(expected)
+  assert read_all(pickle.loads(pickle.dumps(opened))) == read_all(expected)
+
+
+def test_remote_shards_that_change_or_are_missing(bucket):
+  opened = open_source(bucket, 'train')
+  address = opened.location(0).rpartition('/')[0]
+  remote.write_file(address, b'short')
+  with pytest.raises(InputError) as e:
+    opened[1]
+  assert str(e.value) == (
+    f'{address} has changed since it was indexed. Remove {INDEX_FILE} beside it and start again.'
+  )
+  with pytest.raises(InputError, match='^Cannot read .*-7.tar: no such file. Check the address.$'):
+    open_source(f'wds:{address.replace("000", "7")}', 'train')
+  with pytest.raises(
+    InputError, match='^In the remote pattern memory://a/./b-..tar, only the names'
+  ):
+    open_source('wds:memory://a/*/b-*.tar', 'train')

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase as fnmatch
 import glob
 import itertools
 import os
 import re
 
+from vit_jax.data import remote, storage
 from vit_jax.errors import InputError
-from vit_jax.files import user_path
+from vit_jax.files import is_remote, user_path
 
 _SPLIT = re.compile(
   r'(?:^|[-_.])(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?|dev|eval(?:uation)?)(?=[-_.]|\d|$)',
@@ -52,9 +54,10 @@ def find_shards(pattern: str) -> dict[str, list[str]]:
 def _expand(pattern: str) -> Iterator[tuple[str, str]]:
   """Yield (split, path) of the shards that one pattern names."""
   pattern = os.fspath(user_path(pattern)) if pattern.startswith('~') else pattern
-  if os.path.isdir(pattern):
-    for path in _glob(glob.escape(pattern), '*.tar') + _glob(glob.escape(pattern), '*', '*.tar'):
-      yield _split_of(*os.path.split(os.path.relpath(path, pattern))), path
+  if is_remote(pattern) and not pattern.endswith('.tar') or os.path.isdir(pattern):
+    folder = pattern.rstrip('/')
+    for path in _tars(folder) + [path for name in _folders(folder) for path in _tars(name)]:
+      yield _split_of(*os.path.split(path.removeprefix(folder + '/'))), path
     return
   group = _WORDS.search(pattern)
   for word in group[1].split(',') if group else ['']:
@@ -63,14 +66,36 @@ def _expand(pattern: str) -> Iterator[tuple[str, str]]:
     paths = [path for n in names for path in (_glob(n) if glob.has_magic(n) else [n])]
     several = len(set(map(os.path.dirname, paths))) > 1
     for path in paths:
-      if not os.path.exists(path):
+      if not is_remote(path) and not os.path.exists(path):
         raise InputError(f'There is no shard {path}, which {pattern} names. Check the path.')
       folder, name = os.path.split(path)
       yield _usual(word) or _split_of(folder if several else '', name), path
 
 
-def _glob(*parts: str) -> list[str]:
-  return sorted(glob.glob(os.path.join(*parts)))
+def _glob(pattern: str) -> list[str]:
+  """Return the paths that a pattern with '*', '?' or '[...]' matches, sorted."""
+  if not is_remote(pattern):
+    return sorted(glob.glob(pattern))
+  folder, _, name = pattern.rpartition('/')
+  if glob.has_magic(folder):
+    raise InputError(
+      f'In the remote pattern {pattern}, only the names of files may hold *, ? or [...]. Join '
+      "patterns for several folders with '::'."
+    )
+  return [f'{folder}/{found}' for found in sorted(storage.names(folder)) if fnmatch(found, name)]
+
+
+def _tars(folder: str) -> list[str]:
+  return [f'{folder}/{name}' for name in sorted(storage.names(folder)) if name.endswith('.tar')]
+
+
+def _folders(folder: str) -> list[str]:
+  if is_remote(folder):
+    listing = remote.list_directory(folder)
+    return [f'{folder}/{name}' for name, entry in sorted(listing.items()) if entry.is_directory]
+  return [
+    entry.path for entry in sorted(os.scandir(folder), key=lambda e: e.name) if entry.is_dir()
+  ]
 
 
 def expand_braces(pattern: str) -> list[str]:

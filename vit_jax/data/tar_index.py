@@ -1,33 +1,26 @@
-"""Index tar files of labeled images in the WebDataset format, for random access.
+"""Index a tar file of labeled images in the WebDataset format, for random access.
 
 The files of a tar whose names agree up to the first dot are one sample: 'a/7.jpg' is the image of
-the sample 'a/7', and 'a/7.cls' or 'a/7.json' holds its label. Each tar is read once. The index is
-kept in a file beside the tars, or in the user's cache if that folder cannot be written. It holds
-for a tar as long as its size and the time of its last change stay the same.
+the sample 'a/7', and 'a/7.cls' or 'a/7.json' holds its label.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent import futures
+from collections.abc import Mapping, Sequence
 import dataclasses
-import hashlib
+import io
 import json
-import logging
 import os
 import re
 import tarfile
-from typing import Any
-import zipfile
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from vit_jax.data.ranges import RangeFile
 from vit_jax.errors import InputError, last_line, reason, remedy
-from vit_jax.files import replacing
+from vit_jax.files import is_remote
 
-log = logging.getLogger('vit_jax')
-
-INDEX_FILE = 'vit_jax_index.npz'
 # If a sample has several images, the one whose extension comes first in this list is read.
 _IMAGES = (
   *('jpg', 'jpeg', 'png', 'webp', 'avif', 'bmp', 'gif', 'heic', 'jp2', 'ppm', 'tif', 'tiff'),
@@ -35,7 +28,7 @@ _IMAGES = (
 )
 _LABEL_KEYS = ('label', 'labels', 'cls', 'class', 'target')  # in a .json, in this order
 _NAME = re.compile(r'((?:.*/)?[^./][^./]*)\.([^/]*)', re.DOTALL)  # key, extension
-_THREADS = 32  # tars that are indexed at the same time, because on a network latency decides
+_CHUNK = 2**22  # bytes to read at a time from a remote tar
 _TAIL = 1 << 16  # bytes to look at after the last file; tar writes up to 10,240 zeros there
 
 
@@ -44,7 +37,7 @@ class TarIndex:
   """The samples of a tar, in their order.
 
   Attributes:
-    stamp: (1, 2) int64, size of the tar in bytes and time of its last change in nanoseconds.
+    stamp: (1, 2) int64, size of the tar in bytes, and time of its last change in nanoseconds or 0.
     several: (1,) bool, True if a label is a list.
     names: (k,) bytes, the names that are used as labels. Empty if the labels are numbers.
     keys: (n,) bytes, the names of the samples.
@@ -65,54 +58,22 @@ class TarIndex:
 
 
 Label = int | str | None  # a class, the name of a class, or none
-_FIELDS = [field.name for field in dataclasses.fields(TarIndex)]
 
 
-def read_indices(paths: Sequence[str]) -> list[TarIndex]:
-  """Return the indices of some tars. Those that are not known yet are read.
+def index_tar(path: str, stamp: Sequence[int]) -> TarIndex:
+  """Return the index of a tar, local or remote, which is read from its begin to its end.
+
+  Args:
+    path: the tar.
+    stamp: the field `stamp` of the index.
 
   Raises:
-    InputError: a tar cannot be read, is damaged, or holds two files of the same name.
+    InputError: the tar cannot be read, is damaged, or holds two files of the same name.
   """
-  stamps = {path: _stamp(path) for path in paths}
-  folders = sorted(set(map(os.path.dirname, paths)))
-  known = {
-    path: index
-    for folder in folders
-    for file in (_cache_file(folder), os.path.join(folder, INDEX_FILE))
-    for path, index in _load(file, folder)
-    if path in stamps and index.stamp.tolist() == [stamps[path]]
-  }
-  new = [path for path in paths if path not in known]
-  if new:
-    log.info('Indexing %s shards, which happens once: %s ...', f'{len(new):,}', new[0])
-    try:
-      with futures.ThreadPoolExecutor(_THREADS) as pool:
-        for done, (path, index) in enumerate(zip(new, pool.map(_index_tar, new)), 1):
-          known[path] = index
-          if done % 100 == 0:
-            log.info('Indexed %s of %s shards.', f'{done:,}', f'{len(new):,}')
-    finally:  # a run that is stopped now does not start again from the first shard
-      for folder in sorted(set(map(os.path.dirname, new))):
-        _save(folder, {p: index for p, index in known.items() if os.path.dirname(p) == folder})
-  return [known[path] for path in paths]
-
-
-def _stamp(path: str) -> list[int]:
-  try:
-    status = os.stat(path)
-  except OSError as e:
-    raise InputError(f'Cannot read the shard {path}: {e.strerror}. Check the path.') from e
-  return [status.st_size, status.st_mtime_ns]
-
-
-def _index_tar(path: str) -> TarIndex:
-  """Read the names, positions and labels of the files in a tar."""
-  stamp = _stamp(path)
   samples: dict[str, dict[str, tarfile.TarInfo]] = {}
   texts: dict[str, dict[str, bytes]] = {}  # contents of the .cls and .json files
   try:
-    with open(path, 'rb') as f, tarfile.open(fileobj=f, mode='r:') as tar:
+    with _open(path, stamp[0]) as f, tarfile.open(fileobj=f, mode='r:') as tar:
       while (member := tar.next()) is not None:
         match = _NAME.fullmatch(member.name)
         if not match or not member.isreg():
@@ -156,7 +117,7 @@ def _index_tar(path: str) -> TarIndex:
     )
   positions: dict[Label, int] = {name: i for i, name in enumerate(names)}
   return TarIndex(
-    stamp=np.array([stamp], np.int64),
+    stamp=np.array([list(stamp)], np.int64),
     several=np.array([any(isinstance(one, list) for one in labels)]),
     names=_encode(names),
     keys=_encode(keys),
@@ -165,6 +126,36 @@ def _index_tar(path: str) -> TarIndex:
     num_labels=np.array([_count(one) for one in labels], np.int64),
     labels=np.array([positions.get(label, label) for label in flat], np.int64),
   )
+
+
+def _open(path: str, size: int) -> BinaryIO:
+  if is_remote(path):
+    return cast(BinaryIO, io.BufferedReader(_RemoteTar(path, size), _CHUNK))
+  return open(path, 'rb')
+
+
+class _RemoteTar(io.RawIOBase):
+  """A remote file as an open file."""
+
+  def __init__(self, path: str, size: int):
+    self._file, self._size, self._position = RangeFile(path), size, 0
+
+  def readable(self) -> bool:
+    return True
+
+  def seekable(self) -> bool:
+    return True
+
+  def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+    start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+    self._position = start + offset
+    return self._position
+
+  def readinto(self, buffer: Any) -> int:
+    length = max(0, min(len(buffer), self._size - self._position))
+    buffer[:length] = self._file.read(self._position, length)
+    self._position += length
+    return length
 
 
 def _image(sample: Mapping[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
@@ -212,50 +203,3 @@ def _count(label: Label | list[Label]) -> int:
 
 def _encode(texts: Sequence[str]) -> np.ndarray:
   return np.array([text.encode('utf-8', 'surrogateescape') for text in texts], np.bytes_)
-
-
-# The file of an index: every field of all tars of a folder, one after another, and their lengths.
-
-
-def _cache_file(folder: str) -> str:
-  """Return where the index is kept if the folder of the tars cannot be written."""
-  cache = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-  digest = hashlib.sha256(os.fsencode(os.path.abspath(folder))).hexdigest()[:16]
-  return os.path.join(cache, 'vit_jax', 'index', f'{digest}.npz')
-
-
-def _save(folder: str, indices: Mapping[str, TarIndex]) -> None:
-  """Write the index of a folder. If that is not possible anywhere, only warn."""
-  arrays: dict[str, Any] = {'tars': np.array([os.path.basename(path) for path in indices], np.str_)}
-  for field in _FIELDS if indices else ():
-    parts = [getattr(index, field) for index in indices.values()]
-    arrays[field] = np.concatenate(parts)
-    arrays[f'{field}_per_tar'] = np.array([len(part) for part in parts], np.int64)
-  problem = None
-  for file in (os.path.join(folder, INDEX_FILE), _cache_file(folder)) if indices else ():
-    try:
-      with replacing(file) as temporary, open(temporary, 'wb') as f:
-        np.savez(f, **arrays)
-      return
-    except InputError as e:
-      problem = problem or e
-  if problem:
-    log.warning('The index of the shards is not kept, and the next run makes it again. %s', problem)
-
-
-def _load(file: str, folder: str) -> Iterator[tuple[str, TarIndex]]:
-  """Yield (path, index) of the tars in a file that `_save` has written, if it exists."""
-  if not os.path.exists(file):
-    return
-  try:
-    with np.load(file) as arrays:
-      fields = {
-        field: np.split(arrays[field], np.cumsum(arrays[f'{field}_per_tar'])[:-1])
-        for field in _FIELDS
-      }
-      tars = arrays['tars'].tolist()
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
-    log.warning('%s cannot be read and is made again: %s.', file, last_line(e))
-    return
-  for i, name in enumerate(tars):
-    yield os.path.join(folder, name), TarIndex(**{f: parts[i] for f, parts in fields.items()})

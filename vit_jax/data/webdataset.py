@@ -6,19 +6,21 @@ resumes exactly, and evaluates each image once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import functools
 import os
-import threading
-from typing import Any
 
 import numpy as np
 
+from vit_jax.data import storage
+from vit_jax.data.ranges import RangeFile
 from vit_jax.data.shard_pattern import find_shards
 from vit_jax.data.source import Example, Source
 from vit_jax.data.splits import sample, split_ranges
-from vit_jax.data.tar_index import INDEX_FILE, TarIndex, read_indices
+from vit_jax.data.tar_index import TarIndex
+from vit_jax.data.tar_index_file import INDEX_FILE, read_indices
 from vit_jax.errors import InputError
-from vit_jax.files import allow_open_files
+from vit_jax.files import allow_open_files, is_remote
 
 _NAME_FILES = ('class_names.txt', 'classnames.txt')  # the names of the classes, one a line
 _HEADER = 512  # bytes of the header in front of each file in a tar
@@ -66,34 +68,43 @@ class WebDatasetSource(Source):
         f'The split {split} of {pattern} has no labels. Every image needs a .cls or .json file '
         'with its label. Choose another split.'
       )
+    self._files = [RangeFile(path) for path in self._paths]
+    self.is_remote = any(file.is_remote for file in self._files)
     allow_open_files()
-    self._reset_files()
-
-  def _reset_files(self) -> None:
-    self._files: dict[int, int] = {}  # file descriptors by shard; added when a shard is first read
-    self._lock = threading.Lock()
-
-  def __getstate__(self) -> dict[str, Any]:
-    return {k: v for k, v in vars(self).items() if k not in ('_files', '_lock')}
-
-  def __setstate__(self, state: dict[str, Any]) -> None:
-    vars(self).update(state)
-    self._reset_files()
-
-  def __del__(self) -> None:
-    for descriptor in getattr(self, '_files', {}).values():
-      os.close(descriptor)
 
   def __len__(self) -> int:
     return len(self._keys)
 
   def __getitem__(self, index: int) -> Example:
+    return self.start(index)()
+
+  def start(self, index: int) -> Callable[[], Example]:
+    """Start to read an example, in the background if its shard is remote."""
     self._check(index)
+    offset, length = int(self._offsets[index]), int(self._lengths[index])
+    file = self._files[self._shards[index]]
+    wait = file.start(offset - _HEADER, _HEADER + length) if length >= 0 else None
+    return functools.partial(self._finish, index, wait)
+
+  def _finish(self, index: int, wait: Callable[[], bytes] | None) -> Example:
+    """Return an example. Check that the tar still has a file of this size at this place."""
     label = self.label(index)
-    length = int(self._lengths[index])
-    if length < 0:
+    if wait is None:
       raise ValueError('the sample has a label, but no image')
-    return {'image': self._read(index, length), 'label': label}
+    path = self._paths[self._shards[index]]
+    try:
+      data = wait()
+    except InputError:
+      raise
+    except OSError as e:
+      raise InputError(f'Cannot read {path}: {e.strerror}. Check its permissions and disk.') from e
+    except ValueError:  # the tar is shorter now
+      data = b''
+    if _file_size(data) != self._lengths[index]:
+      raise InputError(
+        f'{path} has changed since it was indexed. Remove {INDEX_FILE} beside it and start again.'
+      )
+    return {'image': data[_HEADER:], 'label': label}
 
   def label(self, index: int) -> int | np.ndarray:
     """Return the label, without reading the image."""
@@ -116,29 +127,6 @@ class WebDatasetSource(Source):
   def _check(self, index: int) -> None:
     if not 0 <= index < len(self):
       raise IndexError(f'Index {index} is out of range for {len(self)} examples.')
-
-  def _read(self, index: int, length: int) -> bytes:
-    """Return the image of an example. Check that the tar still has a file of its size there."""
-    shard, offset = int(self._shards[index]), int(self._offsets[index])
-    path = self._paths[shard]
-    try:
-      file = self._files.get(shard)
-      file = self._open(shard) if file is None else file
-      header = os.pread(file, _HEADER, offset - _HEADER)
-      image = os.pread(file, length, offset)
-    except OSError as e:
-      raise InputError(f'Cannot read {path}: {e.strerror}. Check its permissions and disk.') from e
-    if _file_size(header) != length or len(image) != length:
-      raise InputError(
-        f'{path} has changed since it was indexed. Remove {INDEX_FILE} beside it and start again.'
-      )
-    return image
-
-  def _open(self, shard: int) -> int:
-    with self._lock:
-      if shard not in self._files:
-        self._files[shard] = os.open(self._paths[shard], os.O_RDONLY)
-      return self._files[shard]
 
 
 def _file_size(header: bytes) -> int | None:
@@ -187,8 +175,7 @@ def _read_labels(
   paths: Sequence[str], indices: Sequence[TarIndex]
 ) -> tuple[list[str] | None, np.ndarray]:
   """Return the names of the classes, or None, and the classes of all samples: (m,) int64."""
-  file = _find_names(paths)
-  names = _read_names(file) if file else None
+  file, names = _read_names(paths)
   used = sorted({_text(name) for index in indices for name in index.names.tolist()})
   if used and any(len(index.labels) and not len(index.names) for index in indices):
     raise InputError(
@@ -219,17 +206,21 @@ def _text(name: bytes) -> str:
   return name.decode('utf-8', 'replace')
 
 
-def _find_names(paths: Sequence[str]) -> str | None:
-  """Return the file with the names of the classes, beside the shards or one folder above them."""
-  folders = dict.fromkeys(os.path.dirname(path) for path in paths)
-  folders |= dict.fromkeys(os.path.dirname(os.path.abspath(folder)) for folder in folders)
-  files = (os.path.join(folder, name) for folder in folders for name in _NAME_FILES)
-  return next(filter(os.path.isfile, files), None)
+def _read_names(paths: Sequence[str]) -> tuple[str, list[str] | None]:
+  """Return the file with the names of the classes, and the names, or None if there is no file.
 
-
-def _read_names(path: str) -> list[str]:
-  try:
-    with open(path, encoding='utf-8') as f:
-      return f.read().splitlines()
-  except (OSError, ValueError) as e:
-    raise InputError(f'Cannot read the names of the classes in {path}: {e}. Correct it.') from e
+  It is beside the shards, or one folder above them.
+  """
+  folders = dict.fromkeys(map(os.path.dirname, paths))
+  folders |= dict.fromkeys(
+    os.path.dirname(folder if is_remote(folder) else os.path.abspath(folder)) for folder in folders
+  )
+  for file in (os.path.join(folder, name) for folder in folders for name in _NAME_FILES):
+    content = storage.read(file)
+    if content is None:
+      continue
+    try:
+      return file, content.decode().splitlines()
+    except UnicodeDecodeError as e:
+      raise InputError(f'{file} is not a text in UTF-8: {e}. Write it again.') from e
+  return '', None
