@@ -13,6 +13,9 @@ from vit_jax.dedup.example_ids import ExampleIds, parse_dataset
     ('eurosat/rgb:2.*.*:train[80%:]', ('eurosat/rgb:2.*.*', 'train[80%:]')),
     ('cifar10:test+train[:9]', ('cifar10', 'test+train[:9]')),
     ('./a folder:val', ('./a folder', 'val')),
+    ('hf:cifar10', ('hf:cifar10', 'DEFAULT')),
+    ('hf:cifar10:test', ('hf:cifar10', 'test')),
+    ('wds:gs://b/a-*.tar:val[:9]', ('wds:gs://b/a-*.tar', 'val[:9]')),
   ],
 )
 def test_dataset_and_split(text, want):

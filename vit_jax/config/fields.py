@@ -95,8 +95,8 @@ def default_config() -> ConfigDict:
   # ---- Data ----
 
   # A TFDS name, a folder with {train,val}/<class>/<image>, 'wds:' and a pattern of WebDataset
-  # shards, such as 'wds:DIR/imagenet1k-{train,validation}-*.tar', or 'hf:' and the name or path of
-  # a Hugging Face dataset, such as 'hf:timm/mini-imagenet'.
+  # shards, such as 'wds:DIR/imagenet1k-{train,validation}-*.tar', 'hf:' and the name or path of
+  # a Hugging Face dataset, such as 'hf:timm/mini-imagenet', or the path of a .csv file of labels.
   c.dataset = 'imagenet2012'
   # Directory where TFDS datasets are prepared. None: the default directory of TFDS.
   c.data_dir = placeholder(str)

@@ -10,11 +10,13 @@ from vit_jax.files import is_remote, user_path
 
 WEBDATASET = 'wds:'
 HUGGING_FACE = 'hf:'
+PREFIXES = (WEBDATASET, HUGGING_FACE)
+LABELS_FILE = '.csv'
 
 
 def is_own_data(dataset: str) -> bool:
   """Return True unless `dataset` is the name of a dataset of TFDS or of a task of VTAB."""
-  return is_folder(dataset) or dataset.startswith((WEBDATASET, HUGGING_FACE))
+  return dataset.startswith(PREFIXES) or dataset.endswith(LABELS_FILE) or is_folder(dataset)
 
 
 def absolute_path(dataset: str) -> str:
@@ -26,7 +28,7 @@ def absolute_path(dataset: str) -> str:
     name, config = split_config(dataset.removeprefix(HUGGING_FACE))
     name = _absolute(name) if is_path(name) else name
     return f'{HUGGING_FACE}{name},{config}' if config else HUGGING_FACE + name
-  return _absolute(dataset) if is_folder(dataset) else dataset
+  return _absolute(dataset) if is_own_data(dataset) else dataset
 
 
 def _absolute(path: str) -> str:

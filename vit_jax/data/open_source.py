@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from vit_jax.data import catalog, folder, huggingface, tfds_directory, vtab_tasks, webdataset
-from vit_jax.data.dataset_names import HUGGING_FACE, WEBDATASET, is_own_data
+from vit_jax.data import (
+  catalog,
+  folder,
+  huggingface,
+  labels_file,
+  tfds_directory,
+  vtab_tasks,
+  webdataset,
+)
+from vit_jax.data.dataset_names import HUGGING_FACE, LABELS_FILE, WEBDATASET, is_own_data
 from vit_jax.data.folder import is_folder
 from vit_jax.data.source import Source
 from vit_jax.data.tfds import TfdsSource
@@ -21,6 +29,7 @@ def open_source(dataset: str, split: str, data_dir: str | None = None) -> Source
       - 'digits', which needs no download and is written to data_dir at first use;
       - a task of VTAB-1k: 'vtab/clevr_count' (see `vtab_tasks`);
       - the path of a folder that holds {train,val}/<class>/*.jpg (see `folder.is_folder`);
+      - the path of a .csv file with the labels of the images beside it (see `labels_file`);
       - 'wds:' and a pattern of tar files in the WebDataset format (see `shard_pattern`);
       - 'hf:' and the name or path of a dataset of Hugging Face (see `huggingface`).
     split: in TFDS notation: 'train', 'test[:16]', 'train[:98%]', 'train+validation'.
@@ -29,6 +38,8 @@ def open_source(dataset: str, split: str, data_dir: str | None = None) -> Source
   Raises:
     InputError: there is no such dataset or split, or the dataset is not prepared.
   """
+  if dataset.endswith(LABELS_FILE):
+    return labels_file.LabelsFileSource(dataset, split)
   if is_folder(dataset):
     return folder.FolderSource(dataset, split)
   if dataset.startswith(WEBDATASET):
@@ -42,6 +53,8 @@ def open_source(dataset: str, split: str, data_dir: str | None = None) -> Source
 
 def split_names(dataset: str, data_dir: str | None = None) -> list[str]:
   """Return the names of a dataset's splits. Raise InputError like `open_source`."""
+  if dataset.endswith(LABELS_FILE):
+    return labels_file.split_names(dataset)
   if is_folder(dataset):
     return folder.split_names(dataset)
   if dataset.startswith(WEBDATASET):

@@ -11,8 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vit_jax.data import tfds_directory, vtab_tasks
-from vit_jax.data.dataset_names import is_own_data
-from vit_jax.data.folder import is_folder
+from vit_jax.data.dataset_names import PREFIXES, is_own_data
 from vit_jax.data.open_source import open_source, split_names
 from vit_jax.data.splits import named_splits, sample, split_ranges
 from vit_jax.data.subset import Concatenation
@@ -57,7 +56,7 @@ class ExampleIds:
     used = names if split == 'all' else [n for n in names if n in named_splits(split)]
     is_own = is_own_data(dataset)
     if is_own:
-      self.identity = 'folder' if is_folder(dataset) else dataset.split(':')[0]
+      self.identity = dataset.split(':')[0] if dataset.startswith(PREFIXES) else 'folder'
       sizes, self.splits = _inspect_files(dataset, used)
     else:
       info = tfds_directory.read_info(tfds_directory.find_directory(dataset, data_dir))
@@ -107,7 +106,7 @@ class ExampleIds:
 def _inspect_files(dataset: str, names: list[str]) -> tuple[dict[str, int], dict[str, str]]:
   """Return {split: number of images}, and {split: that number, and a digest of the file names}."""
   sizes, splits = {}, {}
-  root = user_path(dataset) if is_folder(dataset) else None
+  root = None if dataset.startswith(PREFIXES) else user_path(dataset)
   for name in names:
     images = open_source(dataset, name)
     digest = hashlib.sha256()
@@ -125,5 +124,7 @@ def parse_dataset(text: str, default_split: str) -> tuple[str, str]:
 
   A version, as in 'imagenet2012:5.1.0', begins with a digit and so is not taken for a split.
   """
-  match = re.fullmatch(r'(.+?):([A-Za-z][\w-]*(?:\[[^]]*\])?(?:\+[\w-]+(?:\[[^]]*\])?)*)', text)
-  return (match[1], match[2]) if match else (text, default_split)
+  kind = next((prefix for prefix in PREFIXES if text.startswith(prefix)), '')
+  split = r'[A-Za-z][\w-]*(?:\[[^]]*\])?(?:\+[\w-]+(?:\[[^]]*\])?)*'
+  match = re.fullmatch(rf'(.+?):({split})', text.removeprefix(kind))
+  return (kind + match[1], match[2]) if match else (text, default_split)
