@@ -89,12 +89,17 @@ def test_a_remote_data_dir(shapes):
     find_directory('shapes:3.0.0', 'memory://directory')
   with pytest.raises(
     InputError,
-    match='^The dataset cifar10 is not in memory://directory. Prepare it on a disk with `python -m '
-    'vit_jax.tools.prepare cifar10 --file_format=tfrecord`, and copy the directory cifar10 there. '
-    'If it is there on a web server that does not list its directories, give the version, such as '
-    r'cifar10:1\.0\.0\.$',
+    match='^The dataset cifar10 is not in memory://directory. It holds shapes. To prepare a '
+    'dataset, run `python -m vit_jax.tools.prepare cifar10 --file_format=tfrecord` on a disk, and '
+    'copy the directory cifar10 to memory://directory.$',
   ):
     find_directory('cifar10', 'memory://directory')
+  with pytest.raises(
+    InputError,
+    match='^The dataset cifar10 is not in memory://nowhere. Nothing is listed there. If a web '
+    'server does not list its directories, give the version, such as cifar10:1.0.0. To prepare a ',
+  ):
+    find_directory('cifar10', 'memory://nowhere')
 
 
 def test_the_default_config_of_a_remote_dataset(shapes):

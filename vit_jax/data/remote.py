@@ -14,10 +14,11 @@ import http
 import logging
 import os
 import random
+import threading
 import time
 from typing import Any, NamedTuple, TypeVar
 
-from vit_jax.errors import InputError, first_line
+from vit_jax.errors import InputError, causes, first_line
 from vit_jax.files import TRY_AGAIN, Missing, fsspec_errors
 
 log = logging.getLogger('vit_jax')
@@ -118,6 +119,8 @@ def file_size(address: str) -> int:
 
 def write_file(address: str, content: bytes) -> None:
   """Replace a remote file as a whole. Raise InputError if it cannot be written."""
+  if address.startswith(('http://', 'https://')):
+    raise InputError(f'Cannot write {address}: it is on a web server. Write to another place.')
   _call(address, lambda fs: fs.pipe_file(address, content))
 
 
@@ -131,11 +134,11 @@ def _call(address: str, request: Callable[[Any], _T]) -> _T:
 def _file_system(address: str) -> tuple[Any, asyncio.AbstractEventLoop]:
   """Return fsspec's file system for an address, and the event loop that its requests run in."""
   with fsspec_errors(address):
-    return _connect(address.split('://', 1)[0], os.getpid())
+    return connect(address.split('://', 1)[0], os.getpid())
 
 
 @functools.cache
-def _connect(protocol: str, process: int) -> tuple[Any, asyncio.AbstractEventLoop]:
+def connect(protocol: str, process: int) -> tuple[Any, asyncio.AbstractEventLoop]:
   """Make a file system. A forked process needs another one, because threads do not survive."""
   del process
   import fsspec
@@ -148,6 +151,7 @@ def _connect(protocol: str, process: int) -> tuple[Any, asyncio.AbstractEventLoo
     # gcsfs would ask for the type of the bucket before every request, and log a warning each time
     # that this is not allowed. Zonal buckets need it: set the variable to true.
     os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
+    logging.getLogger('gcsfs').setLevel(logging.CRITICAL)  # it logs what it also raises
   fs = fsspec.filesystem(protocol, **options)
   return fs, fs.loop if fs.async_impl else get_loop()
 
@@ -182,6 +186,10 @@ async def _keep_trying(request: Callable[[], Awaitable[_T]], address: str) -> _T
 
 def _result(address: str, future: concurrent.futures.Future[_T]) -> _T:
   """Wait for an answer. Raise InputError that names the address if there is none."""
+  while not future.done():
+    concurrent.futures.wait([future], timeout=1)
+    if not threading.main_thread().is_alive():  # it waits for this thread to end
+      raise InputError(f'Cannot read {address}: the program ends.')
   try:
     with fsspec_errors(address):
       return future.result()
@@ -195,11 +203,14 @@ def _result(address: str, future: concurrent.futures.Future[_T]) -> _T:
 
 
 def _status(error: BaseException) -> int | None:
-  """Return the HTTP status that an error of gcsfs or aiohttp carries, or None."""
-  for name in ('status', 'code'):
-    value = getattr(error, name, None)
-    if str(value).isdecimal():
-      return int(str(value))
+  """Return the HTTP status that an error of gcsfs, s3fs or aiohttp carries, or None."""
+  for cause in causes(error):
+    response = getattr(cause, 'response', None)  # of botocore
+    metadata = response.get('ResponseMetadata', {}) if isinstance(response, dict) else {}
+    status = getattr(cause, 'status', None) or metadata.get('HTTPStatusCode')
+    status = status or getattr(cause, 'code', None)  # of gcsfs; in aiohttp it is deprecated
+    if str(status).isdecimal():
+      return int(str(status))
   return None
 
 
@@ -207,6 +218,8 @@ def _may_pass(error: BaseException) -> bool:
   """Return True if the same request may succeed later."""
   if status := _status(error):
     return status in TRY_AGAIN
+  if 'Credentials' in type(error).__name__ or getattr(error, 'retryable', True) is False:
+    return False  # botocore and google.auth find no login, or one that has expired
   never = (
     FileNotFoundError,
     PermissionError,

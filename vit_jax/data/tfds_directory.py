@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from vit_jax.data import digits, storage
 from vit_jax.data.prepare import MANUAL_SUBDIR, builder_class, find_data_dir, manual_download
-from vit_jax.errors import InputError, last_line, remedy, unknown
+from vit_jax.errors import InputError, last_line, remedy, shortlist, unknown
 from vit_jax.files import is_remote
 
 if TYPE_CHECKING:
@@ -168,17 +168,28 @@ def _missing(dataset: str, name: str, config: str | None, data_dir: str) -> Inpu
     if configs := [c for c in sorted(names) if _versions(os.path.join(root, c))]:
       prepared = ', '.join(f'{name}/{c}' for c in configs)
       return InputError(f'{dataset} is not in {root}. Prepared datasets: {prepared}.')
+  if is_remote(data_dir):
+    return _missing_remote(dataset, name, data_dir)
   configs = getattr(builder_class(name), 'builder_configs', {})
   if config and configs and config not in configs:
     return unknown(f'{name} config', config, configs)
-  if is_remote(data_dir):
-    return InputError(
-      f'The dataset {dataset} is not in {data_dir}. Prepare it on a disk with `python -m '
-      f'vit_jax.tools.prepare {dataset} --file_format=tfrecord`, and copy the directory {name} '
-      'there. If it is there on a web server that does not list its directories, give the version, '
-      f'such as {name}:1.0.0.'
-    )
   command = f'python -m vit_jax.tools.prepare {dataset} --data_dir={data_dir}'
   message = f'The dataset {dataset} is not prepared in {data_dir}. Prepare it with `{command}`.'
   manual = manual_download(name, os.path.join(data_dir, MANUAL_SUBDIR))
   return InputError(f'{message} {manual}' if manual else message)
+
+
+def _missing_remote(dataset: str, name: str, data_dir: str) -> InputError:
+  """Return the error for a dataset that is missing in a remote directory."""
+  message = f'The dataset {dataset} is not in {data_dir}.'
+  if found := storage.names(data_dir):
+    message += f' It holds {shortlist(sorted(found))}.'
+  else:
+    message += (
+      ' Nothing is listed there. If a web server does not list its directories, give the version, '
+      f'such as {name}:1.0.0.'
+    )
+  return InputError(
+    f'{message} To prepare a dataset, run `python -m vit_jax.tools.prepare {dataset} '
+    f'--file_format=tfrecord` on a disk, and copy the directory {name} to {data_dir}.'
+  )
