@@ -12,11 +12,10 @@ import shutil
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from vit_jax.errors import InputError, NotFinite, machine_failure, reason, shortlist
 from vit_jax.files import AnyPath
-from vit_jax.pretrained.fingerprint import fingerprint, named_leaves
+from vit_jax.pretrained.fingerprint import Summary, fingerprint, named_leaves, summarize
 from vit_jax.pretrained.orbax import ignore_late_reads, reading
 
 _Shapes = dict[str, tuple[int, ...]]  # of the arrays of a tree, by name
@@ -62,17 +61,17 @@ class Checkpoints:
     """
     import orbax.checkpoint as ocp
 
-    self._check_finite(step, state)
+    summaries = summarize(state)
+    self._check_finite(step, summaries)
     self.check_space(state)
-    metadata = {**metadata, 'fingerprint': fingerprint(state)}
+    fingerprints = {name: summary.fingerprint for name, summary in summaries.items()}
+    metadata = {**metadata, 'fingerprint': fingerprints}
     items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(metadata))
     with self._writing():
       self._manager.save(step, force=True, args=items)
 
-  def _check_finite(self, step: int, state: Any) -> None:
-    names, leaves = named_leaves(state)
-    is_finite = jax.device_get(_all_finite(leaves))
-    wrong = [name for name, finite in zip(names, is_finite, strict=True) if not finite]
+  def _check_finite(self, step: int, summaries: Mapping[str, Summary]) -> None:
+    wrong = [name for name, summary in summaries.items() if not summary.finite]
     if wrong:
       raise NotFinite(
         f'The update of step {step} is not finite in {shortlist(wrong)}. {self.newest_good()} '
@@ -223,11 +222,6 @@ def _open_manager(directory: AnyPath, keep: int, keep_every: int) -> Any:
     ),
     item_handlers={'state': ocp.StandardCheckpointHandler(), 'meta': ocp.JsonCheckpointHandler()},
   )
-
-
-@jax.jit
-def _all_finite(leaves: list[jax.Array]) -> list[jax.Array]:
-  return [jnp.all(jnp.isfinite(x)) for x in leaves]
 
 
 def _shapes(tree: Any) -> _Shapes:
