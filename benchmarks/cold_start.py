@@ -83,7 +83,8 @@ def peer_command(what, way, inputs, torch_python):
 
 def seconds_to_result(command, result, cache):
   """Return the seconds from the start of a command to its result, and then kill it."""
-  env = {k: v for k, v in os.environ.items() if k != 'JAX_COMPILATION_CACHE_DIR'}
+  unset = ('JAX_COMPILATION_CACHE_DIR', 'PYTHONDONTWRITEBYTECODE')
+  env = {k: v for k, v in os.environ.items() if k not in unset}
   env |= {'XDG_CACHE_HOME': str(cache), 'TORCHINDUCTOR_CACHE_DIR': str(cache / 'inductor')}
   start = time.perf_counter()
   with subprocess.Popen(
