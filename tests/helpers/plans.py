@@ -1,6 +1,5 @@
 """Plans with round numbers, and the train step of a config."""
 
-import jax
 from ml_collections import ConfigDict
 
 from vit_jax.cost.memory import DeviceMemory, StateBytes
@@ -59,5 +58,5 @@ def make_plan(outcome: Fit | Misfit, **fields) -> Plan:
 
 def step_and_state(c: ConfigDict):
   """Return the train step of a config and the shapes of its state."""
-  _, _, init, step = make_training(c, 1000, 1000)
-  return step, jax.eval_shape(init)
+  training = make_training(c, 1000, 1000)
+  return training.step, training.shapes()

@@ -82,8 +82,8 @@ def estimate_run(
   devices = {name: get_device(name) for name in device_names}
   images, classes = dataset_size(c, num_images)
   steps = count_steps(c, images)
-  model, objective, init, _ = make_training(c, classes, steps)
-  state = jax.eval_shape(init)
+  training = make_training(c, classes, steps)
+  model, state = training.model, training.shapes()
   total_flops = train_flops(model) * steps * c.batch_size
   return RunCost(
     **{field: c[field] for field in _CONFIG_FIELDS},
@@ -96,7 +96,7 @@ def estimate_run(
     forward_flops=forward_flops(model),
     train_flops=train_flops(model),
     total_flops=total_flops,
-    activation_bytes=activation_bytes(objective, state.params, model.image_size, classes),
+    activation_bytes=activation_bytes(training.objective, state.params, model.image_size, classes),
     mfu=mfu,
     device_days={name: device_days(total_flops, x, mfu) for name, x in devices.items()},
     left_out=_left_out(c),

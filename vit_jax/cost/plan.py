@@ -118,8 +118,8 @@ def plan_run(
   settle_dtype(c, devices[0].platform, kind=topology.kind)
   mesh = c.mesh if c.parallel == 'mesh' else (0, 1)
   partitioner = MeshPartitioner(c.batch_size, c.accumulate, mesh, devices)
-  model, _, init, step = make_training(c, classes, steps)
-  state = jax.eval_shape(init)
+  training = make_training(c, classes, steps)
+  state = training.shapes()
   available = published_limits(topology)[0].memory
   if notify:
     notify(_compiling(topology.num_chips, c.scan))
@@ -127,7 +127,7 @@ def plan_run(
   try:
     compiled, memory, seconds = compile_step(
       partitioner,
-      step,
+      training.step,
       state,
       image_size=c.image_size,
       batch_size=c.batch_size,
@@ -143,7 +143,7 @@ def plan_run(
       compiled.as_text() or '',
       topology,
       list(partitioner.mesh.devices.flat),
-      flops=train_flops(model) * c.batch_size,
+      flops=train_flops(training.model) * c.batch_size,
       remat=c.remat,
       mfu=mfu,
     )

@@ -103,16 +103,15 @@ class _Run:
     hosts.check_same(_must_agree(c, self.inputs))
     self.partitioner = make_partitioner(c.parallel, c.batch_size, c.accumulate, c.mesh, c.dtype)
     self.total_steps = count_steps(c, len(self.inputs.train))
-    self.model, objective, self.init, step = make_training(
-      c, self.inputs.num_classes, self.total_steps
-    )
-    self.train_step = self.partitioner.train_step(step)
+    self.training = make_training(c, self.inputs.num_classes, self.total_steps)
+    self.model = self.training.model
+    self.train_step = self.partitioner.train_step(self.training.step)
     self.should_stop = Stopper()
     self.evaluation = PeriodicEvaluation(
       c,
       self.inputs,
       self.model,
-      objective,
+      self.training.objective,
       self.partitioner,
       self.total_steps,
       self.should_stop,
@@ -196,7 +195,7 @@ class _Run:
       1. the newest checkpoint in the workdir
       2. random initialization, with parameters from config.init_from if that is given
     """
-    c, abstract = self.config, jax.eval_shape(self.init)
+    c, abstract = self.config, self.training.shapes()
     # The step compiles in a thread while the state is made.
     compile_ahead = lambda: self.train_step.compile_ahead(abstract, self.inputs.train_shapes())
 
@@ -224,7 +223,7 @@ class _Run:
         )
     else:  # 2
       log.info('Starting a new run (%s).', self.workdir)
-      state, step = self.partitioner.init(self.init), 0
+      state, step = self.partitioner.init(self.training.init), 0
       if c.init_from:
         params = load_initial_params(c.init_from, self.model, new_head=c.new_head)
         state = state.replace(params=self.partitioner.put(params))

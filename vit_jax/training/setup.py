@@ -24,6 +24,7 @@ class Training(NamedTuple):
   objective: Objective
   init: Callable[[], step_lib.TrainState]  # returns the state before the first step
   step: Callable[..., Any]  # see step.make_train_step
+  shapes: Callable[[], step_lib.TrainState]  # returns the shapes of `init()`, faster
 
 
 def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training:
@@ -70,9 +71,9 @@ def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training
   trainable = None
   if c.trained_blocks is not None:
     trainable = trainable_filter(model, c.trained_blocks)
-  init = lambda: step_lib.init_state(
-    trained_model, optimizer, init_key, trainable=trainable, average=bool(c.average)
-  )
+  parts: Any = dict(trainable=trainable, average=bool(c.average))
+  init = lambda: step_lib.init_state(trained_model, optimizer, init_key, **parts)
+  shapes = lambda: step_lib.state_shapes(trained_model, optimizer, **parts)
   step = step_lib.make_train_step(
     objective,
     optimizer,
@@ -83,4 +84,4 @@ def make_training(c: ConfigDict, num_classes: int, total_steps: int) -> Training
     average=c.average,
     trainable=trainable,
   )
-  return Training(model, objective, init, step)
+  return Training(model, objective, init, step, shapes)

@@ -15,6 +15,7 @@ from vit_jax.data.batch import Batch
 from vit_jax.errors import InputError
 from vit_jax.models.params import Params
 from vit_jax.parallel.partitioner import WHOLE, Shard
+from vit_jax.pretrained.load import abstract_params
 from vit_jax.training.mixup import MixupPartner, draw_partner
 from vit_jax.training.objectives import Objective
 from vit_jax.training.optim import LearningRate
@@ -59,6 +60,27 @@ def init_state(
   """
   images = jax.ShapeDtypeStruct((1, *model.image_size, 3), jnp.float32)
   params = model.lazy_init(key, images)['params']
+  return _first_state(params, optimizer, trainable, average)
+
+
+def state_shapes(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  *,
+  trainable: TrainableFilter | None = None,
+  average: bool = False,
+) -> TrainState:
+  """Return the shapes of a state of `init_state`, from tracing one block of the model."""
+  first_state = lambda params: _first_state(params, optimizer, trainable, average)
+  return jax.eval_shape(first_state, abstract_params(model))
+
+
+def _first_state(
+  params: Params,
+  optimizer: optax.GradientTransformation,
+  trainable: TrainableFilter | None,
+  average: bool,
+) -> TrainState:
   fields: dict[str, Any] = dict(
     step=jnp.zeros((), jnp.int32),
     params=params,
