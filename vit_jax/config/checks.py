@@ -125,6 +125,9 @@ def _check_numbers(config: ConfigDict) -> None:
   for field in _FRACTIONS:
     if config[field] is not None and not 0 <= config[field] < 1:
       raise InputError(f'config.{field} must be in [0, 1), got {config[field]}.')
+  balance = config.class_balance
+  if balance is not None and not 0 <= balance <= 1:
+    raise InputError(f'config.class_balance must be in [0, 1], got {balance}.')
 
 
 def _check_pairs(config: ConfigDict) -> None:

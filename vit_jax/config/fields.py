@@ -106,6 +106,9 @@ def default_config() -> ConfigDict:
   c.eval_split = placeholder(str)
   # File of ids, written by vit_jax.tools.dedup, of training images to leave out. None: use all.
   c.exclude_ids = placeholder(str)
+  # Draw the images of rare classes more often: 1 draws every class equally often, .5 in proportion
+  # to the square root of its number of images. None or 0: every image is drawn equally often.
+  c.class_balance = placeholder(float)
   # Train even if some class folders of the training split hold no images.
   c.allow_empty_classes = False
   # Width of the head. None: the number of classes of the dataset.

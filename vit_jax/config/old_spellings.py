@@ -23,6 +23,7 @@ OLD_SPELLINGS = {
   'train_split': '',
   'eval_split': '',
   'exclude_ids': '',
+  'class_balance': 0.0,
   'num_classes': 0,
   'resize_size': 0,
   'eval_filter': '',

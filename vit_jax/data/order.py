@@ -33,17 +33,12 @@ class TrainOrder:
   def __init__(self, num_images: int, seed: int):
     self._num_images = num_images
     self._seed = seed
-    self._key = _hash(seed, bits=64)
+    self._key = hash_numbers(seed, bits=64)
 
   def index(self, g: int) -> int:
     """Return the index of example g's image."""
     epoch, position = divmod(g, self._num_images)
-    seed = _hash(self._seed, epoch, bits=32)
-    if self._num_images <= _TABLE_IMAGES:
-      return int(_permutation(self._num_images, seed)[position])
-    from grain.experimental import index_shuffle  # slow: commands import this file for --help
-
-    return index_shuffle(position, max_index=self._num_images - 1, seed=seed, rounds=4)
+    return shuffled(position, self._num_images, hash_numbers(self._seed, epoch, bits=32))
 
   def rng(self, g: int) -> np.random.Generator:
     """Return the random generator for the augmentation of example g."""
@@ -65,6 +60,23 @@ class EvalOrder:
     return np.random.Generator(np.random.Philox(key=[0, g]))
 
 
+def shuffled(position: int, size: int, seed: int, largest_table: int = _TABLE_IMAGES) -> int:
+  """Return the element at a position of a permutation of range(size).
+
+  Args:
+    position: in [0, size).
+    size: number of elements.
+    seed: chooses the permutation.
+    largest_table: up to this size, the permutation is made as a whole. It also decides which
+      permutation it is.
+  """
+  if size <= largest_table:
+    return int(_permutation(size, seed)[position])
+  from grain.experimental import index_shuffle  # slow: commands import this file for --help
+
+  return index_shuffle(position, max_index=size - 1, seed=seed, rounds=4)
+
+
 @functools.lru_cache(maxsize=4)
 def _permutation(size: int, seed: int) -> np.ndarray:
   # RandomState, unlike Generator, promises the same permutation in every NumPy version.
@@ -72,7 +84,7 @@ def _permutation(size: int, seed: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=64)
-def _hash(*numbers: int, bits: int) -> int:
+def hash_numbers(*numbers: int, bits: int) -> int:
   """Return a number that is unrelated to the numbers of neighboring arguments."""
   digest = hashlib.blake2b(repr(numbers).encode(), digest_size=bits // 8).digest()
   return int.from_bytes(digest, 'little')

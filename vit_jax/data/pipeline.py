@@ -23,6 +23,7 @@ import weakref
 from absl import flags
 import numpy as np
 
+from vit_jax.data.balance import BalancedOrder, read_labels
 from vit_jax.data.batch import Batch, ReadOptions
 from vit_jax.data.order import EvalOrder, TrainOrder
 from vit_jax.data.pieces import PIECE_ROWS, Piece, Pieces, Problem, too_many_damaged
@@ -40,7 +41,13 @@ _BATCHES_BYTES = 2**27  # largest size of all batches that wait for the consumer
 
 
 def train_batches(
-  source: Source, preprocess: Preprocess, options: ReadOptions, *, seed: int, start_step: int = 0
+  source: Source,
+  preprocess: Preprocess,
+  options: ReadOptions,
+  *,
+  seed: int,
+  start_step: int = 0,
+  balance: float | None = None,
 ) -> Batches:
   """Return this process's share of an endless stream of shuffled, augmented batches.
 
@@ -51,14 +58,19 @@ def train_batches(
     options: size of a batch, this process's share of it, threads.
     seed: seed of the order and the augmentation.
     start_step: number of the first batch.
+    balance: how far to even out the classes (see `BalancedOrder`). None: take every image equally
+      often.
 
   Returns:
     An iterator of batches. 'example' is the row in the global batch, the same in every batch.
 
   Raises:
-    InputError: the images cannot be read.
+    InputError: the images cannot be read, or have several labels and are to be balanced.
   """
-  pieces = Pieces(source, preprocess, TrainOrder(len(source), seed), options, start_step)
+  order = TrainOrder(len(source), seed)
+  if balance is not None:
+    order = BalancedOrder(read_labels(source), seed, balance)
+  pieces = Pieces(source, preprocess, order, options, start_step)
   return Batches(pieces, options, itertools.repeat(options.global_rows))
 
 

@@ -60,7 +60,12 @@ class Inputs:
       augment=self._augment,
     )
     return train_batches(
-      self.train, preprocess, self._read_options(), seed=c.seed, start_step=start_step
+      self.train,
+      preprocess,
+      self._read_options(),
+      seed=c.seed,
+      start_step=start_step,
+      balance=c.class_balance,
     )
 
   def train_shapes(self) -> Batch:
