@@ -81,7 +81,9 @@ def test_a_hundred_files_of_an_extension_speak_for_the_others(tmp_path, monkeypa
   reads = []
   begins = image_files._begins_like_an_image
   monkeypatch.setattr(
-    image_files, '_begins_like_an_image', lambda path: reads.append(path) or begins(path)
+    image_files,
+    '_begins_like_an_image',
+    lambda path, tree: reads.append(path) or begins(path, tree),
   )
   for i in range(150):
     write(tmp_path / f'{i:03}.dat')

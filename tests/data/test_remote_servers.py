@@ -12,7 +12,7 @@ import pytest
 from tests.helpers.servers import gcs_server, s3_server, slow_server
 from tests.helpers.shapes import read_all
 from tests.helpers.storage import put
-from vit_jax.data import remote
+from vit_jax.data import file_tree, remote
 from vit_jax.data.open_source import open_source
 from vit_jax.data.ranges import RangeFile
 from vit_jax.errors import InputError
@@ -164,3 +164,16 @@ def test_a_missing_bucket(bucket):
   missing = bucket.replace('bucket', 'no-such-bucket')
   with pytest.raises(InputError, match=f'^The dataset cifar10 is not in {missing}. '):
     open_source('cifar10', 'train', missing)
+
+
+def test_a_folder_in_a_bucket(photos, bucket):
+  file_tree._remote_tree.cache_clear()
+  put(photos, f'{bucket}/photos')
+  for split in ('train', 'val'):
+    expected = open_source(str(photos), split)
+    opened = open_source(f'{bucket}/photos/', split)
+    assert read_all(opened) == read_all(expected)
+    assert opened.class_names == expected.class_names
+  assert remote.exists(f'{bucket}/photos/{file_tree.LISTING_FILE}')
+  file_tree._remote_tree.cache_clear()
+  assert read_all(open_source(f'{bucket}/photos', 'val')) == read_all(expected)

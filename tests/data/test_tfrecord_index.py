@@ -3,7 +3,7 @@
 import pytest
 
 from tests.helpers.shapes import write_tfrecord
-from vit_jax.data import remote, storage, tfrecord_index
+from vit_jax.data import kept_file, remote, storage, tfrecord_index
 from vit_jax.data.tfrecord_index import record_lengths
 from vit_jax.errors import InputError
 
@@ -115,7 +115,7 @@ def test_without_a_home_directory(directory, monkeypatch, scans):
   def no_home():
     raise InputError('no home')
 
-  monkeypatch.setattr(tfrecord_index, 'cache_directory', no_home)
+  monkeypatch.setattr(kept_file, 'cache_directory', no_home)
   monkeypatch.setattr(remote, 'write_file', lambda *args: no_home())
   assert found(directory) == found(directory) == LENGTHS
   assert len(scans) == 2 * len(RECORDS)

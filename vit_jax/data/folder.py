@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import logging
 import os
 from typing import NamedTuple
 
 import numpy as np
 
+from vit_jax.data import remote
+from vit_jax.data.file_tree import FileTree, LocalTree, open_tree
 from vit_jax.data.image_files import ImageFiles, count, join_reasons
 from vit_jax.data.source import Example, Source
 from vit_jax.data.splits import named_splits, sample, split_ranges
 from vit_jax.data.subset import Concatenation
 from vit_jax.errors import InputError, shortlist
-from vit_jax.files import user_path
+from vit_jax.files import Missing, is_remote, user_path
 
 log = logging.getLogger('vit_jax')
 _TRAIN = ('train', 'training')  # names of the folder with the training images, in any case
+
+
+_PREFIXES = ('wds:', 'hf:')  # of datasets that are no folders, but may have an address
 
 
 class _ClassFolder(NamedTuple):
@@ -50,17 +56,19 @@ class FolderSource(Source):
       InputError: there is no train split, no class or no image, or the split has a class that
         train does not have.
     """
-    folders = _split_folders(directory)
+    tree = open_tree(directory := _plain(directory))
+    folders = _split_folders(directory, tree)
     names = list(folders)
     train = folders['train']
-    self.class_names = _subdirectories(train)
+    self.is_remote = is_remote(directory)
+    self.class_names = _subdirectories(train, tree)
     if not self.class_names:
       raise InputError(f'{train} has no class folders. Put the images into train/<class>/.')
     self.num_classes = len(self.class_names)
     wanted = names if split == 'all' else named_splits(split)
-    listings = {name: ImageFiles() for name in names if name in wanted}
+    listings = {name: ImageFiles(tree) for name in names if name in wanted}
     classes = {
-      name: _list_classes(folders[name], self.class_names, images)
+      name: _list_classes(folders[name], self.class_names, images, tree)
       for name, images in listings.items()
     }
     self.newly_listed = sum(images.newly_listed for images in listings.values())
@@ -81,7 +89,22 @@ class FolderSource(Source):
   def __len__(self) -> int:
     return len(self._files)
 
+  def start(self, index: int) -> Callable[[], Example]:
+    """Start to read an image, in the background if the folder is remote."""
+    if not self.is_remote:
+      return super().start(index)
+    wait = remote.start_reading(self.location(index))
+    return lambda: self._finish(index, wait)
+
+  def _finish(self, index: int, wait: Callable[[], bytes]) -> Example:
+    try:
+      return {'image': wait(), 'label': self.label(index)}
+    except Missing as e:
+      raise ValueError('the file cannot be read (no such file)') from e
+
   def __getitem__(self, index: int) -> Example:
+    if self.is_remote:
+      return self.start(index)()
     try:
       with open(self.location(index), 'rb') as f:
         return {'image': f.read(), 'label': self.label(index)}
@@ -101,12 +124,18 @@ class FolderSource(Source):
 
 
 def is_folder(dataset: str) -> bool:
-  """Return True if `dataset` is a path: it starts with /, ./, ../ or ~, or contains train/."""
-  return dataset.startswith(('/', './', '../', '~')) or _find_train(dataset) is not None
+  """Return True if `dataset` is a path: an address, or /, ./, ../, ~ first, or it has train/."""
+  if is_remote(dataset):
+    return not dataset.startswith(_PREFIXES)
+  return (
+    dataset.startswith(('/', './', '../', '~')) or _find_train(dataset, LocalTree()) is not None
+  )
 
 
-def _with_home(directory: str) -> str:
+def _plain(directory: str) -> str:
   """Replace ~. Other paths stay as the user wrote them, because messages repeat them."""
+  if is_remote(directory):
+    return directory.rstrip('/')
   return os.fspath(user_path(directory)) if directory.startswith('~') else directory
 
 
@@ -118,43 +147,45 @@ def split_names(directory: str) -> list[str]:
   Raises:
     InputError: the folder does not exist, or has no subfolder train.
   """
-  return list(_split_folders(directory))
+  return list(_split_folders(_plain(directory), open_tree(_plain(directory))))
 
 
-def _split_folders(directory: str) -> dict[str, str]:
+def _split_folders(directory: str, tree: FileTree) -> dict[str, str]:
   """Return {name of a split: its folder}, sorted by name. Raise InputError like `split_names`."""
-  given, directory = directory, _with_home(directory)
-  if not os.path.isdir(directory):
-    raise InputError(f'There is no folder {given}. Check the path.')
-  train = _find_train(directory)
+  if not tree.is_directory(directory):
+    raise InputError(f'There is no folder {directory}. Check the path.')
+  train = _find_train(directory, tree)
   if train is None:
     raise InputError(
       f'The folder {directory} has no subfolder train. Put the images into train/<class>/ and '
       'val/<class>/.'
     )
-  folders = {name: os.path.join(directory, name) for name in _subdirectories(directory)}
+  folders = {name: os.path.join(directory, name) for name in _subdirectories(directory, tree)}
   folders['train'] = folders.pop(train)
   return dict(sorted(folders.items()))
 
 
-def _find_train(directory: str) -> str | None:
+def _find_train(directory: str, tree: FileTree) -> str | None:
   """Return the name of the subfolder with the training images, or None if there is none."""
-  if os.path.isdir(os.path.join(directory, 'train')):
+  if tree.is_directory(os.path.join(directory, 'train')):
     return 'train'
-  names = _subdirectories(directory) if os.path.isdir(directory) else []
+  names = _subdirectories(directory, tree) if tree.is_directory(directory) else []
   return next((name for known in _TRAIN for name in names if name.lower() == known), None)
 
 
-def _subdirectories(directory: str) -> list[str]:
-  with os.scandir(directory) as entries:
-    return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith('.'))
+def _subdirectories(directory: str, tree: FileTree) -> list[str]:
+  return sorted(
+    e.name for e in tree.entries(directory) if e.is_directory and not e.name.startswith('.')
+  )
 
 
-def _list_classes(directory: str, class_names: list[str], images: ImageFiles) -> list[_ClassFolder]:
+def _list_classes(
+  directory: str, class_names: list[str], images: ImageFiles, tree: FileTree
+) -> list[_ClassFolder]:
   """Return the class folders in `directory` that have images, sorted by name. `images` counts."""
   labels = {name: label for label, name in enumerate(class_names)}
   classes = []
-  for name in _subdirectories(directory):
+  for name in _subdirectories(directory, tree):
     path = os.path.join(directory, name)
     if name not in labels:
       raise InputError(
@@ -164,7 +195,7 @@ def _list_classes(directory: str, class_names: list[str], images: ImageFiles) ->
       )
     if files := images.list(path):
       classes.append(_ClassFolder(path, labels[name], np.array(files)))
-  _report_left_out(directory, images)
+  _report_left_out(directory, images, tree)
   if not classes:
     raise InputError(
       f'{directory} has no images. Put .jpg, .png or other image files into {directory}/<class>/.'
@@ -174,10 +205,9 @@ def _list_classes(directory: str, class_names: list[str], images: ImageFiles) ->
   return classes
 
 
-def _report_left_out(directory: str, images: ImageFiles) -> None:
+def _report_left_out(directory: str, images: ImageFiles, tree: FileTree) -> None:
   """Say how many files of a split are left out, and why."""
-  with os.scandir(directory) as entries:
-    names = [(e.name, e.is_dir()) for e in entries]
+  names = [(e.name, e.is_directory) for e in tree.entries(directory)]
   images.hidden += sum(name.startswith('.') for name, _ in names)
   loose = [name for name, is_dir in names if not is_dir and not name.startswith('.')]
   reasons = images.left_out()

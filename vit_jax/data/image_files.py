@@ -9,13 +9,15 @@ are taken to be like them. Names that begin with a dot are hidden.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 import contextlib
 import os
 import pathlib
 
+from vit_jax.data.file_tree import Entry, FileTree, LocalTree
 from vit_jax.data.image_format import image_format
 from vit_jax.errors import InputError, shortlist
+from vit_jax.files import is_remote
 
 _USUAL = frozenset(('jpg', 'jpeg', 'png', 'webp'))
 _ENOUGH = 100  # files of an extension that say what the others hold
@@ -32,8 +34,9 @@ class ImageFiles:
       and those with another extension than .jpg, .jpeg, .png and .webp.
   """
 
-  def __init__(self):
-    """Start with nothing."""
+  def __init__(self, tree: FileTree | None = None):
+    """Start with nothing. `tree` has the directories, by default those of this machine."""
+    self._tree = tree or LocalTree()
     self.hidden = 0
     self.others: Counter[str] = Counter()
     self.newly_listed = 0
@@ -48,42 +51,42 @@ class ImageFiles:
     Raises:
       InputError: a directory cannot be read.
     """
-    return sorted(self._list(directory, b'', _identities(directory)))
+    above = frozenset() if is_remote(directory) else _identities(directory)
+    return sorted(self._list(directory, b'', above))
 
-  def _list(self, directory: str, prefix: bytes, above: frozenset[tuple[int, int]]) -> list[bytes]:
+  def _list(self, directory: str, prefix: bytes, above: frozenset[Hashable]) -> list[bytes]:
     """Return the images below a directory, unsorted, with a prefix before their names."""
     images, others, folders = [], [], []
     try:
-      with os.scandir(directory) as entries:
-        for entry in entries:
-          if entry.name.startswith('.'):
-            self.hidden += 1
-          elif entry.is_dir():
-            folders.append(entry)
-          elif _extension(entry.name) in _USUAL:
-            images.append(prefix + os.fsencode(entry.name))
-          else:
-            others.append(entry)
+      entries = self._tree.entries(directory)
     except OSError as e:
       raise InputError(f'Cannot read the folder {directory}: {e.strerror}.') from e
+    for entry in entries:
+      if entry.name.startswith('.'):
+        self.hidden += 1
+      elif entry.is_directory:
+        folders.append(entry)
+      elif _extension(entry.name) in _USUAL:
+        images.append(prefix + os.fsencode(entry.name))
+      else:
+        others.append(entry)
     # In the order of their names, so that the same files are read on every machine.
     others = [e for e in sorted(others, key=lambda entry: entry.name) if self._is_image(e)]
     images += [prefix + os.fsencode(entry.name) for entry in others]
     self.newly_listed += len(images) if prefix else len(others)
     for folder in sorted(folders, key=lambda entry: entry.name):
-      status = folder.stat()
-      identity = status.st_dev, status.st_ino
+      identity = self._tree.identity(folder.path)
       if identity not in above:
         name = prefix + os.fsencode(folder.name) + b'/'
         images += self._list(folder.path, name, above | {identity})
     return images
 
-  def _is_image(self, entry: os.DirEntry[str]) -> bool:
+  def _is_image(self, entry: Entry) -> bool:
     """Return True if a file is an image. Count it if it is not."""
     extension = _extension(entry.name)
     read, images = self._read[extension], self._images[extension]
     if read < _ENOUGH or 0 < images < read:
-      is_image = entry.is_file() and _begins_like_an_image(entry.path)
+      is_image = _begins_like_an_image(entry.path, self._tree)
       self._read[extension] += 1
       self._images[extension] += is_image
     else:
@@ -128,7 +131,7 @@ def _extension(name: str) -> str:
   return name.rpartition('.')[2].lower() if '.' in name else ''
 
 
-def _identities(directory: str) -> frozenset[tuple[int, int]]:
+def _identities(directory: str) -> frozenset[Hashable]:
   """Return what identifies a directory and all directories above it, also above a link to it."""
   identities = set()
   for path in map(pathlib.PurePath, (os.path.abspath(directory), os.path.realpath(directory))):
@@ -139,9 +142,8 @@ def _identities(directory: str) -> frozenset[tuple[int, int]]:
   return frozenset(identities)
 
 
-def _begins_like_an_image(path: str) -> bool:
+def _begins_like_an_image(path: str, tree: FileTree) -> bool:
   try:
-    with open(path, 'rb') as f:
-      return image_format(f.read(_FIRST_BYTES)) is not None
+    return image_format(tree.first_bytes(path, _FIRST_BYTES)) is not None
   except OSError:
     return False

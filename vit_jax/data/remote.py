@@ -98,6 +98,24 @@ def list_directory(address: str) -> dict[str, Entry]:
   return entries
 
 
+def find_files(address: str) -> list[str]:
+  """Return the paths of all files below a remote directory, relative to it.
+
+  Raises:
+    InputError: the storage cannot be reached, or does not allow listing.
+  """
+  directory = address.rstrip('/').split('://', 1)[1]
+  try:
+    found = _call(address, lambda fs: fs.find(address))
+  except Missing:
+    return []
+  return [
+    path.partition(f'{directory}/')[2]
+    for path in found
+    if path.partition(f'{directory}/')[2] and not path.endswith('/')
+  ]
+
+
 def exists(address: str) -> bool:
   """Return True if there is a file at the address. Raise InputError if nobody answers."""
   try:

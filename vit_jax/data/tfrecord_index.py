@@ -9,24 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import concurrent.futures
-import contextlib
-import hashlib
-import io
 import logging
-import pathlib
 import re
 import struct
 import sys
-import zipfile
 
 import numpy as np
 import tqdm
 
-from vit_jax.data import remote, storage
+from vit_jax.data.kept_file import Arrays, load_arrays, save_arrays
 from vit_jax.data.ranges import RangeFile
 from vit_jax.data.tfrecord import FOOTER, HEADER
 from vit_jax.errors import InputError
-from vit_jax.files import cache_directory, replacing
 
 log = logging.getLogger('vit_jax')
 _FILES_AT_ONCE = 32
@@ -58,67 +52,26 @@ def record_lengths(directory: str, sizes: Mapping[str, int]) -> Lengths:
 
 def _split_lengths(directory: str, index: str, sizes: Mapping[str, int]) -> Lengths:
   """Return the lengths of the records in files of a split. `index` is the name of its index."""
-  beside, cached = f'{directory}/{index}', _cache_path(directory, index)
-  lengths: Lengths = {}
-  for path in filter(None, (beside, cached)):
-    known = _load(str(path))
-    lengths |= {name: n for name, n in known.items() if _total(n) == sizes.get(name, _total(n))}
-    if sizes.keys() <= lengths.keys():
-      return lengths
-  lengths |= _scan_all(directory, {n: size for n, size in sizes.items() if n not in lengths})
-  _keep(lengths, beside, cached)
-  return lengths
+  known: Lengths = {}
+
+  def is_complete(arrays: Arrays) -> bool:
+    parts = np.split(arrays['lengths'].astype(np.int64), np.cumsum(arrays['counts'])[:-1])
+    for name, lengths in zip(arrays['names'].tolist(), parts, strict=True):
+      if _total(lengths) == sizes.get(name, _total(lengths)):
+        known[name] = lengths
+    return sizes.keys() <= known.keys()
+
+  if load_arrays(directory, index, is_complete) is None:
+    known |= _scan_all(directory, {n: size for n, size in sizes.items() if n not in known})
+    counts = np.array([len(lengths) for lengths in known.values()], np.int64)
+    flat = np.concatenate(list(known.values()))
+    save_arrays(directory, index, dict(names=np.array(list(known)), counts=counts, lengths=flat))
+  return known
 
 
 def _total(lengths: np.ndarray) -> int:
   """Return the size of a file whose records have these lengths."""
   return int(lengths.sum()) + len(lengths) * (HEADER + FOOTER)
-
-
-def _cache_path(directory: str, name: str) -> pathlib.Path | None:
-  """Return where the lengths are kept on this machine, or None if the user has no home."""
-  digest = hashlib.sha256(directory.encode(errors='surrogateescape')).hexdigest()[:16]
-  try:
-    return cache_directory() / 'records' / digest / name
-  except InputError:
-    return None
-
-
-def _load(path: str) -> Lengths:
-  """Return the lengths in a file, or {} if it does not exist or is damaged."""
-  content = storage.read(path)
-  if content is None:
-    return {}
-  try:
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-      names, counts, lengths = (arrays[key] for key in ('names', 'counts', 'lengths'))
-    parts = np.split(lengths.astype(np.int64), np.cumsum(counts)[:-1])
-    return dict(zip(names.tolist(), parts, strict=True))
-  except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as e:
-    log.warning('%s is damaged (%s). It is made again.', path, e)
-    return {}
-
-
-def _keep(lengths: Lengths, beside: str, cached: pathlib.Path | None) -> None:
-  """Write the lengths beside the data or else to the user's cache."""
-  out = io.BytesIO()
-  np.savez_compressed(
-    out,
-    names=np.array(list(lengths)),
-    counts=np.array([len(n) for n in lengths.values()], np.int64),
-    lengths=np.concatenate(list(lengths.values())),
-  )
-  try:
-    remote.write_file(beside, out.getvalue())
-    log.info('Wrote %s, so that the next run starts at once.', beside)
-    return
-  except InputError:  # it is not allowed, as on a web server
-    pass
-  with contextlib.suppress(InputError):  # the next run reads all files again
-    if cached is not None:
-      with replacing(cached) as temporary:
-        temporary.write_bytes(out.getvalue())
-      log.info('Wrote %s, so that the next run starts at once.', cached)
 
 
 def _scan_all(directory: str, sizes: Mapping[str, int]) -> Lengths:
