@@ -112,6 +112,7 @@ class Row:
     from vit_jax.data.preprocess import make_train_preprocess
 
     self.port = port
+    self._use_server()
     begin = time.perf_counter()
     self._open = lambda: train_batches(
       open_source('photos:1.0.0', 'train', data_dir),
@@ -126,8 +127,14 @@ class Row:
     self.costs: list[float] = []
     self.counted: list[dict[str, float]] = []
 
+  def _use_server(self) -> None:
+    """Let gs:// mean the bucket of this row. gcsfs looks at the variable for each request."""
+    if self.port is not None:
+      os.environ['STORAGE_EMULATOR_HOST'] = f'http://127.0.0.1:{self.port}'
+
   def measure(self, images: int) -> None:
     """Run the pipeline for some images, after those that it reads ahead."""
+    self._use_server()
     with self._open() as batches:
       for _ in range(8):
         next(batches)
@@ -141,6 +148,7 @@ class Row:
 
   def waiting(self, rate: float) -> float:
     """Return the share of time that a device waits which takes `rate` images/s."""
+    self._use_server()
     with self._open() as batches:
       for _ in range(4):
         next(batches)
@@ -183,11 +191,6 @@ def _address(protocol: str, port: int) -> str:
   """Return the data_dir at a server."""
   if protocol == 'http':
     return f'http://127.0.0.1:{port}'
-  # gcsfs reads this when it connects, so each bucket needs a connection of its own.
-  os.environ['STORAGE_EMULATOR_HOST'] = f'http://127.0.0.1:{port}'
-  from vit_jax.data import remote
-
-  remote.connect.cache_clear()
   return f'gs://bucket-{port}'
 
 

@@ -69,7 +69,9 @@ def test_failures_that_do_not_pass_are_named(flaky, monkeypatch):
 )
 def test_a_refusal_is_not_tried_again(flaky, error):
   flaky.failures = [error, Refused(503)]
-  with pytest.raises(InputError, match='^Cannot read flaky://b/x: .* Check the address and your '):
+  with pytest.raises(
+    InputError, match=r'^Cannot read flaky://b/x: access denied \(.+\)\. Check the address\.$'
+  ):
     remote.start_reading('flaky://b/x')()
   assert len(flaky.failures) == 1
 

@@ -9,7 +9,7 @@ import urllib.request
 import numpy as np
 import pytest
 
-from tests.helpers.servers import gcs_server, s3_server, slow_server
+from tests.helpers.servers import gcs_server, require, s3_server, slow_server
 from tests.helpers.shapes import read_all
 from tests.helpers.storage import put
 from vit_jax.data import file_tree, remote
@@ -177,3 +177,19 @@ def test_a_folder_in_a_bucket(photos, bucket):
   assert remote.exists(f'{bucket}/photos/{file_tree.LISTING_FILE}')
   file_tree._remote_tree.cache_clear()
   assert read_all(open_source(f'{bucket}/photos', 'val')) == read_all(expected)
+
+
+def test_s3_without_a_login(monkeypatch):
+  require('s3fs', install='s3fs')
+  for name in ('ACCESS_KEY_ID', 'SECRET_ACCESS_KEY', 'PROFILE', 'ENDPOINT_URL'):
+    monkeypatch.delenv(f'AWS_{name}', raising=False)
+  monkeypatch.setenv('AWS_EC2_METADATA_DISABLED', 'true')
+  monkeypatch.setenv('AWS_SHARED_CREDENTIALS_FILE', '/nowhere')
+  remote.connect.cache_clear()
+  with pytest.raises(
+    InputError,
+    match=r'^Cannot read s3://private/x: access denied \(Unable to locate credentials\)\. Check '
+    'the address, or log in with `aws configure`.$',
+  ):
+    RangeFile('s3://private/x').read(0, 1)
+  remote.connect.cache_clear()

@@ -98,7 +98,8 @@ def default_config() -> ConfigDict:
   # shards, such as 'wds:DIR/imagenet1k-{train,validation}-*.tar', 'hf:' and the name or path of
   # a Hugging Face dataset, such as 'hf:timm/mini-imagenet', or the path of a .csv file of labels.
   c.dataset = 'imagenet2012'
-  # Directory where TFDS datasets are prepared. None: the default directory of TFDS.
+  # Directory where TFDS datasets are prepared, or its address on gs://, s3:// or https://. None: the
+  # default directory of TFDS.
   c.data_dir = placeholder(str)
   # Split to train on, in TFDS notation, such as 'train[:98%]'. None: the dataset's own.
   c.train_split = placeholder(str)
@@ -222,7 +223,7 @@ def default_config() -> ConfigDict:
   c.dtype = 'bfloat16'
   # Directory of compiled programs, which may be on gs://. None: the user's cache. 'none': no cache.
   c.compile_cache = placeholder(str)
-  # Decoding threads per host. None: one per core.
+  # Decoding threads per host. None: one per core, or four if the data is read over the network.
   c.num_threads = placeholder(int)
   # Decoding processes per host, instead of threads. 0: threads.
   c.num_workers = 0

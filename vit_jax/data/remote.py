@@ -29,6 +29,7 @@ _TIMEOUT = 60  # seconds to wait for a whole answer; gcsfs repeats requests for 
 _PATIENCE = 120  # seconds in which a request is sent again after its first failure
 _WAIT = 0.5  # seconds before the second try; doubled before each of the next
 _LONGEST_WAIT = 16  # seconds
+_LONG = 5  # seconds without an answer that a user should know of
 
 
 class _GaveUp(Exception):
@@ -162,7 +163,7 @@ def connect(protocol: str, process: int) -> tuple[Any, asyncio.AbstractEventLoop
   import fsspec
   from fsspec.asyn import get_loop
 
-  options: dict[str, Any] = dict(use_listings_cache=False)
+  options: dict[str, Any] = dict(use_listings_cache=False, skip_instance_cache=True)
   if protocol in ('s3', 's3a'):
     options['config_kwargs'] = dict(max_pool_connections=IN_FLIGHT)  # 10 by default
   if protocol in ('gs', 'gcs'):
@@ -183,7 +184,7 @@ def _slots(loop: asyncio.AbstractEventLoop) -> asyncio.Semaphore:
 
 async def _keep_trying(request: Callable[[], Awaitable[_T]], address: str) -> _T:
   """Return the answer to a request, which is repeated while it fails for passing reasons."""
-  first_failure, wait, tries = None, _WAIT, 0
+  first_failure, wait, tries, begin = None, _WAIT, 0, time.monotonic()
   async with _slots(asyncio.get_running_loop()):
     while True:
       tries += 1
@@ -196,7 +197,7 @@ async def _keep_trying(request: Callable[[], Awaitable[_T]], address: str) -> _T
           raise
         if now - first_failure + wait > _PATIENCE:
           raise _GaveUp(f'{_reason(e)} ({tries} tries in {now - first_failure:.0f} s)') from e
-        if tries == 3:
+        if tries == 3 or (tries == 1 and now - begin > _LONG):  # gcsfs itself tries for 30 s
           log.warning('Reading %s failed: %s. Trying again.', address, _reason(e))
       await asyncio.sleep(wait * random.uniform(0.75, 1.25))
       wait = min(2 * wait, _LONGEST_WAIT)
@@ -212,12 +213,35 @@ def _result(address: str, future: concurrent.futures.Future[_T]) -> _T:
     with fsspec_errors(address):
       return future.result()
   except InputError as e:
-    if isinstance(e.__cause__, _GaveUp):
+    cause = e.__cause__
+    if isinstance(cause, _GaveUp):
       raise InputError(
-        f'Cannot read {address}: {e.__cause__}. Check your network connection and the state of '
-        'the storage service, and run the same command again.'
-      ) from e.__cause__
+        f'Cannot read {address}: {cause}. Check your network connection and the state of the '
+        'storage service, and run the same command again.'
+      ) from cause
+    if cause is not None and _is_denied(cause):
+      raise InputError(
+        f'Cannot read {address}: access denied ({_reason(cause)}). {_login(address)}'
+      ) from cause
     raise
+
+
+def _is_denied(error: BaseException) -> bool:
+  """Return True if the storage wants another login."""
+  return (
+    _status(error) in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN)
+    or isinstance(error, PermissionError)
+    or 'Credentials' in type(error).__name__
+    or first_line(error).startswith('Forbidden')
+  )
+
+
+def _login(address: str) -> str:
+  """Return what to do if access to an address is denied."""
+  commands = {'gs': 'gcloud auth application-default login', 's3': 'aws configure'}
+  command = commands.get(address.split('://', 1)[0])
+  login = f', or log in with `{command}`' if command else ''
+  return f'Check the address{login}.'
 
 
 def _status(error: BaseException) -> int | None:
