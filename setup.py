@@ -68,9 +68,9 @@ setuptools.setup(
     'onnx': ['jax2onnx>=0.17.1'],
     'prepare': ['tensorflow'],  # prepares TFDS datasets; training does not need it
     'test': [
-      # Tests of buckets also run if the extras gcs and s3 and emulators of these clouds are installed:
-      # gcp-storage-emulator, moto[s3], flask, flask-cors.
-      'aiohttp',
+      # Tests of buckets also run if emulators are installed: gcsfs gcp-storage-emulator, and
+      # s3fs moto[s3] flask flask-cors. They take 200 MB.
+      'aiohttp',  # the extra https
       'ImageHash',  # the part of the extra dedup that does not need Beam
       'pytest',
       'pytest-xdist',  # on two cores, the tests take a third less time

@@ -98,7 +98,7 @@ def default_config() -> ConfigDict:
   # shards, such as 'wds:DIR/imagenet1k-{train,validation}-*.tar', 'hf:' and the name or path of
   # a Hugging Face dataset, such as 'hf:timm/mini-imagenet', or the path of a .csv file of labels.
   c.dataset = 'imagenet2012'
-  # Directory where TFDS datasets are prepared, or its address on gs://, s3:// or https://. None: the
+  # Directory where TFDS datasets are prepared. It may be on gs://, s3:// or https://. None: the
   # default directory of TFDS.
   c.data_dir = placeholder(str)
   # Split to train on, in TFDS notation, such as 'train[:98%]'. None: the dataset's own.
