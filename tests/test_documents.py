@@ -53,3 +53,21 @@ def test_pictures_are_small_and_shown(path):
   places = [text for text in texts if path in sum(shown(text), ())]
   assert places, f'no document shows {path}'
   assert all(re.search(r'^ {4}.*--out=pictures', text, re.M) for text in places)
+
+
+def test_the_page_about_data_runs(tmp_path, monkeypatch, capsys):
+  text = (ROOT / 'docs' / 'data.md').read_text()
+  blocks = re.findall(r'^```python\n(.*?)^```', text, re.M | re.S)
+  reader = blocks[0][blocks[0].index('class ') :]
+  assert len([line for line in reader.splitlines() if line.strip()]) <= 20
+  monkeypatch.chdir(tmp_path)
+  names = {'__name__': 'page'}
+  for block in blocks:
+    exec(compile(block, 'docs/data.md', 'exec'), names)
+  assert capsys.readouterr().out.startswith('(4, 8, 8, 3) [')
+  source = names['source']
+  assert len(source) == 16 and source.class_names == ['cat', 'dog']
+  assert source.label(0) == source[0]['label'] and source.location(0).endswith('.png')
+  assert len(names['JsonLinesSource']('list.jsonl', 'train[80%:]')) == 4
+  links = re.findall(r'\]\(([^)]+)\)', text)
+  assert links and all((ROOT / 'docs' / link).exists() for link in links)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data.source import Example, Source
-from vit_jax.data.splits import sample, split_ranges
+from vit_jax.data.splits import split_rows
 from vit_jax.data.subset import Concatenation
 from vit_jax.errors import InputError, first_line, machine_failure, shortlist
 from vit_jax.files import printable, user_path
@@ -51,11 +51,11 @@ class HuggingFaceSource(Source):
       [dataset.data.column(self._label) for dataset in self._datasets.values()],
       next(iter(self._datasets.values())).features[self._label],
     )
-    sizes = {name: len(dataset) for name, dataset in self._datasets.items()}
-    ranges = split_ranges(split, {name: [size] for name, size in sizes.items()})
-    self._parts = [(name, sample(sizes[name], start, stop)) for name, start, stop in ranges]
+    self._parts = split_rows(split, {name: len(found) for name, found in self._datasets.items()})
     self._rows = Concatenation(len(rows) for _, rows in self._parts)
-    if not any(_highest(self._datasets[name].data.column(self._label)) >= 0 for name, *_ in ranges):
+    if not any(
+      _highest(self._datasets[name].data.column(self._label)) >= 0 for name, _ in self._parts
+    ):
       raise InputError(f'The split {split} of hf:{name} has no labels. Choose another split.')
     self._reset_columns()
 

@@ -13,7 +13,7 @@ import os
 import numpy as np
 
 from vit_jax.data.source import Example, Source
-from vit_jax.data.splits import sample, split_ranges
+from vit_jax.data.splits import split_rows
 from vit_jax.errors import InputError, reason
 from vit_jax.files import user_path
 
@@ -50,11 +50,7 @@ class LabelsFileSource(Source):
     self.multi_label = any(len(found) != 1 for found in labels.values())
     splits = _splits(labels)
     sizes = {name: len(images) for name, images in splits.items()}
-    self._images = [
-      splits[name][i]
-      for name, start, stop in split_ranges(split, {name: [n] for name, n in sizes.items()})
-      for i in sample(sizes[name], start, stop)
-    ]
+    self._images = [splits[name][i] for name, rows in split_rows(split, sizes) for i in rows]
     self._labels = [[classes[name] for name in labels[image]] for image in self._images]
 
   def __len__(self) -> int:

@@ -2,11 +2,12 @@
 
 To add a data format:
 
-1. Subclass `Source` in a new file of this folder. `folder.py` is a short example.
-2. Add a branch for its names to `open_source` and `split_names` in `open_source.py`.
+1. Subclass `Source` in a new file of this folder. docs/data.md shows an example of 20 lines.
+2. Add a branch for its names to `open_source` and `split_names` in `open_source.py`, and to
+   `is_own_data` in `dataset_names.py`.
+3. Add it to `tests/helpers/readers.py`, so that the tests of all readers include it.
 
-Training needs nothing else: preprocessing and batches take any `Source`. The search for
-near-duplicates also needs a branch in `vit_jax/dedup/example_ids.py`, which names examples.
+Training needs nothing else: preprocessing and batches take any `Source`.
 
 A source is pickled to worker processes and read from many threads, so it opens its files when they
 are first read.

@@ -47,6 +47,20 @@ def split_ranges(split: str, shards: Mapping[str, list[int]]) -> list[tuple[str,
   return ranges
 
 
+def split_rows(split: str, sizes: Mapping[str, int]) -> list[tuple[str, np.ndarray]]:
+  """Return the (name, indices) that a split expression selects. A slice is a random `sample`.
+
+  Args:
+    split: in TFDS notation, such as 'train[:98%]+validation'.
+    sizes: number of images in each split of the dataset.
+
+  Raises:
+    InputError: as `split_ranges`.
+  """
+  ranges = split_ranges(split, {name: [size] for name, size in sizes.items()})
+  return [(name, sample(sizes[name], start, stop)) for name, start, stop in ranges]
+
+
 def sample(size: int, start: int, stop: int) -> np.ndarray:
   """Return the images in the slice [start:stop] of a split, as (stop - start,) int, ascending.
 
@@ -54,5 +68,7 @@ def sample(size: int, start: int, stop: int) -> np.ndarray:
   has shuffled. In a folder, the files are sorted by class, so the last 10 % would lack most
   classes.
   """
+  if (start, stop) == (0, size):
+    return np.arange(size)
   # RandomState, unlike Generator, promises the same permutation in every NumPy version.
   return np.sort(np.random.RandomState(0).permutation(size)[start:stop])

@@ -16,7 +16,7 @@ from vit_jax.data import storage
 from vit_jax.data.ranges import RangeFile
 from vit_jax.data.shard_pattern import find_shards
 from vit_jax.data.source import Example, Source
-from vit_jax.data.splits import sample, split_ranges
+from vit_jax.data.splits import split_rows
 from vit_jax.data.tar_index import TarIndex
 from vit_jax.data.tar_index_file import INDEX_FILE, read_indices
 from vit_jax.errors import InputError
@@ -155,20 +155,11 @@ def _select(split: str, splits: dict[str, list[str]], lengths: list[int]) -> np.
   sizes = {name: int(part.sum()) for name, part in zip(splits, parts)}
   begins = dict(zip(splits, np.cumsum([0, *sizes.values()])))
   try:
-    ranges = split_ranges(split, {name: [size] for name, size in sizes.items()})
+    return np.concatenate([begins[name] + rows for name, rows in split_rows(split, sizes)])
   except InputError as e:
     if 'train' in splits:
       raise
     raise InputError(f'{e} In a shell, put quotes around a pattern with braces.') from e.__cause__
-  return np.concatenate(
-    [
-      begins[name]
-      + (
-        np.arange(start, stop) if stop - start == sizes[name] else sample(sizes[name], start, stop)
-      )
-      for name, start, stop in ranges
-    ]
-  )
 
 
 def _read_labels(
