@@ -133,6 +133,7 @@ def test_a_damaged_record(directory, data_dir):
   assert len([opened[i] for i in range(1, NUM_TRAIN)]) == NUM_TRAIN - 1
 
 
+@pytest.mark.slow
 def test_reading_in_another_process(shapes, tmp_path):
   """Worker processes open the file system again."""
   expected = open_source('shapes', 'train', shapes[1])

@@ -32,6 +32,9 @@ _LONGEST_WAIT = 16  # seconds
 _LONG = 5  # seconds without an answer that a user should know of
 
 
+_connecting = threading.Lock()  # many threads begin to read at once, and fsspec is imported first
+
+
 class _GaveUp(Exception):
   """A request went on failing for a reason that might have passed."""
 
@@ -152,7 +155,7 @@ def _call(address: str, request: Callable[[Any], _T]) -> _T:
 
 def _file_system(address: str) -> tuple[Any, asyncio.AbstractEventLoop]:
   """Return fsspec's file system for an address, and the event loop that its requests run in."""
-  with fsspec_errors(address):
+  with fsspec_errors(address), _connecting:
     return connect(address.split('://', 1)[0], os.getpid())
 
 
