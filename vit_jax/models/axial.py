@@ -5,6 +5,7 @@ import jax
 
 from vit_jax.models.dropout import Dropout, StochasticDepth, fold_in
 from vit_jax.models.layers import BlockConfig, LayerScale, MlpBlock, MultiHeadDotProductAttention
+from vit_jax.models.norm import LayerNorm
 from vit_jax.models.position import PositionEmbedding, RelativePosition
 
 
@@ -40,7 +41,7 @@ class LineBlock(nn.Module):
     """Apply the block: (B, H * W, D) -> (B, H * W, D). See `EncoderBlock` for the arguments."""
     c = self.config
     # Equation 2, for each line: z' = MSA(LN(z)) + z
-    y = nn.LayerNorm(epsilon=c.norm_eps, dtype=c.dtype)(z)
+    y = LayerNorm(epsilon=c.norm_eps, dtype=c.dtype)(z)
     y = split_lines(y, c.grid, self.axis)  # (B, N, D) -> (B * lines, tokens of a line, D)
     relative = None
     if c.position == 'relative':
@@ -52,7 +53,7 @@ class LineBlock(nn.Module):
     z = z + StochasticDepth(site=3)(y, keys, drop_rate)
 
     # Equation 3: z = MLP(LN(z')) + z'
-    y = nn.LayerNorm(epsilon=c.norm_eps, dtype=c.dtype)(z)
+    y = LayerNorm(epsilon=c.norm_eps, dtype=c.dtype)(z)
     y = MlpBlock(c.mlp_dim, c.dropout, c.activation, c.dtype)(y, keys)
     y = LayerScale(c.layer_scale)(y)
     return z + StochasticDepth(site=4)(y, keys, drop_rate)

@@ -35,6 +35,7 @@ from vit_jax.models.layers import (
   repeat_tokens,
   shard_batch,
 )
+from vit_jax.models.norm import LayerNorm
 from vit_jax.models.params import Params
 from vit_jax.models.position import PositionEmbedding, RelativePosition
 from vit_jax.models.resnet import hybrid_features
@@ -74,7 +75,7 @@ class EncoderBlock(nn.Module):
       z = z + PositionEmbedding(c.position, c.grid, name='posembed_input')(z).astype(z.dtype)
 
     # Equation 2: z' = MSA(LN(z)) + z
-    y = nn.LayerNorm(epsilon=c.norm_eps, dtype=c.dtype)(z)
+    y = LayerNorm(epsilon=c.norm_eps, dtype=c.dtype)(z)
     attention = MultiHeadDotProductAttention(
       c.num_heads, c.dtype, c.qkv_bias, c.attention_implementation
     )
@@ -84,7 +85,7 @@ class EncoderBlock(nn.Module):
     z = z + StochasticDepth(site=3)(y, keys, drop_rate)
 
     # Equation 3: z = MLP(LN(z')) + z'
-    y = nn.LayerNorm(epsilon=c.norm_eps, dtype=c.dtype)(z)
+    y = LayerNorm(epsilon=c.norm_eps, dtype=c.dtype)(z)
     y = MlpBlock(c.mlp_dim, c.dropout, c.activation, c.dtype)(y, keys)
     y = LayerScale(c.layer_scale)(y)
     return z + StochasticDepth(site=4)(y, keys, drop_rate)
@@ -121,7 +122,7 @@ class Encoder(nn.Module):
       z = jnp.concatenate([z, registers], axis=1)
     z = Dropout(c.dropout, site=0)(z, keys)
     if self.pre_norm:
-      z = nn.LayerNorm(epsilon=c.norm_eps, dtype=c.dtype, name='pre_norm')(z)
+      z = LayerNorm(epsilon=c.norm_eps, dtype=c.dtype, name='pre_norm')(z)
 
     # Equations 2 and 3: z_0 -> z_1 -> ... -> z_L
     make_block = AxialBlock if self.attention == 'axial' else EncoderBlock
@@ -157,7 +158,7 @@ class Encoder(nn.Module):
       z = apply_blocks(apply_block, z, inputs, scan=self.scan, remat=self.remat)
 
     # Equation 4, for all tokens: y = LN(z_L)
-    return nn.LayerNorm(epsilon=c.norm_eps, dtype=c.dtype, name='encoder_norm')(shard_batch(z))
+    return LayerNorm(epsilon=c.norm_eps, dtype=c.dtype, name='encoder_norm')(shard_batch(z))
 
 
 class MAPHead(nn.Module):
@@ -172,7 +173,7 @@ class MAPHead(nn.Module):
     probe = self.param('probe', xavier_uniform((0, 1)), (1, 1, x.shape[-1]))
     probe = repeat_tokens(probe, x)  # (1, 1, D) -> (B, 1, D)
     x = MultiHeadDotProductAttention(c.num_heads, c.dtype, c.qkv_bias)(probe, x)
-    y = nn.LayerNorm(epsilon=c.norm_eps, dtype=c.dtype)(x)
+    y = LayerNorm(epsilon=c.norm_eps, dtype=c.dtype)(x)
     x = x + MlpBlock(c.mlp_dim, c.dropout, c.activation, c.dtype)(y, keys=None)
     return x[:, 0]
 
