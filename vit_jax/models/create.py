@@ -8,8 +8,8 @@ from flax import linen as nn
 import jax.numpy as jnp
 
 from vit_jax.errors import InputError, unknown
+from vit_jax.models.activation_functions import ACTIVATIONS
 from vit_jax.models.dot_product_attention import IMPLEMENTATIONS
-from vit_jax.models.layers import ACTIVATIONS
 from vit_jax.models.position import PLACES, POSITIONS
 from vit_jax.models.resnet import BiT
 from vit_jax.models.scan import REMAT

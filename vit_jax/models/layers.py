@@ -13,15 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from vit_jax.models.activation_functions import ACTIVATIONS
 from vit_jax.models.dot_product_attention import attend
 from vit_jax.models.dropout import Dropout
 from vit_jax.models.initializers import lecun_normal, normal, xavier_uniform
-
-ACTIVATIONS = {
-  'gelu_tanh': lambda x: nn.gelu(x, approximate=True),  # the published ViTs
-  'gelu': lambda x: nn.gelu(x, approximate=False),  # PyTorch's default
-  'quick_gelu': lambda x: x * nn.sigmoid(1.702 * x),  # OpenAI's CLIP
-}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import sys
 
 from vit_jax.errors import exit_on_error
 from vit_jax.inference.checkpoint_args import image_size
-from vit_jax.models.layers import ACTIVATIONS
+from vit_jax.models.activation_functions import ACTIVATIONS
 from vit_jax.pretrained.convert import convert
 from vit_jax.pretrained.formats import FORMATS
 from vit_jax.pretrained.metadata import Metadata
