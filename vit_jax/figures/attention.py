@@ -18,6 +18,7 @@ import numpy as np
 
 from vit_jax.errors import InputError, unknown
 from vit_jax.models.layers import MultiHeadDotProductAttention
+from vit_jax.models.linear import Linear
 from vit_jax.models.params import Params
 from vit_jax.models.vit import VisionTransformer
 from vit_jax.parallel.compiler import jit
@@ -116,7 +117,7 @@ def apply_to_attention(
     module = context.module
     if not (
       isinstance(module.parent, MultiHeadDotProductAttention)
-      and isinstance(module, nn.Einsum)
+      and isinstance(module, Linear)
       and context.method_name == '__call__'
     ):
       return call(*args, **kwargs)

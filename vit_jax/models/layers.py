@@ -17,6 +17,7 @@ from vit_jax.models.activation_functions import ACTIVATIONS
 from vit_jax.models.dot_product_attention import attend
 from vit_jax.models.dropout import Dropout
 from vit_jax.models.initializers import lecun_normal, normal, xavier_uniform
+from vit_jax.models.linear import Linear, add_broadcast
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +72,10 @@ class PatchEmbedding(nn.Module):
     patches = images.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5)
     patches = patches.reshape(b, (h // p) * (w // p), p * p * c)
     x = patches @ kernel.reshape(-1, self.hidden_dim)
-    if self.use_bias:
-      x += self.param('bias', nn.initializers.zeros, (self.hidden_dim,)).astype(x.dtype)
-    return x
+    if not self.use_bias:
+      return x
+    bias = self.param('bias', nn.initializers.zeros, (self.hidden_dim,))
+    return add_broadcast(x, bias[None, None])
 
 
 class MultiHeadDotProductAttention(nn.Module):
@@ -99,9 +101,9 @@ class MultiHeadDotProductAttention(nn.Module):
     d, h = x.shape[-1], self.num_heads
 
     def project(name: str, x: jax.Array) -> jax.Array:  # (B, L, D) -> (B, H, L, K)
-      return nn.Einsum(
-        (d, h, d // h),
+      return Linear(
         'bld,dhk->bhlk',
+        (d, h, d // h),
         dtype=self.dtype,
         use_bias=self.qkv_bias,
         kernel_init=xavier_uniform(0, (1, 2)),
@@ -114,9 +116,9 @@ class MultiHeadDotProductAttention(nn.Module):
     # Initialization needs only shapes, and may run on another platform than the training.
     implementation = 'plain' if self.is_initializing() else self.implementation
     y = attend(q, k, v, relative=relative, implementation=implementation)
-    return nn.Einsum(  # (B, H, L, K) -> (B, L, D)
-      (h, d // h, d),
+    return Linear(  # (B, H, L, K) -> (B, L, D)
       'bhlk,hkd->bld',
+      (h, d // h, d),
       dtype=self.dtype,
       kernel_init=xavier_uniform((0, 1), 2),
       name='out',
@@ -136,8 +138,13 @@ class MlpBlock(nn.Module):
     """Apply the MLP: (B, L, D) -> (B, L, D). keys=None turns dropout off."""
 
     def dense(x: jax.Array, features: int, name: str) -> jax.Array:
-      return nn.Dense(
-        features, dtype=self.dtype, kernel_init=xavier_uniform(), bias_init=normal(1e-6), name=name
+      return Linear(
+        'bld,dm->blm',
+        (x.shape[-1], features),
+        dtype=self.dtype,
+        kernel_init=xavier_uniform(),
+        bias_init=normal(1e-6),
+        name=name,
       )(x)
 
     y = ACTIVATIONS[self.activation](dense(x, self.mlp_dim, 'Dense_0'))  # (B, L, mlp_dim)

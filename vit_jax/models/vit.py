@@ -35,6 +35,7 @@ from vit_jax.models.layers import (
   repeat_tokens,
   shard_batch,
 )
+from vit_jax.models.linear import add_broadcast
 from vit_jax.models.norm import LayerNorm
 from vit_jax.models.params import Params
 from vit_jax.models.position import PositionEmbedding, RelativePosition
@@ -72,7 +73,7 @@ class EncoderBlock(nn.Module):
     if c.position == 'relative':
       relative = RelativePosition(c.num_heads, name='relative_position')(z)
     elif c.position != 'none':
-      z = z + PositionEmbedding(c.position, c.grid, name='posembed_input')(z).astype(z.dtype)
+      z = add_broadcast(z, PositionEmbedding(c.position, c.grid, name='posembed_input')(z))
 
     # Equation 2: z' = MSA(LN(z)) + z
     y = LayerNorm(epsilon=c.norm_eps, dtype=c.dtype)(z)
@@ -117,7 +118,7 @@ class Encoder(nn.Module):
       e_pos = PositionEmbedding(self.position, c.grid, name='posembed_input')(x)  # (1, L, D)
 
     # Equation 1: z_0 = [x_class; x_1 E; ...; x_N E] + E_pos
-    z = x if e_pos is None or self.share_position else x + e_pos.astype(x.dtype)
+    z = x if e_pos is None or self.share_position else add_broadcast(x, e_pos)
     if registers is not None:
       z = jnp.concatenate([z, registers], axis=1)
     z = Dropout(c.dropout, site=0)(z, keys)
@@ -132,7 +133,7 @@ class Encoder(nn.Module):
 
     def before_block(z: jax.Array, i: int) -> tuple[jax.Array, jax.Array | None]:
       if e_pos is not None and self.share_position:
-        z = z + e_pos.astype(z.dtype)
+        z = add_broadcast(z, e_pos)
       return shard_batch(z), None if keys is None else fold_in(keys, i + 1)
 
     # Flax creates the parameters of each block in the first branch, and captures intermediates
