@@ -1,6 +1,7 @@
 """The implementations of attention compute the same function, and are chosen where they fit."""
 
 import functools
+import types
 
 import jax
 from jax.extend.core import jaxprs_in_params
@@ -11,8 +12,8 @@ import pytest
 from tests.models.test_flops import products
 from vit_jax import create_model
 from vit_jax.errors import InputError
-from vit_jax.models import dot_product_attention
-from vit_jax.models.dot_product_attention import attend
+from vit_jax.models import dot_product_attention, layers
+from vit_jax.models.dot_product_attention import attend, suitable_implementation
 
 RNG = np.random.default_rng(0)
 
@@ -123,16 +124,81 @@ def test_the_default_follows_the_platform_that_is_compiled_for():
     )
     for platform in ('cpu', 'tpu')
   )
-  shape = lambda length: jax.ShapeDtypeStruct((2, 3, length, 16), jnp.float32)
-  scans = lambda length: 'scan' in str(jax.make_jaxpr(attend)(*[shape(length)] * 3))
-  assert dot_product_attention.target_platform() == 'cpu'
-  assert not scans(197)
+  chosen = lambda length: suitable_implementation(length, 64, jnp.bfloat16)
+  assert chosen(197) == 'plain'
   with jax.sharding.use_abstract_mesh(cpu):
-    assert dot_product_attention.target_platform() == 'cpu'
-    assert not scans(197)
+    assert chosen(197) == 'plain'
   with jax.sharding.use_abstract_mesh(tpu):
-    assert dot_product_attention.target_platform() == 'tpu'
-    assert scans(197) and not scans(dot_product_attention._BY_HEAD_FROM - 1)
+    assert chosen(197) == 'by_head'
+    assert chosen(dot_product_attention._BY_HEAD_FROM - 1) == 'plain'
+
+
+def test_gpus_with_cudnn_use_it_in_bfloat16(monkeypatch):
+  gpu = jax.sharding.AbstractMesh(
+    (1,), ('data',), abstract_device=jax.sharding.AbstractDevice('any kind', None, 'gpu')
+  )
+  with jax.sharding.use_abstract_mesh(gpu):
+    assert suitable_implementation(197, 64, jnp.bfloat16) == 'plain'  # AMD's, or before Ampere
+    monkeypatch.setattr(dot_product_attention, '_has_cudnn', lambda: True)
+    assert suitable_implementation(197, 64, jnp.bfloat16) == 'cudnn'
+    assert suitable_implementation(197, 64, jnp.float32) == 'plain'
+    assert suitable_implementation(197, 12, jnp.bfloat16) == 'plain'
+
+
+@pytest.mark.parametrize(
+  'capability, expected', [('9.0', True), ('7.5', False), ('12.0', True), ('gfx90a', False)]
+)
+def test_cudnn_s_attention_needs_ampere(monkeypatch, capability, expected):
+  device = types.SimpleNamespace(compute_capability=capability)
+  monkeypatch.setattr(jax, 'devices', lambda: [device])
+  assert dot_product_attention._has_cudnn() == expected
+
+
+def padded_attention(q, k, v, queries, keys):
+  """Return what `cudnn_attention` returns, by another way."""
+  assert q.shape[1] % 2 == k.shape[1] % 2 == 0
+  q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q[:, :queries], k[:, :keys], v[:, :keys]))
+  y = jnp.swapaxes(attend(q / np.sqrt(q.shape[-1]), k, v), 1, 2)
+  return jnp.pad(y, ((0, 0), (0, queries % 2), (0, 0), (0, 0)))
+
+
+@pytest.mark.parametrize('queries, keys', [(7, None), (8, None), (1, 7), (2, 8)])
+def test_the_layer_with_cudnn_is_that_with_plain(monkeypatch, queries, keys):
+  """Odd lengths are padded, and q, k and v have their heads behind the tokens."""
+  monkeypatch.setattr(layers, 'cudnn_attention', padded_attention)
+  make = lambda name: layers.MultiHeadDotProductAttention(2, jnp.float32, implementation=name)
+  x, source = normal((3, queries, 12)), None if keys is None else normal((3, keys, 12))
+  params = make('plain').init(jax.random.key(0), x, source)
+  params = jax.tree.map(lambda a: a + normal(a.shape), params)
+
+  def value_and_gradients(name):
+    y, backward = jax.vjp(make(name).apply, params, x, source)
+    return y, backward(jnp.cos(y))
+
+  got, expected = (jax.tree.leaves(value_and_gradients(name)) for name in ('cudnn', 'plain'))
+  assert [a.shape for a in got] == [a.shape for a in expected]
+  scale = max(np.abs(b).max() for b in expected)  # the gradient of the keys' bias is 0
+  assert max(np.abs(a - b).max() for a, b in zip(got, expected)) < 1e-5 * scale
+
+
+@pytest.mark.skipif(not dot_product_attention._has_cudnn(), reason='needs a GPU with cuDNN')
+@pytest.mark.parametrize('length', [196, 197])
+def test_a_model_with_cudnn_is_that_with_plain(length):
+  make = functools.partial(
+    create_model, 'ViT-S/16', num_classes=3, num_layers=2, dtype='bfloat16',
+    head='token' if length == 197 else 'gap',
+  )  # fmt: skip
+  images = normal((2, 224, 224, 3))
+  params = make().init(jax.random.key(0), images)['params']
+  params = jax.tree.map(lambda x: x + normal(x.shape) / 20, params)
+
+  def gradients(**kwargs):
+    loss = lambda params: jnp.sum(make(**kwargs).apply({'params': params}, images) ** 2)
+    return jax.jit(jax.grad(loss))(params)
+
+  got, exact = gradients(attention_implementation='cudnn'), gradients(dtype='float32')
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(exact)):
+    assert np.linalg.norm(a - b) <= 3e-2 * np.linalg.norm(b) + 1e-6
 
 
 @pytest.mark.parametrize(
@@ -168,8 +234,8 @@ def test_cudnn_takes_bfloat16_on_gpus():
     with pytest.raises(InputError) as error:
       jax.eval_shape(model.apply, params, images)
     assert str(error.value) == (
-      "attention_implementation='cudnn' needs an NVIDIA GPU in this machine, but JAX uses 'cpu'. "
-      "Use 'plain' or 'by_head', or leave it out."
+      "attention_implementation='cudnn' needs an NVIDIA GPU from Ampere on in this machine, but "
+      "JAX uses 'cpu'. Use 'plain' or 'by_head', or leave it out."
     )
 
 

@@ -200,6 +200,9 @@ def _verify_onnx(path: pathlib.Path, model: nn.Module, loss: str, flat: FlatPara
 def _probabilities(model: nn.Module, loss: str, flat: FlatParams, images: jax.Array) -> jax.Array:
   """Return the probabilities of images: (B, H, W, 3) uint8 -> (B, K) float32."""
   params = traverse_util.unflatten_dict(flat, sep='/')
+  # Left open, attention would suit the machine that exports.
+  if getattr(model, 'attention_implementation', 'plain') in (None, 'cudnn'):
+    model = model.clone(attention_implementation='plain')
   logits = jnp.asarray(model.apply({'params': params}, to_input(images)))
   return to_probabilities(logits, loss)
 

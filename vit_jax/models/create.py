@@ -21,7 +21,7 @@ _CHOICES = dict(
   pos_embedding=POSITIONS,
   pos_embedding_at=PLACES,
   attention=ATTENTIONS,
-  attention_implementation=tuple(IMPLEMENTATIONS),
+  attention_implementation=IMPLEMENTATIONS,
   activation=tuple(ACTIVATIONS),
   remat=tuple(REMAT),
 )

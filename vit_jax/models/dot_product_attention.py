@@ -8,8 +8,10 @@ from collections.abc import Callable
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from vit_jax.errors import InputError
+from vit_jax.models.platform import target_platform
 
 Arrays = tuple[jax.Array, ...]
 KEPT = 'attention'  # names the results of 'by_head', which remat='dots' keeps
@@ -25,7 +27,7 @@ def attend(
   v: jax.Array,
   *,
   relative: jax.Array | None = None,
-  implementation: str | None = None,
+  implementation: str = 'plain',
 ) -> jax.Array:
   """Return softmax(q k^T) v of each head, with the softmax in float32: (B, H, L, K).
 
@@ -35,23 +37,27 @@ def attend(
     v: values, (B, H, M, K).
     relative: embeddings (2L-1, H, K) of the offsets -(L-1)..L-1. They are the keys of a second
       attention, whose logits are added (paper D.4). Only 'plain' has them.
-    implementation: one of IMPLEMENTATIONS. None: what suits the platform and the length.
+    implementation: 'plain' or 'by_head'. 'cudnn' is `cudnn_attention`.
   """
-  if relative is not None:
+  if relative is not None or implementation == 'plain':
     return _plain(q, k, v, relative)
-  if implementation is None:
-    long = q.shape[2] >= _BY_HEAD_FROM
-    implementation = 'by_head' if long and target_platform() == 'tpu' else 'plain'
-  return IMPLEMENTATIONS[implementation](q, k, v)
+  return _by_head(q, k, v)
 
 
-def target_platform() -> str:
-  """Return the platform that the current function is traced for, such as 'cpu' or 'tpu'.
+def suitable_implementation(length: int, width: int, dtype: DTypeLike) -> str:
+  """Return the implementation that suits the platform which the current function is traced for.
 
-  It is that of the current mesh, whose devices need not be attached.
+  Args:
+    length: number of tokens, L.
+    width: channels of a head, K.
+    dtype: type of the computation.
   """
-  device = jax.sharding.get_abstract_mesh().abstract_device
-  return device.platform if device else jax.default_backend()
+  platform = target_platform()
+  if platform == 'tpu' and length >= _BY_HEAD_FROM:
+    return 'by_head'
+  if platform == 'gpu' and jnp.dtype(dtype) == jnp.bfloat16 and width % 8 == 0 and _has_cudnn():
+    return 'cudnn'
+  return 'plain'
 
 
 def _plain(
@@ -163,16 +169,45 @@ def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
   return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
 
 
-def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-  """Attend in NVIDIA's fused kernel, which keeps no weights either."""
-  if jax.default_backend() != 'gpu':
+def cudnn_attention(q: jax.Array, k: jax.Array, v: jax.Array, queries: int, keys: int) -> jax.Array:
+  """Return softmax(q k^T / sqrt(K)) v in NVIDIA's fused kernel, which keeps no weights.
+
+  Its backward pass needs even lengths (see `even_length`). What follows the first `queries` and
+  `keys` tokens is padding. It gets a result and gradients of zero.
+
+  Args:
+    q: queries, (B, L, H, K), not yet divided by sqrt(K).
+    k: keys, (B, M, H, K).
+    v: values, (B, M, H, K).
+    queries: number of queries, L or L - 1.
+    keys: number of keys, M or M - 1.
+
+  Returns:
+    (B, L, H, K)
+  """
+  if not _has_cudnn():
     raise InputError(
-      "attention_implementation='cudnn' needs an NVIDIA GPU in this machine, but JAX uses "
-      f"{jax.default_backend()!r}. Use 'plain' or 'by_head', or leave it out."
+      "attention_implementation='cudnn' needs an NVIDIA GPU from Ampere on in this machine, but "
+      f"JAX uses {jax.devices()[0].device_kind!r}. Use 'plain' or 'by_head', or leave it out."
     )
-  q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))  # (B, H, L, K) -> (B, L, H, K)
-  y = jax.nn.dot_product_attention(q, k, v, scale=1.0, implementation='cudnn')
-  return jnp.swapaxes(y, 1, 2)
+  lengths = {}
+  if (queries, keys) != (q.shape[1], k.shape[1]):
+    repeat = lambda length: jnp.full(len(q), length, jnp.int32)
+    lengths = dict(query_seq_lengths=repeat(queries), key_value_seq_lengths=repeat(keys))
+  return jax.nn.dot_product_attention(q, k, v, implementation='cudnn', **lengths)
 
 
-IMPLEMENTATIONS = {'plain': _plain, 'by_head': _by_head, 'cudnn': _cudnn}
+def even_length(x: jax.Array) -> jax.Array:
+  """Append a token of zeros to x, (B, L, D), if L is odd."""
+  return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0)))
+
+
+def _has_cudnn() -> bool:
+  """Return True if JAX uses an NVIDIA GPU that has cuDNN's fused attention."""
+  # AMD's GPUs have names here, such as 'gfx90a'.
+  capability = getattr(jax.devices()[0], 'compute_capability', '')
+  major, point, _ = capability.partition('.')
+  return bool(point) and int(major) >= 8
+
+
+IMPLEMENTATIONS = ('plain', 'by_head', 'cudnn')

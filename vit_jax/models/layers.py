@@ -14,7 +14,12 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from vit_jax.models.activation_functions import ACTIVATIONS
-from vit_jax.models.dot_product_attention import attend
+from vit_jax.models.dot_product_attention import (
+  attend,
+  cudnn_attention,
+  even_length,
+  suitable_implementation,
+)
 from vit_jax.models.dropout import Dropout
 from vit_jax.models.initializers import lecun_normal, normal, xavier_uniform
 from vit_jax.models.linear import Linear, add_broadcast
@@ -99,10 +104,22 @@ class MultiHeadDotProductAttention(nn.Module):
         attention, whose logits are added (paper D.4).
     """
     d, h = x.shape[-1], self.num_heads
+    implementation = self.implementation
+    # Initialization needs only shapes, and may run on another platform than the training.
+    if self.is_initializing() or relative is not None:
+      implementation = 'plain'
+    elif implementation is None:
+      implementation = suitable_implementation(x.shape[1], d // h, self.dtype)
+    fused = implementation == 'cudnn'
+    axes = 'blhk' if fused else 'bhlk'  # of queries, keys and values
+    length, source_length = x.shape[1], (x if source is None else source).shape[1]
+    if fused:
+      x, source = even_length(x), None if source is None else even_length(source)
+    source = x if source is None else source
 
-    def project(name: str, x: jax.Array) -> jax.Array:  # (B, L, D) -> (B, H, L, K)
+    def project(name: str, x: jax.Array) -> jax.Array:
       return Linear(
-        'bld,dhk->bhlk',
+        f'bld,dhk->{axes}',
         (d, h, d // h),
         dtype=self.dtype,
         use_bias=self.qkv_bias,
@@ -110,19 +127,20 @@ class MultiHeadDotProductAttention(nn.Module):
         name=name,
       )(x)
 
-    source = x if source is None else source
     q, k, v = project('query', x), project('key', source), project('value', source)
-    q = q * (d // h) ** -0.5
-    # Initialization needs only shapes, and may run on another platform than the training.
-    implementation = 'plain' if self.is_initializing() else self.implementation
-    y = attend(q, k, v, relative=relative, implementation=implementation)
-    return Linear(  # (B, H, L, K) -> (B, L, D)
-      'bhlk,hkd->bld',
+    if fused:
+      y = cudnn_attention(q, k, v, length, source_length)
+    else:
+      q = q * (d // h) ** -0.5
+      y = attend(q, k, v, relative=relative, implementation=implementation)
+    y = Linear(
+      f'{axes},hkd->bld',
       (h, d // h, d),
       dtype=self.dtype,
       kernel_init=xavier_uniform((0, 1), 2),
       name='out',
     )(y)
+    return y[:, :length]
 
 
 class MlpBlock(nn.Module):

@@ -8,6 +8,8 @@ from jax.nn.initializers import Initializer
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from vit_jax.models.platform import row_major
+
 
 class Linear(nn.Module):
   """Multiplies x by a kernel, as an equation of einsum says, and adds a bias.
@@ -75,6 +77,10 @@ def _add_broadcast_forward(x: jax.Array, small: jax.Array) -> tuple[jax.Array, t
 def _add_broadcast_backward(
   shape: tuple[int, ...], gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
+  if gradient.ndim == 3:
+    # For sums over the batch, XLA would put it last in memory, and transpose the tokens, (B, L, D),
+    # before and after most layers.
+    gradient = row_major(gradient)
   repeated = tuple(axis for axis, size in enumerate(shape) if size == 1)
   return gradient, _rounded(gradient).astype(jnp.float32).sum(repeated, keepdims=True)
 

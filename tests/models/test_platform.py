@@ -1,0 +1,33 @@
+"""Programs are traced for the platform of the current mesh, which need not be attached."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from vit_jax.models.linear import add_broadcast
+from vit_jax.models.platform import target_platform
+
+
+def mesh(platform):
+  device = jax.sharding.AbstractDevice('any kind', None, platform)
+  return jax.sharding.AbstractMesh((1,), ('data',), abstract_device=device)
+
+
+def test_it_is_that_of_the_mesh_or_of_this_process():
+  assert target_platform() == jax.default_backend()
+  for platform in ('cpu', 'gpu', 'tpu'):
+    with jax.sharding.use_abstract_mesh(mesh(platform)):
+      assert target_platform() == platform
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'gpu', 'tpu'])
+@pytest.mark.parametrize('shape', [(2, 3, 4), (2, 3, 5, 4)])
+def test_gradients_of_tokens_lie_row_by_row_on_gpus(platform, shape):
+  x, bias = (jax.ShapeDtypeStruct(s, jnp.float32) for s in (shape, (1,) + shape[1:]))
+  loss = lambda x, bias: jnp.sum(jnp.cos(add_broadcast(x, bias)))
+  with jax.sharding.use_abstract_mesh(mesh(platform)):
+    forward, backward = (
+      str(jax.make_jaxpr(function)(x, bias)) for function in (loss, jax.grad(loss, (0, 1)))
+    )
+  assert 'layout_constraint' not in forward  # an exported program runs on other platforms, too
+  assert ('layout_constraint' in backward) == (platform == 'gpu' and len(shape) == 3)
