@@ -7,15 +7,16 @@ import pytest
 
 from vit_jax.parallel import compiler
 from vit_jax.parallel.compiler import OPTION_SETS, compiler_options, fastest_set, jit, supported
+from vit_jax.parallel.cpu_unit import cpu_unit
 
 UNKNOWN = {'xla_no_such_option': True}
 
 
-def test_only_cpus_have_options():
-  assert compiler_options('tpu') == compiler_options('gpu') == {}
-  known = set().union(*OPTION_SETS.values())
-  assert set(compiler_options('cpu')) <= known
-  assert all(name.startswith('xla_cpu_') for name in known)
+def test_cpus_have_options_and_gpus_in_bfloat16():
+  assert compiler_options('tpu') == compiler_options('tpu', 'bfloat16') == {}
+  assert compiler_options('gpu') == {}
+  assert compiler_options('gpu', 'bfloat16') == {'xla_gpu_enable_triton_gemm': False}
+  assert compiler_options('cpu').items() <= OPTION_SETS[fastest_set(cpu_unit(), 'float32')].items()
 
 
 @pytest.mark.parametrize(

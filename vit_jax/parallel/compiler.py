@@ -1,4 +1,4 @@
-"""Compile with the options of XLA that are fastest on this machine's CPU."""
+"""Compile with the options of XLA that are fastest on this machine."""
 
 from collections.abc import Callable, Mapping
 import functools
@@ -13,7 +13,7 @@ Options = Mapping[str, str | bool]
 _Parameters = ParamSpec('_Parameters')
 _Result = TypeVar('_Result')
 
-# Sets of options that choose who computes matrix products and reductions on CPUs. Each is a way of
+# Sets of options that choose who computes matrix products and reductions. Each is a way of
 # `benchmarks/step.py`, which compares them: `--ways ours:default ours:eigen ...`.
 OPTION_SETS: dict[str, Options] = {
   # XLA's own choice, which is YNNPACK for products and reductions in float32.
@@ -26,6 +26,9 @@ OPTION_SETS: dict[str, Options] = {
     'xla_cpu_experimental_onednn_custom_call': True,
     'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE',
   },
+  # GPUs: cuBLAS, which adds biases and residuals and computes GELU in the same kernel, instead of
+  # the faster of cuBLAS and Triton without these.
+  'cublas': {'xla_gpu_enable_triton_gemm': False},
 }
 # The fastest set for training, by JAX (from this version on), unit of the CPU and type. None means
 # any. The first row that fits counts. RESULTS.md, "Training steps on CPUs", has the figures. Those
@@ -41,13 +44,19 @@ _FASTEST = (
 
 @functools.cache
 def compiler_options(platform: str, dtype: str = 'float32') -> Options:
-  """Return the options to compile with, beyond XLA's defaults. Only 'cpu' has any.
+  """Return the options to compile with, beyond XLA's defaults.
+
+  CPUs have them, and GPUs in bfloat16.
 
   Args:
     platform: name of the backend, such as 'cpu'.
     dtype: type of the computation.
   """
-  return supported(OPTION_SETS[fastest_set(cpu_unit(), dtype)]) if platform == 'cpu' else {}
+  if platform == 'cpu':
+    return supported(OPTION_SETS[fastest_set(cpu_unit(), dtype)])
+  if platform == 'gpu' and dtype == 'bfloat16':
+    return supported(OPTION_SETS['cublas'])
+  return {}
 
 
 def fastest_set(unit: str, dtype: str, version: tuple[int, ...] = jax.__version_info__) -> str:
