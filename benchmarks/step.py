@@ -22,9 +22,17 @@ vit_jax.parallel.compiler, and `ours:option=value,...`, with any options of XLA.
 sets, from which that file's table was made:
 
     python -m benchmarks.step --ways ours:default ours:eigen ours:onednn --dtype=bfloat16
+
+Several models, batch sizes and image sizes are measured one after the other. With --start_together,
+all processes compile at the same time, before the first measurement. This saves time on a GPU that
+has memory for all of them, but then "start s" is not comparable:
+
+    python -m benchmarks.step --model ViT-S/16 ViT-B/16 --batch_size 512 256 --dtype=bfloat16 \\
+        --ways ours timm-compiled --matmul=8192 --start_together --torch_python=python3
 """
 
 import argparse
+import concurrent.futures
 import json
 import os
 import re
@@ -292,15 +300,24 @@ class Worker:
     self._process.wait()
 
 
-def start_workers(ways, torch_python, job):
-  """Start the implementations. If one cannot be started, print the reason."""
-  workers = {}
-  for way in ways:
+def start_workers(ways, torch_python, jobs, together):
+  """Start the implementations of some jobs. If one cannot be started, print the reason.
+
+  Returns:
+    A list of {way: Worker}, one for each job.
+  """
+
+  def start(task):
+    job, way = task
     try:
-      workers[way] = Worker(sys.executable if is_ours(way) else torch_python, job | {'way': way})
+      return Worker(sys.executable if is_ours(way) else torch_python, job | {'way': way})
     except RuntimeError as e:
-      print(f'{way} failed: {e}')
-  return workers
+      print(f'{way} failed for {job["model"]}: {e}')
+
+  tasks = [(job, way) for job in jobs for way in ways]
+  with concurrent.futures.ThreadPoolExecutor(len(tasks) if together else 1) as pool:
+    workers = iter(list(pool.map(start, tasks)))
+  return [{way: worker for way in ways if (worker := next(workers))} for _ in jobs]
 
 
 def measure(workers, rounds, round_seconds, pause):
@@ -368,13 +385,16 @@ def main():
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--model', default='ViT-S/16', help='a plain ViT')
-  parser.add_argument('--batch_size', type=int, default=16)
-  parser.add_argument('--image_size', type=int, default=224)
+  parser.add_argument('--model', nargs='+', default=['ViT-S/16'], help='plain ViTs')
+  parser.add_argument('--batch_size', nargs='+', type=int, default=[16])
+  parser.add_argument('--image_size', nargs='+', type=int, default=[224])
   parser.add_argument('--attention', help='attention_implementation of ours: plain, by_head, cudnn')
   parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16'])
   parser.add_argument('--modes', nargs='+', default=['train', 'infer'], choices=['train', 'infer'])
   parser.add_argument('--ways', nargs='+', default=['ours', *PEERS[:3]], type=way_name)
+  parser.add_argument(
+    '--start_together', action='store_true', help='compile for all models at the same time'
+  )
   parser.add_argument('--rounds', type=int, default=9)
   parser.add_argument('--round_seconds', type=float, default=2.0)
   parser.add_argument('--pause', type=float, default=2.0, help='idle seconds before a single step')
@@ -388,35 +408,39 @@ def main():
   from vit_jax import create_model
   from vit_jax.models.flops import forward_flops, train_flops
 
-  model = create_model(args.model, num_classes=1000, image_size=args.image_size)
-  job = dict(
-    model=args.model,
-    variant=model.variant,
-    patch_size=model.patch_size,
-    num_classes=1000,
-    image_size=args.image_size,
-    attention=args.attention,
-    batch_size=args.batch_size,
-    dtype=args.dtype,
-    matmul=args.matmul,
-  )
+  jobs = []
+  cases = max(map(len, (args.model, args.batch_size, args.image_size)))
+  repeat = lambda values: values * cases if len(values) == 1 else values
+  for name, batch_size, image_size in zip(
+    *map(repeat, (args.model, args.batch_size, args.image_size)), strict=True
+  ):
+    model = create_model(name, num_classes=1000, image_size=image_size)
+    job = dict(
+      model=name,
+      variant=model.variant,
+      patch_size=model.patch_size,
+      num_classes=1000,
+      image_size=image_size,
+      attention=args.attention,
+      batch_size=batch_size,
+      dtype=args.dtype,
+      matmul=args.matmul,
+    )
+    flops = dict(train=train_flops(model), infer=forward_flops(model))
+    jobs += [(job | dict(mode=mode), flops[mode]) for mode in args.modes]
   ways = args.ways if args.torch_python else [w for w in args.ways if is_ours(w)]
   print(
     f'load {os.getloadavg()[0]:.1f}, {len(os.sched_getaffinity(0))} threads, {args.rounds} rounds'
   )
-  for mode in args.modes:
-    workers = start_workers(ways, args.torch_python, job | {'mode': mode})
-    times, after_pause, matmuls = measure(workers, args.rounds, args.round_seconds, args.pause)
-    report(
-      job | {'mode': mode},
-      (train_flops if mode == 'train' else forward_flops)(model),
-      workers,
-      times,
-      after_pause,
-      matmuls,
-    )
-    for worker in workers.values():
-      worker.close()
+  for group in [jobs] if args.start_together else [[job] for job in jobs]:
+    started = start_workers(ways, args.torch_python, [job for job, _ in group], args.start_together)
+    for (job, flops), workers in zip(group, started):
+      if not workers:
+        continue
+      times = measure(workers, args.rounds, args.round_seconds, args.pause)
+      report(job, flops, workers, *times)
+      for worker in workers.values():
+        worker.close()
 
 
 if __name__ == '__main__':
