@@ -216,7 +216,7 @@ def default_config() -> ConfigDict:
   # 'dots' or 'full' keep fewer activations and recompute the others in the backward pass.
   c.remat = 'none'
   # How attention is computed: 'plain', 'by_head' (logits of one head at a time, recomputed in the
-  # backward pass), 'cudnn' (NVIDIA GPUs). None: what suits the platform and the length.
+  # backward pass), 'cudnn' (NVIDIA's fused kernel). None: what suits the platform.
   c.attention_implementation = placeholder(str)
   # Type of the computation, 'float32' or 'bfloat16'. 'auto' is the faster one on the device where
   # the run starts, and is recorded. Parameters and optimizer state are float32.

@@ -190,16 +190,21 @@ def cudnn_attention(q: jax.Array, k: jax.Array, v: jax.Array, queries: int, keys
       "attention_implementation='cudnn' needs an NVIDIA GPU from Ampere on in this machine, but "
       f"JAX uses {jax.devices()[0].device_kind!r}. Use 'plain' or 'by_head', or leave it out."
     )
-  lengths = {}
-  if (queries, keys) != (q.shape[1], k.shape[1]):
-    repeat = lambda length: jnp.full(len(q), length, jnp.int32)
-    lengths = dict(query_seq_lengths=repeat(queries), key_value_seq_lengths=repeat(keys))
-  return jax.nn.dot_product_attention(q, k, v, implementation='cudnn', **lengths)
+  padded = (queries, keys) != (q.shape[1], k.shape[1])
+  repeat = lambda length: jnp.full(q.shape[0], length, jnp.int32) if padded else None
+  return jax.nn.dot_product_attention(
+    q,
+    k,
+    v,
+    query_seq_lengths=repeat(queries),
+    key_value_seq_lengths=repeat(keys),
+    implementation='cudnn',
+  )
 
 
 def even_length(x: jax.Array) -> jax.Array:
-  """Append a token of zeros to x, (B, L, D), if L is odd."""
-  return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0)))
+  """Append a token of zeros to x, (B, L, ...), if L is odd."""
+  return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2)) + ((0, 0),) * (x.ndim - 2))
 
 
 def _has_cudnn() -> bool:

@@ -2,7 +2,7 @@
 
 The hot spots are written in the way that measured fastest (benchmarks/layers.py): patches by
 reshape and matmul, three projections straight into (B, H, L, K), attention as batched matmuls
-with the heads in front.
+with the heads in front. Only cuDNN's attention takes (B, L, H, K).
 """
 
 import dataclasses
@@ -112,10 +112,11 @@ class MultiHeadDotProductAttention(nn.Module):
       implementation = suitable_implementation(x.shape[1], d // h, self.dtype)
     fused = implementation == 'cudnn'
     axes = 'blhk' if fused else 'bhlk'  # of queries, keys and values
-    length, source_length = x.shape[1], (x if source is None else source).shape[1]
-    if fused:
-      x, source = even_length(x), None if source is None else even_length(source)
     source = x if source is None else source
+    lengths = x.shape[1], source.shape[1]
+    if fused:  # x is padded once, so that its three gradients are added before one slice of them
+      even = even_length(x)
+      x, source = even, even if source is x else even_length(source)
 
     def project(name: str, x: jax.Array) -> jax.Array:
       return Linear(
@@ -129,7 +130,7 @@ class MultiHeadDotProductAttention(nn.Module):
 
     q, k, v = project('query', x), project('key', source), project('value', source)
     if fused:
-      y = cudnn_attention(q, k, v, length, source_length)
+      y = cudnn_attention(q, k, v, *lengths)
     else:
       q = q * (d // h) ** -0.5
       y = attend(q, k, v, relative=relative, implementation=implementation)
@@ -140,7 +141,7 @@ class MultiHeadDotProductAttention(nn.Module):
       kernel_init=xavier_uniform((0, 1), 2),
       name='out',
     )(y)
-    return y[:, :length]
+    return y[:, : lengths[0]]
 
 
 class MlpBlock(nn.Module):
