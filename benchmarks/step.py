@@ -25,7 +25,8 @@ sets, from which that file's table was made:
 
 Several models, batch sizes and image sizes are measured one after the other. With --start_together,
 all processes compile at the same time, before the first measurement. This saves time on a GPU that
-has memory for all of them, but then "start s" is not comparable:
+has memory for all of them. Then "start s" is not comparable, and the compilers choose kernels by
+timing them while others use the device:
 
     python -m benchmarks.step --model ViT-S/16 ViT-B/16 --batch_size 512 256 --dtype=bfloat16 \\
         --ways ours timm-compiled --matmul=8192 --start_together --torch_python=python3
@@ -410,6 +411,10 @@ def main():
 
   jobs = []
   cases = max(map(len, (args.model, args.batch_size, args.image_size)))
+  if any(
+    len(values) not in (1, cases) for values in (args.model, args.batch_size, args.image_size)
+  ):
+    parser.error('--model, --batch_size and --image_size take one value, or one for each case')
   repeat = lambda values: values * cases if len(values) == 1 else values
   for name, batch_size, image_size in zip(
     *map(repeat, (args.model, args.batch_size, args.image_size)), strict=True

@@ -181,6 +181,21 @@ def test_the_machine_does_not_change_the_activations(monkeypatch):
   assert activations(attention_implementation='by_head') < here
 
 
+def test_a_block_keeps_what_its_products_and_norms_read():
+  """ViT-Ti/16 at 64 px in bfloat16: L tokens of D channels, M in the MLP, H heads."""
+
+  def activations(num_layers):
+    c = default_config()
+    c.update(model='ViT-Ti/16', image_size=64, dtype='bfloat16', num_layers=num_layers)
+    return estimate_run(c, [], 0.5, num_images=1000).activation_bytes
+
+  l, d, m, h = 17, 192, 768, 3
+  tokens = 2 * l * (8 * d + 2 * m)  # two norms, q, k, v, attention, residual; GELU and its input
+  weights = h * l * l * (4 + 2) + h * l * 2 * 4  # of attention; the softmax's maxima and sums
+  statistics = 2 * 2 * 4 * l  # mean and deviation of two norms
+  assert activations(3) - activations(2) == tokens + weights + statistics
+
+
 def test_an_unknown_device_is_named():
   with pytest.raises(InputError, match=r"^Unknown device 'TPU v9'\. Did you mean 'TPU v"):
     get_device('TPU v9')

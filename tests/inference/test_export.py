@@ -16,7 +16,7 @@ from vit_jax import create_model, load_params
 from vit_jax.errors import InputError
 from vit_jax.inference import export
 from vit_jax.inference.export import export_onnx, export_stablehlo, load_exported
-from vit_jax.models import layers
+from vit_jax.models import layers, placement
 from vit_jax.pretrained.load import abstract_params
 
 SIZES = dict(hidden_dim=32, mlp_dim=64, num_heads=2, num_layers=2)
@@ -122,12 +122,14 @@ def test_a_program_does_not_depend_on_the_machine_that_exports_it(
 ):
   """On a GPU, the model itself would call cuDNN, which other platforms do not have."""
   monkeypatch.setattr(layers, 'suitable_implementation', lambda *args: 'by_head')
+  monkeypatch.setattr(placement, 'target_platform', lambda: 'gpu')
   programs = {}
   for name, chosen in (('left open', implementation), ('plain', 'plain')):
     model, params = tiny(dtype='bfloat16', attention_implementation=chosen)
     export_stablehlo(model, params, tmp_path / name)
     programs[name] = jax_export.deserialize((tmp_path / name).read_bytes()).mlir_module()
   assert programs['left open'] == programs['plain']
+  assert 'LayoutConstraint' not in programs['plain']
 
 
 def test_misfits_are_refused(tmp_path, monkeypatch):

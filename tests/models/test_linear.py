@@ -55,6 +55,14 @@ def test_a_bias_gets_a_sum_that_bfloat16_cannot_count_to():
   np.testing.assert_array_equal(bias, 5000)
 
 
+def test_gradients_have_the_type_of_their_parameters():
+  layer = Linear('bld,dm->blm', (2, 3), jnp.bfloat16, nn.initializers.ones)
+  x = jnp.ones((4, 5, 2), jnp.bfloat16)
+  params = jax.tree.map(lambda a: a.astype(jnp.bfloat16), layer.init(jax.random.key(0), x))
+  gradients = jax.grad(lambda params: layer.apply(params, x).sum())(params)
+  assert {a.dtype for a in jax.tree.leaves(gradients)} == {jnp.dtype(jnp.bfloat16)}
+
+
 @pytest.mark.parametrize('shape', [(1, 5, 6), (1, 1, 6), (1, 5, 1), (2, 5, 6)])
 def test_a_sum_s_gradient_is_summed_over_the_repeated_axes(shape):
   x, small, gradient = normal((2, 5, 6)), normal(shape), normal((2, 5, 6))

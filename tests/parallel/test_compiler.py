@@ -12,10 +12,15 @@ from vit_jax.parallel.cpu_unit import cpu_unit
 UNKNOWN = {'xla_no_such_option': True}
 
 
-def test_cpus_have_options_and_gpus_in_bfloat16():
+def test_cpus_have_options_and_gpus_in_bfloat16(monkeypatch):
   assert compiler_options('tpu') == compiler_options('tpu', 'bfloat16') == {}
   assert compiler_options('gpu') == {}
-  assert compiler_options('gpu', 'bfloat16') == {'xla_gpu_enable_triton_gemm': False}
+  assert compiler_options('gpu', 'bfloat16') == {}
+  for generation, options in ((7, {}), (8, OPTION_SETS['cublas'])):
+    compiler_options.cache_clear()
+    monkeypatch.setattr(compiler, 'nvidia_generation', lambda: generation)  # noqa: B023
+    assert compiler_options('gpu', 'bfloat16') == options
+  compiler_options.cache_clear()
   assert compiler_options('cpu').items() <= OPTION_SETS[fastest_set(cpu_unit(), 'float32')].items()
 
 

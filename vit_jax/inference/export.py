@@ -55,6 +55,8 @@ def export_stablehlo(
       program = jax.export.deserialize(pathlib.Path(path).read_bytes())
       probabilities = jax.jit(program.call)(images)  # (B, H, W, 3) uint8 RGB -> (B, K) float32
 
+  Attention is computed with all heads at once, unless the model says 'by_head'.
+
   path.json describes the model, its input and output, and how images are resized, if model.usage
   says it. It has the names of the classes.
 
@@ -200,7 +202,7 @@ def _verify_onnx(path: pathlib.Path, model: nn.Module, loss: str, flat: FlatPara
 def _probabilities(model: nn.Module, loss: str, flat: FlatParams, images: jax.Array) -> jax.Array:
   """Return the probabilities of images: (B, H, W, 3) uint8 -> (B, K) float32."""
   params = traverse_util.unflatten_dict(flat, sep='/')
-  # Left open, attention would suit the machine that exports.
+  # Left open, attention would suit the machine that exports, and cuDNN's is for GPUs only.
   if getattr(model, 'attention_implementation', 'plain') in (None, 'cudnn'):
     model = model.clone(attention_implementation='plain')
   logits = jnp.asarray(model.apply({'params': params}, to_input(images)))

@@ -5,6 +5,7 @@ import jax
 
 from vit_jax.models.dropout import Dropout, StochasticDepth, fold_in
 from vit_jax.models.layers import BlockConfig, LayerScale, MlpBlock, MultiHeadDotProductAttention
+from vit_jax.models.linear import add_broadcast
 from vit_jax.models.norm import LayerNorm
 from vit_jax.models.position import PositionEmbedding, RelativePosition
 
@@ -83,7 +84,7 @@ class AxialBlock(nn.Module):
     del relative
     c = self.config
     if c.position not in ('none', 'relative'):
-      z = z + PositionEmbedding(c.position, c.grid, name='posembed_input')(z).astype(z.dtype)
+      z = add_broadcast(z, PositionEmbedding(c.position, c.grid, name='posembed_input')(z))
     for i, axis in enumerate(('row', 'column')):
       axis_keys = None if keys is None else fold_in(keys, i)
       z = LineBlock(c, axis, name=axis)(z, axis_keys, drop_rate)

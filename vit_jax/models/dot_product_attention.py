@@ -10,8 +10,8 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from vit_jax.errors import InputError
-from vit_jax.models.platform import target_platform
+from vit_jax.errors import InputError, unknown
+from vit_jax.models.placement import nvidia_generation, target_platform
 
 Arrays = tuple[jax.Array, ...]
 KEPT = 'attention'  # names the results of 'by_head', which remat='dots' keeps
@@ -19,6 +19,7 @@ KEPT = 'attention'  # names the results of 'by_head', which remat='dots' keeps
 # quarter to two thirds of the bytes with 197 to 1,025 tokens (see RESULTS.md). Logits of shorter
 # sequences are small beside the other activations.
 _BY_HEAD_FROM = 128
+_CUDNN_WIDTHS = range(8, 129, 8)  # of a head, on all GPUs that have this kernel
 
 
 def attend(
@@ -41,7 +42,9 @@ def attend(
   """
   if relative is not None or implementation == 'plain':
     return _plain(q, k, v, relative)
-  return _by_head(q, k, v)
+  if implementation == 'by_head':
+    return _by_head(q, k, v)
+  raise unknown('implementation', implementation, ('plain', 'by_head'))
 
 
 def suitable_implementation(length: int, width: int, dtype: DTypeLike) -> str:
@@ -55,7 +58,12 @@ def suitable_implementation(length: int, width: int, dtype: DTypeLike) -> str:
   platform = target_platform()
   if platform == 'tpu' and length >= _BY_HEAD_FROM:
     return 'by_head'
-  if platform == 'gpu' and jnp.dtype(dtype) == jnp.bfloat16 and width % 8 == 0 and _has_cudnn():
+  if (
+    platform == 'gpu'
+    and jnp.dtype(dtype) == jnp.bfloat16
+    and width in _CUDNN_WIDTHS
+    and _has_cudnn()
+  ):
     return 'cudnn'
   return 'plain'
 
@@ -172,8 +180,9 @@ def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
 def cudnn_attention(q: jax.Array, k: jax.Array, v: jax.Array, queries: int, keys: int) -> jax.Array:
   """Return softmax(q k^T / sqrt(K)) v in NVIDIA's fused kernel, which keeps no weights.
 
-  Its backward pass needs even lengths (see `even_length`). What follows the first `queries` and
-  `keys` tokens is padding. It gets a result and gradients of zero.
+  JAX refuses odd lengths in the backward pass, although they concern only logits with a bias. So
+  the lengths are even here (see `even_length`), and what follows the first `queries` and `keys`
+  tokens is padding. Its result and its gradients are zero.
 
   Args:
     q: queries, (B, L, H, K), not yet divided by sqrt(K).
@@ -191,14 +200,11 @@ def cudnn_attention(q: jax.Array, k: jax.Array, v: jax.Array, queries: int, keys
       f"JAX uses {jax.devices()[0].device_kind!r}. Use 'plain' or 'by_head', or leave it out."
     )
   padded = (queries, keys) != (q.shape[1], k.shape[1])
-  repeat = lambda length: jnp.full(q.shape[0], length, jnp.int32) if padded else None
+  # A constant for each example, which jax.vmap batches and a mesh splits like the queries.
+  each = lambda length: jnp.where(q[:, 0, 0, 0] == 0, length, length).astype(jnp.int32)
+  lengths = (each(queries), each(keys)) if padded else (None, None)
   return jax.nn.dot_product_attention(
-    q,
-    k,
-    v,
-    query_seq_lengths=repeat(queries),
-    key_value_seq_lengths=repeat(keys),
-    implementation='cudnn',
+    q, k, v, query_seq_lengths=lengths[0], key_value_seq_lengths=lengths[1], implementation='cudnn'
   )
 
 
@@ -209,10 +215,7 @@ def even_length(x: jax.Array) -> jax.Array:
 
 def _has_cudnn() -> bool:
   """Return True if JAX uses an NVIDIA GPU that has cuDNN's fused attention."""
-  # AMD's GPUs have names here, such as 'gfx90a'.
-  capability = getattr(jax.devices()[0], 'compute_capability', '')
-  major, point, _ = capability.partition('.')
-  return bool(point) and int(major) >= 8
+  return nvidia_generation() >= 8
 
 
 IMPLEMENTATIONS = ('plain', 'by_head', 'cudnn')

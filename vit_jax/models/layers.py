@@ -47,17 +47,6 @@ def repeat_tokens(tokens: jax.Array, x: jax.Array) -> jax.Array:
   return jnp.broadcast_to(tokens.astype(x.dtype), (x.shape[0], *tokens.shape[1:]))
 
 
-def shard_batch(x: jax.Array) -> jax.Array:
-  """Split the leading axis of x over all devices of the current mesh, if there is one.
-
-  Without this, the compiler may gather activations on a large mesh instead of parameters.
-  """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or mesh.manual_axes:
-    return x
-  return jax.lax.with_sharding_constraint(x, jax.sharding.PartitionSpec(mesh.axis_names))
-
-
 class PatchEmbedding(nn.Module):
   """Linear projection of flattened patches, x_p E of equation 1."""
 

@@ -8,7 +8,7 @@ from jax.nn.initializers import Initializer
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from vit_jax.models.platform import row_major
+from vit_jax.models.placement import row_major
 
 
 class Linear(nn.Module):
@@ -50,7 +50,7 @@ def _multiply_last_axes(
 ) -> jax.Array:
   """Multiply the last axes of x by the first axes of a kernel, as many as `inputs`.
 
-  As one product of matrices, to which cuBLAS adds the bias.
+  This is one product of two matrices, and cuBLAS can add the bias to it.
   """
   x_shape, kernel_shape = x.shape[: x.ndim - inputs], kernel.shape
   size = math.prod(kernel_shape[:inputs])
@@ -62,36 +62,35 @@ def _multiply_last_axes(
 
 @jax.custom_vjp
 def add_broadcast(x: jax.Array, small: jax.Array) -> jax.Array:
-  """Add a float32 array that is repeated along its axes of length 1, in the type of x.
+  """Return x plus an array that is repeated along its axes of length 1. The type is that of x.
 
-  Its gradient is summed over these axes in float32. JAX's own backward pass would sum in the type
-  of x.
+  The gradient of the array is summed over these axes in float32. JAX's own backward pass would sum
+  in the type of x.
   """
   return x + small.astype(x.dtype)
 
 
-def _add_broadcast_forward(x: jax.Array, small: jax.Array) -> tuple[jax.Array, tuple[int, ...]]:
-  return add_broadcast(x, small), small.shape
+def _add_broadcast_forward(x: jax.Array, small: jax.Array) -> tuple[jax.Array, jax.Array]:
+  return add_broadcast(x, small), small
 
 
-def _add_broadcast_backward(
-  shape: tuple[int, ...], gradient: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _add_broadcast_backward(small: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
   if gradient.ndim == 3:
     # For sums over the batch, XLA would put it last in memory, and transpose the tokens, (B, L, D),
     # before and after most layers.
     gradient = row_major(gradient)
-  repeated = tuple(axis for axis, size in enumerate(shape) if size == 1)
-  return gradient, _rounded(gradient).astype(jnp.float32).sum(repeated, keepdims=True)
+  repeated = tuple(axis for axis, size in enumerate(small.shape) if size == 1)
+  total = _rounded(gradient).astype(jnp.float32).sum(repeated, keepdims=True)
+  return gradient, total.astype(small.dtype)
 
 
 add_broadcast.defvjp(_add_broadcast_forward, _add_broadcast_backward)
 
 
 def _rounded(x: jax.Array) -> jax.Array:
-  """Return x. The compiler may not replace it by what it was before it was rounded to its type.
+  """Keep the rounding of x to its type.
 
-  It would store that, in float32, for the sum and for the next product.
+  Otherwise, XLA would store the unrounded values in float32, for the sum and the next product.
   """
   info = jnp.finfo(x.dtype)
   return x if x.dtype == jnp.float32 else jax.lax.reduce_precision(x, info.nexp, info.nmant)

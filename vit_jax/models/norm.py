@@ -1,4 +1,4 @@
-"""LayerNorm, with a gradient that reads its input and its output's gradient once."""
+"""LayerNorm, which keeps only its input and two numbers per token for the backward pass."""
 
 import functools
 
@@ -50,7 +50,8 @@ def _layer_norm_backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Return the gradients of x, scale and bias.
 
-  The gradient of x is that of the scaled x, less its projection on 1 and on the normalized x.
+  The gradient of x is that of the scaled x, minus its projections onto 1 and onto the
+  normalized x.
   """
   x, scale, mean, inverse = residuals
   gradient = gradient.astype(jnp.float32)
@@ -60,7 +61,8 @@ def _layer_norm_backward(
   projection = scaled.mean(-1, keepdims=True)
   projection += normalized * (scaled * normalized).mean(-1, keepdims=True)
   dx = (inverse * (scaled - projection)).astype(x.dtype)
-  return dx, (gradient * normalized).sum(tokens), gradient.sum(tokens)
+  dscale, dbias = (gradient * normalized).sum(tokens), gradient.sum(tokens)
+  return dx, dscale.astype(scale.dtype), dbias.astype(scale.dtype)
 
 
 _layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)

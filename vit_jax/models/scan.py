@@ -10,15 +10,18 @@ from vit_jax.models.dot_product_attention import KEPT
 
 _policies = jax.checkpoint_policies
 # The activations of a block that are kept for the backward pass: all of them ('none'), the products
-# with weights and the results of attention by head ('dots'), or only the block's input ('full').
-# The others are computed again.
+# with weights and the results of attention by head and cuDNN's ('dots'), or only the block's input
+# ('full'). The others are computed again.
 REMAT = {
   # Trace one block for all of them. The compiler sees the same program as without this.
   'none': lambda apply: jax.jit(apply, inline=True),
   'dots': lambda apply: jax.checkpoint(
     apply,
     policy=_policies.save_from_both_policies(
-      _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names(KEPT)
+      _policies.save_from_both_policies(
+        _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names(KEPT)
+      ),
+      lambda primitive, *_, **__: primitive.name.startswith('dot_product_attention_fwd'),  # cuDNN
     ),
   ),
   'full': jax.checkpoint,

@@ -33,11 +33,11 @@ from vit_jax.models.layers import (
   MultiHeadDotProductAttention,
   PatchEmbedding,
   repeat_tokens,
-  shard_batch,
 )
 from vit_jax.models.linear import add_broadcast
 from vit_jax.models.norm import LayerNorm
 from vit_jax.models.params import Params
+from vit_jax.models.placement import shard_batch
 from vit_jax.models.position import PositionEmbedding, RelativePosition
 from vit_jax.models.resnet import hybrid_features
 from vit_jax.models.scan import apply_blocks

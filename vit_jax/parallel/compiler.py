@@ -6,6 +6,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 
+from vit_jax.models.placement import nvidia_generation
 from vit_jax.parallel.cpu_unit import cpu_unit
 
 Options = Mapping[str, str | bool]
@@ -26,8 +27,8 @@ OPTION_SETS: dict[str, Options] = {
     'xla_cpu_experimental_onednn_custom_call': True,
     'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE',
   },
-  # GPUs: cuBLAS, which adds biases and residuals and computes GELU in the same kernel, instead of
-  # the faster of cuBLAS and Triton without these.
+  # NVIDIA's GPUs: cuBLAS, which adds biases and residuals and computes GELU in the same kernel,
+  # instead of the faster of cuBLAS and Triton without these. Measured on an H200.
   'cublas': {'xla_gpu_enable_triton_gemm': False},
 }
 # The fastest set for training, by JAX (from this version on), unit of the CPU and type. None means
@@ -46,7 +47,7 @@ _FASTEST = (
 def compiler_options(platform: str, dtype: str = 'float32') -> Options:
   """Return the options to compile with, beyond XLA's defaults.
 
-  CPUs have them, and GPUs in bfloat16.
+  CPUs have them, and NVIDIA's GPUs from Ampere on in bfloat16.
 
   Args:
     platform: name of the backend, such as 'cpu'.
@@ -54,7 +55,7 @@ def compiler_options(platform: str, dtype: str = 'float32') -> Options:
   """
   if platform == 'cpu':
     return supported(OPTION_SETS[fastest_set(cpu_unit(), dtype)])
-  if platform == 'gpu' and dtype == 'bfloat16':
+  if platform == 'gpu' and dtype == 'bfloat16' and nvidia_generation() >= 8:
     return supported(OPTION_SETS['cublas'])
   return {}
 

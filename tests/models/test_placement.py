@@ -1,11 +1,14 @@
 """Programs are traced for the platform of the current mesh, which need not be attached."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import pytest
 
+from vit_jax.models import placement
 from vit_jax.models.linear import add_broadcast
-from vit_jax.models.platform import target_platform
+from vit_jax.models.placement import target_platform
 
 
 def mesh(platform):
@@ -13,8 +16,14 @@ def mesh(platform):
   return jax.sharding.AbstractMesh((1,), ('data',), abstract_device=device)
 
 
-def test_it_is_that_of_the_mesh_or_of_this_process():
+def test_it_is_that_of_the_mesh_or_of_the_default_device(monkeypatch):
   assert target_platform() == jax.default_backend()
+  with jax.default_device(jax.devices('cpu')[0]):
+    assert target_platform() == 'cpu'
+  tpu = types.SimpleNamespace(platform='tpu')
+  with monkeypatch.context() as patch:
+    patch.setattr(placement, '_default_device', lambda: tpu)
+    assert target_platform() == 'tpu'
   for platform in ('cpu', 'gpu', 'tpu'):
     with jax.sharding.use_abstract_mesh(mesh(platform)):
       assert target_platform() == platform
