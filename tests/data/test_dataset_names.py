@@ -2,7 +2,7 @@
 
 import pytest
 
-from vit_jax.data.dataset_names import absolute_path, is_own_data
+from vit_jax.data.dataset_names import absolute_path, is_own_data, may_have_moved
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,21 @@ def test_own_data(name, absolute, tmp_path, monkeypatch):
 def test_names_of_tfds(name):
   assert not is_own_data(name)
   assert absolute_path(name) == name
+
+
+@pytest.mark.parametrize(
+  'before, now, moved',
+  [
+    ('/a/photos', './photos', True),
+    ('/a/photos', 'gs://bucket/photos', True),
+    ('wds:/a/*.tar', 'wds:gs://bucket/*.tar', True),
+    ('hf:/a', 'hf:/b', True),
+    ('/a/labels.csv', '/b/labels.csv', True),
+    ('/a/photos', '/a/labels.csv', False),
+    ('wds:/a', 'hf:/a', False),
+    ('wds:/a', '/a', False),
+    ('cifar10', 'cifar10', False),
+  ],
+)
+def test_what_may_have_moved(before, now, moved):
+  assert may_have_moved(before, now) == may_have_moved(now, before) == moved

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from tests.helpers.jobs import StopAt, interrupted
+from tests.helpers.readers import WRITERS, Row
+from tests.helpers.shapes import png
 from vit_jax.config.fields import default_config
 from vit_jax.config.run import keep_recorded
 from vit_jax.data.open_source import open_source
@@ -85,6 +87,34 @@ def test_changed_images_are_an_error(photos, change, words):
   assert str(e.value) == START.format('photos', 'DIR') + words + END
 
 
+def write_rows(root, kind, labels):
+  """Write a dataset of six images with these labels. Return its name."""
+  root.parent.mkdir()
+  rows = [Row(f'{i}', png(i), label) for i, label in enumerate(labels)]
+  return WRITERS[kind](root, {'train': rows, 'test': rows}, ['a', 'b', 'c'])[0]
+
+
+@pytest.mark.parametrize('kind', ['csv', 'webdataset', 'huggingface'])
+@pytest.mark.parametrize('labels', [[0, 1, 2, 0, 1, 1], [[0], [1, 2], [2], [], [1], [2]]])
+def test_changed_labels_are_an_error(tmp_path, kind, labels):
+  changed = [[0] if isinstance(labels[0], list) else 0, *labels[1:-1], labels[0]]
+  before, now = (
+    describe_data(open_source(write_rows(tmp_path / name / kind, kind, several), 'train'))
+    for name, several in [('old', labels), ('new', changed)]
+  )
+  recorded = json.loads(json.dumps(before))
+  check_data(recorded, before, 'mine', 'DIR')
+  with pytest.raises(InputError) as e:
+    check_data(recorded, now, 'mine', 'DIR')
+  assert str(e.value) == START.format('mine', 'DIR') + 'their labels have changed' + END
+  del recorded['labels_digest']  # as an earlier version wrote it
+  check_data(recorded, now, 'mine', 'DIR')
+
+
+def test_labels_that_need_the_image_are_not_read(shapes):
+  assert describe_data(open_source('shapes', 'train', shapes[0]))['labels_digest'] is None
+
+
 @pytest.mark.parametrize('name', ['deep/9.png', '9.bmp'])
 def test_an_earlier_version_left_images_out(photos, name):
   recorded = {'class_names': ['cat', 'dog']}  # by a version that did not count images
@@ -133,6 +163,19 @@ def test_a_real_run(tmp_path, photos, monkeypatch):
   assert (
     'class_names": ["dog", "kitten"]' in (workdir / 'checkpoints/3/meta/metadata').read_text()
   )  # so that the next start needs no flag
+
+
+@pytest.mark.parametrize('other', ['wds:{}/tars', '{}/labels.csv', 'hf:{}/photos', 'cifar10'])
+def test_another_kind_of_data_is_not_a_moved_dataset(tmp_path, photos, other):
+  (tmp_path / 'checkpoints' / '1').mkdir(parents=True)
+  (tmp_path / 'config.json').write_text(json.dumps(dict(config(photos).items())))
+  other = other.format(tmp_path)
+  c = config(other)
+  assert keep_recorded(c, tmp_path, set()) == [
+    f'config.dataset: keeping {str(photos)!r} from the run being resumed. The config file now says '
+    f'{other!r}. Pass --config.dataset=... to change it.'
+  ]
+  assert c.dataset == str(photos)
 
 
 def test_the_order_of_classes_is_checked():

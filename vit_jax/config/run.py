@@ -16,7 +16,7 @@ import numpy as np
 from vit_jax.config.dtype import keep_recorded_dtype
 from vit_jax.config.fields import default_config
 from vit_jax.config.old_spellings import later_fields, upgrade
-from vit_jax.data.dataset_names import is_own_data
+from vit_jax.data.dataset_names import may_have_moved
 from vit_jax.errors import InputError, last_line, machine_failure, reason, shortlist
 from vit_jax.files import AnyPath, user_path
 
@@ -230,9 +230,9 @@ def _settled(
   # versions ignored it beside total_steps, and the same command continues their run.
   if 'num_epochs' in given and config.num_epochs != recorded['num_epochs']:
     yield 'total_steps'
-  # The folder of a dataset may be another one, because disks are mounted elsewhere. What is in it
-  # is checked.
-  if is_own_data(config.dataset) and is_own_data(recorded['dataset']):
+  # Your own data may be in another place, because disks are mounted elsewhere. The names of the
+  # images are checked, and their labels where that needs no image.
+  if may_have_moved(recorded['dataset'], config.dataset):
     yield 'dataset'
 
 

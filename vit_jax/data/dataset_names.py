@@ -12,11 +12,27 @@ WEBDATASET = 'wds:'
 HUGGING_FACE = 'hf:'
 PREFIXES = (WEBDATASET, HUGGING_FACE)
 LABELS_FILE = '.csv'
+_FOLDER = 'folder'
 
 
 def is_own_data(dataset: str) -> bool:
   """Return True unless `dataset` is the name of a dataset of TFDS or of a task of VTAB."""
-  return dataset.startswith(PREFIXES) or dataset.endswith(LABELS_FILE) or is_folder(dataset)
+  return _kind(dataset) is not None
+
+
+def may_have_moved(before: str, now: str) -> bool:
+  """Return True if two datasets are own data of one kind, so that they may be the same images."""
+  return _kind(before) is not None and _kind(before) == _kind(now)
+
+
+def _kind(dataset: str) -> str | None:
+  """Return the kind of own data, as one of the constants above, or None."""
+  for prefix in PREFIXES:
+    if dataset.startswith(prefix):
+      return prefix
+  if dataset.endswith(LABELS_FILE):
+    return LABELS_FILE
+  return _FOLDER if is_folder(dataset) else None
 
 
 def absolute_path(dataset: str) -> str:

@@ -77,6 +77,11 @@ class Source(abc.ABC):
     """Return the label alone, without reading the image if the format allows that."""
     return self[index]['label']
 
+  @property
+  def has_labels_apart(self) -> bool:
+    """True if `label` reads no image."""
+    return type(self).label is not Source.label
+
   @abc.abstractmethod
   def location(self, index: int) -> str:
     """Return the place of the example: a path, or a file and the number of a record in it."""

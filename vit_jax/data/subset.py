@@ -36,6 +36,11 @@ class Subset(Source):
     """Return the label of an example."""
     return self._source.label(int(self._indices[index]))
 
+  @property
+  def has_labels_apart(self) -> bool:
+    """True if `label` reads no image."""
+    return self._source.has_labels_apart
+
   def location(self, index: int) -> str:
     """Return the place where the example is stored."""
     return self._source.location(int(self._indices[index]))

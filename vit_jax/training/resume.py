@@ -10,6 +10,8 @@ import os
 import pathlib
 from typing import Any
 
+import numpy as np
+
 from vit_jax.config.fields import MODEL_FIELDS, Config
 from vit_jax.config.run import Damaged, complete, read_config
 from vit_jax.data.image_files import count
@@ -34,7 +36,7 @@ _FREE_MODEL_FIELDS = (
 )
 _SHAPES = ('num_layers', 'hidden_dim', 'mlp_dim', 'num_heads', 'resnet_stages', 'layer_scale')
 _START_FIELDS = ('init_from', 'new_head', 'head_bias_init')  # they only matter for the first step
-_SAMPLE = 1000  # training images whose names are compared
+_SAMPLE = 1000  # training images whose names and labels are compared
 _INSIST = 'To resume anyway, pass --resume_anyway.'
 # Fields that a checkpoint records, because they cannot be inferred from its arrays.
 _RECORDED = (
@@ -96,7 +98,7 @@ def _same(field: str, now: Any, then: Any) -> bool:
 
 
 def describe_data(source: Source) -> dict[str, Any]:
-  """Return what a checkpoint records of the training images: their classes, number and order."""
+  """Return what a checkpoint records of the training images: classes, number, order and labels."""
   sample = evenly(source, _SAMPLE)
   digest = hashlib.blake2b(digest_size=16)
   for i in range(len(sample)):
@@ -107,8 +109,22 @@ def describe_data(source: Source) -> dict[str, Any]:
     'class_names': source.class_names,
     'num_images': len(source),
     'images_digest': digest.hexdigest(),
+    'labels_digest': _digest_labels(sample) if source.has_labels_apart else None,
     'newly_listed': source.newly_listed,  # for the checkpoints of earlier versions
   }
+
+
+def _digest_labels(source: Source) -> str:
+  """Return a digest of the labels of all examples. One that has none counts, too."""
+  digest = hashlib.blake2b(digest_size=16)
+  for i in range(len(source)):
+    try:
+      label = source.label(i)
+      text = ' '.join(map(str, np.flatnonzero(label))) if np.ndim(label) else str(label)
+    except ValueError:  # there is no label, or none that training accepts
+      text = '-'
+    digest.update(f'{text}\n'.encode())
+  return digest.hexdigest()
 
 
 def check_data(
@@ -123,7 +139,7 @@ def check_data(
     workdir: the directory of the run, for messages.
 
   Raises:
-    InputError: classes, number or order of the images differ.
+    InputError: classes, number, order or labels of the images differ.
   """
   change = next(_changes(recorded, now), None)
   if change is not None:
@@ -148,6 +164,9 @@ def _changes(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[st
     yield f'there are {now["num_images"]:,} images instead of {images:,}'
   if recorded.get('images_digest') not in (None, now['images_digest']):
     yield 'their names or their order have changed'
+  labels, labels_now = recorded.get('labels_digest'), now.get('labels_digest')
+  if None not in (labels, labels_now) and labels != labels_now:
+    yield 'their labels have changed'
 
 
 def _renamed(before: Sequence[str], names: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ from vit_jax.config.run import (
   read_config,
   read_run,
 )
-from vit_jax.data.dataset_names import absolute_path, is_own_data
+from vit_jax.data.dataset_names import absolute_path, may_have_moved
 from vit_jax.errors import InputError, NotFinite, last_line
 from vit_jax.files import AnyPath, write_whole
 from vit_jax.parallel import hosts
@@ -191,7 +191,7 @@ def _read(path: AnyPath) -> Result:
 def _check_same(recorded: Mapping[str, Any], config: ConfigDict, path: AnyPath) -> None:
   """Raise InputError for a field that changes the result and differs from the recorded one."""
   before, now = _as_json(recorded), _as_json(config)
-  if is_own_data(before['dataset']) and is_own_data(now['dataset']):
+  if may_have_moved(before['dataset'], now['dataset']):
     now['dataset'] = before['dataset']  # it may have moved, and `train` checks what is in it
   for field in sorted(now):
     if field == 'dtype' and now[field] == AUTO:
