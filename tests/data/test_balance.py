@@ -111,6 +111,45 @@ def test_labels_that_cannot_be_read(messages):
   )
 
 
+class Remote(Damaged):
+  """A source that counts how many examples have begun to be read and are not read yet."""
+
+  is_remote = True
+  has_labels_apart = False  # pyright: ignore
+
+  def start(self, index):
+    self.begun.append(1)
+
+    def wait():
+      self.most.append(len(self.begun))
+      self.begun.pop()
+      return self[index]
+
+    return wait
+
+
+@pytest.mark.parametrize('count', [1, 20, 2001])
+def test_remote_records_are_read_many_at_once(count):
+  source = Remote(count, unreadable=(0,) if count > 1 else ())
+  source.begun, source.most = [], []
+  expected = np.arange(count) % 10
+  if count > 1:
+    expected[0] = -1
+  np.testing.assert_array_equal(read_labels(source), expected)
+  assert not source.begun and len(source.most) == count and max(source.most) >= min(20, count)
+
+
+def test_many_labels(messages):
+  """Joining the labels takes no time that grows with the square of their number."""
+  source = Numbers(300_000)
+  np.testing.assert_array_equal(read_labels(source), np.arange(300_000) % 10)
+  assert messages == [
+    'Reading the labels of 300,000 images to balance the classes.',
+    'Read 100,000 of 300,000 labels.',
+    'Read 200,000 of 300,000 labels.',
+  ]
+
+
 def test_several_labels_are_refused(tmp_path):
   rows = [Row('a', png(0), [0, 1])]
   dataset, _ = WRITERS['webdataset'](tmp_path, {'train': rows, 'test': rows}, ['a', 'b'])

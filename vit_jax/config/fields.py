@@ -108,7 +108,8 @@ def default_config() -> ConfigDict:
   # File of ids, written by vit_jax.tools.dedup, of training images to leave out. None: use all.
   c.exclude_ids = placeholder(str)
   # Draw the images of rare classes more often: 1 draws every class equally often, .5 in proportion
-  # to the square root of its number of images. None or 0: every image is drawn equally often.
+  # to the square root of its number of images. None or 0: every image is drawn equally often. Every
+  # start reads all labels. In TFDS datasets, they are in the records, so all of these are read.
   c.class_balance = placeholder(float)
   # Train even if some class folders of the training split hold no images.
   c.allow_empty_classes = False

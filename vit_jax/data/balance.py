@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from concurrent import futures
 import functools
+import itertools
 import logging
 
 import numpy as np
@@ -16,6 +18,8 @@ log = logging.getLogger('vit_jax')
 
 _TABLE_IMAGES = 2048  # up to this many images of a class, their order in a turn is stored
 _CHUNK = 1000  # labels that a thread reads at a time
+_IN_FLIGHT = 20  # remote examples that a thread waits for at the same time
+_SAY = 100_000  # labels after which the log shows how far it is
 
 
 class BalancedOrder(TrainOrder):
@@ -80,6 +84,8 @@ def _round_shares(weights: np.ndarray, total: int) -> np.ndarray:
 def read_labels(source: Source) -> np.ndarray:
   """Return the class of each image: (n,) int64, or -1 where there is no label.
 
+  This reads every image once if the labels are not apart from the images, as in TFDS datasets.
+
   Raises:
     InputError: the images have several labels, or none has a label.
   """
@@ -88,12 +94,10 @@ def read_labels(source: Source) -> np.ndarray:
       'config.class_balance needs one label per image, but the images have several. Leave it out.'
     )
   log.info('Reading the labels of %s images to balance the classes.', f'{len(source):,}')
-
-  def read(start: int) -> list[int]:
-    return [_label(source, i) for i in range(start, min(start + _CHUNK, len(source)))]
-
+  read = functools.partial(_read_chunk, source)
   with futures.ThreadPoolExecutor() as pool:
-    labels = np.array(sum(pool.map(read, range(0, len(source), _CHUNK)), []), np.int64)
+    chunks = _report(pool.map(read, range(0, len(source), _CHUNK)), len(source))
+    labels = np.fromiter(itertools.chain.from_iterable(chunks), np.int64, len(source))
   if missing := int((labels < 0).sum()):
     log.warning('%s images have no label and are left out.', f'{missing:,}')
   if missing == len(source):
@@ -101,10 +105,33 @@ def read_labels(source: Source) -> np.ndarray:
   return labels
 
 
-def _label(source: Source, index: int) -> int:
+def _read_chunk(source: Source, start: int) -> list[int]:
+  """Return the labels from `start` on, at most _CHUNK."""
+  indices = range(start, min(start + _CHUNK, len(source)))
+  if source.has_labels_apart or not source.is_remote:
+    return [_label(lambda i=i: source.label(i)) for i in indices]
+  labels = []
+  for first in indices[::_IN_FLIGHT]:
+    group = range(first, min(first + _IN_FLIGHT, indices.stop))
+    waits = [source.start(i) for i in group]
+    labels += [_label(lambda wait=wait: wait()['label']) for wait in waits]
+  return labels
+
+
+def _label(read: Callable[[], int | np.ndarray]) -> int:
   try:
-    return int(source.label(index))
+    return int(read())
   except InputError:
     raise
   except ValueError:  # the record is damaged
     return -1
+
+
+def _report(chunks: Iterator[list[int]], count: int) -> Iterator[list[int]]:
+  """Yield the chunks, and log after every 100,000 labels how many have been read."""
+  done = 0
+  for chunk in chunks:
+    yield chunk
+    done += len(chunk)
+    if done % _SAY == 0 and done < count:
+      log.info('Read %s of %s labels.', f'{done:,}', f'{count:,}')
