@@ -1,5 +1,6 @@
 """Read folders of images from a bucket: the same images as from a disk, in the same order."""
 
+import os
 import pickle
 
 import fsspec
@@ -10,6 +11,7 @@ from tests.helpers.shapes import read_all
 from tests.helpers.storage import put
 from vit_jax.data import file_tree, remote
 from vit_jax.data.dataset_names import absolute_path, is_own_data
+from vit_jax.data.kept_file import kept_paths
 from vit_jax.data.open_source import describe_dataset, open_source, split_names
 from vit_jax.errors import InputError
 
@@ -60,6 +62,29 @@ def test_an_image_that_is_gone(copied):
   with pytest.raises(ValueError, match='^the file cannot be read ') as e:
     opened[0]
   assert not isinstance(e.value, InputError)
+  assert str(e.value) == f'the file cannot be read (no such file). {delete_listing(address)}'
+
+
+def delete_listing(address):
+  listing, cached = kept_paths(address, 'vit_jax_listing.npz')
+  assert str(cached).startswith(os.environ['XDG_CACHE_HOME'])
+  return (
+    f'If it was deleted on purpose, also delete the listing of the folder ({listing} and {cached})'
+  )
+
+
+def test_a_file_is_gone_that_only_its_content_tells_from_others(copied):
+  _, address = copied
+  assert len(open_source(address, 'train'))
+  file_tree._remote_tree.cache_clear()
+  file = f'{address}/train/ant/picture.dat'
+  fsspec.filesystem('memory').rm(file)
+  with pytest.raises(InputError) as e:
+    open_source(address, 'train')
+  assert str(e.value) == f'Cannot read {file}: no such file. {delete_listing(address)}.'
+  fsspec.filesystem('memory').rm(f'{address}/vit_jax_listing.npz')
+  file_tree._remote_tree.cache_clear()
+  assert len(open_source(address, 'train'))
 
 
 def test_what_is_no_folder(copied):

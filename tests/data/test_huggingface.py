@@ -59,6 +59,16 @@ def paths(hf, tmp_path_factory):
   return {path.name.split('.')[0].split(',')[0]: str(path) for path in folder.iterdir()}
 
 
+def test_an_address_is_not_a_name():
+  with pytest.raises(InputError) as e:
+    open_source('hf://datasets/timm/imagenet-1k-wds', 'train')
+  assert str(e.value) == (
+    'hf://datasets/timm/imagenet-1k-wds is an address. Write hf:timm/imagenet-1k-wds for a dataset '
+    'of the package datasets, or wds:hf://datasets/timm/imagenet-1k-wds for tars in the WebDataset '
+    'format.'
+  )
+
+
 def examples(numbers):
   return [{'image': png(i), 'label': i % 3} for i in numbers]
 

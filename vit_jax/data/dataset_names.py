@@ -6,11 +6,9 @@ import os
 
 from vit_jax.data.folder import is_folder
 from vit_jax.data.huggingface import is_path, split_config
+from vit_jax.data.prefixes import HUGGING_FACE, PREFIXES, WEBDATASET
 from vit_jax.files import is_remote, user_path
 
-WEBDATASET = 'wds:'
-HUGGING_FACE = 'hf:'
-PREFIXES = (WEBDATASET, HUGGING_FACE)
 LABELS_FILE = '.csv'
 _FOLDER = 'folder'
 

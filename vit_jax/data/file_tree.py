@@ -18,9 +18,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from vit_jax.data import remote
-from vit_jax.data.kept_file import load_arrays, save_arrays
+from vit_jax.data.kept_file import kept_paths, load_arrays, save_arrays
 from vit_jax.data.ranges import RangeFile
-from vit_jax.files import is_remote
+from vit_jax.errors import InputError
+from vit_jax.files import Missing, is_remote
 
 log = logging.getLogger('vit_jax')
 
@@ -100,6 +101,7 @@ class RemoteTree:
       while directory != root:
         directory, _, name = directory.rpartition('/')
         folders.setdefault(directory, set()).add(name)
+    self._root = root
     self._files = {directory: np.array(names, np.bytes_) for directory, names in files.items()}
     self._folders = folders
 
@@ -116,13 +118,22 @@ class RemoteTree:
     ]
 
   def first_bytes(self, path: str, length: int) -> bytes:
-    """Return the begin of a file."""
+    """Return the begin of a file. Raise InputError if it cannot be read."""
     file = RangeFile(path)
-    return file.read(0, min(length, file.size()))
+    try:
+      return file.read(0, min(length, file.size()))
+    except Missing as e:
+      raise InputError(f'Cannot read {path}: no such file. {how_to_list_again(self._root)}.') from e
 
   def identity(self, directory: str) -> str:
     """Return what tells a directory from all others: its address, because there are no links."""
     return directory
+
+
+def how_to_list_again(directory: str) -> str:
+  """Return what to do if a file in the listing of a remote directory is missing."""
+  files = ' and '.join(map(str, kept_paths(directory, LISTING_FILE)))
+  return f'If it was deleted on purpose, also delete the listing of the folder ({files})'
 
 
 def open_tree(directory: str) -> FileTree:

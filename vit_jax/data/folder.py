@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from vit_jax.data import remote
-from vit_jax.data.file_tree import FileTree, LocalTree, open_tree
+from vit_jax.data.file_tree import FileTree, LocalTree, how_to_list_again, open_tree
 from vit_jax.data.image_files import ImageFiles, count, join_reasons
+from vit_jax.data.prefixes import PREFIXES
 from vit_jax.data.source import Example, Source
 from vit_jax.data.splits import named_splits, sample, split_ranges
 from vit_jax.data.subset import Concatenation
@@ -20,9 +21,6 @@ from vit_jax.files import Missing, is_remote, user_path
 
 log = logging.getLogger('vit_jax')
 _TRAIN = ('train', 'training')  # names of the folder with the training images, in any case
-
-
-_PREFIXES = ('wds:', 'hf:')  # of datasets that are no folders, but may have an address
 
 
 class _ClassFolder(NamedTuple):
@@ -60,7 +58,7 @@ class FolderSource(Source):
     folders = _split_folders(directory, tree)
     names = list(folders)
     train = folders['train']
-    self.is_remote = is_remote(directory)
+    self._directory, self.is_remote = directory, is_remote(directory)
     self.class_names = _subdirectories(train, tree)
     if not self.class_names:
       raise InputError(f'{train} has no class folders. Put the images into train/<class>/.')
@@ -100,7 +98,8 @@ class FolderSource(Source):
     try:
       return {'image': wait(), 'label': self.label(index)}
     except Missing as e:
-      raise ValueError('the file cannot be read (no such file)') from e
+      remedy = how_to_list_again(self._directory)
+      raise ValueError(f'the file cannot be read (no such file). {remedy}') from e
 
   def __getitem__(self, index: int) -> Example:
     if self.is_remote:
@@ -126,7 +125,7 @@ class FolderSource(Source):
 def is_folder(dataset: str) -> bool:
   """Return True if `dataset` is a path: an address, or /, ./, ../, ~ first, or it has train/."""
   if is_remote(dataset):
-    return not dataset.startswith(_PREFIXES)
+    return not dataset.startswith(PREFIXES)
   return (
     dataset.startswith(('/', './', '../', '~')) or _find_train(dataset, LocalTree()) is not None
   )

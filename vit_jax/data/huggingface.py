@@ -150,6 +150,11 @@ def split_config(name: str) -> tuple[str, str | None]:
 
 def _load(name: str) -> dict[str, Any]:
   """Return {split: dataset}."""
+  if name.startswith('//'):
+    raise InputError(
+      f'hf:{name} is an address. Write hf:{name.removeprefix("//datasets/").strip("/")} for a '
+      f'dataset of the package datasets, or wds:hf:{name} for tars in the WebDataset format.'
+    )
   if importlib.util.find_spec('datasets') is None:
     raise InputError(f"hf:{name} needs the package datasets. Run: pip install 'vit_jax[hf]'")
   import datasets

@@ -30,7 +30,7 @@ def load_arrays(
     name: of the file.
     is_valid: function that checks arrays. It may raise KeyError or ValueError.
   """
-  for path in filter(None, (f'{directory}/{name}', _cached(directory, name))):
+  for path in kept_paths(directory, name):
     content = storage.read(str(path))
     if content is None:
       continue
@@ -48,7 +48,7 @@ def save_arrays(directory: str, name: str, arrays: Arrays) -> None:
   """Write arrays to a file in a remote directory, or else to the user's cache, or nowhere."""
   out = io.BytesIO()
   np.savez_compressed(out, allow_pickle=False, **arrays)
-  for path in filter(None, (f'{directory}/{name}', _cached(directory, name))):
+  for path in kept_paths(directory, name):
     try:
       if isinstance(path, str):
         remote.write_file(path, out.getvalue())
@@ -61,10 +61,10 @@ def save_arrays(directory: str, name: str, arrays: Arrays) -> None:
     return
 
 
-def _cached(directory: str, name: str) -> pathlib.Path | None:
-  """Return where the file is kept on this machine, or None if the user has no home."""
+def kept_paths(directory: str, name: str) -> list[str | pathlib.Path]:
+  """Return where the file may be: in the remote directory, or on this machine for this user."""
   digest = hashlib.sha256(directory.encode(errors='surrogateescape')).hexdigest()[:16]
   try:
-    return cache_directory() / 'records' / digest / name
-  except InputError:
-    return None
+    return [f'{directory}/{name}', cache_directory() / 'records' / digest / name]
+  except InputError:  # the user has no home
+    return [f'{directory}/{name}']

@@ -11,8 +11,9 @@ from vit_jax.data import (
   vtab_tasks,
   webdataset,
 )
-from vit_jax.data.dataset_names import HUGGING_FACE, LABELS_FILE, WEBDATASET, is_own_data
+from vit_jax.data.dataset_names import LABELS_FILE, is_own_data
 from vit_jax.data.folder import is_folder
+from vit_jax.data.prefixes import HUGGING_FACE, WEBDATASET
 from vit_jax.data.source import Source
 from vit_jax.data.tfds import TfdsSource
 

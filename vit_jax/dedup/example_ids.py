@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from vit_jax.data import tfds_directory, vtab_tasks
-from vit_jax.data.dataset_names import PREFIXES, is_own_data
+from vit_jax.data.dataset_names import is_own_data
 from vit_jax.data.open_source import open_source, split_names
+from vit_jax.data.prefixes import PREFIXES
 from vit_jax.data.splits import named_splits, sample, split_ranges
 from vit_jax.data.subset import Concatenation
 from vit_jax.files import user_path
