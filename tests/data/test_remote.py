@@ -1,5 +1,7 @@
 """Requests to remote storage: many at once, repeated when they fail, and explained at the end."""
 
+import types
+
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 import pytest
@@ -74,6 +76,36 @@ def test_a_refusal_is_not_tried_again(flaky, error):
   ):
     remote.start_reading('flaky://b/x')()
   assert len(flaky.failures) == 1
+
+
+class HubError(OSError):
+  """An error as huggingface_hub raises it."""
+
+  def __init__(self, status):
+    super().__init__('Access to this repository is restricted.')
+    self.response = types.SimpleNamespace(status_code=status)
+
+
+def test_a_gated_repository_of_the_hub(flaky, monkeypatch):
+  connect = remote.connect
+  monkeypatch.setattr(remote, 'connect', lambda protocol, process: connect('flaky', process))
+  flaky.failures = [HubError(403), HubError(503)]
+  with pytest.raises(InputError) as e:
+    remote.start_reading('hf://datasets/a/b/c.tar')()
+  assert str(e.value) == (
+    'Cannot read hf://datasets/a/b/c.tar: access denied (HTTP 403 Forbidden). Check the address, '
+    'or log in with `hf auth login`.'
+  )
+  assert remote.start_reading('flaky://b/x')() == b'abc'  # the 503 is tried again
+  assert not flaky.failures
+
+
+def test_nothing_is_written_to_the_hub():
+  with pytest.raises(InputError) as e:
+    remote.write_file('hf://datasets/a/b/vit_jax_index.npz', b'')
+  assert str(e.value) == (
+    'Cannot write hf://datasets/a/b/vit_jax_index.npz: it is on the hub. Write to another place.'
+  )
 
 
 def test_listing(flaky):

@@ -143,6 +143,8 @@ def write_file(address: str, content: bytes) -> None:
   """Replace a remote file as a whole. Raise InputError if it cannot be written."""
   if address.startswith(('http://', 'https://')):
     raise InputError(f'Cannot write {address}: it is on a web server. Write to another place.')
+  if address.startswith('hf://'):  # each file would be a commit to the user's repository
+    raise InputError(f'Cannot write {address}: it is on the hub. Write to another place.')
   _call(address, lambda fs: fs.pipe_file(address, content))
 
 
@@ -241,18 +243,23 @@ def _is_denied(error: BaseException) -> bool:
 
 def _login(address: str) -> str:
   """Return what to do if access to an address is denied."""
-  commands = {'gs': 'gcloud auth application-default login', 's3': 'aws configure'}
+  commands = {
+    'gs': 'gcloud auth application-default login',
+    'hf': 'hf auth login',
+    's3': 'aws configure',
+  }
   command = commands.get(address.split('://', 1)[0])
   login = f', or log in with `{command}`' if command else ''
   return f'Check the address{login}.'
 
 
 def _status(error: BaseException) -> int | None:
-  """Return the HTTP status that an error of gcsfs, s3fs or aiohttp carries, or None."""
+  """Return the HTTP status that an error of a file system carries, or None."""
   for cause in causes(error):
     response = getattr(cause, 'response', None)  # of botocore
     metadata = response.get('ResponseMetadata', {}) if isinstance(response, dict) else {}
     status = getattr(cause, 'status', None) or metadata.get('HTTPStatusCode')
+    status = status or getattr(response, 'status_code', None)  # of huggingface_hub
     status = status or getattr(cause, 'code', None)  # of gcsfs; in aiohttp it is deprecated
     if str(status).isdecimal():
       return int(str(status))
