@@ -159,10 +159,23 @@ def test_every_truncated_tar_is_refused(tar):
 
 def test_a_damaged_header_and_data_behind_the_end(tar):
   data = tar.read_bytes()
-  for damaged in (data[:3072] + b'x' + data[3073:], data + data):
+  for damaged in (data[:3072] + b'x' + data[3073:], data + b'x' * 512):
     tar.write_bytes(damaged)
     with pytest.raises(InputError, match=f'{tar}.* at byte .*Copy it again'):
       index_of(tar)
+
+
+@pytest.mark.parametrize('kind', [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_tars_one_after_another(tar, kind):
+  data = tar.read_bytes()
+  write_tar(tar, cls_sample('ü' * 200, png(1), 1), format=kind)  # begins with a long name
+  tar.write_bytes(data + tar.read_bytes())
+  with pytest.raises(InputError) as e:
+    index_of(tar)
+  assert str(e.value) == (
+    f'The shard {tar} holds several tars one after another: the next begins at byte {len(data):,}. '
+    'Split it, so that each file holds one tar.'
+  )
 
 
 def test_what_is_no_tar(tar):

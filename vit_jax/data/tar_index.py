@@ -96,6 +96,11 @@ def index_tar(path: str, stamp: Sequence[int]) -> TarIndex:
       f'Cannot read the shard {path}: {reason(e).rstrip(".")}. '
       f'{remedy(e, "It must be a tar file without compression. Copy it again.")}'
     ) from e
+  if (start := _next_tar(tail)) is not None:
+    raise InputError(
+      f'The shard {path} holds several tars one after another: the next begins at byte '
+      f'{tar.offset + start:,}. Split it, so that each file holds one tar.'
+    )
   if len(tail) < tarfile.BLOCKSIZE or any(tail):
     problem = 'is damaged' if any(tail) else 'is cut short, because it has no end marker'
     raise InputError(f'The shard {path} {problem} at byte {tar.offset:,}. Copy it again.')
@@ -126,6 +131,19 @@ def index_tar(path: str, stamp: Sequence[int]) -> TarIndex:
     num_labels=np.array([_count(one) for one in labels], np.int64),
     labels=np.array([positions.get(label, label) for label in flat], np.int64),
   )
+
+
+def _next_tar(tail: bytes) -> int | None:
+  """Return where another tar begins in what follows the last file of a tar, or None."""
+  zeros = len(tail) - len(tail.lstrip(b'\0'))
+  start = zeros // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+  if not start:  # there is no end marker
+    return None
+  try:
+    tarfile.TarInfo.frombuf(tail[start : start + tarfile.BLOCKSIZE], 'utf-8', 'surrogateescape')
+  except tarfile.TarError:
+    return None
+  return start
 
 
 def _open(path: str, size: int) -> BinaryIO:
