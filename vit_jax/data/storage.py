@@ -27,5 +27,5 @@ def read(path: str) -> bytes | None:
       return remote.start_reading(path)()
     with open(path, 'rb') as f:
       return f.read()
-  except (FileNotFoundError, Missing):
+  except (FileNotFoundError, NotADirectoryError, Missing):
     return None
