@@ -24,7 +24,14 @@ FAILURES = (503, 429, 'reset')  # what happens to requests that fail, in turn
 class SlowServer:
   """Answers requests for the files in a directory."""
 
-  def __init__(self, directory: str, delay: float = 0, failures: float = 0, whole: bool = False):
+  def __init__(
+    self,
+    directory: str,
+    delay: float = 0,
+    failures: float = 0,
+    whole: bool = False,
+    missing: int = 404,
+  ):
     """Remember the options.
 
     Args:
@@ -32,8 +39,10 @@ class SlowServer:
       delay: seconds to wait before every answer.
       failures: share of the requests for parts of files that fail.
       whole: send whole files to requests for parts of them.
+      missing: HTTP status of the answer for files that do not exist.
     """
     self.root, self.delay, self.whole = pathlib.Path(directory).resolve(), delay, whole
+    self.missing = missing
     self._every = round(1 / failures) if failures else 0
     self._failure = itertools.cycle(FAILURES)
     self._files: dict[str, int] = {}  # descriptors by path
@@ -118,7 +127,7 @@ class SlowServer:
     name = urllib.parse.unquote(match[1] if match else url.path.lstrip('/'))
     path = self.root / name
     if not path.is_file():
-      self._write(writer, method, 404, b'')
+      self._write(writer, method, self.missing, b'')
     elif match and 'alt' not in query:
       self._write(writer, method, 200, json.dumps(self._object(path)).encode())
     else:
@@ -180,6 +189,7 @@ def main() -> None:
   parser.add_argument('--delay', type=float, default=0, help='seconds before every answer')
   parser.add_argument('--failures', type=float, default=0, help='share of requests that fail')
   parser.add_argument('--whole', type=int, default=0, help='1: send no parts of files')
+  parser.add_argument('--missing', type=int, default=404, help='status for files that do not exist')
   asyncio.run(serve(SlowServer(**vars(parser.parse_args()))))
 
 

@@ -427,23 +427,29 @@ def _file_system(address: str) -> tuple[Any, str]:
 
 
 @contextlib.contextmanager
-def fsspec_errors(address: str) -> Iterator[None]:
-  """Turn the errors of fsspec and its file systems into InputErrors that name the address."""
+def fsspec_errors(address: str, verb: str = 'read') -> Iterator[None]:
+  """Turn the errors of fsspec and its file systems into InputErrors that name the address.
+
+  Args:
+    address: of a file.
+    verb: says what cannot be done with it.
+  """
   from fsspec.exceptions import FSTimeoutError
 
   try:
     yield
   except FileNotFoundError:
-    raise Missing(f'Cannot read {address}: no such file. Check the address.') from None
+    raise Missing(f'Cannot {verb} {address}: no such file. Check the address.') from None
   except ImportError as e:
-    raise InputError(f'Cannot read {address}: a package is missing ({e}).') from None
+    raise InputError(f'Cannot {verb} {address}: a package is missing ({e}).') from None
   except FSTimeoutError:
     raise InputError(
-      f'Cannot read {address}: no answer within {_TIMEOUT} seconds. Check your network connection.'
+      f'Cannot {verb} {address}: no answer within {_TIMEOUT} seconds. Check your network '
+      'connection.'
     ) from None
   except Exception as e:  # every file system of fsspec has errors of its own
     if machine_failure(e):
       raise
     raise InputError(
-      f'Cannot read {address}: {first_line(e)}. Check the address and your access to it.'
+      f'Cannot {verb} {address}: {first_line(e)}. Check the address and your access to it.'
     ) from e

@@ -1,12 +1,17 @@
 """Requests to remote storage: many at once, repeated when they fail, and explained at the end."""
 
+import concurrent.futures
+import socket
+import ssl
+import threading
+import time
 import types
 
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 import pytest
 
-from vit_jax.data import remote
+from vit_jax.data import remote, storage
 from vit_jax.errors import InputError
 
 
@@ -33,6 +38,11 @@ class FlakyFileSystem(MemoryFileSystem):
     if self.failures:
       raise self.failures.pop(0)
     return super().cat_file(path, start, end, **kwargs)
+
+  def pipe_file(self, path, value, **kwargs):
+    if self.failures:
+      raise self.failures.pop(0)
+    return super().pipe_file(path, value, **kwargs)
 
 
 @pytest.fixture
@@ -106,6 +116,106 @@ def test_nothing_is_written_to_the_hub():
   assert str(e.value) == (
     'Cannot write hf://datasets/a/b/vit_jax_index.npz: it is on the hub. Write to another place.'
   )
+
+
+@pytest.mark.parametrize(
+  'failure, message',
+  [
+    (Refused(403), r'access denied \(HTTP 403 Forbidden\)\. Check the address\.'),
+    (
+      KeyError('x'),
+      r"'x' \(1 tries in 0 s\)\. Check your network connection and the state of the ",
+    ),
+    (ValueError('odd'), r'odd\. Check the address and your access to it\.'),
+    (FileNotFoundError(), r'no such file\. Check the address\.'),
+  ],
+)
+def test_a_failed_write_says_so(flaky, monkeypatch, failure, message):
+  monkeypatch.setattr(remote, '_PATIENCE', 0)
+  flaky.failures = [failure]
+  with pytest.raises(InputError, match=f'^Cannot write flaky://b/x: {message}'):
+    remote.write_file('flaky://b/x', b'abc')
+
+
+def test_a_denied_file_that_may_be_missing_counts_as_missing(flaky, messages):
+  """S3 answers 403 for an object that does not exist if this user may not list the bucket."""
+  flaky.failures = [Refused(403), PermissionError('denied')]
+  storage._denied.clear()
+  assert storage.read('flaky://b/x') is storage.read('flaky://b/y') is None
+  assert not flaky.failures
+  assert messages == [
+    'Cannot read flaky://b/x: access denied (HTTP 403 Forbidden). Check the address. The run goes '
+    'on without it, as if it did not exist.'
+  ]
+  assert storage.read('flaky://b/x') == b'abc'
+
+
+class ParamValidationError(Exception):
+  """The error of botocore for a bucket whose name is not valid."""
+
+
+def caused(cause):
+  error = OSError('Cannot connect')
+  error.__cause__ = cause
+  return error
+
+
+@pytest.mark.parametrize(
+  'error',
+  [
+    caused(ssl.SSLCertVerificationError(1, 'certificate verify failed')),
+    caused(socket.gaierror(socket.EAI_NONAME, 'Name or service not known')),
+    ParamValidationError('Parameter validation failed'),
+  ],
+)
+def test_failures_that_never_pass_are_named_at_once(flaky, error):
+  flaky.failures = [error, Refused(503)]
+  with pytest.raises(InputError, match='^Cannot read flaky://b/x: .* Check the address and your '):
+    remote.start_reading('flaky://b/x')()
+  assert len(flaky.failures) == 1
+
+
+def test_a_name_server_that_is_busy_is_asked_again(flaky):
+  flaky.failures = [caused(socket.gaierror(socket.EAI_AGAIN, 'Temporary failure'))]
+  assert remote.start_reading('flaky://b/x')() == b'abc'
+
+
+def test_blocking_requests_do_not_wait_for_one_another(flaky, monkeypatch):
+  for _ in range(100):
+    remote.start_reading('flaky://b/x')()
+  count = 40  # more than the event loop has threads
+  together = threading.Barrier(count)
+  monkeypatch.setattr(flaky, 'cat_file', lambda *args, **kwargs: together.wait(20))
+  monkeypatch.setattr(remote, '_PATIENCE', 0)
+  waiting = [remote.start_reading('flaky://b/x') for _ in range(count)]
+  assert sorted(wait() for wait in waiting) == list(range(count))
+
+
+def test_the_time_of_a_blocking_request_counts_from_its_begin(flaky, monkeypatch):
+  """A request that waits for a thread is not sent again."""
+  pool = concurrent.futures.ThreadPoolExecutor(1)
+  monkeypatch.setattr(remote, '_threads', lambda process: pool)
+  monkeypatch.setattr(remote, 'TIMEOUT', 0.5)
+  monkeypatch.setattr(remote, '_PATIENCE', 0)
+  busy = threading.Event()
+  pool.submit(busy.wait)
+  waiting = remote.start_reading('flaky://b/x')
+  time.sleep(1)
+  busy.set()
+  assert waiting() == b'abc'
+
+
+def test_a_call_that_hangs_is_named(flaky, monkeypatch):
+  pool = concurrent.futures.ThreadPoolExecutor(1)
+  hang = threading.Event()
+  monkeypatch.setattr(remote, '_threads', lambda process: pool)
+  monkeypatch.setattr(remote, 'TIMEOUT', 0.1)
+  monkeypatch.setattr(remote, '_QUEUE', 0.1)
+  monkeypatch.setattr(remote, '_PATIENCE', 0.2)
+  monkeypatch.setattr(flaky, 'cat_file', lambda *args, **kwargs: hang.wait(20))
+  with pytest.raises(InputError, match='^Cannot read flaky://b/x: no answer within 60 seconds '):
+    remote.start_reading('flaky://b/x')()
+  hang.set()
 
 
 def test_listing(flaky):

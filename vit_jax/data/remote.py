@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 import concurrent.futures
 import functools
+import hashlib
 import http
 import logging
 import os
@@ -18,17 +19,27 @@ import threading
 import time
 from typing import Any, NamedTuple, TypeVar
 
-from vit_jax.errors import InputError, causes, first_line
-from vit_jax.files import TRY_AGAIN, Missing, fsspec_errors
+from vit_jax.data.request_failures import (
+  TIMEOUT,
+  how_to_log_in,
+  http_status,
+  is_denied,
+  may_pass,
+  short_reason,
+)
+from vit_jax.errors import InputError
+from vit_jax.files import Missing, fsspec_errors
 
 log = logging.getLogger('vit_jax')
 _T = TypeVar('_T')
 
 IN_FLIGHT = 100  # requests at the same time; aiohttp opens this many connections
-_TIMEOUT = 60  # seconds to wait for a whole answer; gcsfs repeats requests for 30 s by itself
 _PATIENCE = 120  # seconds in which a request is sent again after its first failure
+_QUEUE = 120  # seconds to wait for a thread; all of them may hang in earlier calls
 _WAIT = 0.5  # seconds before the second try; doubled before each of the next
 _LONGEST_WAIT = 16  # seconds
+# Fields of fsspec's `info` that name the version of a file, the most reliable first.
+_VERSIONS = ('generation', 'etag', 'blobid', 'lastmodified', 'mtime', 'created')
 _LONG = 5  # seconds without an answer that a user should know of
 
 
@@ -39,21 +50,13 @@ class _GaveUp(Exception):
   """A request went on failing for a reason that might have passed."""
 
 
+class Denied(InputError):
+  """The storage does not allow this user to read the file, or does not say that it is missing."""
+
+
 def start_reading(address: str, start: int | None = None, stop: int | None = None) -> Pending:
   """Start to read the bytes [start:stop] of a file, or the whole file, in the background."""
-  fs, loop = _file_system(address)
-
-  async def read() -> bytes:
-    if not fs.async_impl:
-      return await asyncio.to_thread(fs.cat_file, address, start=start, end=stop)
-    try:
-      return await fs._cat_file(address, start=start, end=stop)
-    except Exception as e:  # every file system of fsspec has errors of its own
-      if _status(e) == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-        return b''  # the file ends before
-      raise
-
-  return Pending(address, asyncio.run_coroutine_threadsafe(_keep_trying(read, address), loop))
+  return Pending(address, _start('read', 'cat_file', address, start=start, end=stop))
 
 
 class Pending:
@@ -65,7 +68,12 @@ class Pending:
 
   def __call__(self) -> bytes:
     """Wait for the bytes and return them. Raise InputError if they cannot be read."""
-    return _result(self._address, self._future)
+    try:
+      return _result('read', self._address, self._future)
+    except InputError as e:
+      if http_status(e) == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        return b''  # the file ends before
+      raise
 
 
 class Entry(NamedTuple):
@@ -89,7 +97,7 @@ def list_directory(address: str) -> dict[str, Entry]:
     InputError: the storage cannot be reached, or does not allow listing.
   """
   try:
-    found = _call(address, lambda fs: fs.ls(address.rstrip('/') + '/', detail=True))
+    found = _call('read', 'ls', address.rstrip('/') + '/', detail=True)
   except Missing:
     return {}
   entries = {}
@@ -110,7 +118,7 @@ def find_files(address: str) -> list[str]:
   """
   directory = address.rstrip('/').split('://', 1)[1]
   try:
-    found = _call(address, lambda fs: fs.find(address))
+    found = _call('read', 'find', address)
   except Missing:
     return []
   return [
@@ -123,7 +131,7 @@ def find_files(address: str) -> list[str]:
 def exists(address: str) -> bool:
   """Return True if there is a file at the address. Raise InputError if nobody answers."""
   try:
-    _call(address, lambda fs: fs.info(address))
+    _call('read', 'info', address)
     return True
   except Missing:
     return False
@@ -131,12 +139,26 @@ def exists(address: str) -> bool:
 
 def file_size(address: str) -> int:
   """Return the size of a remote file in bytes. Raise InputError if it cannot be found out."""
-  size = _call(address, lambda fs: fs.info(address)['size'])
-  if size is None:
+  return file_stamp(address)[0]
+
+
+def file_stamp(address: str) -> tuple[int, int]:
+  """Return the size of a remote file in bytes, and a number for its version.
+
+  The number changes when the file is replaced. It is 0 if the server names no versions.
+
+  Raises:
+    InputError: the size cannot be found out.
+  """
+  info = _call('read', 'info', address)
+  if info['size'] is None:
     raise InputError(
       f'Cannot read {address}: the server does not say how large the file is. Download the file.'
     )
-  return size
+  fields = {key.lower().replace('-', '').replace('_', ''): value for key, value in info.items()}
+  version = next((str(fields[key]) for key in _VERSIONS if fields.get(key)), None)
+  digest = hashlib.sha256(version.encode()).digest() if version else b''
+  return info['size'], int.from_bytes(digest[:7], 'little')  # fits in int64
 
 
 def write_file(address: str, content: bytes) -> None:
@@ -145,14 +167,58 @@ def write_file(address: str, content: bytes) -> None:
     raise InputError(f'Cannot write {address}: it is on a web server. Write to another place.')
   if address.startswith('hf://'):  # each file would be a commit to the user's repository
     raise InputError(f'Cannot write {address}: it is on the hub. Write to another place.')
-  _call(address, lambda fs: fs.pipe_file(address, content))
+  _call('write', 'pipe_file', address, content)
 
 
-def _call(address: str, request: Callable[[Any], _T]) -> _T:
-  """Return what a blocking request to the file system of an address returns."""
+def _call(verb: str, method: str, address: str, *args: Any, **options: Any) -> Any:
+  """Return what a method of the file system of an address returns. The verb is for messages."""
+  return _result(verb, address, _start(verb, method, address, *args, **options))
+
+
+def _start(
+  verb: str, method: str, address: str, *args: Any, **options: Any
+) -> concurrent.futures.Future[Any]:
+  """Call a method of the file system of an address in the background."""
   fs, loop = _file_system(address)
-  again = _keep_trying(lambda: asyncio.to_thread(request, fs), address)
-  return _result(address, asyncio.run_coroutine_threadsafe(again, loop))
+
+  def request() -> Awaitable[Any]:
+    if fs.async_impl:
+      coroutines = dict(
+        cat_file=fs._cat_file, find=fs._find, info=fs._info, ls=fs._ls, pipe_file=fs._pipe_file
+      )
+      return asyncio.wait_for(coroutines[method](address, *args, **options), TIMEOUT)
+    return _in_thread(functools.partial(getattr(fs, method), address, *args, **options))
+
+  again = _keep_trying(request, f'{verb} {address}')
+  return asyncio.run_coroutine_threadsafe(again, loop)
+
+
+async def _in_thread(call: Callable[[], Any]) -> Any:
+  """Return what a blocking call returns. Its time counts from when a thread begins with it."""
+  loop, begun = asyncio.get_running_loop(), asyncio.Event()
+
+  def run() -> Any:
+    loop.call_soon_threadsafe(begun.set)
+    return call()
+
+  future = loop.run_in_executor(_threads(os.getpid()), run)
+  try:
+    await asyncio.wait_for(begun.wait(), _QUEUE)
+  except TimeoutError:
+    future.cancel()
+    raise
+  return await asyncio.wait_for(future, TIMEOUT)
+
+
+@functools.cache
+def _threads(process: int) -> concurrent.futures.ThreadPoolExecutor:
+  """Return the threads for blocking requests. A forked process needs others."""
+  del process
+  pool = concurrent.futures.ThreadPoolExecutor(IN_FLIGHT, 'vit_jax_remote')
+  # All threads start now. Later, the pool may take a busy one for idle, and start none instead.
+  started = threading.Barrier(IN_FLIGHT)
+  list(pool.map(lambda _: started.wait(), range(IN_FLIGHT)))
+  return pool
 
 
 def _file_system(address: str) -> tuple[Any, asyncio.AbstractEventLoop]:
@@ -187,107 +253,50 @@ def _slots(loop: asyncio.AbstractEventLoop) -> asyncio.Semaphore:
   return asyncio.Semaphore(IN_FLIGHT)
 
 
-async def _keep_trying(request: Callable[[], Awaitable[_T]], address: str) -> _T:
-  """Return the answer to a request, which is repeated while it fails for passing reasons."""
+async def _keep_trying(request: Callable[[], Awaitable[_T]], what: str) -> _T:
+  """Return the answer to a request, which is repeated while it fails for passing reasons.
+
+  Args:
+    request: starts the request.
+    what: says in the log what cannot be done.
+  """
   first_failure, wait, tries, begin = None, _WAIT, 0, time.monotonic()
   async with _slots(asyncio.get_running_loop()):
     while True:
       tries += 1
       try:
-        return await asyncio.wait_for(request(), _TIMEOUT)
+        return await request()
       except Exception as e:  # every file system of fsspec has errors of its own
         now = time.monotonic()
         first_failure = first_failure or now
-        if not _may_pass(e):
+        if not may_pass(e):
           raise
         if now - first_failure + wait > _PATIENCE:
-          raise _GaveUp(f'{_reason(e)} ({tries} tries in {now - first_failure:.0f} s)') from e
+          raise _GaveUp(f'{short_reason(e)} ({tries} tries in {now - first_failure:.0f} s)') from e
         if tries == 3 or (tries == 1 and now - begin > _LONG):  # gcsfs itself tries for 30 s
-          log.warning('Reading %s failed: %s. Trying again.', address, _reason(e))
+          log.warning('Cannot %s: %s. Trying again.', what, short_reason(e))
       await asyncio.sleep(wait * random.uniform(0.75, 1.25))
       wait = min(2 * wait, _LONGEST_WAIT)
 
 
-def _result(address: str, future: concurrent.futures.Future[_T]) -> _T:
+def _result(verb: str, address: str, future: concurrent.futures.Future[_T]) -> _T:
   """Wait for an answer. Raise InputError that names the address if there is none."""
   while not future.done():
     concurrent.futures.wait([future], timeout=1)
     if not threading.main_thread().is_alive():  # it waits for this thread to end
-      raise InputError(f'Cannot read {address}: the program ends.')
+      raise InputError(f'Cannot {verb} {address}: the program ends.')
   try:
-    with fsspec_errors(address):
+    with fsspec_errors(address, verb):
       return future.result()
   except InputError as e:
     cause = e.__cause__
     if isinstance(cause, _GaveUp):
       raise InputError(
-        f'Cannot read {address}: {cause}. Check your network connection and the state of the '
+        f'Cannot {verb} {address}: {cause}. Check your network connection and the state of the '
         'storage service, and run the same command again.'
       ) from cause
-    if cause is not None and _is_denied(cause):
-      raise InputError(
-        f'Cannot read {address}: access denied ({_reason(cause)}). {_login(address)}'
+    if cause is not None and is_denied(cause):
+      raise Denied(
+        f'Cannot {verb} {address}: access denied ({short_reason(cause)}). {how_to_log_in(address)}'
       ) from cause
     raise
-
-
-def _is_denied(error: BaseException) -> bool:
-  """Return True if the storage wants another login."""
-  return (
-    _status(error) in (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN)
-    or isinstance(error, PermissionError)
-    or 'Credentials' in type(error).__name__
-    or first_line(error).startswith('Forbidden')
-  )
-
-
-def _login(address: str) -> str:
-  """Return what to do if access to an address is denied."""
-  commands = {
-    'gs': 'gcloud auth application-default login',
-    'hf': 'hf auth login',
-    's3': 'aws configure',
-  }
-  command = commands.get(address.split('://', 1)[0])
-  login = f', or log in with `{command}`' if command else ''
-  return f'Check the address{login}.'
-
-
-def _status(error: BaseException) -> int | None:
-  """Return the HTTP status that an error of a file system carries, or None."""
-  for cause in causes(error):
-    response = getattr(cause, 'response', None)  # of botocore
-    metadata = response.get('ResponseMetadata', {}) if isinstance(response, dict) else {}
-    status = getattr(cause, 'status', None) or metadata.get('HTTPStatusCode')
-    status = status or getattr(response, 'status_code', None)  # of huggingface_hub
-    status = status or getattr(cause, 'code', None)  # of gcsfs; in aiohttp it is deprecated
-    if str(status).isdecimal():
-      return int(str(status))
-  return None
-
-
-def _may_pass(error: BaseException) -> bool:
-  """Return True if the same request may succeed later."""
-  if status := _status(error):
-    return status in TRY_AGAIN
-  if 'Credentials' in type(error).__name__ or getattr(error, 'retryable', True) is False:
-    return False  # botocore and google.auth find no login, or one that has expired
-  never = (
-    FileNotFoundError,
-    PermissionError,
-    ImportError,
-    ValueError,
-    TypeError,
-    NotImplementedError,
-  )
-  return not isinstance(error, never) and not first_line(error).startswith('Forbidden')
-
-
-def _reason(error: BaseException) -> str:
-  """Return in a few words why a request failed."""
-  if status := _status(error):
-    names = {int(s): s.phrase for s in http.HTTPStatus}
-    return f'HTTP {status} {names.get(status, "")}'.rstrip()
-  if isinstance(error, TimeoutError) and not str(error):
-    return f'no answer within {_TIMEOUT} seconds'
-  return first_line(error).rstrip('.')
