@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers.storage import put
 from tests.helpers.tars import write_shards, write_tar
-from vit_jax.data import remote, storage, tar_index_file
+from vit_jax.data import kept_file, remote, storage, tar_index_file
 from vit_jax.data.tar_index import index_tar
 from vit_jax.data.tar_index_file import INDEX_FILE, read_indices
 from vit_jax.errors import InputError
@@ -64,14 +64,14 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch, reads, messages)
   data, cache = tmp_path / 'data', tmp_path / 'cache'
   write_shards(data, 'a', 1, 4)
   path = str(data / 'a-000.tar')
-  replacing = tar_index_file.replacing
+  replacing = kept_file.replacing
 
   def refuse(file):
     if str(file).startswith(str(data)):
       raise InputError(f'Cannot write {file}: permission denied. Choose another path.')
     return replacing(file)
 
-  monkeypatch.setattr(tar_index_file, 'replacing', refuse)
+  monkeypatch.setattr(kept_file, 'replacing', refuse)
   monkeypatch.setenv('XDG_CACHE_HOME', str(cache))
   first = read_indices([path])
   assert equal(read_indices([path]), first) and len(reads) == 1
@@ -103,6 +103,34 @@ def test_an_index_keeps_the_tars_of_other_patterns(tmp_path, reads):
   assert reads == ['a-000.tar', 'b-000.tar']
 
 
+@pytest.mark.parametrize('slashes', ['/', '//', '/./'])
+def test_a_changed_tar_behind_any_slashes(tmp_path, reads, slashes):
+  write_shards(tmp_path, 'a', 1, 4)
+  path = f'{tmp_path}{slashes}a-000.tar'
+  assert [len(read_indices([path])[0].keys) for _ in range(2)] == [4, 4] and len(reads) == 1
+  write_shards(tmp_path, 'a', 1, 3)
+  assert len(read_indices([path])[0].keys) == 3
+  one, same = read_indices([path, path])
+  assert equal([one], [same]) and len(reads) == 2
+
+
+def test_a_damaged_or_unreadable_index_is_made_again(tmp_path, reads, messages):
+  write_shards(tmp_path, 'a', 1, 40)
+  path, index = str(tmp_path / 'a-000.tar'), tmp_path / INDEX_FILE
+  first = read_indices([path])
+  damaged = bytearray(index.read_bytes())
+  damaged[58] |= 6  # the begin of compressed data: a kind of block that does not exist
+  index.write_bytes(damaged)
+  messages.clear()
+  assert equal(read_indices([path]), first) and len(reads) == 2
+  assert messages[0].startswith(f'{index} is damaged (Error -3 while decompressing data: ')
+  index.unlink()
+  index.mkdir()
+  messages.clear()
+  assert equal(read_indices([path]), first) and len(reads) == 3
+  assert messages[0] == f'{index} cannot be read (Is a directory). It is made again.'
+
+
 def test_a_tar_that_is_not_there(tmp_path):
   with pytest.raises(InputError) as e:
     read_indices([f'{tmp_path}/a.tar'])
@@ -127,3 +155,14 @@ def test_remote_tars(tmp_path, reads, monkeypatch):
   remote.write_file(addresses[0], tar[:-20000])
   with pytest.raises(InputError, match='a-000.tar.* Copy it again'):
     read_indices(addresses)
+
+
+def test_a_remote_tar_that_is_replaced_by_one_of_the_same_size(tmp_path, reads):
+  address = 'memory://replaced/a-000.tar'
+  write_shards(tmp_path, 'a', 1, 4)
+  put(tmp_path, 'memory://replaced')
+  read_indices([address])
+  assert equal(read_indices([address]), read_indices([address])) and len(reads) == 1
+  put(tmp_path, 'memory://replaced')
+  read_indices([address])
+  assert len(reads) == 2

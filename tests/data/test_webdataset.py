@@ -11,10 +11,14 @@ from tests.helpers.storage import put
 from tests.helpers.tars import json_sample, write_shards, write_tar
 from vit_jax.data import remote
 from vit_jax.data.open_source import describe_dataset, open_source, split_names
-from vit_jax.data.tar_index_file import INDEX_FILE
 from vit_jax.errors import InputError
 
 NUM_TRAIN, NUM_VALIDATION = 40, 10
+
+HAS_CHANGED = (
+  'has changed since it was indexed. Delete the index (vit_jax_index.npz beside it, or in records/ '
+  'in the cache of vit_jax), which is then made again.'
+)
 
 
 @pytest.fixture
@@ -165,7 +169,7 @@ def test_a_shard_that_changes_during_a_run(shards, tmp_path, change):
   assert str(e.value) == (
     f'Cannot read {path}: No such file or directory. Check its permissions and disk.'
     if change == 'removed'
-    else f'{path} has changed since it was indexed. Remove {INDEX_FILE} beside it and start again.'
+    else f'{path} {HAS_CHANGED}'
   )
 
 
@@ -198,9 +202,7 @@ def test_remote_shards_that_change_or_are_missing(bucket):
   remote.write_file(address, b'short')
   with pytest.raises(InputError) as e:
     opened[1]
-  assert str(e.value) == (
-    f'{address} has changed since it was indexed. Remove {INDEX_FILE} beside it and start again.'
-  )
+  assert str(e.value) == (f'{address} {HAS_CHANGED}')
   with pytest.raises(InputError, match='^Cannot read .*-7.tar: no such file. Check the address.$'):
     open_source(f'wds:{address.replace("000", "7")}', 'train')
   with pytest.raises(

@@ -102,7 +102,8 @@ class WebDatasetSource(Source):
       data = b''
     if _file_size(data) != self._lengths[index]:
       raise InputError(
-        f'{path} has changed since it was indexed. Remove {INDEX_FILE} beside it and start again.'
+        f'{path} has changed since it was indexed. Delete the index ({INDEX_FILE} beside it, or in '
+        'records/ in the cache of vit_jax), which is then made again.'
       )
     return {'image': data[_HEADER:], 'label': label}
 
