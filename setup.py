@@ -57,10 +57,14 @@ setuptools.setup(
     # constraints.txt. Install this extra without that file, in an environment of its own.
     # ImageHash (BSD license) only adds PyWavelets.
     'dedup': ['apache-beam>=2.77', 'ImageHash>=4.3'],
-    'hf': ['datasets>=3'],  # reads datasets of Hugging Face (dataset=hf:NAME)
+    # Reads datasets of Hugging Face (dataset=hf:NAME), and brings huggingface_hub, which reads
+    # shards on the hub (dataset=wds:hf://...).
+    'hf': ['datasets>=3'],
     # Data and runs in buckets: what fsspec needs for each kind of address.
     'gcs': ['gcsfs'],  # gs://
-    'https': ['aiohttp'],
+    'https': ['aiohttp'],  # data on web servers
+    # botocore, which s3fs needs, wants an older python-dateutil than constraints.txt. With that
+    # file, pip searches for minutes in vain. Install this extra without it.
     's3': ['s3fs'],
     'tpu': ['jax[tpu]'],
     # Adds onnx and onnxruntime. Version 0.13 gets the shapes of hybrids wrong, and 0.17 wants an

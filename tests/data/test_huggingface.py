@@ -59,6 +59,12 @@ def paths(hf, tmp_path_factory):
   return {path.name.split('.')[0].split(',')[0]: str(path) for path in folder.iterdir()}
 
 
+def test_an_empty_name():
+  with pytest.raises(InputError) as e:
+    open_source('hf:', 'train')
+  assert str(e.value) == 'hf: needs a name or a path behind it, such as hf:timm/mini-imagenet.'
+
+
 def test_an_address_is_not_a_name():
   with pytest.raises(InputError) as e:
     open_source('hf://datasets/timm/imagenet-1k-wds', 'train')

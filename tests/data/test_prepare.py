@@ -24,6 +24,22 @@ def test_digits_are_prepared_once(tmp_path):
   assert find_directory('digits', str(tmp_path)) == directory
 
 
+@pytest.mark.parametrize(
+  'name, written',
+  [
+    ('wds:/a/x-{train,val}-*.tar', "'wds:/a/x-{train,val}-*.tar'"),
+    ('hf:timm/mini-imagenet', 'hf:timm/mini-imagenet'),
+    ('a/labels.csv', 'a/labels.csv'),
+  ],
+)
+def test_own_data_needs_no_preparation(name, written):
+  with pytest.raises(InputError) as e:
+    prepare(name)
+  assert str(e.value) == (
+    f'{name} needs no preparation. Train on it with --config.dataset={written}.'
+  )
+
+
 def test_builder_classes():
   assert builder_class('cifar10').name == 'cifar10'
   assert builder_class('digits') is builder_class('digits')  # TFDS registers it once

@@ -81,6 +81,16 @@ def test_words_in_braces_name_the_splits(tmp_path, monkeypatch):
   assert find_shards('~/a-tr*.tar') == {'train': [f'{tmp_path}/a-train-0.tar']}
 
 
+@pytest.mark.parametrize('dataset', ['wds:', 'wds:::/a.tar'])
+def test_an_empty_pattern(dataset):
+  with pytest.raises(InputError) as e:
+    find_shards(dataset.removeprefix('wds:'))
+  assert str(e.value) == (
+    f'{dataset} has an empty pattern. Give a directory or a pattern of .tar files, such as '
+    'wds:DIR/*.tar.'
+  )
+
+
 def test_no_shards(tmp_path):
   for pattern in (tmp_path, f'{tmp_path}/*.tar', f'{tmp_path}/a/b-{{x,y}}-*.tar'):
     with pytest.raises(InputError) as e:

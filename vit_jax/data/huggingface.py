@@ -150,6 +150,8 @@ def split_config(name: str) -> tuple[str, str | None]:
 
 def _load(name: str) -> dict[str, Any]:
   """Return {split: dataset}."""
+  if not name:
+    raise InputError('hf: needs a name or a path behind it, such as hf:timm/mini-imagenet.')
   if name.startswith('//'):
     raise InputError(
       f'hf:{name} is an address. Write hf:{name.removeprefix("//datasets/").strip("/")} for a '

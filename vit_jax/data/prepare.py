@@ -8,9 +8,11 @@ import importlib.util
 import io
 import logging
 import os
+import shlex
 from typing import TYPE_CHECKING
 
 from vit_jax.data import digits, idx
+from vit_jax.data.dataset_names import is_own_data
 from vit_jax.data.folder import is_folder
 from vit_jax.errors import InputError
 from vit_jax.files import is_remote, user_path
@@ -79,6 +81,10 @@ def prepare(
   if is_folder(name):
     raise InputError(
       f'{name} is a folder, which needs no preparation. Train on it with --config.dataset={name}.'
+    )
+  if is_own_data(name):
+    raise InputError(
+      f'{name} needs no preparation. Train on it with --config.dataset={shlex.quote(name)}.'
     )
   data_dir = find_data_dir(data_dir)
   if is_remote(data_dir):

@@ -35,11 +35,17 @@ def find_shards(pattern: str) -> dict[str, list[str]]:
       all .tar files in it and in the directories in it count.
 
   Raises:
-    InputError: no shard is found, or one that the pattern names by its number does not exist.
+    InputError: a pattern is empty, no shard is found, or one that the pattern names by its number
+      does not exist.
   """
   splits: dict[str, list[str]] = {}
   seen: set[str] = set()
   for part in pattern.split('::'):
+    if not part:
+      raise InputError(
+        f'wds:{pattern} has an empty pattern. Give a directory or a pattern of .tar files, such as '
+        'wds:DIR/*.tar.'
+      )
     for split, path in _expand(part):
       if path not in seen:
         seen.add(path)

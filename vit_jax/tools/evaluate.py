@@ -64,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
   add(
     '--dataset',
     metavar='NAME',
-    help='a TFDS dataset, a VTAB task (vtab/pets), a folder with {train,val}/<class>/<image>, or '
-    'wds:PATTERN or hf:NAME as for --config.dataset (default: that of the run)',
+    help='a TFDS dataset, a VTAB task (vtab/pets), a folder with {train,val}/<class>/<image>, '
+    'DIR/labels.csv, wds:PATTERN or hf:NAME as for --config.dataset (default: that of the run)',
   )
   add(
     '--split',
