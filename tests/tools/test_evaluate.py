@@ -621,3 +621,10 @@ def test_ctrl_c(folder, capsys, monkeypatch):
   )
   assert capsys.readouterr().err == 'error: Interrupted before the end.\n'
   assert not list((folder / 'out').iterdir())
+
+
+def test_help_names_every_kind_of_data(capsys):
+  with pytest.raises(SystemExit):
+    tool.main(['--help'])
+  text = capsys.readouterr().out
+  assert all(kind in text for kind in ('vtab/pets', 'labels.csv', 'wds:PATTERN', 'hf:NAME'))
