@@ -218,6 +218,25 @@ def test_a_call_that_hangs_is_named(flaky, monkeypatch):
   hang.set()
 
 
+def test_a_machine_that_allows_few_threads(flaky, monkeypatch):
+  """The threads that were started end, because Python waits for them when it exits."""
+  start, started = threading.Thread.start, []
+
+  def limited(thread):
+    if len(started) == 5:
+      raise RuntimeError("can't start new thread")
+    started.append(thread)
+    start(thread)
+
+  remote._threads.cache_clear()
+  monkeypatch.setattr(threading.Thread, 'start', limited)
+  with pytest.raises(RuntimeError, match="^can't start new thread$"):
+    remote.start_reading('flaky://b/x')()
+  for thread in started:
+    thread.join(10)
+  assert len(started) == 5 and not any(thread.is_alive() for thread in started)
+
+
 def test_listing(flaky):
   remote.write_file('flaky://b/d/y', b'12')
   assert remote.list_directory('flaky://b') == {'x': (False, 3), 'd': (True, None)}

@@ -46,6 +46,7 @@ def caused(cause):
     (NoCredentialsError('Unable to locate credentials'), False, True),
     (ConnectionResetError('reset'), True, False),
     (TimeoutError(), True, False),
+    (RuntimeError("can't start new thread"), False, False),
     (caused(socket.gaierror(socket.EAI_AGAIN, 'Temporary failure')), True, False),
     (caused(socket.gaierror(socket.EAI_NONAME, 'Name or service not known')), False, False),
     (caused(ssl.SSLCertVerificationError(1, 'certificate verify failed')), False, False),

@@ -217,7 +217,12 @@ def _threads(process: int) -> concurrent.futures.ThreadPoolExecutor:
   pool = concurrent.futures.ThreadPoolExecutor(IN_FLIGHT, 'vit_jax_remote')
   # All threads start now. Later, the pool may take a busy one for idle, and start none instead.
   started = threading.Barrier(IN_FLIGHT)
-  list(pool.map(lambda _: started.wait(), range(IN_FLIGHT)))
+  try:
+    list(pool.map(lambda _: started.wait(), range(IN_FLIGHT)))
+  except RuntimeError:  # the machine allows no more; those that wait must end
+    started.abort()
+    pool.shutdown(wait=False)
+    raise
   return pool
 
 

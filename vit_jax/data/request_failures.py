@@ -6,7 +6,7 @@ import http
 import socket
 import ssl
 
-from vit_jax.errors import causes, first_line
+from vit_jax.errors import causes, first_line, machine_failure
 from vit_jax.files import TRY_AGAIN
 
 TIMEOUT = 60  # seconds to wait for a whole answer; gcsfs repeats requests for 30 s by itself
@@ -57,7 +57,9 @@ def may_pass(error: BaseException) -> bool:
     return status in TRY_AGAIN
   if 'Credentials' in type(error).__name__ or getattr(error, 'retryable', True) is False:
     return False  # botocore and google.auth find no login, or one that has expired
-  if isinstance(error, _PERMANENT) or first_line(error).startswith('Forbidden'):
+  if machine_failure(error) or isinstance(error, _PERMANENT):
+    return False
+  if first_line(error).startswith('Forbidden'):
     return False
   return not any(
     isinstance(cause, ssl.SSLCertVerificationError)
