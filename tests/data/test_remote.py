@@ -11,6 +11,7 @@ import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 import pytest
 
+from tests.helpers.request_errors import ParamValidationError, caused
 from vit_jax.data import remote, storage
 from vit_jax.errors import InputError
 
@@ -148,16 +149,6 @@ def test_a_denied_file_that_may_be_missing_counts_as_missing(flaky, messages):
     'on without it, as if it did not exist.'
   ]
   assert storage.read('flaky://b/x') == b'abc'
-
-
-class ParamValidationError(Exception):
-  """The error of botocore for a bucket whose name is not valid."""
-
-
-def caused(cause):
-  error = OSError('Cannot connect')
-  error.__cause__ = cause
-  return error
 
 
 @pytest.mark.parametrize(

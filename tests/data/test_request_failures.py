@@ -5,6 +5,7 @@ import ssl
 
 import pytest
 
+from tests.helpers.request_errors import ParamValidationError, caused
 from vit_jax.data.request_failures import (
   how_to_log_in,
   http_status,
@@ -24,16 +25,6 @@ class Answer(Exception):
 
 class NoCredentialsError(Exception):
   """An error of botocore."""
-
-
-class ParamValidationError(Exception):
-  """An error of botocore."""
-
-
-def caused(cause):
-  error = OSError('Cannot connect')
-  error.__cause__ = cause
-  return error
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers.abstract_mesh import abstract_mesh
 from tests.helpers.fake_cudnn import fake_cudnn
 from tests.models.test_flops import products
 from vit_jax import create_model
@@ -119,26 +120,17 @@ def test_a_model_is_the_same_with_either(overrides):
 
 def test_the_default_follows_the_platform_that_is_compiled_for():
   """A step for a TPU is compiled in a process that runs on the CPU."""
-  cpu, tpu = (
-    jax.sharding.AbstractMesh(
-      (1,), ('data',), abstract_device=jax.sharding.AbstractDevice('any kind', None, platform)
-    )
-    for platform in ('cpu', 'tpu')
-  )
   chosen = lambda length: suitable_implementation(length, 64, jnp.bfloat16)
   assert chosen(197) == 'plain'
-  with jax.sharding.use_abstract_mesh(cpu):
+  with jax.sharding.use_abstract_mesh(abstract_mesh('cpu')):
     assert chosen(197) == 'plain'
-  with jax.sharding.use_abstract_mesh(tpu):
+  with jax.sharding.use_abstract_mesh(abstract_mesh('tpu')):
     assert chosen(197) == 'by_head'
     assert chosen(dot_product_attention._BY_HEAD_FROM - 1) == 'plain'
 
 
 def test_gpus_with_cudnn_use_it_in_bfloat16(monkeypatch):
-  gpu = jax.sharding.AbstractMesh(
-    (1,), ('data',), abstract_device=jax.sharding.AbstractDevice('any kind', None, 'gpu')
-  )
-  with jax.sharding.use_abstract_mesh(gpu):
+  with jax.sharding.use_abstract_mesh(abstract_mesh('gpu')):
     monkeypatch.setattr(dot_product_attention, '_has_cudnn', lambda: False)
     assert suitable_implementation(197, 64, jnp.bfloat16) == 'plain'  # AMD's, or before Ampere
     monkeypatch.setattr(dot_product_attention, '_has_cudnn', lambda: True)

@@ -6,14 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests.helpers.abstract_mesh import abstract_mesh
 from vit_jax.models import placement
 from vit_jax.models.linear import add_broadcast
 from vit_jax.models.placement import target_platform
-
-
-def mesh(platform):
-  device = jax.sharding.AbstractDevice('any kind', None, platform)
-  return jax.sharding.AbstractMesh((1,), ('data',), abstract_device=device)
 
 
 def test_it_is_that_of_the_mesh_or_of_the_default_device(monkeypatch):
@@ -25,7 +21,7 @@ def test_it_is_that_of_the_mesh_or_of_the_default_device(monkeypatch):
     patch.setattr(placement, '_default_device', lambda: tpu)
     assert target_platform() == 'tpu'
   for platform in ('cpu', 'gpu', 'tpu'):
-    with jax.sharding.use_abstract_mesh(mesh(platform)):
+    with jax.sharding.use_abstract_mesh(abstract_mesh(platform)):
       assert target_platform() == platform
 
 
@@ -34,7 +30,7 @@ def test_it_is_that_of_the_mesh_or_of_the_default_device(monkeypatch):
 def test_gradients_of_tokens_lie_row_by_row_on_gpus(platform, shape):
   x, bias = (jax.ShapeDtypeStruct(s, jnp.float32) for s in (shape, (1,) + shape[1:]))
   loss = lambda x, bias: jnp.sum(jnp.cos(add_broadcast(x, bias)))
-  with jax.sharding.use_abstract_mesh(mesh(platform)):
+  with jax.sharding.use_abstract_mesh(abstract_mesh(platform)):
     forward, backward = (
       str(jax.make_jaxpr(function)(x, bias)) for function in (loss, jax.grad(loss, (0, 1)))
     )

@@ -24,8 +24,15 @@ Arrays = Mapping[str, np.ndarray]
 
 # What reading a file and its arrays raises if any byte of it may be wrong.
 _DAMAGED = (
-  *(OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError),
-  *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+  OSError,
+  EOFError,
+  ValueError,
+  LookupError,
+  TypeError,
+  RuntimeError,
+  zipfile.BadZipFile,
+  zlib.error,
+  tokenize.TokenError,
 )
 
 

@@ -11,8 +11,12 @@ from vit_jax.files import TRY_AGAIN
 
 TIMEOUT = 60  # seconds to wait for a whole answer; gcsfs repeats requests for 30 s by itself
 _PERMANENT = (
-  *(FileNotFoundError, PermissionError, ImportError),
-  *(ValueError, TypeError, NotImplementedError),
+  FileNotFoundError,
+  PermissionError,
+  ImportError,
+  ValueError,
+  TypeError,
+  NotImplementedError,
 )
 
 
